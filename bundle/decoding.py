@@ -1,0 +1,119 @@
+"""Picture bytes --> upright RGB picture. Knows nothing of networks.
+
+    bytes --magic number--> format on the list? --header--> few enough pixels? --decode--> RGB --EXIF--> upright
+
+Only the one decoder that the magic number names is ever tried, and only those imported here: Pillow's other decoders
+are where most of its vulnerabilities have been.
+"""
+
+import io
+
+import numpy as np
+from PIL import (
+    BmpImagePlugin,  # noqa: F401  (importing a plugin registers its decoder; Image.open would import them all)
+    ExifTags,
+    GifImagePlugin,  # noqa: F401
+    Image,
+    JpegImagePlugin,  # noqa: F401
+    PngImagePlugin,  # noqa: F401
+    TiffImagePlugin,  # noqa: F401
+    WebPImagePlugin,  # noqa: F401
+)
+
+from bundle.errors import ImageTooLarge, InvalidImage, UnsupportedImage
+
+_MAGIC_NUMBERS = (
+    (b"\xff\xd8\xff", "JPEG"),
+    (b"\x89PNG\r\n\x1a\n", "PNG"),
+    (b"GIF87a", "GIF"),
+    (b"GIF89a", "GIF"),
+    (b"BM", "BMP"),
+    (b"II*\0", "TIFF"),
+    (b"MM\0*", "TIFF"),
+    (b"II+\0", "TIFF"),
+    (b"MM\0+", "TIFF"),
+)
+_UPRIGHT = {  # EXIF orientation --> what makes the picture upright (TIFF 6.0, tag 274)
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_OPAQUE_MODES = {"1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr"}
+_ALPHA_MODES = {"LA", "PA", "RGBA", "RGBa"}
+
+
+def sniff_format(image_bytes: bytes) -> str | None:
+    """Return "JPEG", "PNG", "WEBP", "GIF", "BMP" or "TIFF" by the magic number, None if it is none of them."""
+    if image_bytes[:4] == b"RIFF" and image_bytes[8:12] == b"WEBP":
+        return "WEBP"
+    return next((name for magic, name in _MAGIC_NUMBERS if image_bytes.startswith(magic)), None)
+
+
+def decode(
+    image_bytes: bytes, *, max_pixels: int, background: tuple[int, int, int], exif_orientation: bool
+) -> Image.Image:
+    """Decode the first frame of a picture to mode RGB.
+
+    Args:
+        max_pixels: width times height, at most; checked before anything is decoded.
+        background: RGB, 0..255, seen through transparent pixels.
+        exif_orientation: turn the picture upright as its EXIF data says.
+
+    Raises:
+        UnsupportedImage: none of JPEG, PNG, WebP, GIF, BMP, TIFF.
+        ImageTooLarge: more than `max_pixels`.
+        InvalidImage: empty, truncated, damaged, or with pixels that have no defined colour.
+    """
+    if not image_bytes:
+        raise InvalidImage("the image is empty")
+    image_format = sniff_format(image_bytes)
+    if image_format is None:
+        raise UnsupportedImage("not a JPEG, PNG, WebP, GIF, BMP or TIFF image")
+    image, orientation = _load(image_bytes, image_format, max_pixels)
+    rgb = _to_rgb(image, background)
+    if exif_orientation and orientation in _UPRIGHT:
+        rgb = rgb.transpose(_UPRIGHT[orientation])
+    return rgb
+
+
+def _load(image_bytes: bytes, image_format: str, max_pixels: int) -> tuple[Image.Image, int]:
+    """Decode with Pillow; return the picture in its own mode and its EXIF orientation."""
+    try:
+        image = Image.open(io.BytesIO(image_bytes), formats=(image_format,))
+        width, height = image.size
+        if width * height > max_pixels:
+            raise _too_large(max_pixels)
+        image.load()
+        return image, _orientation(image)
+    except ImageTooLarge:
+        raise
+    except Image.DecompressionBombError as error:  # Pillow's own limit, met while it reads the header
+        raise _too_large(max_pixels) from error
+    except Exception as error:  # damaged bytes make the decoders raise nearly anything
+        raise InvalidImage(f"the {image_format} image is truncated or damaged") from error
+
+
+def _too_large(max_pixels: int) -> ImageTooLarge:
+    return ImageTooLarge(f"the image has more than {max_pixels} pixels")
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # damaged metadata is no reason to refuse a sound picture; viewers ignore it too
+        return 1
+
+
+def _to_rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
+    if image.mode.startswith("I;16"):  # Pillow's own conversion clips at 255 instead of scaling
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in _ALPHA_MODES or (image.mode in _OPAQUE_MODES and image.has_transparency_data):
+        backdrop = Image.new("RGBA", image.size, (*background, 255))
+        return Image.alpha_composite(backdrop, image.convert("RGBA")).convert("RGB")
+    if image.mode in _OPAQUE_MODES:
+        return image.convert("RGB")
+    raise InvalidImage(f"pixels of kind {image.mode} have no defined colour; send 8- or 16-bit grey, RGB or CMYK")

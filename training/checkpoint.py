@@ -1,0 +1,39 @@
+"""What a run leaves behind: `last.pt` to resume from, `model.safetensors` to export from."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+METADATA_KEY = "aaserve"
+
+
+def save_state(path: Path, state: dict[str, Any]) -> None:
+    """Write the whole state of a run; the file is whole or the previous one stays."""
+    partial = path.with_suffix(".partial")
+    torch.save(state, partial)
+    os.replace(partial, path)
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """Read what `save_state` wrote, tensors and plain values only."""
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def save_weights(path: Path, network: nn.Module, metadata: dict[str, Any]) -> None:
+    """Write the weights as safetensors, with `metadata` (JSON) under the key "aaserve"."""
+    weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    partial = path.with_suffix(".partial")
+    save_file(weights, partial, metadata={METADATA_KEY: json.dumps(metadata, sort_keys=True)})
+    os.replace(partial, path)
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """The metadata of `save_weights`; empty for weights from elsewhere."""
+    with safe_open(path, framework="pt") as file:
+        return json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
