@@ -1,0 +1,114 @@
+"""A bundle on disk: `NAME/VERSION/` with model.onnx and manifest.json. Opening one checks everything it claims."""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from bundle.errors import BundleError
+from bundle.manifest import Manifest
+
+MANIFEST_FILE = "manifest.json"
+MODEL_FILE = "model.onnx"
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A checked bundle: the manifest is valid and the model file is the one it names."""
+
+    folder: Path
+    manifest: Manifest
+
+    @property
+    def model_path(self) -> Path:
+        return self.folder / MODEL_FILE
+
+
+def open_bundle(folder: Path) -> Bundle:
+    """Open and check a bundle.
+
+    Raises:
+        BundleError: anything off; one line that names file, expected and found.
+    """
+    path = folder / MANIFEST_FILE
+    try:
+        manifest = Manifest.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise BundleError(f"{path}: expected a readable file, found {error.strerror or 'an error'}") from error
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"])) or "manifest"
+        raise BundleError(f"{path}: expected a valid {where}, found: {first['msg']}") from error
+    if (manifest.name, manifest.version) != (folder.parent.name, folder.name):
+        raise BundleError(
+            f"{path}: expected name and version as its folders {folder.parent.name}/{folder.name}, "
+            f"found {manifest.name}/{manifest.version}"
+        )
+    for name, expected in manifest.files.items():
+        _check_file(folder / name, expected)
+    return Bundle(folder, manifest)
+
+
+def scan_repository(repository: Path) -> list[Path]:
+    """Folders of all bundles in `repository/NAME/VERSION/`, by name and ascending version.
+
+    Hidden folders and names that are no version are passed over.
+
+    Raises:
+        BundleError: no such folder, or no bundle in it.
+    """
+    if not repository.is_dir():
+        raise BundleError(f"{repository}: expected a folder of bundles (NAME/VERSION/{MANIFEST_FILE}), found none")
+    folders = [
+        version
+        for name in repository.iterdir()
+        if name.is_dir() and not name.name.startswith(".")
+        for version in name.iterdir()
+        if version.is_dir() and version.name.isascii() and version.name.isdigit()
+    ]
+    if not folders:
+        raise BundleError(f"{repository}: expected at least one NAME/VERSION/{MANIFEST_FILE}, found none")
+    return sorted(folders, key=lambda folder: (folder.parent.name, int(folder.name)))
+
+
+def write_bundle(repository: Path, manifest: Manifest, model: bytes) -> Path:
+    """Write `repository/NAME/VERSION/` whole or not at all; return the folder.
+
+    Raises:
+        BundleError: the version exists already, or the manifest does not describe `model`.
+    """
+    folder = repository / manifest.name / manifest.version
+    if folder.exists():
+        raise BundleError(f"{folder}: expected no such version yet, found one; give another --version or delete it")
+    if sha256_of(model) != manifest.files[MODEL_FILE]:
+        raise BundleError(f"{folder / MODEL_FILE}: expected {manifest.files[MODEL_FILE]}, found {sha256_of(model)}")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{manifest.version}-", dir=folder.parent))
+    try:
+        (partial / MODEL_FILE).write_bytes(model)
+        text = json.dumps(manifest.model_dump(mode="json"), indent=2, ensure_ascii=False)
+        (partial / MANIFEST_FILE).write_text(text + "\n", encoding="utf-8")
+        partial.chmod(0o755)  # mkdtemp makes it private; a server may run as another user
+        os.rename(partial, folder)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return folder
+
+
+def sha256_of(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _check_file(path: Path, expected: str) -> None:
+    if path.is_symlink() or not path.is_file():
+        raise BundleError(f"{path}: expected a plain file, found {'a link' if path.is_symlink() else 'none'}")
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != expected:
+        raise BundleError(f"{path}: expected sha256 {expected}, found {found}")

@@ -1,0 +1,90 @@
+"""manifest.json: the machine-read facts that travel with a model. Schema version 1."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from bundle.preprocessing import Preprocessing
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+Version = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,8}$", description="A whole number; the highest is the default.")]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Size = Annotated[int, Field(ge=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Input(_Section):
+    """The network's one input, without the batch axis, which comes first and is dynamic."""
+
+    name: str
+    dtype: Literal["float32"]
+    layout: Literal["NCHW"]
+    shape: tuple[Size, Size, Size] = Field(description="(3, H, W)")
+
+
+class Output(_Section):
+    """The network's one output, logits, without the batch axis."""
+
+    name: str
+    dtype: Literal["float32"]
+    shape: tuple[Size] = Field(description="(number of classes,)")
+
+
+class Provenance(_Section):
+    """Where the bundle comes from."""
+
+    checkpoint_sha256: Sha256
+    command: str
+    versions: dict[str, str] = Field(description="Of the libraries that made and checked the graph.")
+
+
+class Parity(_Section):
+    """How PyTorch and ONNX Runtime compared on real pictures when the bundle was written."""
+
+    images: int = Field(ge=1)
+    batch_sizes: tuple[Size, ...]
+    max_difference: float = Field(ge=0, description="Of any logit, as a share of the largest logit or of 1.")
+    tolerance: float = Field(gt=0, description="Largest max_difference allowed.")
+    top_1_agreement: float = Field(ge=0, le=1)
+
+
+class Accuracy(_Section):
+    """Accuracy on labelled pictures, and how it was measured."""
+
+    dataset: str
+    images: int = Field(ge=1)
+    top_1: float = Field(ge=0, le=1)
+    top_5: float = Field(ge=0, le=1)
+    measured: str = Field(description="Command and circumstances, in a sentence.")
+
+
+class Manifest(_Section):
+    """Everything a server must know about `model.onnx`."""
+
+    schema_version: Literal[1]
+    name: Name
+    version: Version
+    architecture: str
+    input: Input
+    output: Output
+    preprocessing: Preprocessing
+    labels: tuple[str, ...]
+    precision: Literal["fp32"]
+    opset: int
+    files: dict[str, Sha256] = Field(description="sha256 of each file beside the manifest.")
+    provenance: Provenance
+    parity: Parity
+    accuracy: Accuracy | None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if len(self.labels) != self.output.shape[0]:
+            raise ValueError(f"expected {self.output.shape[0]} labels, one for each output, found {len(self.labels)}")
+        if self.input.shape != (3, *self.preprocessing.crop):
+            raise ValueError(f"expected an input of (3, *crop), crop {self.preprocessing.crop}, found {self.input.shape}")
+        if set(self.files) != {"model.onnx"}:
+            raise ValueError(f"expected the one file model.onnx, found {sorted(self.files)}")
+        return self

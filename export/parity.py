@@ -1,0 +1,58 @@
+"""Does the graph answer what the network answers? PyTorch against ONNX Runtime, on real pictures."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from rich.progress import track
+from torch import nn
+
+from bundle.manifest import Parity
+from export.convert import INPUT_NAME, OUTPUT_NAME
+from export.errors import ExportError
+
+TOLERANCE = 1e-4  # relative to the largest logit; float32 sums in another order differ by some 1e-6
+
+
+def check_parity(
+    network: nn.Module, model: bytes, inputs: NDArray[np.float32], *, batch_sizes: Sequence[int]
+) -> Parity:
+    """Compare both on each batch size; `inputs` (N, 3, H, W) are repeated where a batch is larger.
+
+    Raises:
+        ExportError: a logit differs by more than the tolerance, or a top-1 differs, or a value is not finite.
+    """
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    worst, agreeing, compared = 0.0, 0, 0
+    for size in track(batch_sizes, description="comparing PyTorch and ONNX Runtime", transient=True):
+        for batch in _batches(inputs, size):
+            with torch.inference_mode():
+                expected = network(torch.from_numpy(batch)).numpy()  # (size, num_classes)
+            found = session.run([OUTPUT_NAME], {INPUT_NAME: batch})[0]
+            if found.shape != expected.shape:
+                raise ExportError(f"parity at batch {size}: expected logits {expected.shape}, found {found.shape}")
+            if not np.isfinite(found).all():
+                raise ExportError(f"parity at batch {size}: logits are not finite")
+            worst = max(worst, float(np.abs(found - expected).max() / max(1.0, np.abs(expected).max())))
+            agreeing += int((found.argmax(1) == expected.argmax(1)).sum())
+            compared += size
+    if worst > TOLERANCE or agreeing < compared:
+        raise ExportError(
+            f"parity: logits differ by {worst:.2e} (tolerance {TOLERANCE:.0e}), "
+            f"top-1 agrees on {agreeing} of {compared} pictures"
+        )
+    return Parity(
+        images=len(inputs),
+        batch_sizes=tuple(batch_sizes),
+        max_difference=worst,
+        tolerance=TOLERANCE,
+        top_1_agreement=agreeing / compared,
+    )
+
+
+def _batches(inputs: NDArray[np.float32], size: int) -> list[NDArray[np.float32]]:
+    """All inputs in whole batches of `size`, the last filled up from the beginning."""
+    count = -(-len(inputs) // size)
+    return list(np.resize(inputs, (count * size, *inputs.shape[1:])).reshape(count, size, *inputs.shape[1:]))
