@@ -1,0 +1,45 @@
+"""Bounded threads for decoding, so that neither the event loop nor memory is at a client's mercy."""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from service.errors import DeadlineExceeded, QueueFull
+
+
+Result = TypeVar("Result")
+
+
+class DecodePool:
+    """Runs blocking functions in `threads` threads while at most `max_waiting` more wait for one."""
+
+    def __init__(self, threads: int, *, max_waiting: int) -> None:
+        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+        self._limit = threads + max_waiting
+        self._admitted = 0
+
+    async def run(self, function: Callable[[], Result], *, deadline: float) -> Result:
+        """Return `function()`; `deadline` is an instant of the event loop's clock.
+
+        Raises:
+            QueueFull: too many wait already.
+            DeadlineExceeded: no result in time; a call that has not begun never will.
+        """
+        if self._admitted >= self._limit:
+            raise QueueFull
+        future = self._executor.submit(function)
+        self._admitted += 1
+        loop = asyncio.get_running_loop()
+        future.add_done_callback(lambda _: loop.call_soon_threadsafe(self._release))
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await asyncio.wrap_future(future)
+        except TimeoutError:
+            raise DeadlineExceeded from None
+
+    def close(self) -> None:
+        self._executor.shutdown(cancel_futures=True)
+
+    def _release(self) -> None:
+        self._admitted -= 1

@@ -1,0 +1,83 @@
+"""Every way a request can fail, with its HTTP status and stable code. Messages may be shown to any client."""
+
+
+class ServiceError(Exception):
+    """Base of all: ours unless a subclass says otherwise. Details belong in the log, not in the message."""
+
+    status = 500
+    code = "internal"
+    message = "the server failed; the request id finds the details in its log"
+    retry_after: int | None = None  # seconds
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or self.message)
+
+
+class InvalidImage(ServiceError):
+    status = 400
+    code = "invalid_image"
+
+
+class InvalidRequest(ServiceError):
+    status = 400
+    code = "invalid_request"
+
+
+class ModelNotFound(ServiceError):
+    status = 404
+    code = "model_not_found"
+
+
+class BodyTooLarge(ServiceError):
+    status = 413
+    code = "body_too_large"
+
+
+class ImageTooLarge(ServiceError):
+    status = 413
+    code = "image_too_large"
+
+
+class UnsupportedMediaType(ServiceError):
+    status = 415
+    code = "unsupported_media_type"
+
+
+class InvalidParameter(ServiceError):
+    status = 422
+    code = "invalid_parameter"
+
+
+class QueueFull(ServiceError):
+    status = 429
+    code = "queue_full"
+    message = "the queue is full"
+    retry_after = 1
+
+
+class NotReady(ServiceError):
+    status = 503
+    code = "not_ready"
+    message = "starting: models are being loaded and warmed up"
+    retry_after = 1
+
+
+class Draining(ServiceError):
+    status = 503
+    code = "draining"
+    message = "stopping: no new requests are taken"
+    retry_after = 5
+
+
+class DeadlineExceeded(ServiceError):
+    status = 504
+    code = "deadline_exceeded"
+    message = "no answer within the request's deadline"
+
+
+class InferenceFailed(ServiceError):
+    """The model call raised or gave no usable numbers."""
+
+
+class StartFailed(Exception):
+    """The service cannot start; the message is one line for the operator."""

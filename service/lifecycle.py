@@ -1,0 +1,124 @@
+"""The life of the service: starting --> ready --> draining, or failed.
+
+Models load and warm up in the background, so that liveness answers from the first moment and readiness only when the
+first caller would not have to wait.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from enum import StrEnum
+from typing import Self
+
+from bundle.bundle import Bundle
+from service.decode_pool import DecodePool
+from service.errors import Draining, ModelNotFound, NotReady, StartFailed
+from service.metrics import Metrics
+from service.predictor import Predictor, open_predictor
+from service.settings import Settings
+
+log = logging.getLogger("aaserve")
+
+
+class State(StrEnum):
+    """What readiness reports."""
+
+    STARTING = "starting"
+    READY = "ready"
+    DRAINING = "draining"
+    FAILED = "failed"
+
+
+class Lifecycle:
+    """Owns the predictors between start and stop.
+
+    Args:
+        bundles: one for each model name.
+        on_failure: called once if a model cannot be loaded; `failure` then says why.
+    """
+
+    def __init__(
+        self, bundles: Sequence[Bundle], settings: Settings, metrics: Metrics, *, on_failure: Callable[[], None]
+    ) -> None:
+        self._bundles = bundles
+        self._settings = settings
+        self._metrics = metrics
+        self._on_failure = on_failure
+        self._predictors: dict[str, Predictor] = {}
+        self._state = State.STARTING
+        self._stop = asyncio.Event()
+        self.failure: str | None = None
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.create_task(self._live(), name="lifecycle")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Answer what was accepted, then let go of the models."""
+        self.drain()
+        self._stop.set()
+        await self._task
+
+    @property
+    def state(self) -> State:
+        if self._state is State.READY and not all(predictor.alive for predictor in self._predictors.values()):
+            return State.FAILED
+        return self._state
+
+    def drain(self) -> None:
+        """Take no new requests."""
+        if self._state is not State.FAILED:
+            self._state = State.DRAINING
+
+    def predictor(self, model: str | None, version: str | None) -> Predictor:
+        """The predictor for a request; both may be left out where only one model is served.
+
+        Raises:
+            NotReady, Draining: for nobody at the moment.
+            ModelNotFound: not served here.
+        """
+        self.require_ready()
+        if model is None:
+            if len(self._predictors) > 1:
+                raise ModelNotFound(f"several models are served; add ?model= with one of {', '.join(self._predictors)}")
+            predictor = next(iter(self._predictors.values()))
+        elif model in self._predictors:
+            predictor = self._predictors[model]
+        else:
+            raise ModelNotFound(f"no such model; served: {', '.join(self._predictors)}")
+        if version not in (None, predictor.manifest.version):
+            raise ModelNotFound(f"no such version of {predictor.manifest.name}; served: {predictor.manifest.version}")
+        return predictor
+
+    def require_ready(self) -> None:
+        """Raise NotReady or Draining unless requests can be answered."""
+        state = self.state
+        if state is State.DRAINING:
+            raise Draining
+        if state is State.FAILED:
+            raise NotReady("failed: a model stopped working or could not be loaded")
+        if state is State.STARTING:
+            raise NotReady
+
+    async def _live(self) -> None:
+        settings = self._settings
+        pool = DecodePool(settings.decode_threads, max_waiting=settings.max_queue_size)
+        try:
+            async with AsyncExitStack() as stack:
+                stack.callback(pool.close)
+                for served in self._bundles:
+                    predictor = await stack.enter_async_context(open_predictor(served, settings, pool, self._metrics))
+                    self._predictors[served.manifest.name] = predictor
+                if self._state is State.STARTING:
+                    self._state = State.READY
+                    log.info("ready: %s", ", ".join(self._predictors))
+                await self._stop.wait()
+        except StartFailed as error:
+            self.failure = str(error)
+        except Exception:
+            log.exception("the service failed")
+            self.failure = "the service failed; the traceback is above"
+        if self.failure:
+            self._state = State.FAILED
+            self._on_failure()

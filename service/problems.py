@@ -1,0 +1,57 @@
+"""Errors --> application/problem+json (RFC 9457), in our words only."""
+
+from http import HTTPStatus
+
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from service.errors import InvalidParameter, ServiceError
+from service.schemas import Problem
+
+MEDIA_TYPE = "application/problem+json"
+_STATUS_CODES = {404: "not_found", 405: "method_not_allowed"}
+_REASONS = {
+    "int_parsing": "is not a whole number",
+    "greater_than_equal": "is too small",
+    "less_than_equal": "is too large",
+    "missing": "is missing",
+}
+
+
+def problem(error: ServiceError, request_id: str) -> Response:
+    """The answer for one of our own errors."""
+    headers = {"Retry-After": str(error.retry_after)} if error.retry_after is not None else {}
+    if error.code == "body_too_large":
+        headers["Connection"] = "close"  # the rest of the body is not worth reading
+    return _response(error.status, error.code, str(error), request_id, headers)
+
+
+async def on_service_error(request: Request, error: Exception) -> Response:
+    """Translate our own errors."""
+    assert isinstance(error, ServiceError)
+    request.state.record.error = error
+    return problem(error, request.state.record.request_id)
+
+
+async def on_invalid_parameter(request: Request, error: Exception) -> Response:
+    """Translate FastAPI's finding that a parameter is off."""
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    reason = _REASONS.get(first["type"], "is not valid")
+    return problem(InvalidParameter(f"{first['loc'][-1]} {reason}"), request.state.record.request_id)
+
+
+async def on_http_exception(request: Request, error: Exception) -> Response:
+    """Translate the framework's own answers, such as an unknown path."""
+    assert isinstance(error, HTTPException)
+    code = _STATUS_CODES.get(error.status_code, "invalid_request")
+    detail = HTTPStatus(error.status_code).phrase
+    return _response(error.status_code, code, detail, request.state.record.request_id, dict(error.headers or {}))
+
+
+def _response(status: int, code: str, detail: str, request_id: str, headers: dict[str, str]) -> Response:
+    title = HTTPStatus(status).phrase
+    body = Problem(title=title, status=status, detail=detail, code=code, request_id=request_id)
+    return Response(body.model_dump_json(), status, headers, MEDIA_TYPE)

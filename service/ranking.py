@@ -1,0 +1,18 @@
+"""Logits --> ranked labels."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.schemas import ClassScore
+
+
+def rank(logits: NDArray[Any], labels: Sequence[str], top_k: int) -> list[ClassScore]:
+    """Return the `top_k` classes of one row of logits (num_classes,), best first; scores are softmax probabilities."""
+    logits = logits.astype(np.float64)
+    exponentials = np.exp(logits - logits.max())
+    scores = exponentials / exponentials.sum()
+    best = np.argsort(-scores, kind="stable")[:top_k]
+    return [ClassScore(label=labels[index], class_index=int(index), score=float(scores[index])) for index in best]

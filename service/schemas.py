@@ -1,0 +1,36 @@
+"""The shapes of answers, as OpenAPI shows them."""
+
+from pydantic import BaseModel, Field
+
+
+class ClassScore(BaseModel):
+    """One class and its probability."""
+
+    label: str
+    class_index: int = Field(ge=0)
+    score: float = Field(ge=0, le=1, description="Softmax probability.")
+
+
+class Classification(BaseModel):
+    """What the picture shows, best first."""
+
+    model: str
+    version: str
+    predictions: list[ClassScore]
+
+
+class Problem(BaseModel):
+    """An error, as RFC 9457 application/problem+json."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
+    code: str = Field(description="Stable; docs/operations.md lists them.")
+    request_id: str
+
+
+class Health(BaseModel):
+    """Where the process is in its life."""
+
+    state: str = Field(description="starting, ready, draining or failed.")
