@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -94,7 +93,7 @@ def write_bundle(repository: Path, manifest: Manifest, model: bytes) -> Path:
         text = json.dumps(manifest.model_dump(mode="json"), indent=2, ensure_ascii=False)
         (partial / MANIFEST_FILE).write_text(text + "\n", encoding="utf-8")
         partial.chmod(0o755)  # mkdtemp makes it private; a server may run as another user
-        os.rename(partial, folder)
+        partial.rename(folder)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise

@@ -84,7 +84,9 @@ class Manifest(_Section):
         if len(self.labels) != self.output.shape[0]:
             raise ValueError(f"expected {self.output.shape[0]} labels, one for each output, found {len(self.labels)}")
         if self.input.shape != (3, *self.preprocessing.crop):
-            raise ValueError(f"expected an input of (3, *crop), crop {self.preprocessing.crop}, found {self.input.shape}")
+            raise ValueError(
+                f"expected an input of (3, *crop), crop {self.preprocessing.crop}, found {self.input.shape}"
+            )
         if set(self.files) != {"model.onnx"}:
             raise ValueError(f"expected the one file model.onnx, found {sorted(self.files)}")
         return self

@@ -1,6 +1,6 @@
 """Picture bytes --> the network's input. Training evaluates with this, export checks with it, the service runs it.
 
-    bytes --decode--> upright RGB --resize, centre crop--> (crop h, crop w, 3) --normalise--> (3, crop h, crop w)
+bytes --decode--> upright RGB --resize, centre crop--> (crop h, crop w, 3) --normalise--> (3, crop h, crop w)
 """
 
 from typing import Annotated, Literal, Self
@@ -65,7 +65,8 @@ def preprocess(image_bytes: bytes, preprocessing: Preprocessing, *, max_pixels: 
 
 def normalise(pixels: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[np.float32]:
     """Map uint8 (..., H, W, 3) to float32 (..., 3, H, W): 0..1, less the mean, over the standard deviation."""
-    mean, std = np.float32(preprocessing.mean), np.float32(preprocessing.std)
+    mean = np.asarray(preprocessing.mean, np.float32)
+    std = np.asarray(preprocessing.std, np.float32)
     scaled = (pixels / np.float32(255) - mean) / std  # (..., H, W, 3)
     return np.ascontiguousarray(np.moveaxis(scaled, -1, -3))  # (..., 3, H, W)
 
@@ -73,8 +74,8 @@ def normalise(pixels: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArra
 def _resize_and_crop(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
     """Resize and centre-crop in one step, so that a 1 x 30000 picture never becomes a huge one on the way.
 
-    Same sizes and offsets as torchvision's Resize and CenterCrop; Pillow reads beyond `box` at its edges, so the
-    pixels are those of resizing everything and cropping then.
+    Same sizes and offsets as torchvision's Resize and CenterCrop. Pillow reads beyond `box` at its edges, so the pixels
+    are those of resizing everything and cropping then, up to the rounding between its two passes.
     """
     width, height = image.size
     if isinstance(preprocessing.resize, int):

@@ -27,7 +27,7 @@ def main() -> int:
                 name=arguments.name,
                 version=arguments.version,
                 repository=arguments.repository,
-                pictures=arguments.pictures,
+                parity_images=arguments.parity_images,
                 max_batch_size=arguments.max_batch_size,
                 accuracy=_accuracy(arguments.accuracy) if arguments.accuracy else None,
                 command=shlex.join(["python", "-m", "export", *sys.argv[1:]]),
@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--labels", type=Path, metavar="FILE", help="text file, one label a line, in the order of the outputs")
     add("--preprocessing", type=Path, metavar="FILE", help="TOML with a [preprocessing] table, as in training/recipes/")
     add("--repository", type=Path, default=Path("model_repository"), help="folder the bundle goes into")
-    add("--pictures", type=Path, default=Path("examples"), help="pictures for the comparison with PyTorch")
+    add("--parity-images", type=Path, default=Path("examples"), help="pictures for the comparison with PyTorch")
     add("--max-batch-size", type=_positive, default=32, help="largest batch of that comparison, in rows")
     add("--accuracy", type=Path, metavar="FILE", help="JSON of python -m benchmarks.accuracy, for the manifest")
     return parser

@@ -1,6 +1,6 @@
 """One export, from a checkpoint to a bundle that is whole or absent.
 
-    checkpoint --load--> network --convert--> ONNX bytes --check_parity--> manifest --write_bundle--> NAME/VERSION/
+checkpoint --load--> network --convert--> ONNX bytes --check_parity--> manifest --write_bundle--> NAME/VERSION/
 """
 
 import platform
@@ -32,7 +32,7 @@ class Request:
     name: str
     version: str
     repository: Path
-    pictures: Path
+    parity_images: Path
     max_batch_size: int
     accuracy: Accuracy | None
     command: str
@@ -68,7 +68,7 @@ def export(request: Request) -> Path:
     parity = check_parity(
         network,
         model,
-        read_pictures(request.pictures, preprocessing),
+        read_pictures(request.parity_images, preprocessing),
         batch_sizes=sorted({1, 2, request.max_batch_size}),
     )
     manifest = Manifest(

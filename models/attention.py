@@ -47,7 +47,8 @@ class AttentionAugmentedConv2d(nn.Module):
         super().__init__()
         if key_channels % num_heads or value_channels % num_heads:
             raise ValueError(
-                f"key_channels {key_channels} and value_channels {value_channels} must be multiples of num_heads {num_heads}"
+                f"key_channels {key_channels} and value_channels {value_channels} "
+                f"must be multiples of num_heads {num_heads}"
             )
         if not 0 < value_channels <= out_channels:
             raise ValueError(f"value_channels must be 1..{out_channels} (out_channels), got {value_channels}")

@@ -1,10 +1,11 @@
 """python -m service [--repository DIR] [--host H] [--port P] [--provider auto|cpu|cuda|tensorrt] …
 
-    settings --> bundles opened and checked --> HTTP up --> models loaded and warmed up --> ready ... SIGTERM --> drained
+settings --> bundles opened and checked --> HTTP up --> models loaded and warmed up --> ready ... SIGTERM --> drained
 """
 
 import logging
 import signal
+import socket
 import sys
 import warnings
 from types import FrameType
@@ -19,8 +20,17 @@ from service.app import create_app
 from service.settings import Settings
 
 
+log = logging.getLogger("aaserve")
+
+
 class Server(uvicorn.Server):
-    """uvicorn, with readiness off from the moment a stop is asked for."""
+    """uvicorn that says where it listens, and with readiness off from the moment a stop is asked for."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for server in self.servers:
+            for listening in server.sockets:
+                log.info("listening on http://%s:%d", *listening.getsockname()[:2])
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self.started:

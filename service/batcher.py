@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Any, Self
 
 import numpy as np
@@ -35,7 +36,7 @@ class Entry:
     """One caller's place in the queue."""
 
     row: Array
-    enqueued: float
+    enqueued: float  # of perf_counter: the event loop's own clock may tick in whole milliseconds
     answer: asyncio.Future[Answer]
 
 
@@ -99,8 +100,7 @@ class DynamicBatcher:
             raise Draining
         if len(self._queue) >= self._max_queue_size:
             raise QueueFull
-        loop = asyncio.get_running_loop()
-        entry = Entry(row, loop.time(), loop.create_future())
+        entry = Entry(row, perf_counter(), asyncio.get_running_loop().create_future())
         self._queue[entry] = None
         self._arrived.set()
         try:
@@ -127,12 +127,12 @@ class DynamicBatcher:
             self._arrived.clear()
             await self._arrived.wait()
         if self._max_queue_delay:
-            await self._wait_for_company(next(iter(self._queue)).enqueued + self._max_queue_delay)
+            await self._wait_for_company(next(iter(self._queue)))
         return True
 
-    async def _wait_for_company(self, until: float) -> None:
+    async def _wait_for_company(self, first: Entry) -> None:
         try:
-            async with asyncio.timeout_at(until):
+            async with asyncio.timeout(self._max_queue_delay - (perf_counter() - first.enqueued)):
                 while self._accepting and len(self._queue) < self._max_batch_size:
                     self._arrived.clear()
                     await self._arrived.wait()
@@ -141,11 +141,11 @@ class DynamicBatcher:
 
     async def _answer(self, entries: list[Entry]) -> None:
         loop = asyncio.get_running_loop()
-        started = loop.time()
+        started = perf_counter()
         try:
             batch = np.stack([entry.row for entry in entries])
             rows = await loop.run_in_executor(self._thread, self._run_batch, batch)
-            seconds = loop.time() - started
+            seconds = perf_counter() - started
             pairs = list(zip(entries, rows, strict=True))
         except Exception as error:
             for entry in entries:

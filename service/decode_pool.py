@@ -7,7 +7,6 @@ from typing import TypeVar
 
 from service.errors import DeadlineExceeded, QueueFull
 
-
 Result = TypeVar("Result")
 
 

@@ -112,7 +112,7 @@ class Lifecycle:
                     self._predictors[served.manifest.name] = predictor
                 if self._state is State.STARTING:
                     self._state = State.READY
-                    log.info("ready: %s", ", ".join(self._predictors))
+                    log.info("ready")
                 await self._stop.wait()
         except StartFailed as error:
             self.failure = str(error)

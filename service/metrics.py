@@ -8,7 +8,28 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from bundle.bundle import MODEL_FILE, Bundle
 
 # Resolve a service that answers in 2 to 50 ms; the client library's own buckets start at 5 ms.
-SECONDS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 5, 10)
+SECONDS = (
+    0.0005,
+    0.001,
+    0.002,
+    0.003,
+    0.005,
+    0.0075,
+    0.01,
+    0.015,
+    0.02,
+    0.03,
+    0.05,
+    0.075,
+    0.1,
+    0.15,
+    0.25,
+    0.5,
+    1,
+    2.5,
+    5,
+    10,
+)
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
@@ -16,32 +37,43 @@ class Metrics:
     """All metrics of one running service, in a registry of their own."""
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-
-        def of(kind, name, help, labels=(), **options):  # type: ignore[no-untyped-def]
-            return kind(f"aaserve_{name}", help, labels, registry=self.registry, **options)
-
-        self.requests: Counter = of(Counter, "requests_total", "HTTP requests answered.", ("endpoint", "model", "code"))
-        self.request_duration: Histogram = of(
-            Histogram,
-            "request_duration_seconds",
+        registry = self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "aaserve_requests_total", "HTTP requests answered.", ["endpoint", "model", "code"], registry=registry
+        )
+        self.request_duration = Histogram(
+            "aaserve_request_duration_seconds",
             "From the request's head to the end of its answer.",
-            ("endpoint", "model"),
+            ["endpoint", "model"],
             buckets=SECONDS,
+            registry=registry,
         )
-        self.stage_duration: Histogram = of(
-            Histogram, "stage_duration_seconds", "Where the time went.", ("stage", "model"), buckets=SECONDS
+        self.stage_duration = Histogram(
+            "aaserve_stage_duration_seconds",
+            "Where the time of answered requests went.",
+            ["stage", "model"],
+            buckets=SECONDS,
+            registry=registry,
         )
-        self.batch_size: Histogram = of(Histogram, "batch_size", "Rows in one model call.", ("model",), buckets=ROWS)
-        self.queue_depth: Gauge = of(Gauge, "queue_depth", "Rows waiting for the model.", ("model",))
-        self.queue_capacity: Gauge = of(Gauge, "queue_capacity", "Rows that may wait.", ("model",))
-        self.inflight: Gauge = of(Gauge, "inflight_requests", "Requests being answered.")
-        self.rejected: Counter = of(Counter, "rejected_total", "Requests turned away.", ("reason",))
-        self.images: Counter = of(Counter, "images_total", "Images received.", ("format", "outcome"))
-        self.model_info: Gauge = of(
-            Gauge, "model_info", "What is served; always 1.", ("model", "version", "sha256", "provider", "precision")
+        self.batch_size = Histogram(
+            "aaserve_batch_size", "Rows in one model call.", ["model"], buckets=ROWS, registry=registry
         )
-        self.model_ready: Gauge = of(Gauge, "model_ready", "1 while the model answers.", ("model", "version"))
+        self.queue_depth = Gauge("aaserve_queue_depth", "Rows waiting for the model.", ["model"], registry=registry)
+        self.queue_capacity = Gauge("aaserve_queue_capacity", "Rows that may wait.", ["model"], registry=registry)
+        self.inflight = Gauge("aaserve_inflight_requests", "Requests being answered.", registry=registry)
+        self.rejected = Counter(
+            "aaserve_rejected_total", "Requests not answered as asked, by error code.", ["reason"], registry=registry
+        )
+        self.images = Counter("aaserve_images_total", "Images received.", ["format", "outcome"], registry=registry)
+        self.model_info = Gauge(
+            "aaserve_model_info",
+            "What is served; always 1.",
+            ["model", "version", "sha256", "provider", "precision"],
+            registry=registry,
+        )
+        self.model_ready = Gauge(
+            "aaserve_model_ready", "1 while the model answers.", ["model", "version"], registry=registry
+        )
 
     def observe_stages(self, model: str, stages: dict[str, float]) -> None:
         """Record seconds by stage."""

@@ -1,6 +1,6 @@
 """What surrounds every request: its id, its record, its metrics, and an answer even if all else fails.
 
-    request --> Record in request.state --> routes --> X-Request-ID, Server-Timing --> metrics
+request --> Record in request.state --> routes --> X-Request-ID, Server-Timing --> metrics
 """
 
 import logging
@@ -75,7 +75,7 @@ class Observation:
         self._metrics.request_duration.labels(endpoint, record.model).observe(time.perf_counter() - record.started)
         if record.error is not None:
             self._metrics.rejected.labels(record.error.code).inc()
-            if record.error.status >= 500 and record.error.__cause__ is not None:
+            if record.error.status == 500:
                 log.error("request %s: %s", record.request_id, record.error.code, exc_info=record.error)
 
 

@@ -1,13 +1,15 @@
 """Image bytes in, ranked labels out, for one loaded model.
 
-    bytes --decode pool: preprocess--> (3, H, W) --batcher: OnnxSession--> (num_classes,) --rank--> [ClassScore]
+bytes --decode pool: preprocess--> (3, H, W) --batcher: OnnxSession--> (num_classes,) --rank--> [ClassScore]
 """
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from time import perf_counter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +27,8 @@ from service.ranking import rank
 from service.schemas import ClassScore
 from service.session import OnnxSession
 from service.settings import Settings
+
+log = logging.getLogger("aaserve")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +62,9 @@ class Predictor:
             InvalidImage, ImageTooLarge, UnsupportedMediaType: the picture's fault; it never enters a batch.
             QueueFull, Draining, DeadlineExceeded, InferenceFailed: as the stages raise them.
         """
-        loop = asyncio.get_running_loop()
-        started = loop.time()
+        started = perf_counter()
         tensor = await self._decode(image_bytes, deadline)  # (3, H, W)
-        decoded = loop.time()
+        decoded = perf_counter()
         answer = await self._batcher.submit(tensor, deadline=deadline)  # row: (num_classes,)
         if not np.isfinite(answer.row).all():
             raise InferenceFailed
@@ -105,6 +108,7 @@ async def open_predictor(
         OnnxSession, served, provider=settings.provider, intra_op_num_threads=settings.intra_op_num_threads
     )
     await asyncio.to_thread(session.warm_up, settings.max_batch_size)
+    log.info("%s version %s is loaded and warmed up on %s", manifest.name, manifest.version, session.provider)
 
     def run_batch(batch: NDArray[np.float32]) -> NDArray[np.float32]:
         metrics.batch_size.labels(manifest.name).observe(len(batch))

@@ -74,9 +74,7 @@ async def classify(
     except TimeoutError:
         raise DeadlineExceeded from None
     metrics.observe_stages(manifest.name, {"receive": time.perf_counter() - record.started})
-    prediction = await unless_client_leaves(
-        request, predictor.predict(image_bytes, top_k=top_k, deadline=deadline)
-    )
+    prediction = await unless_client_leaves(request, predictor.predict(image_bytes, top_k=top_k, deadline=deadline))
     record.stages = prediction.stages
     answer = Classification(model=manifest.name, version=manifest.version, predictions=prediction.predictions)
     return Response(answer.model_dump_json(), media_type="application/json")

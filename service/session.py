@@ -50,7 +50,9 @@ class OnnxSession:
             try:
                 logits = self.run(np.zeros((size, *manifest.input.shape), np.float32))
             except Exception as error:
-                raise StartFailed(f"{self._bundle.model_path}: warm-up at batch {size} failed: {_line(error)}") from error
+                raise StartFailed(
+                    f"{self._bundle.model_path}: warm-up at batch {size} failed: {_line(error)}"
+                ) from error
             expected = (size, *manifest.output.shape)
             if logits.shape != expected or not np.isfinite(logits).all():
                 raise StartFailed(
@@ -68,7 +70,9 @@ class OnnxSession:
     def _open(self, providers: list[str]) -> onnxruntime.InferenceSession:
         available = onnxruntime.get_available_providers()
         if providers[0] not in available:
-            raise StartFailed(f"provider: expected {providers[0]}, found only {', '.join(available)} in this installation")
+            raise StartFailed(
+                f"provider: expected {providers[0]}, found only {', '.join(available)} in this installation"
+            )
         if providers[0] != "CPUExecutionProvider":
             onnxruntime.preload_dlls()  # the CUDA and cuDNN libraries of the NVIDIA wheels
         options = onnxruntime.SessionOptions()

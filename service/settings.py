@@ -24,7 +24,9 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for all.")
     port: int = Field(8080, ge=0, le=65535, description="TCP port; 0 for any free one.")
     repository: Path = Field(Path("model_repository"), description="Folder of bundles, NAME/VERSION/.")
-    provider: ProviderName = Field("auto", description="Execution provider; one that is asked for and not there stops the start.")
+    provider: ProviderName = Field(
+        "auto", description="Execution provider; one that is asked for and not there stops the start."
+    )
     intra_op_num_threads: int = Field(
         default_factory=lambda: len(os.sched_getaffinity(0)),
         ge=1,
@@ -40,12 +42,16 @@ class Settings(BaseSettings):
     max_queue_delay_ms: float = Field(
         0, ge=0, le=1000, description="Milliseconds a batch waits for company when the model is free; 0 is greedy."
     )
-    max_queue_size: int = Field(128, ge=1, le=100_000, description="Rows waiting for the model, at most; beyond that 429.")
+    max_queue_size: int = Field(
+        128, ge=1, le=100_000, description="Rows waiting for the model, at most; beyond that 429."
+    )
     request_timeout_ms: int = Field(
         10_000, ge=1, le=600_000, description="Milliseconds to answer in, if X-Request-Timeout-Ms does not say less."
     )
     max_body_bytes: int = Field(10 * 2**20, ge=1, description="Bytes of a request body, at most; beyond that 413.")
-    max_image_pixels: int = Field(50_000_000, ge=1, description="Width times height of an image, at most; beyond that 413.")
+    max_image_pixels: int = Field(
+        50_000_000, ge=1, description="Width times height of an image, at most; beyond that 413."
+    )
     drain_grace_ms: int = Field(
         10_000, ge=0, le=600_000, description="Milliseconds after SIGTERM to answer what was accepted, at most."
     )

@@ -37,7 +37,9 @@ async def read_image(request: Request, *, max_body_bytes: int) -> bytes:
         return _from_json(b"".join([chunk async for chunk in stream]))
     if media_type in ("", "application/octet-stream") or media_type.startswith("image/"):
         return b"".join([chunk async for chunk in stream])
-    raise UnsupportedMediaType("send Content-Type image/*, application/octet-stream, multipart/form-data or application/json")
+    raise UnsupportedMediaType(
+        "send Content-Type image/*, application/octet-stream, multipart/form-data or application/json"
+    )
 
 
 async def _limited(request: Request, max_body_bytes: int) -> AsyncGenerator[bytes, None]:

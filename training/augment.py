@@ -9,7 +9,7 @@ from training.recipe import Augmentation
 
 def augment(images: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
     """Shift each image of (B, C, H, W) by up to `crop_padding` pixels, zeros coming in, and mirror half of them."""
-    batch, channels, height, width = images.shape
+    batch, _, height, width = images.shape
     padding = augmentation.crop_padding
     padded = F.pad(images, (padding,) * 4)  # (B, C, H + 2p, W + 2p)
     top, left = torch.randint(0, 2 * padding + 1, (2, batch, 1), generator=generator)  # (B, 1) each

@@ -1,7 +1,6 @@
 """What a run leaves behind: `last.pt` to resume from, `model.safetensors` to export from."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
     """Write the whole state of a run; the file is whole or the previous one stays."""
     partial = path.with_suffix(".partial")
     torch.save(state, partial)
-    os.replace(partial, path)
+    partial.replace(path)
 
 
 def load_state(path: Path) -> dict[str, Any]:
@@ -30,7 +29,7 @@ def save_weights(path: Path, network: nn.Module, metadata: dict[str, Any]) -> No
     weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
     partial = path.with_suffix(".partial")
     save_file(weights, partial, metadata={METADATA_KEY: json.dumps(metadata, sort_keys=True)})
-    os.replace(partial, path)
+    partial.replace(path)
 
 
 def read_metadata(path: Path) -> dict[str, Any]:

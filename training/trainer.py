@@ -2,8 +2,8 @@
 
     images --augment--> batches --network--> loss --SGD, one cycle--> weights --after each epoch--> last.pt, log.csv
 
-A run is a pure function of recipe, data and machine: every epoch draws its shuffle and its augmentation from a generator
-seeded by (seed, epoch), so that a resumed run repeats what an uninterrupted one does.
+A run is a pure function of recipe, data and machine: every epoch draws its shuffle and its augmentation from a
+generator seeded by (seed, epoch), so that a resumed run repeats what an uninterrupted one does.
 """
 
 import csv

@@ -1,0 +1,60 @@
+PYTHON ?= python3
+PORT ?= 8080
+SERVE_VENV := .venv-serve
+VENV := .venv
+PIP_INSTALL = pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.DEFAULT_GOAL := help
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+serve: $(SERVE_VENV)/.installed  ## set up what serving needs (no torch) and serve the shipped bundle on :8080 (PORT=)
+	$(SERVE_VENV)/bin/python -m service --port $(PORT)
+
+test: $(VENV)/.installed  ## run the tests, as CI does
+	$(VENV)/bin/python -m pytest -q
+
+check: $(VENV)/.installed  ## formatting, lint, types, import arrows
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+install: $(VENV)/.installed  ## everything for development, into .venv
+
+format: $(VENV)/.installed  ## rewrite the code as `make check` wants it
+	$(VENV)/bin/ruff format .
+	$(VENV)/bin/ruff check --fix .
+
+export: $(VENV)/.installed  ## make the shipped bundle again from its checkpoint, into runs/export/
+	rm -rf runs/export
+	$(VENV)/bin/python -m export model_repository/aa-cifar100/checkpoint.safetensors --name aa-cifar100 --version 1 --repository runs/export
+
+image:  ## build the container image
+	docker build --target cpu --tag aaserve:cpu .
+
+up:  ## the service in a container
+	docker compose up --build
+
+clean:  ## remove both environments and what they left
+	rm -rf $(VENV) $(SERVE_VENV) build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+
+$(SERVE_VENV)/.installed: pyproject.toml constraints.txt
+	@$(call create-venv,$(SERVE_VENV))
+	@echo "installing what serving needs into $(SERVE_VENV) …"
+	@$(SERVE_VENV)/bin/$(PIP_INSTALL) '.[cpu]'
+	@touch $@
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(call create-venv,$(VENV))
+	@echo "installing everything for development into $(VENV) (torch included) …"
+	@$(VENV)/bin/$(PIP_INSTALL) '.[dev]'
+	@touch $@
+
+define create-venv
+$(PYTHON) -c 'import sys; sys.exit("aaserve needs Python 3.11 or newer, found " + sys.version.split()[0] + "; set PYTHON=") if sys.version_info < (3, 11) else None' \
+	&& $(PYTHON) -m venv $(1) || { echo "could not create $(1): on Debian and Ubuntu, apt install python3-venv" >&2; exit 1; }
+endef
+
+.PHONY: help serve test check install format export image up clean

@@ -1,0 +1,91 @@
+"""Bundles are whole or absent, and opening one checks everything it claims."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bundle.bundle import open_bundle, scan_repository, sha256_of, write_bundle
+from bundle.errors import BundleError
+from bundle.manifest import Manifest
+from tests.helpers import REPOSITORY
+
+MODEL = b"not a graph, but bytes like any other"
+
+
+def manifest(**changes: object) -> Manifest:
+    shipped = json.loads((REPOSITORY / "aa-cifar100" / "1" / "manifest.json").read_text())
+    return Manifest.model_validate(shipped | {"files": {"model.onnx": sha256_of(MODEL)}} | changes)
+
+
+def test_the_shipped_bundle_opens() -> None:
+    opened = open_bundle(REPOSITORY / "aa-cifar100" / "1")
+    assert opened.manifest.architecture.startswith("aa_")
+    assert opened.model_path.is_file()
+    assert len(opened.manifest.labels) == 100
+
+
+def test_what_is_written_opens_again(tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path, manifest(version="7"), MODEL)
+    assert folder == tmp_path / "aa-cifar100" / "7"
+    assert open_bundle(folder).manifest == manifest(version="7")
+    assert sorted(path.name for path in folder.iterdir()) == ["manifest.json", "model.onnx"]
+
+
+def test_an_existing_version_is_not_overwritten(tmp_path: Path) -> None:
+    write_bundle(tmp_path, manifest(), MODEL)
+    with pytest.raises(BundleError, match="no such version yet"):
+        write_bundle(tmp_path, manifest(), MODEL)
+
+
+def test_nothing_is_left_behind_when_writing_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)  # the manifest is written last
+    with pytest.raises(OSError, match="No space"):
+        write_bundle(tmp_path, manifest(), MODEL)
+    assert list((tmp_path / "aa-cifar100").iterdir()) == []
+
+
+def test_a_manifest_of_another_model_is_not_written(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="expected"):
+        write_bundle(tmp_path, manifest(), MODEL + b"!")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_link_in_the_models_place_is_refused(tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path, manifest(), MODEL)
+    (folder / "model.onnx").rename(tmp_path / "elsewhere")
+    (folder / "model.onnx").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(BundleError, match="expected a plain file, found a link"):
+        open_bundle(folder)
+
+
+def test_errors_are_one_line_that_names_the_file(tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path, manifest(), MODEL)
+    (folder / "manifest.json").write_text("{}")
+    with pytest.raises(BundleError) as caught:
+        open_bundle(folder)
+    assert str(folder / "manifest.json") in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_repository_lists_versions_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    for version in ("10", "9", "2"):
+        write_bundle(tmp_path, manifest(version=version), MODEL)
+    (tmp_path / "aa-cifar100" / ".1-partial").mkdir()
+    (tmp_path / "aa-cifar100" / "notes").mkdir()
+    assert [folder.name for folder in scan_repository(tmp_path)] == ["2", "9", "10"]
+
+
+@pytest.mark.parametrize("name", ["../escape", "a/b", "", ".hidden", "a b"])
+def test_names_that_are_no_folder_names_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="name"):
+        manifest(name=name)
+
+
+@pytest.mark.parametrize("version", ["0", "01", "1.0", "latest", "-1"])
+def test_versions_are_whole_numbers(version: str) -> None:
+    with pytest.raises(ValueError, match="version"):
+        manifest(version=version)

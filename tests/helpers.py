@@ -1,0 +1,111 @@
+"""Pictures to send, and the real service to send them to."""
+
+import io
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+from PIL import Image
+
+ROOT = Path(__file__).parent.parent
+SHARED = ROOT.parent / "shared"
+REPOSITORY = ROOT / "model_repository"
+EXAMPLES = ROOT / "examples"
+
+
+def encode(image: Image.Image, image_format: str, **options: Any) -> bytes:
+    """The picture as the bytes of a file."""
+    file = io.BytesIO()
+    image.save(file, image_format, **options)
+    return file.getvalue()
+
+
+def photograph(name: str = "rocket") -> Image.Image:
+    return Image.open(EXAMPLES / f"{name}.jpg").convert("RGB")
+
+
+def noise(height: int, width: int, seed: int = 0) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+class RunningService:
+    """`python -m service` on a free port, ready to answer."""
+
+    def __init__(self, process: subprocess.Popen[str], client: httpx.Client, log: list[str]) -> None:
+        self.process = process
+        self.client = client
+        self.log = log
+
+    def classify(self, image_bytes: bytes, **params: Any) -> httpx.Response:
+        return self.client.post(
+            "/classify", content=image_bytes, params=params, headers={"Content-Type": "application/octet-stream"}
+        )
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The value of one sample; 0 if there is none yet."""
+        for line in self.client.get("/metrics").text.splitlines():
+            sample, _, value = line.rpartition(" ")
+            if re.split("[{ ]", sample)[0] == name and all(f'{key}="{text}"' in sample for key, text in labels.items()):
+                return float(value)
+        return 0.0
+
+    def stop(self) -> int:
+        """SIGTERM; the exit status."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(30)
+
+
+@contextmanager
+def running_service(*options: str, repository: Path = REPOSITORY) -> Iterator[RunningService]:
+    """Start the service as a user would, wait until it is ready, and stop it in the end."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "service", "--port", "0", "--repository", str(repository), *options],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    log: list[str] = []
+    reader = threading.Thread(target=lambda: log.extend(process.stderr), daemon=True)  # keeps the pipe empty
+    try:
+        url = _wait_for(process, log, r"listening on (http://\S+)")
+        _wait_for(process, log, r"aaserve ready()$")
+        reader.start()
+        with httpx.Client(base_url=url, timeout=30) as client:
+            yield RunningService(process, client, log)
+    finally:
+        process.terminate()
+        process.wait(30)
+        if reader.ident:
+            reader.join()
+        process.stderr.close()
+
+
+def start_that_fails(*options: str, repository: Path = REPOSITORY, **environment: str) -> tuple[int, str]:
+    """Exit status and stderr of a service that is expected not to start."""
+    finished = subprocess.run(
+        [sys.executable, "-m", "service", "--port", "0", "--repository", str(repository), *options],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    return finished.returncode, finished.stderr
+
+
+def _wait_for(process: subprocess.Popen[str], log: list[str], pattern: str) -> str:
+    assert process.stderr is not None
+    for line in process.stderr:
+        log.append(line)
+        if found := re.search(pattern, line.rstrip()):
+            return found[1]
+    raise AssertionError(f"the service ended before {pattern!r}:\n{''.join(log)}")

@@ -1,0 +1,221 @@
+"""The batcher by itself: no HTTP, no ONNX Runtime, a function in the model's place."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import numpy as np
+import pytest
+
+from service.batcher import DynamicBatcher
+from service.errors import DeadlineExceeded, Draining, InferenceFailed, QueueFull
+
+ROW = np.ones(3, np.float32)
+
+
+class Model:
+    """Doubles its input; can be held and can be made to fail, and remembers its batches."""
+
+    def __init__(self, *, held: bool = False) -> None:
+        self.batches: list[int] = []
+        self.started = threading.Event()
+        self.go = threading.Event()
+        self.failure: Exception | None = None
+        if not held:
+            self.go.set()
+
+    def __call__(self, batch: np.ndarray) -> np.ndarray:
+        self.batches.append(len(batch))
+        self.started.set()
+        assert self.go.wait(10)
+        if self.failure:
+            raise self.failure
+        return batch * 2
+
+
+def batching(
+    model: Callable[[np.ndarray], np.ndarray], *, size: int = 4, delay: float = 0, queue: int = 16
+) -> DynamicBatcher:
+    return DynamicBatcher(model, max_batch_size=size, max_queue_delay=delay, max_queue_size=queue)
+
+
+def soon(seconds: float = 10) -> float:
+    return asyncio.get_running_loop().time() + seconds
+
+
+async def started(model: Model) -> None:
+    assert await asyncio.to_thread(model.started.wait, 10)
+
+
+async def waiting(batcher: DynamicBatcher, rows: int) -> None:
+    async with asyncio.timeout(10):
+        while batcher.queue_depth != rows:
+            await asyncio.sleep(0)
+
+
+def run(scenario: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(scenario)
+
+
+def test_each_caller_gets_the_answer_to_its_own_row() -> None:
+    async def scenario() -> None:
+        async with batching(Model()) as batcher:
+            answers = await asyncio.gather(*(batcher.submit(ROW * i, deadline=soon()) for i in range(16)))
+        assert [answer.row[0] for answer in answers] == [2 * i for i in range(16)]
+
+    run(scenario())
+
+
+def test_a_free_model_takes_what_waits_at_once_and_no_more_than_a_batch() -> None:
+    async def scenario() -> None:
+        model = Model(held=True)
+        async with batching(model, size=4) as batcher, asyncio.TaskGroup() as callers:
+            callers.create_task(batcher.submit(ROW, deadline=soon()))
+            await started(model)  # the first goes alone: greedy
+            for _ in range(6):
+                callers.create_task(batcher.submit(ROW, deadline=soon()))
+            await waiting(batcher, 6)
+            model.go.set()
+        assert model.batches == [1, 4, 2]
+
+    run(scenario())
+
+
+def test_with_a_delay_a_batch_waits_until_it_is_full() -> None:
+    async def scenario() -> None:
+        model = Model()
+        async with batching(model, size=3, delay=10) as batcher:
+            await asyncio.gather(*(batcher.submit(ROW, deadline=soon()) for _ in range(3)))
+        assert model.batches == [3]
+
+    run(scenario())
+
+
+def test_with_a_delay_a_lonely_caller_is_answered_when_it_is_over() -> None:
+    async def scenario() -> None:
+        async with batching(Model(), size=3, delay=0.05) as batcher:
+            answer = await batcher.submit(ROW, deadline=soon())
+        assert answer.queue_seconds >= 0.05
+
+    run(scenario())
+
+
+def test_a_full_queue_refuses_and_has_room_again_when_somebody_leaves() -> None:
+    async def scenario() -> None:
+        model = Model(held=True)
+        async with batching(model, queue=2) as batcher, asyncio.TaskGroup() as callers:
+            callers.create_task(batcher.submit(ROW, deadline=soon()))
+            await started(model)
+            callers.create_task(batcher.submit(ROW, deadline=soon()))
+            leaver = asyncio.create_task(batcher.submit(ROW, deadline=soon()))
+            await waiting(batcher, 2)
+            with pytest.raises(QueueFull):
+                await batcher.submit(ROW, deadline=soon())
+            leaver.cancel()
+            await waiting(batcher, 1)
+            callers.create_task(batcher.submit(ROW, deadline=soon()))
+            await waiting(batcher, 2)
+            model.go.set()
+        assert model.batches == [1, 2]
+
+    run(scenario())
+
+
+def test_a_deadline_that_passes_in_the_queue_ends_the_wait_and_frees_the_place() -> None:
+    async def scenario() -> None:
+        model = Model(held=True)
+        async with batching(model) as batcher:
+            first = asyncio.create_task(batcher.submit(ROW, deadline=soon()))
+            await started(model)
+            with pytest.raises(DeadlineExceeded):
+                await batcher.submit(ROW, deadline=soon(0.01))
+            assert batcher.queue_depth == 0
+            model.go.set()
+            await first
+        assert model.batches == [1]
+
+    run(scenario())
+
+
+def test_a_deadline_that_passes_during_inference_ends_the_wait() -> None:
+    async def scenario() -> None:
+        model = Model(held=True)
+        async with batching(model) as batcher:
+            with pytest.raises(DeadlineExceeded):
+                await batcher.submit(ROW, deadline=soon(0.05))
+            model.go.set()
+            answer = await batcher.submit(ROW, deadline=soon())
+        assert answer.row[0] == 2
+
+    run(scenario())
+
+
+def test_a_caller_who_leaves_does_not_disturb_its_batch_mates() -> None:
+    async def scenario() -> None:
+        model = Model(held=True)
+        async with batching(model, size=2) as batcher:
+            first = asyncio.create_task(batcher.submit(ROW, deadline=soon()))
+            await started(model)
+            leaver = asyncio.create_task(batcher.submit(ROW, deadline=soon()))
+            mate = asyncio.create_task(batcher.submit(ROW * 5, deadline=soon()))
+            await waiting(batcher, 2)
+            leaver.cancel()
+            await waiting(batcher, 1)
+            model.go.set()
+            assert (await mate).row[0] == 10
+            await first
+        assert model.batches == [1, 1]
+
+    run(scenario())
+
+
+def test_a_batch_that_fails_fails_all_its_entries_and_the_next_one_runs() -> None:
+    async def scenario() -> None:
+        model = Model()
+        model.failure = RuntimeError("out of memory at 0x7f")
+        async with batching(model) as batcher:
+            results = await asyncio.gather(
+                *(batcher.submit(ROW, deadline=soon()) for _ in range(2)), return_exceptions=True
+            )
+            assert [type(result) for result in results] == [InferenceFailed, InferenceFailed]
+            assert "0x7f" not in str(results[0])
+            assert batcher.alive
+            model.failure = None
+            assert (await batcher.submit(ROW, deadline=soon())).row[0] == 2
+
+    run(scenario())
+
+
+def test_rows_of_different_shapes_fail_their_batch_only() -> None:
+    async def scenario() -> None:
+        model = Model(held=True)
+        async with batching(model) as batcher:
+            first = asyncio.create_task(batcher.submit(ROW, deadline=soon()))
+            await started(model)
+            mixed = [asyncio.create_task(batcher.submit(np.ones(n, np.float32), deadline=soon())) for n in (2, 3)]
+            await waiting(batcher, 2)
+            model.go.set()
+            results = await asyncio.gather(*mixed, return_exceptions=True)
+            assert [type(result) for result in results] == [InferenceFailed, InferenceFailed]
+            await first
+            assert batcher.alive
+
+    run(scenario())
+
+
+def test_draining_answers_what_is_queued_and_takes_nothing_new() -> None:
+    async def scenario() -> None:
+        model = Model(held=True)
+        batcher = batching(model, size=1)
+        async with batcher:
+            callers = [asyncio.create_task(batcher.submit(ROW, deadline=soon())) for _ in range(3)]
+            await started(model)
+            await waiting(batcher, 2)
+            model.go.set()
+        assert [(await caller).row[0] for caller in callers] == [2, 2, 2]
+        with pytest.raises(Draining):
+            await batcher.submit(ROW, deadline=soon())
+        assert not batcher.alive
+
+    run(scenario())

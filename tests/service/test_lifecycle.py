@@ -1,0 +1,236 @@
+"""Start, readiness, overload, leaving callers and SIGTERM, all with the real process."""
+
+import concurrent.futures
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.helpers import EXAMPLES, REPOSITORY, ROOT, RunningService, running_service, start_that_fails
+
+JPEG = (EXAMPLES / "rocket.jpg").read_bytes()
+HELD = ("--max-queue-delay-ms", "1000")  # a batch waits a second for company, so that requests can be caught waiting
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """A copy of the shipped bundle that may be damaged."""
+    return Path(shutil.copytree(REPOSITORY, tmp_path / "model_repository"))
+
+
+def damage_model(folder: Path) -> None:
+    content = bytearray((folder / "model.onnx").read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / "model.onnx").write_bytes(content)
+
+
+def edit_manifest(folder: Path, **changes: object) -> None:
+    manifest = json.loads((folder / "manifest.json").read_text()) | changes
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+DAMAGES = {
+    "one bit of the model": (damage_model, "model.onnx: expected sha256"),
+    "no model": (lambda folder: (folder / "model.onnx").unlink(), "model.onnx: expected a plain file, found none"),
+    "no manifest": (lambda folder: (folder / "manifest.json").unlink(), "manifest.json: expected a readable file"),
+    "half a manifest": (lambda folder: (folder / "manifest.json").write_text('{"name":'), "manifest.json: expected"),
+    "no preprocessing": (lambda folder: edit_manifest(folder, preprocessing=None), "expected a valid preprocessing"),
+    "a label too few": (lambda folder: edit_manifest(folder, labels=["a"]), "expected 100 labels"),
+    "another name": (lambda folder: edit_manifest(folder, name="other"), "found other/1"),
+    "an unknown field": (lambda folder: edit_manifest(folder, extra=1), "expected a valid extra"),
+    "another input name": (
+        lambda folder: edit_manifest(
+            folder, input={"name": "x", "dtype": "float32", "layout": "NCHW", "shape": [3, 32, 32]}
+        ),
+        "expected the input",
+    ),
+}
+
+
+@pytest.mark.parametrize(("damage", "message"), DAMAGES.values(), ids=DAMAGES.keys())
+def test_a_damaged_bundle_stops_the_start_with_one_line(repository: Path, damage, message: str) -> None:  # type: ignore[no-untyped-def]
+    damage(repository / "aa-cifar100" / "1")
+    status, stderr = start_that_fails(repository=repository)
+    errors = [line for line in stderr.splitlines() if line.startswith("error: ")]
+    assert status == 1
+    assert len(errors) == 1
+    assert "Traceback" not in stderr
+    assert message in errors[0]
+    assert str(repository) in errors[0]
+
+
+def test_an_empty_or_missing_repository_stops_the_start(tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        status, stderr = start_that_fails(repository=folder)
+        assert status == 1
+        assert stderr.startswith(f"error: {folder}: expected ")
+
+
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
+def test_a_gpu_that_was_asked_for_and_is_not_there_stops_the_start(provider: str) -> None:
+    import onnxruntime
+
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this installation has the GPU providers")
+    status, stderr = start_that_fails("--provider", provider)
+    assert status == 1
+    wanted = {"cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}[provider]
+    assert f"error: provider: expected {wanted}, found only" in stderr
+    assert "Traceback" not in stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "environment", "message"),
+    [
+        (["--max-batch-size", "0"], {}, "max_batch_size"),
+        (["--port", "abc"], {}, "port"),
+        ([], {"AASERVE_PROVIDER": "tpu"}, "provider"),
+    ],
+    ids=["out of bounds", "not a number", "from the environment"],
+)
+def test_a_bad_setting_stops_the_start_and_is_named(options: list, environment: dict, message: str) -> None:
+    status, stderr = start_that_fails(*options, **environment)
+    assert status != 0
+    assert message in stderr.splitlines()[-1]
+    assert "Traceback" not in stderr
+
+
+def test_the_service_never_loads_torch_or_the_exporter() -> None:
+    script = (
+        "import sys, service.__main__, service.app; "
+        "print([name for name in ('torch', 'onnx', 'models', 'export', 'training') if name in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+def test_ready_and_live_once_started(service: RunningService) -> None:
+    assert service.client.get("/health/live").json() == {"state": "ready"}
+    assert service.client.get("/health/ready").json() == {"state": "ready"}
+
+
+def test_metrics_report_requests_stages_batches_and_the_queue(service: RunningService) -> None:
+    answered = {"endpoint": "/classify", "model": "aa-cifar100", "code": "200"}
+    before = service.metric("aaserve_requests_total", **answered)
+    service.classify(JPEG)
+    assert service.metric("aaserve_requests_total", **answered) == before + 1
+    assert service.metric("aaserve_request_duration_seconds_count", endpoint="/classify", model="aa-cifar100") > before
+    for stage in ("receive", "decode", "queue", "inference"):
+        assert service.metric("aaserve_stage_duration_seconds_count", stage=stage, model="aa-cifar100") > 0
+    assert service.metric("aaserve_batch_size_count", model="aa-cifar100") > 0
+    assert service.metric("aaserve_queue_capacity", model="aa-cifar100") == 128
+    assert service.metric("aaserve_queue_depth", model="aa-cifar100") == 0
+    assert service.metric("aaserve_model_ready", model="aa-cifar100", version="1") == 1
+    assert service.metric("aaserve_model_info", provider="CPUExecutionProvider") == 1
+    assert service.metric("aaserve_images_total", format="jpeg", outcome="decoded") > 0
+    service.client.get("/some/path/nobody/knows")
+    assert service.metric("aaserve_requests_total", endpoint="other", code="404") > 0
+
+
+def test_a_deadline_that_passes_gets_504() -> None:
+    with running_service(*HELD) as held:
+        response = held.client.post(
+            "/classify", content=JPEG, headers={"X-Request-Timeout-Ms": "50", "Content-Type": "image/jpeg"}
+        )
+        assert (response.status_code, response.json()["code"]) == (504, "deadline_exceeded")
+        assert held.metric("aaserve_queue_depth") == 0
+
+
+def test_a_full_queue_refuses_with_429_and_retry_after() -> None:
+    with running_service(*HELD, "--max-queue-size", "1") as held, concurrent.futures.ThreadPoolExecutor() as threads:
+        waiting = threads.submit(held.classify, JPEG)
+        wait_until(lambda: held.metric("aaserve_queue_depth") == 1)
+        refused = held.classify(JPEG)
+        assert (refused.status_code, refused.json()["code"]) == (429, "queue_full")
+        assert int(refused.headers["retry-after"]) >= 1
+        assert waiting.result().status_code == 200
+        assert held.metric("aaserve_rejected_total", reason="queue_full") == 1
+
+
+def test_a_caller_who_leaves_does_not_disturb_its_batch_mates() -> None:
+    with running_service(*HELD, "--max-batch-size", "3") as held, concurrent.futures.ThreadPoolExecutor() as threads:
+        leaver = socket.create_connection((held.client.base_url.host, held.client.base_url.port))
+        head = f"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: {len(JPEG)}\r\n\r\n"
+        leaver.sendall(head.encode() + JPEG)
+        mate = threads.submit(held.classify, JPEG)
+        wait_until(lambda: held.metric("aaserve_queue_depth") == 2)
+        leaver.close()
+        assert mate.result().status_code == 200
+        assert held.metric("aaserve_rejected_total", reason="disconnected") == 1
+        assert held.metric("aaserve_requests_total", endpoint="/classify", code="499") == 1
+        assert held.metric("aaserve_batch_size_sum") == 1  # the leaver was never computed
+
+
+def test_a_caller_who_leaves_while_sending_costs_nothing(service: RunningService) -> None:
+    with socket.create_connection((service.client.base_url.host, service.client.base_url.port)) as leaver:
+        leaver.sendall(b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: 99\r\n\r\nab")
+    wait_until(lambda: service.metric("aaserve_requests_total", endpoint="/classify", code="499") >= 1)
+    assert service.classify(JPEG).status_code == 200
+    assert not [line for line in service.log if "ERROR" in line]
+
+
+def test_sigterm_answers_what_was_accepted_and_exits_0() -> None:
+    with running_service(*HELD) as held, concurrent.futures.ThreadPoolExecutor() as threads:
+        accepted = [threads.submit(held.classify, JPEG) for _ in range(3)]
+        wait_until(lambda: held.metric("aaserve_queue_depth") == 3)
+        assert held.stop() == 0
+        assert [request.result().status_code for request in accepted] == [200, 200, 200]
+
+
+def test_sigterm_under_load_breaks_no_answer() -> None:
+    """Each request is answered whole, refused by 503 `draining`, or never accepted."""
+    outcomes: list[str] = []
+
+    def send_until_refused(url: httpx.URL) -> None:
+        with httpx.Client(base_url=url, timeout=30) as client:
+            while True:
+                try:
+                    response = client.post("/classify", content=JPEG, headers={"Content-Type": "image/jpeg"})
+                except httpx.ConnectError:
+                    outcomes.append("refused")
+                    return
+                except (httpx.RemoteProtocolError, httpx.ReadError):
+                    outcomes.append("idle connection closed")  # by keep-alive; the request was not read
+                    return
+                outcomes.append(str(response.status_code))
+
+    with running_service() as busy:
+        clients = [threading.Thread(target=send_until_refused, args=(busy.client.base_url,)) for _ in range(8)]
+        for client in clients:
+            client.start()
+        wait_until(lambda: busy.metric("aaserve_requests_total", endpoint="/classify", code="200") > 50)
+        answered = busy.stop()
+        for client in clients:
+            client.join(30)
+    assert answered == 0
+    assert outcomes.count("200") > 50
+    assert set(outcomes) <= {"200", "503", "refused", "idle connection closed"}
+
+
+def test_idle_costs_no_processor_time(service: RunningService) -> None:
+    def ticks() -> int:
+        fields = Path(f"/proc/{service.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return int(fields[11]) + int(fields[12])
+
+    if not Path("/proc").is_dir():
+        pytest.skip("needs Linux's /proc")
+    service.classify(JPEG)
+    time.sleep(0.5)  # ONNX Runtime's threads spin a moment after work
+    before = ticks()
+    time.sleep(1)
+    assert ticks() - before <= 10  # hundredths of a second: a tenth of one core
+
+
+def wait_until(condition, seconds: float = 10) -> None:  # type: ignore[no-untyped-def]
+    """Poll what another process shows; there is no event to wait for across processes."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
