@@ -94,7 +94,9 @@ def _load(image_bytes: bytes, image_format: str, max_pixels: int) -> tuple[Image
     except Image.DecompressionBombError as error:  # Pillow's own limit, met while it reads the header
         raise _too_large(max_pixels) from error
     except Exception as error:  # damaged bytes make the decoders raise nearly anything
-        raise InvalidImage(f"the {image_format} image is truncated, damaged or of a kind that is not supported") from error
+        raise InvalidImage(
+            f"the {image_format} image is truncated, damaged or of a kind that is not supported"
+        ) from error
 
 
 def _too_large(max_pixels: int) -> ImageTooLarge:

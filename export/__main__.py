@@ -1,9 +1,11 @@
 """python -m export CHECKPOINT --name NAME --version V [--arch NAME] [--labels FILE] …"""
 
 import argparse
+import json
 import shlex
 import sys
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -12,11 +14,11 @@ from bundle.errors import BundleError
 from bundle.manifest import Accuracy
 from bundle.preprocessing import Preprocessing
 from export.errors import ExportError
-from export.exporter import Request, export
+from export.exporter import Measurement, Request, export
 
 
-def main() -> int:
-    arguments = _parser().parse_args()
+def main(argv: Sequence[str]) -> int:
+    arguments = _parser().parse_args(argv)
     try:
         folder = export(
             Request(
@@ -29,8 +31,8 @@ def main() -> int:
                 repository=arguments.repository,
                 parity_images=arguments.parity_images,
                 max_batch_size=arguments.max_batch_size,
-                accuracy=_accuracy(arguments.accuracy) if arguments.accuracy else None,
-                command=shlex.join(["python", "-m", "export", *sys.argv[1:]]),
+                accuracy=_measurement(arguments.accuracy) if arguments.accuracy else None,
+                command=shlex.join(["python", "-m", "export", *argv]),
             )
         )
     except ValidationError as error:
@@ -82,9 +84,10 @@ def _preprocessing(path: Path) -> Preprocessing:
     return Preprocessing.model_validate(table)
 
 
-def _accuracy(path: Path) -> Accuracy:
-    return Accuracy.model_validate_json(path.read_bytes())
+def _measurement(path: Path) -> Measurement:
+    content = json.loads(path.read_bytes())
+    return Measurement(Accuracy.model_validate(content["accuracy"]), content["model"]["sha256"])
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -22,6 +22,14 @@ VERSIONS_OF = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy", "pillow")
 
 
 @dataclass(frozen=True)
+class Measurement:
+    """Accuracy, and the sha256 of the model file it was measured with."""
+
+    accuracy: Accuracy
+    model_sha256: str
+
+
+@dataclass(frozen=True)
 class Request:
     """What to export, as typed. `preprocessing` and `labels` may come from the checkpoint's own metadata instead."""
 
@@ -34,7 +42,7 @@ class Request:
     repository: Path
     parity_images: Path
     max_batch_size: int
-    accuracy: Accuracy | None
+    accuracy: Measurement | None
     command: str
 
 
@@ -65,6 +73,11 @@ def export(request: Request) -> Path:
             "checkpoint_sha256": checkpoint.sha256,
         },
     )
+    if request.accuracy and request.accuracy.model_sha256 != sha256_of(model):
+        raise ExportError(
+            f"accuracy: expected a measurement of this model ({sha256_of(model)}), "
+            f"found one of {request.accuracy.model_sha256}"
+        )
     parity = check_parity(
         network,
         model,
@@ -89,7 +102,7 @@ def export(request: Request) -> Path:
             versions={"python": platform.python_version(), **{name: version(name) for name in VERSIONS_OF}},
         ),
         parity=parity,
-        accuracy=request.accuracy,
+        accuracy=request.accuracy.accuracy if request.accuracy else None,
     )
     return write_bundle(request.repository, manifest, model)
 

@@ -19,7 +19,6 @@ from bundle.errors import BundleError
 from service.app import create_app
 from service.settings import Settings
 
-
 log = logging.getLogger("aaserve")
 
 

@@ -11,7 +11,7 @@ from service.errors import InvalidParameter, ServiceError
 from service.schemas import Problem
 
 MEDIA_TYPE = "application/problem+json"
-_STATUS_CODES = {404: "not_found", 405: "method_not_allowed"}
+FRAMEWORK_CODES = {404: "not_found", 405: "method_not_allowed"}
 _REASONS = {
     "int_parsing": "is not a whole number",
     "greater_than_equal": "is too small",
@@ -46,7 +46,7 @@ async def on_invalid_parameter(request: Request, error: Exception) -> Response:
 async def on_http_exception(request: Request, error: Exception) -> Response:
     """Translate the framework's own answers, such as an unknown path."""
     assert isinstance(error, HTTPException)
-    code = _STATUS_CODES.get(error.status_code, "invalid_request")
+    code = FRAMEWORK_CODES.get(error.status_code, "invalid_request")
     detail = HTTPStatus(error.status_code).phrase
     return _response(error.status_code, code, detail, request.state.record.request_id, dict(error.headers or {}))
 

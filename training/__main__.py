@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -11,17 +12,18 @@ from training.recipe import read_recipe
 from training.trainer import train
 
 
-def main() -> int:
+def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m training", description="Train a network as a recipe says.")
     parser.add_argument("recipe", type=Path, help="TOML file, such as those in training/recipes/")
     parser.add_argument("--data", type=Path, required=True, help="folder that holds cifar-100-python/")
     parser.add_argument("--output", type=Path, help="where the run is kept (default: runs/NAME_OF_THE_RECIPE)")
     parser.add_argument("--resume", action="store_true", help="go on where the run in the output folder stopped")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     output = arguments.output or Path("runs") / arguments.recipe.stem
+    console = Console(stderr=True)
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     try:
-        with Progress(*columns, console=Console(stderr=True)) as progress:
+        with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
             top_1 = train(
                 read_recipe(arguments.recipe), arguments.data, output, resume=arguments.resume, progress=progress
             )
@@ -36,4 +38,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -14,7 +14,7 @@ from bundle.preprocessing import Preprocessing, preprocess
 
 def preprocessed(images: Iterable[NDArray[np.uint8]], preprocessing: Preprocessing) -> Tensor:
     """Encode each (H, W, 3) picture as PNG and preprocess those bytes as the service does; (N, 3, H, W)."""
-    return torch.from_numpy(np.stack([preprocess(png, preprocessing, max_pixels=10**8) for png in _as_png(images)]))
+    return torch.from_numpy(np.stack([preprocess(png, preprocessing, max_pixels=10**8) for png in as_png(images)]))
 
 
 def accuracy(network: nn.Module, inputs: Tensor, labels: Tensor, *, top_k: int = 1, batch_size: int = 250) -> float:
@@ -27,7 +27,8 @@ def accuracy(network: nn.Module, inputs: Tensor, labels: Tensor, *, top_k: int =
     return hits / len(labels)
 
 
-def _as_png(images: Iterable[NDArray[np.uint8]]) -> Iterator[bytes]:
+def as_png(images: Iterable[NDArray[np.uint8]]) -> Iterator[bytes]:
+    """Each (H, W, 3) picture as the bytes of a PNG file."""
     for image in images:
         file = io.BytesIO()
         Image.fromarray(image).save(file, "PNG", compress_level=0)

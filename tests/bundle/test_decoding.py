@@ -22,9 +22,7 @@ TRANSPOSES = {  # EXIF orientation --> how a camera held that way stores an upri
 
 
 def decoded(image_bytes: bytes, *, max_pixels: int = 10**6, exif_orientation: bool = True) -> np.ndarray:
-    image = decode(
-        image_bytes, max_pixels=max_pixels, background=(10, 20, 30), exif_orientation=exif_orientation
-    )
+    image = decode(image_bytes, max_pixels=max_pixels, background=(10, 20, 30), exif_orientation=exif_orientation)
     assert image.mode == "RGB"
     return np.asarray(image)
 

@@ -136,11 +136,15 @@ def test_all_eight_orientations_of_a_photograph_give_the_same_top_1(service: Run
 
 
 def test_request_ids_are_echoed_or_made(service: RunningService) -> None:
-    given = service.client.post("/classify", content=JPEG, headers={"X-Request-ID": "order-66", "Content-Type": "image/*"})
+    given = service.client.post(
+        "/classify", content=JPEG, headers={"X-Request-ID": "order-66", "Content-Type": "image/*"}
+    )
     assert given.headers["x-request-id"] == "order-66"
     made = {service.classify(JPEG).headers["x-request-id"] for _ in range(2)}
     assert len(made) == 2
-    odd = service.client.post("/classify", content=JPEG, headers={"X-Request-ID": "a b" * 99, "Content-Type": "image/*"})
+    odd = service.client.post(
+        "/classify", content=JPEG, headers={"X-Request-ID": "a b" * 99, "Content-Type": "image/*"}
+    )
     assert " " not in odd.headers["x-request-id"]
 
 
@@ -159,5 +163,3 @@ def test_openapi_describes_classify(service: RunningService) -> None:
     operation = service.client.get("/openapi.json").json()["paths"]["/classify"]["post"]
     assert {"image/*", "multipart/form-data", "application/json"} <= set(operation["requestBody"]["content"])
     assert {"200", "400", "404", "413", "415", "422", "429", "500", "503", "504"} <= set(operation["responses"])
-
-

@@ -170,7 +170,9 @@ def test_a_caller_who_leaves_does_not_disturb_its_batch_mates() -> None:
 
 def test_a_caller_who_leaves_while_sending_costs_nothing(service: RunningService) -> None:
     with socket.create_connection((service.client.base_url.host, service.client.base_url.port)) as leaver:
-        leaver.sendall(b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: 99\r\n\r\nab")
+        leaver.sendall(
+            b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: 99\r\n\r\nab"
+        )
     wait_until(lambda: service.metric("aaserve_requests_total", endpoint="/classify", code="499") >= 1)
     assert service.classify(JPEG).status_code == 200
     assert not [line for line in service.log if "ERROR" in line]

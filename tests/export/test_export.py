@@ -1,0 +1,232 @@
+"""python -m export, as a user types it, on small networks."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from bundle.bundle import open_bundle
+from bundle.preprocessing import preprocess
+from export.__main__ import main
+from models import create_model
+from tests.helpers import EXAMPLES, ROOT
+
+Export = Callable[..., "Finished"]
+LABELS = ["ant", "bee", "cat", "dog", "eel"]
+PREPROCESSING = """
+[preprocessing]
+colour = "RGB"
+background = [255, 255, 255]
+exif_orientation = true
+resize = 18
+interpolation = "bilinear"
+crop = [16, 16]
+mean = [0.5, 0.5, 0.5]
+std = [0.25, 0.25, 0.25]
+"""
+
+
+def network() -> torch.nn.Module:
+    torch.manual_seed(0)
+    made = create_model("aa_wide_resnet10_1", num_classes=len(LABELS), image_size=(16, 16))
+    with torch.no_grad():
+        made(torch.randn(8, 3, 16, 16))  # gives the normalisations other statistics than zero and one
+    return made.eval()
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    (tmp_path / "labels.txt").write_text("\n".join(LABELS) + "\n")
+    (tmp_path / "preprocessing.toml").write_text(PREPROCESSING)
+    save_file(network().state_dict(), tmp_path / "weights.safetensors")
+    return tmp_path / "weights.safetensors"
+
+
+@dataclass
+class Finished:
+    """What a command printed, and how it ended."""
+
+    status: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def export(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> Export:
+    """The command, without a new interpreter for each (importing torch takes seconds)."""
+    monkeypatch.chdir(ROOT)
+
+    def run(checkpoint: Path, *options: str, version: str = "1") -> Finished:
+        status = main([str(checkpoint), *arguments(checkpoint, *options, version=version)])
+        captured = capfd.readouterr()
+        return Finished(status, captured.out, captured.err)
+
+    return run
+
+
+def arguments(checkpoint: Path, *options: str, version: str = "1") -> list[str]:
+    folder = checkpoint.parent
+    given = {
+        "--arch": "aa_wide_resnet10_1",
+        "--labels": str(folder / "labels.txt"),
+        "--preprocessing": str(folder / "preprocessing.toml"),
+        "--name": "small",
+        "--version": version,
+        "--repository": str(folder / "repository"),
+        "--max-batch-size": "5",
+    }
+    given |= dict(zip(options[::2], options[1::2], strict=True))
+    return [word for option in given.items() for word in option]
+
+
+def assert_refused(finished: Finished, checkpoint: Path, message: str) -> None:
+    errors = [line for line in finished.stderr.splitlines() if line.startswith("error: ")]
+    assert finished.status == 1, finished.stderr
+    assert len(errors) == 1
+    assert message in errors[0]
+    assert "Traceback" not in finished.stderr
+    assert list((checkpoint.parent / "repository").glob("*/*")) == []
+
+
+def test_a_checkpoint_becomes_a_bundle_that_answers_as_the_network(checkpoint: Path) -> None:
+    finished = subprocess.run(
+        [sys.executable, "-m", "export", str(checkpoint), *arguments(checkpoint)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert finished.returncode == 0, finished.stderr
+    folder = checkpoint.parent / "repository" / "small" / "1"
+    assert finished.stdout.strip() == str(folder)
+    opened = open_bundle(folder)
+    assert opened.manifest.labels == tuple(LABELS)
+    assert opened.manifest.parity.batch_sizes == (1, 2, 5)
+    assert opened.manifest.parity.images == 4
+
+    session = onnxruntime.InferenceSession(opened.model_path)
+    picture = preprocess((EXAMPLES / "cat.jpg").read_bytes(), opened.manifest.preprocessing, max_pixels=10**6)
+    for size in (1, 3):
+        batch = np.stack([picture * scale for scale in range(1, size + 1)])
+        expected = network()(torch.from_numpy(batch)).detach().numpy()
+        np.testing.assert_allclose(session.run(["logits"], {"image": batch})[0], expected, atol=1e-5)
+
+
+def test_the_graph_is_standard_self_contained_and_says_what_it_is(checkpoint: Path, export: Export) -> None:
+    assert export(checkpoint).status == 0
+    model = onnx.load(checkpoint.parent / "repository" / "small" / "1" / "model.onnx", load_external_data=False)
+    onnx.checker.check_model(model, full_check=True)
+    assert {opset.domain for opset in model.opset_import} == {""}
+    assert not any(tensor.external_data for tensor in model.graph.initializer)
+    shape = model.graph.input[0].type.tensor_type.shape.dim
+    assert [dim.dim_param or dim.dim_value for dim in shape] == ["batch", 3, 16, 16]
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    assert metadata["labels"].splitlines() == LABELS
+    assert json.loads(metadata["preprocessing"])["resize"] == 18
+    assert str(ROOT).encode() not in model.SerializeToString()  # no source paths of the exporting machine
+
+
+def test_exported_twice_gives_the_same_bytes(checkpoint: Path, export: Export) -> None:
+    for version in ("1", "2"):
+        assert export(checkpoint, version=version).status == 0
+    first, second = sorted((checkpoint.parent / "repository" / "small").glob("*/model.onnx"))
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_a_state_dict_of_torch_save_exports_too(checkpoint: Path, export: Export) -> None:
+    pickled = checkpoint.with_suffix(".pt")
+    torch.save(network().state_dict(), pickled)
+    finished = export(pickled)
+    assert finished.status == 0, finished.stderr
+
+
+def test_a_pickle_that_would_run_code_is_refused_and_not_run(checkpoint: Path, export: Export) -> None:
+    witness = checkpoint.parent / "ran"
+
+    class Evil:
+        def __reduce__(self) -> tuple:
+            return (Path.touch, (witness,))
+
+    evil = checkpoint.with_suffix(".pt")
+    torch.save({"weight": Evil()}, evil)
+    assert_refused(export(evil), checkpoint, "would run code when loaded")
+    assert not witness.exists()
+
+
+def test_an_unknown_network_is_refused_with_near_misses(checkpoint: Path, export: Export) -> None:
+    assert_refused(export(checkpoint, "--arch", "aa_wide_resnet10"), checkpoint, "did you mean aa_wide_resnet10_1")
+
+
+def test_weights_that_do_not_fit_are_listed(checkpoint: Path, export: Export) -> None:
+    weights = network().state_dict()
+    weights["head.weight"] = weights.pop("fc.weight")
+    weights["fc.bias"] = torch.zeros(7)
+    save_file(weights, checkpoint)
+    finished = export(checkpoint)
+    assert_refused(finished, checkpoint, "1 missing: fc.weight")
+    assert "1 unexpected: head.weight" in finished.stderr
+    assert "1 of another shape: fc.bias (expected (5,), found (7,))" in finished.stderr
+
+
+def test_labels_that_do_not_fit_the_head_are_refused(checkpoint: Path, export: Export) -> None:
+    (checkpoint.parent / "labels.txt").write_text("one\ntwo\n")
+    assert_refused(export(checkpoint), checkpoint, "fc.weight (expected (2, 64), found (5, 64))")
+
+
+def test_weights_that_are_not_finite_are_refused(checkpoint: Path, export: Export) -> None:
+    weights = network().state_dict()
+    weights["fc.bias"][0] = float("nan")
+    save_file(weights, checkpoint)
+    assert_refused(export(checkpoint), checkpoint, "not finite")
+
+
+def test_an_existing_version_is_not_touched(checkpoint: Path, export: Export) -> None:
+    assert export(checkpoint).status == 0
+    model = checkpoint.parent / "repository" / "small" / "1" / "model.onnx"
+    before = model.read_bytes()
+    finished = export(checkpoint)
+    assert finished.status == 1
+    assert "no such version yet" in finished.stderr
+    assert model.read_bytes() == before
+
+
+BAD_FILES = {
+    "missing": (None, "no such file"),
+    "empty": (b"", "not a readable safetensors file"),
+    "garbage": (b"garbage" * 100, "not a readable safetensors file"),
+}
+
+
+@pytest.mark.parametrize(("content", "message"), BAD_FILES.values(), ids=BAD_FILES.keys())
+def test_what_is_no_checkpoint_is_refused(
+    checkpoint: Path, content: bytes | None, message: str, export: Export
+) -> None:
+    checkpoint.unlink()
+    if content is not None:
+        checkpoint.write_bytes(content)
+    assert_refused(export(checkpoint), checkpoint, message)
+
+
+def test_a_truncated_checkpoint_is_refused(checkpoint: Path, export: Export) -> None:
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-100])
+    assert_refused(export(checkpoint), checkpoint, "not a readable safetensors file")
+
+
+def test_a_folder_without_pictures_is_refused(checkpoint: Path, export: Export) -> None:
+    assert_refused(export(checkpoint, "--parity-images", str(checkpoint.parent)), checkpoint, "found none")
+
+
+def test_what_the_checkpoint_does_not_say_must_be_given(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(ROOT)
+    status = main([str(checkpoint), "--name", "x", "--version", "1", "--repository", str(checkpoint.parent / "repo")])
+    assert_refused(Finished(status, *capfd.readouterr()), checkpoint, "--arch is needed")

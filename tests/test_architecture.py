@@ -1,0 +1,55 @@
+"""The arrows between the packages, proved by importing."""
+
+import os
+import subprocess
+import sys
+import tomllib
+
+import pytest
+
+from tests.helpers import ROOT
+
+
+def loaded_by(module: str) -> set[str]:
+    """Top-level names of everything that importing `module` loads."""
+    script = f"import sys, {module}; print(*{{name.partition('.')[0] for name in sys.modules}})"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize("module", ["service.app", "service.__main__", "bundle.bundle", "bundle.preprocessing"])
+def test_the_serving_side_never_loads_torch_or_what_makes_bundles(module: str) -> None:
+    assert not loaded_by(module) & {"torch", "onnx", "onnxscript", "models", "export", "training", "safetensors"}
+
+
+def test_the_bundle_knows_nothing_of_http_or_onnx_runtime() -> None:
+    assert not loaded_by("bundle.bundle") & {"service", "fastapi", "starlette", "onnxruntime"}
+
+
+def test_importing_the_service_reads_no_settings_and_starts_nothing() -> None:
+    script = "import threading, service.app; print(threading.active_count())"
+    environment = {**os.environ, "AASERVE_PORT": "nonsense"}
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "1"
+
+
+def test_what_serving_installs_does_not_contain_torch() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    serving = project["dependencies"] + extras["service"] + extras["cpu"] + extras["gpu"]
+    assert not [requirement for requirement in serving if requirement.startswith(("torch", "onnx>", "onnxscript"))]
+    assert "aaserve[cpu" not in " ".join(extras["gpu"])
+
+
+def test_everything_that_is_installed_is_pinned() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    pinned = {
+        line.partition("==")[0].lower().replace("_", "-")
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+    }
+    extras = project["optional-dependencies"]
+    direct = [*project["dependencies"], *(r for name, extra in extras.items() if name != "gpu" for r in extra)]
+    names = {requirement.split(">=")[0].lower() for requirement in direct if not requirement.startswith("aaserve[")}
+    assert names <= pinned
