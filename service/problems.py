@@ -40,7 +40,7 @@ async def on_invalid_parameter(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     reason = _REASONS.get(first["type"], "is not valid")
-    return problem(InvalidParameter(f"{first['loc'][-1]} {reason}"), request.state.record.request_id)
+    return await on_service_error(request, InvalidParameter(f"{first['loc'][-1]} {reason}"))
 
 
 async def on_http_exception(request: Request, error: Exception) -> Response:

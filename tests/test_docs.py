@@ -65,6 +65,6 @@ def test_the_readmes_curl_gives_the_readmes_answer(service: RunningService) -> N
 
 def test_the_readme_names_targets_and_files_that_exist() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    assert set(re.findall(r"`?make ([a-z-]+)", README)) <= targets
+    assert set(re.findall(r"(?:\$ |`)make ([a-z-]+)", README)) <= targets
     for path in re.findall(r"\b(?:docs|service|bundle|export|models|training|benchmarks)/[\w./-]*\w", README):
         assert (ROOT / path).exists(), path
