@@ -4,9 +4,9 @@
 
 Sources: Tan et al. 2019, figure 7a and the authors' own code (widths rounded to multiples of 8, head always 1280);
 Bello et al. 2019, section 4.3: the 1x1 expansions of the last thirteen blocks are augmented, without a minimum key
-depth, the first augmented stage at 14x14. This is the network with squeeze-and-excitation whose 3.89 M parameters the
-paper quotes; torchvision's MNASNet is another one (B1). State-dict names are those of timm's `semnasnet` except
-`se.fc1`, `se.fc2`, which are `se.conv_reduce`, `se.conv_expand` there.
+depth, those of the first augmented stage at half their resolution. A1 is the MnasNet with squeeze-and-excitation,
+whose 3.89 M parameters the paper quotes; torchvision's MNASNet is another one (B1). State-dict names are those of
+timm's `semnasnet` except `se.fc1`, `se.fc2`, which are `se.conv_reduce`, `se.conv_expand` there.
 """
 
 from collections.abc import Callable, Sequence
@@ -55,7 +55,7 @@ class MnasNet(nn.Module):
         width: factor on all channels but the head's (paper: 0.75, 1, 1.25, 1.4).
         image_size: (H, W) of the input, at least 32 each; an augmented network takes no other.
         augmented_stages: which of the stages 2..7 use attention (paper: 3 to 7); empty for the plain network.
-        pooled_stages: those of them that attend at half their output's resolution (paper: the first, at 14x14).
+        pooled_stages: those of them whose expansions attend at half their resolution (paper: the first).
         kappa: κ, key depth over expanded channels (paper: 0.1).
         upsilon: υ, value depth over expanded channels (paper: 0.05).
         num_heads: Nh (paper: 4).
@@ -120,11 +120,6 @@ class MnasNet(nn.Module):
             for index in range(stage.blocks):
                 nth += 1
                 stride = stage.stride if index == 0 else 1
-                # An expansion comes before its block's stride, so that it works at the block's input resolution.
-                expansion_reduction = reduction
-                reduction *= stride
-                if number in pooled_stages:
-                    expansion_reduction = 2 * reduction
                 if stage.expansion == 1:
                     blocks.append(SeparableConv2d(channels, out_channels, stage.kernel_size))
                 else:
@@ -133,11 +128,12 @@ class MnasNet(nn.Module):
                         out_channels,
                         stage,
                         stride,
-                        partial(expand, number, expansion_reduction),
+                        partial(expand, number, 2 * reduction if number in pooled_stages else reduction),
                         stochastic_depth=stochastic_depth * nth / total,
                     )
                     blocks.append(block)
                 channels = out_channels
+                reduction *= stride  # after the block, whose expansion comes before its stride
             stages.append(nn.Sequential(*blocks))
         self.blocks = nn.Sequential(*stages)
         self.conv_head = nn.Conv2d(channels, 1280, 1, bias=False)
