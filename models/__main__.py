@@ -14,7 +14,9 @@ COLUMNS = "{:<20} {:>12} {:>14} {:>14} {:>10}"
 def main() -> int:
     """Print the table; 1 if no name matches."""
     parser = argparse.ArgumentParser(
-        prog="python -m models", description="List the networks: parameters, GFLOPs for one image, input size."
+        prog="python -m models",
+        description="List the networks: parameters, GFLOPs for one image (as the paper counts; two per multiply-add), "
+        "input size in pixels.",
     )
     parser.add_argument("pattern", nargs="?", default="*", metavar="PATTERN", help="names to show (default: '*')")
     pattern = parser.parse_args().pattern

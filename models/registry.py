@@ -14,6 +14,8 @@ from models.resnet import ResNet
 from models.squeeze_excite import SqueezeExcite
 from models.wide_resnet import WideResNet
 
+Network = ResNet | WideResNet | MnasNet
+
 
 def _gather_excite(channels: int) -> nn.Module:
     return GatherExcite()
@@ -27,8 +29,6 @@ _ge_wide_resnet = partial(WideResNet, excite=_gather_excite)
 # heads, because the paper's eight would leave a value depth of one or two channels a head.
 _aa_small_wide_resnet = partial(WideResNet, augmented_stages=(3,), num_heads=4, kappa=0.5, upsilon=0.25)
 _aa_mnasnet = partial(MnasNet, augmented_stages=(3, 4, 5, 6, 7))
-
-Network = ResNet | WideResNet | MnasNet
 
 _NETWORKS: dict[str, Callable[..., Network]] = {
     "resnet34": partial(ResNet, 34),

@@ -39,8 +39,9 @@ def _resize(table: Tensor, length: int) -> Tensor:
         return table
     centre, new_centre = table.shape[0] // 2, length // 2
     offset = torch.arange(length, device=table.device) - new_centre
-    row = centre + offset * (centre / max(new_centre, 1))
-    below = row.floor().long().clamp(max=max(2 * centre - 1, 0))
-    fraction = (row - below)[:, None].to(table.dtype)  # (length, 1)
+    # Clamped, since rounding may put an end a hair outside of the table.
+    row = (centre + offset * (centre / max(new_centre, 1))).clamp(0, 2 * centre)  # (length,)
+    below = row.floor().long()
     above = (below + 1).clamp(max=2 * centre)
+    fraction = (row - below)[:, None].to(table.dtype)  # (length, 1)
     return torch.lerp(table[below], table[above], fraction)  # (length, d)
