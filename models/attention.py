@@ -1,4 +1,4 @@
-"""Attention-augmented convolution: convolution beside 2-D relative self-attention, concatenated.
+"""Attention-augmented convolution: convolution beside 2-D self-attention, concatenated.
 
     x --conv------------------------------------> (B, out - dv, H', W') --+
     x --pool--> qkv --> attention --> proj --> upsample --> (B, dv, H', W') --+--> (B, out, H', W')
@@ -13,11 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-POSITIONS = ("relative", "none")
+from models.position import coordinates, one_hot_positions, relative_index, sinusoidal_encoding
+
+POSITIONS = ("relative", "none", "sinusoidal", "coordconv")
 
 
 class AttentionAugmentedConv2d(nn.Module):
-    """Convolution whose last `value_channels` output channels come from multi-head self-attention.
+    """Convolution whose last `value_channels` output channels come from multi-head self-attention (section 3).
 
     Maps (B, in_channels, h, w) to (B, out_channels, ceil(h / stride), ceil(w / stride)), without biases.
     With `value_channels == out_channels` there is no convolution at all (the paper's fully attentional layer).
@@ -28,8 +30,18 @@ class AttentionAugmentedConv2d(nn.Module):
         value_channels: dv, over all heads.
         feature_size: (H, W) the attention runs at. A larger input is average-pooled (3x3, stride 2) until it has
             this size; the result is upsampled bilinearly to the convolution's output. Fixes the input size.
-        position: "relative" (learned 2-D relative embeddings, section 3.3) or "none".
+        position: how attention learns where things are, the four that the paper's section 4 compares: "relative",
+            learned 2-D relative embeddings; "none"; "sinusoidal", the Transformer's encoding in two dimensions added
+            to what attention sees; "coordconv", two coordinate channels beside it (`qkv` has `in_channels + 2` inputs).
+
+    Raises:
+        ValueError: channels that heads do not divide, an even kernel, an unknown `position`, a size below one.
     """
+
+    _offset_h: Tensor
+    _offset_w: Tensor
+    _key_position: Tensor
+    _encoding: Tensor
 
     def __init__(
         self,
@@ -45,13 +57,19 @@ class AttentionAugmentedConv2d(nn.Module):
         position: str = "relative",
     ) -> None:
         super().__init__()
-        if key_channels % num_heads or value_channels % num_heads:
+        if num_heads < 1 or key_channels < 1 or key_channels % num_heads or value_channels % num_heads:
             raise ValueError(
-                f"key_channels {key_channels} and value_channels {value_channels} "
-                f"must be multiples of num_heads {num_heads}"
+                "key_channels and value_channels must be multiples of num_heads, all at least 1, "
+                f"got key_channels {key_channels}, value_channels {value_channels}, num_heads {num_heads}"
             )
         if not 0 < value_channels <= out_channels:
             raise ValueError(f"value_channels must be 1..{out_channels} (out_channels), got {value_channels}")
+        if kernel_size < 1 or kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size must be odd, got {kernel_size}")
+        if stride < 1:
+            raise ValueError(f"stride must be at least 1, got {stride}")
+        if len(feature_size) != 2 or min(feature_size) < 1:
+            raise ValueError(f"feature_size must be (H, W), both at least 1, got {feature_size}")
         if position not in POSITIONS:
             raise ValueError(f"position must be one of {', '.join(POSITIONS)}, got {position!r}")
         self.key_channels = key_channels
@@ -66,19 +84,24 @@ class AttentionAugmentedConv2d(nn.Module):
             self.conv = nn.Conv2d(
                 in_channels, out_channels - value_channels, kernel_size, stride, kernel_size // 2, bias=False
             )
-        self.qkv = nn.Conv2d(in_channels, 2 * key_channels + value_channels, 1, bias=False)
+        seen_channels = in_channels + 2 if position == "coordconv" else in_channels
+        self.qkv = nn.Conv2d(seen_channels, 2 * key_channels + value_channels, 1, bias=False)
         self.proj = nn.Conv2d(value_channels, value_channels, 1, bias=False)
+        height, width = feature_size
         if position == "relative":
-            height, width = feature_size
             key_channels_per_head = key_channels // num_heads
             # The paper's listing passes d^-0.5 as the first argument of TensorFlow's initialiser, which is the mean;
-            # the standard deviation is surely what was meant (reference: titu1994, timm and lucidrains read it so).
+            # the standard deviation is surely what was meant (titu1994, timm and lucidrains read it so).
             std = key_channels_per_head**-0.5
             self.key_rel_h = nn.Parameter(torch.randn(2 * height - 1, key_channels_per_head) * std)
             self.key_rel_w = nn.Parameter(torch.randn(2 * width - 1, key_channels_per_head) * std)
-            self.register_buffer("_offset_h", _offsets(height), persistent=False)
-            self.register_buffer("_offset_w", _offsets(width), persistent=False)
-            self.register_buffer("_key_position", _one_hot_positions(height, width), persistent=False)
+            self.register_buffer("_offset_h", relative_index(height), persistent=False)
+            self.register_buffer("_offset_w", relative_index(width), persistent=False)
+            self.register_buffer("_key_position", one_hot_positions(height, width), persistent=False)
+        elif position == "sinusoidal":
+            self.register_buffer("_encoding", sinusoidal_encoding(in_channels, height, width), persistent=False)
+        elif position == "coordconv":
+            self.register_buffer("_encoding", coordinates(height, width), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, in_channels, h, w) to (B, out_channels, ceil(h / stride), ceil(w / stride)).
@@ -89,21 +112,25 @@ class AttentionAugmentedConv2d(nn.Module):
         output_size = tuple((size - 1) // self.stride + 1 for size in x.shape[-2:])
         attention = self._attend(self._pool(x))  # (B, dv, H, W)
         if attention.shape[-2:] != output_size:
-            attention = F.interpolate(attention, output_size, mode="bilinear", align_corners=False)
+            attention = F.interpolate(attention, output_size, mode="bilinear", align_corners=False)  # (B, dv, H', W')
         if self.conv is None:
             return attention
-        return torch.cat([self.conv(x), attention], dim=1)
+        return torch.cat([self.conv(x), attention], dim=1)  # (B, out, H', W')
 
     def _pool(self, x: Tensor) -> Tensor:
         size = tuple(x.shape[-2:])
         while x.shape[-2] > self.feature_size[0] or x.shape[-1] > self.feature_size[1]:
-            x = F.avg_pool2d(x, 3, stride=2, padding=1, count_include_pad=False)
+            x = F.avg_pool2d(x, 3, stride=2, padding=1, count_include_pad=False)  # (B, in, ceil(h / 2), ceil(w / 2))
         if tuple(x.shape[-2:]) != self.feature_size:
             raise ValueError(f"built for feature size {self.feature_size}, which halving {size} does not reach")
         return x
 
     def _attend(self, x: Tensor) -> Tensor:
         height, width = self.feature_size
+        if self.position == "sinusoidal":
+            x = x + self._encoding
+        elif self.position == "coordconv":
+            x = torch.cat([x, self._encoding.expand(x.shape[0], -1, -1, -1)], dim=1)  # (B, in + 2, H, W)
         depths = [self.key_channels, self.key_channels, self.value_channels]
         q, k, v = (self._split_heads(part) for part in self.qkv(x).split(depths, dim=1))  # (B, Nh, N, d | d | e)
         q = q * (self.key_channels // self.num_heads) ** -0.5
@@ -114,7 +141,7 @@ class AttentionAugmentedConv2d(nn.Module):
             q = torch.cat([q, *self._relative_logits(q)], dim=-1)  # (B, Nh, N, d + H + W)
             k = torch.cat([k, marks], dim=-1)  # (B, Nh, N, d + H + W)
         heads = F.scaled_dot_product_attention(q, k, v, scale=1.0)  # (B, Nh, N, e)
-        return self.proj(heads.transpose(2, 3).reshape(-1, self.value_channels, height, width))
+        return self.proj(heads.transpose(2, 3).reshape(-1, self.value_channels, height, width))  # (B, dv, H, W)
 
     def _split_heads(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to (B, Nh, N, C / Nh); heads are contiguous blocks of channels."""
@@ -130,16 +157,3 @@ class AttentionAugmentedConv2d(nn.Module):
         logits_h = q @ rel_h  # (B, Nh, H, W, H)
         logits_w = (q.transpose(2, 3) @ rel_w).transpose(2, 3)  # (B, Nh, H, W, W)
         return logits_h.flatten(2, 3), logits_w.flatten(2, 3)
-
-
-def _offsets(length: int) -> Tensor:
-    """(length, length) rows of a relative table: [i, j] = j - i + length - 1, so row 0 is the most negative offset."""
-    index = torch.arange(length)
-    return index[None, :] - index[:, None] + length - 1
-
-
-def _one_hot_positions(height: int, width: int) -> Tensor:
-    """(H * W, H + W): each position's row as one-hot, then its column."""
-    rows = torch.eye(height).repeat_interleave(width, dim=0)
-    columns = torch.eye(width).repeat(height, 1)
-    return torch.cat([rows, columns], dim=1)

@@ -1,0 +1,60 @@
+"""Floating-point operations of one image, in the paper's convention and in the plain one.
+
+                                      paper         plain
+    convolutions, linear layers     2 per MAC     2 per MAC
+    attention, QK^T and AV          1 per MAC     2 per MAC
+    attention, relative logits      not counted   2 per MAC
+
+A MAC is a multiply-add. Normalisation, activations, pooling, softmax and upsampling count nowhere. The paper's
+convention is inferred: with it, seven of eight published figures come out to the digit printed (docs/networks.md).
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from models.attention import AttentionAugmentedConv2d
+
+
+class Flops(NamedTuple):
+    """Operations for one image; divide by 1e9 for GFLOPs."""
+
+    paper: int
+    plain: int
+
+
+def count_flops(network: nn.Module, image_size: tuple[int, int]) -> Flops:
+    """Count what `network` does for one (1, 3, *image_size) image; on the meta device this computes nothing."""
+    layers = content = relative = 0
+
+    def add_layer(module: nn.Conv2d | nn.Linear, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        nonlocal layers
+        layers += output.numel() * module.weight[0].numel()
+
+    def add_attention(module: AttentionAugmentedConv2d, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        nonlocal content, relative
+        height, width = module.feature_size
+        positions = height * width
+        content += positions**2 * (module.key_channels + module.value_channels)
+        if module.position == "relative":
+            # Each query meets one embedding for each key row and one for each key column.
+            relative += positions * (height + width) * module.key_channels
+
+    hooks = []
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            hooks.append(module.register_forward_hook(add_layer))
+        elif isinstance(module, AttentionAugmentedConv2d):
+            hooks.append(module.register_forward_hook(add_attention))
+    was_training = network.training
+    parameter = next(network.parameters())
+    try:
+        network.eval()
+        with torch.no_grad():
+            network(torch.zeros(1, 3, *image_size, dtype=parameter.dtype, device=parameter.device))
+    finally:
+        network.train(was_training)
+        for hook in hooks:
+            hook.remove()
+    return Flops(paper=2 * layers + content, plain=2 * (layers + content + relative))

@@ -1,0 +1,216 @@
+"""ResNets for ImageNet, plain, squeeze-and-excitation and attention-augmented.
+
+    image --7x7 conv /2, max-pool /2--> 64 --layer1 (/4)--> layer2 (/8)--> layer3 (/16)--> layer4 (/32)--pool--> fc
+
+Sources: He et al. 2016, in the form "v1.5" (a bottleneck's stride is on its 3x3, which the paper's 8.2 GFLOPs for
+ResNet-50 imply); Bello et al. 2019, section 4.2: the 3x3 convolutions of the last three stages are augmented, in
+ResNet-34 the first of each block; the first augmented stage attends at half its resolution. State-dict names are
+torchvision's, and `se.fc1`, `se.fc2` are timm's.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.augmentation import augmented_conv2d
+from models.feature_size import feature_size
+from models.initialisation import initialise
+from models.stochastic_depth import StochasticDepth
+
+Conv3x3 = Callable[[int, int, int], nn.Module]  # input channels, output channels, stride
+
+
+class ResNet(nn.Module):
+    """ResNet-`depth`; maps (B, 3, H, W) to logits (B, num_classes).
+
+    Args:
+        depth: 34 (basic blocks), 50, 101 or 152 (bottlenecks).
+        image_size: (H, W) of the input, at least 32 each; an augmented network takes no other.
+        augmented_stages: which of the stages 1..4 use attention (paper: 2, 3, 4); empty for the plain network.
+        pooled_stages: those of them that attend at half their resolution (paper: the first, 28x28 --> 14x14).
+        kappa: κ, key depth over output channels of the 3x3 (paper: 0.2; ResNet-34: 0.25).
+        upsilon: υ, value depth over output channels of the 3x3 (paper: 0.1; ResNet-34: 0.25).
+        num_heads: Nh (paper: 8).
+        min_key_channels_per_head: floor of the key depth (paper: 20).
+        position: position encoding of the attention, see AttentionAugmentedConv2d.
+        excite: makes, from its channels, what rescales a residual before it is added (SqueezeExcite).
+        stochastic_depth: probability to leave out the last block while training; earlier ones linearly less.
+        dropout: probability before the head.
+
+    Raises:
+        ValueError: an argument out of its range.
+    """
+
+    layer1: nn.Sequential
+    layer2: nn.Sequential
+    layer3: nn.Sequential
+    layer4: nn.Sequential
+
+    def __init__(
+        self,
+        depth: int,
+        *,
+        num_classes: int = 1000,
+        image_size: tuple[int, int] = (224, 224),
+        augmented_stages: Sequence[int] = (),
+        pooled_stages: Sequence[int] = (2,),
+        kappa: float = 0.2,
+        upsilon: float = 0.1,
+        num_heads: int = 8,
+        min_key_channels_per_head: int = 20,
+        position: str = "relative",
+        excite: Callable[[int], nn.Module] = nn.Identity,
+        stochastic_depth: float = 0.0,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if depth not in _BLOCKS:
+            raise ValueError(f"depth must be one of {', '.join(map(str, _BLOCKS))}, got {depth}")
+        for name, stages in (("augmented_stages", augmented_stages), ("pooled_stages", pooled_stages)):
+            if not set(stages) <= {1, 2, 3, 4}:
+                raise ValueError(f"{name} must be among 1, 2, 3, 4, got {tuple(stages)}")
+        feature_size(image_size, 32)  # refuses an image too small for layer4
+        self.image_size = image_size
+        self.augmented_stages = tuple(augmented_stages)
+        block_class, counts = _BLOCKS[depth]
+
+        def conv3x3(stage: int, in_channels: int, out_channels: int, stride: int) -> nn.Module:
+            if stage not in augmented_stages:
+                return nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
+            return augmented_conv2d(
+                in_channels,
+                out_channels,
+                3,
+                kappa=kappa,
+                upsilon=upsilon,
+                num_heads=num_heads,
+                min_key_channels_per_head=min_key_channels_per_head,
+                feature_size=feature_size(image_size, 2 ** (stage + 1 + (stage in pooled_stages))),
+                stride=stride,
+                position=position,
+            )
+
+        self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        channels, nth = 64, 0
+        for stage, count in enumerate(counts, start=1):
+            width = 64 * 2 ** (stage - 1)
+            blocks = []
+            for index in range(count):
+                nth += 1
+                block = block_class(
+                    channels,
+                    width,
+                    2 if stage > 1 and index == 0 else 1,
+                    partial(conv3x3, stage),
+                    excite=excite,
+                    stochastic_depth=stochastic_depth * nth / sum(counts),
+                )
+                blocks.append(block)
+                channels = width * block_class.expansion
+            self.add_module(f"layer{stage}", nn.Sequential(*blocks))
+        self.dropout = nn.Dropout(dropout)
+        self.fc = nn.Linear(channels, num_classes)
+        initialise(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, 3, H, W) to logits (B, num_classes).
+
+        Raises:
+            ValueError: the network is augmented and was built for another image size.
+        """
+        if self.augmented_stages and tuple(x.shape[-2:]) != self.image_size:
+            raise ValueError(f"built for images of {self.image_size}, got {tuple(x.shape[-2:])}")
+        x = F.relu(self.bn1(self.conv1(x)))  # (B, 64, H/2, W/2)
+        x = F.max_pool2d(x, 3, stride=2, padding=1)  # (B, 64, H/4, W/4)
+        x = self.layer1(x)  # (B, 64e, H/4, W/4), e the block's expansion
+        x = self.layer2(x)  # (B, 128e, H/8, W/8)
+        x = self.layer3(x)  # (B, 256e, H/16, W/16)
+        x = self.layer4(x)  # (B, 512e, H/32, W/32)
+        x = x.mean(dim=(2, 3))  # (B, 512e)
+        return self.fc(self.dropout(x))  # (B, num_classes)
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions; the first carries the stride and, in augmented stages, the attention."""
+
+    expansion = 1
+
+    def __init__(
+        self,
+        in_channels: int,
+        width: int,
+        stride: int,
+        conv3x3: Conv3x3,
+        *,
+        excite: Callable[[int], nn.Module],
+        stochastic_depth: float,
+    ) -> None:
+        super().__init__()
+        self.conv1 = conv3x3(in_channels, width, stride)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.se = excite(width)
+        self.stochastic_depth = StochasticDepth(stochastic_depth)
+        self.downsample = _shortcut(in_channels, width, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, in, H, W) to (B, width, H / stride, W / stride)."""
+        residual = F.relu(self.bn1(self.conv1(x)))  # (B, width, H/s, W/s)
+        residual = self.bn2(self.conv2(residual))
+        return F.relu(self.downsample(x) + self.stochastic_depth(self.se(residual)))
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3, 1x1; the 3x3 carries the stride and, in augmented stages, the attention."""
+
+    expansion = 4
+
+    def __init__(
+        self,
+        in_channels: int,
+        width: int,
+        stride: int,
+        conv3x3: Conv3x3,
+        *,
+        excite: Callable[[int], nn.Module],
+        stochastic_depth: float,
+    ) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, width, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = conv3x3(width, width, stride)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = nn.Conv2d(width, 4 * width, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(4 * width)
+        self.se = excite(4 * width)
+        self.stochastic_depth = StochasticDepth(stochastic_depth)
+        self.downsample = _shortcut(in_channels, 4 * width, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, in, H, W) to (B, 4 * width, H / stride, W / stride)."""
+        residual = F.relu(self.bn1(self.conv1(x)))  # (B, width, H, W)
+        residual = F.relu(self.bn2(self.conv2(residual)))  # (B, width, H/s, W/s)
+        residual = self.bn3(self.conv3(residual))  # (B, 4 * width, H/s, W/s)
+        return F.relu(self.downsample(x) + self.stochastic_depth(self.se(residual)))
+
+
+def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module:
+    if stride == 1 and in_channels == out_channels:
+        return nn.Identity()
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, 1, stride, bias=False),
+        nn.BatchNorm2d(out_channels),
+    )
+
+
+# Depth: its block, and how many of them each stage has.
+_BLOCKS: dict[int, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int, int]]] = {
+    34: (BasicBlock, (3, 4, 6, 3)),
+    50: (Bottleneck, (3, 4, 6, 3)),
+    101: (Bottleneck, (3, 4, 23, 3)),
+    152: (Bottleneck, (3, 8, 36, 3)),
+}
