@@ -15,6 +15,7 @@ from bundle.manifest import Accuracy
 from bundle.preprocessing import Preprocessing
 from export.errors import ExportError
 from export.exporter import Measurement, Request, export
+from export.image_size import parse_image_size
 
 
 def main(argv: Sequence[str]) -> int:
@@ -26,6 +27,7 @@ def main(argv: Sequence[str]) -> int:
                 architecture=arguments.arch,
                 labels=_labels(arguments.labels) if arguments.labels else None,
                 preprocessing=_preprocessing(arguments.preprocessing) if arguments.preprocessing else None,
+                image_size=arguments.image_size,
                 name=arguments.name,
                 version=arguments.version,
                 repository=arguments.repository,
@@ -56,9 +58,15 @@ def _parser() -> argparse.ArgumentParser:
     add("checkpoint", type=Path, help=".safetensors, or .pt/.pth holding a state dict")
     add("--name", required=True, help="name of the served model")
     add("--version", required=True, help="whole number; the highest is served by default")
-    add("--arch", metavar="NAME", help="network, as python -c 'import models; print(models.list_models())' lists them")
+    add("--arch", metavar="NAME", help="network, as python -m models lists them")
     add("--labels", type=Path, metavar="FILE", help="text file, one label a line, in the order of the outputs")
     add("--preprocessing", type=Path, metavar="FILE", help="TOML with a [preprocessing] table, as in training/recipes/")
+    add(
+        "--image-size",
+        type=parse_image_size,
+        metavar="N|HxW",
+        help="other pixels than trained with; resizes embeddings",
+    )
     add("--repository", type=Path, default=Path("model_repository"), help="folder the bundle goes into")
     add("--parity-images", type=Path, default=Path("examples"), help="pictures for the comparison with PyTorch")
     add("--max-batch-size", type=_positive, default=32, help="largest batch of that comparison, in rows")

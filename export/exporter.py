@@ -14,6 +14,7 @@ from bundle.preprocessing import Preprocessing
 from export.checkpoint import load_weights, read_checkpoint
 from export.convert import INPUT_NAME, OPSET, OUTPUT_NAME, convert
 from export.errors import ExportError
+from export.image_size import checkpoint_at, preprocessing_at
 from export.parity import check_parity
 from export.pictures import read_pictures
 from models import create_model
@@ -37,6 +38,7 @@ class Request:
     architecture: str | None
     labels: tuple[str, ...] | None
     preprocessing: Preprocessing | None
+    image_size: tuple[int, int] | None
     name: str
     version: str
     repository: Path
@@ -61,7 +63,11 @@ def export(request: Request) -> Path:
         if not value:
             raise ExportError(f"{request.checkpoint} does not say it, so {option} is needed")
 
+    if request.image_size:
+        preprocessing = preprocessing_at(preprocessing, request.image_size)
     network = create_model(architecture, num_classes=len(labels), image_size=preprocessing.crop).eval()
+    if request.image_size:
+        checkpoint = checkpoint_at(checkpoint, network)
     load_weights(network, checkpoint)
     model = convert(
         network,

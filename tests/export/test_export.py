@@ -188,6 +188,21 @@ def test_weights_that_are_not_finite_are_refused(checkpoint: Path, export: Expor
     assert_refused(export(checkpoint), checkpoint, "not finite")
 
 
+def test_another_image_size_resizes_embeddings_crop_and_resize(checkpoint: Path, export: Export) -> None:
+    finished = export(checkpoint, "--image-size", "32x24")
+    assert finished.status == 0, finished.stderr
+    manifest = open_bundle(checkpoint.parent / "repository" / "small" / "1").manifest
+    assert manifest.input.shape == (3, 32, 24)
+    assert manifest.preprocessing.crop == (32, 24)
+    assert manifest.preprocessing.resize == 36
+
+
+def test_another_image_size_is_not_guessed_from_the_weights(checkpoint: Path, export: Export) -> None:
+    other = PREPROCESSING.replace("18", "32").replace("[16, 16]", "[32, 32]")
+    (checkpoint.parent / "preprocessing.toml").write_text(other)
+    assert_refused(export(checkpoint), checkpoint, "layer3.0.conv1.key_rel_h (expected (15, 20), found (7, 20))")
+
+
 def test_an_existing_version_is_not_touched(checkpoint: Path, export: Export) -> None:
     assert export(checkpoint).status == 0
     model = checkpoint.parent / "repository" / "small" / "1" / "model.onnx"

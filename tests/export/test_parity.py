@@ -64,6 +64,7 @@ def test_a_mismatch_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             mean=(0.5, 0.5, 0.5),
             std=(0.2, 0.2, 0.2),
         ),
+        image_size=None,
         name="wrong",
         version="1",
         repository=tmp_path / "repository",

@@ -1,0 +1,34 @@
+"""Exports a network for another image size than it was trained with."""
+
+import argparse
+from dataclasses import replace
+
+from torch import nn
+
+from bundle.preprocessing import Preprocessing
+from export.checkpoint import Checkpoint
+from models.resize import resize_relative_tables
+
+
+def parse_image_size(text: str) -> tuple[int, int]:
+    """Read "N" or "HxW", in pixels."""
+    sides = text.lower().split("x")
+    if len(sides) > 2 or not all(side.isdigit() and int(side) > 0 for side in sides):
+        raise argparse.ArgumentTypeError(f"expected N or HxW in pixels, found {text!r}")
+    return int(sides[0]), int(sides[-1])
+
+
+def preprocessing_at(preprocessing: Preprocessing, image_size: tuple[int, int]) -> Preprocessing:
+    """The same preprocessing for crops of `image_size` (H, W); the resize before the crop grows or shrinks with it."""
+    ratios = [new / old for new, old in zip(image_size, preprocessing.crop, strict=True)]
+    if isinstance(preprocessing.resize, int):
+        resize: int | tuple[int, int] = max(round(preprocessing.resize * max(ratios)), *image_size)
+    else:
+        height, width = (round(side * ratio) for side, ratio in zip(preprocessing.resize, ratios, strict=True))
+        resize = height, width
+    return Preprocessing.model_validate(preprocessing.model_dump() | {"crop": image_size, "resize": resize})
+
+
+def checkpoint_at(checkpoint: Checkpoint, network: nn.Module) -> Checkpoint:
+    """The checkpoint with its relative tables resized to the sizes that `network` was built with."""
+    return replace(checkpoint, weights=resize_relative_tables(checkpoint.weights, network))
