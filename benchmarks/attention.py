@@ -1,0 +1,190 @@
+"""python -m benchmarks.attention [--network aa_resnet50] [--batch-sizes 1,8] [--rounds 30] --output FILE
+
+Formulations of relative attention, each in the whole network, against the plain network, in ONNX Runtime on the CPU.
+All sessions stand side by side and take turns, so that a noisy machine disturbs all alike; figures are medians of the
+time over the plain network's in the same round. Memory is the peak of a process that runs that one model.
+"""
+
+import argparse
+import json
+import multiprocessing
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import onnxruntime
+import torch
+from rich.progress import track
+from torch import Tensor
+from torch.nn import functional as F
+
+from benchmarks.circumstances import circumstances
+from export.convert import convert
+from models import create_model
+from models.attention import AttentionAugmentedConv2d as Layer
+
+
+def pad_and_reshape(layer: Layer, x: Tensor) -> Tensor:
+    """The paper's listing: logits against all 2L-1 offsets, shifted into place, tiled and added (B, Nh, N, N)."""
+    height, width = layer.feature_size
+    q, k, v = _heads(layer, x)
+    rows = q.reshape(-1, layer.num_heads, height, width, q.shape[-1])  # (B, Nh, H, W, d)
+    relative_w = _shifted(rows @ layer.key_rel_w.T)  # (B, Nh, H, W, W)
+    relative_h = _shifted(rows.transpose(2, 3) @ layer.key_rel_h.T)  # (B, Nh, W, H, H)
+    bias = relative_h.permute(0, 1, 3, 2, 4)[..., :, None] + relative_w[..., None, :]  # (B, Nh, H, W, H, W)
+    logits = q @ k.transpose(2, 3) + bias.flatten(4, 5).flatten(2, 3)
+    return _merged(layer, logits.softmax(-1) @ v)
+
+
+def gathered_tables(layer: Layer, x: Tensor) -> Tensor:
+    """Constant gather of the tables, two products, added by broadcasting (B, Nh, N, H, W)."""
+    q, k, v = _heads(layer, x)
+    relative_h, relative_w = layer._relative_logits(q)  # (B, Nh, N, H), (B, Nh, N, W)
+    bias = (relative_h[..., :, None] + relative_w[..., None, :]).flatten(3, 4)  # (B, Nh, N, N)
+    logits = q @ k.transpose(2, 3) + bias
+    return _merged(layer, logits.softmax(-1) @ v)
+
+
+def marks_product(layer: Layer, x: Tensor) -> Tensor:
+    """Relative logits spread over all keys by one product with constant one-hot marks, added."""
+    q, k, v = _heads(layer, x)
+    relative = torch.cat(layer._relative_logits(q), dim=-1)  # (B, Nh, N, H + W)
+    logits = q @ k.transpose(2, 3) + relative @ layer._key_position.T
+    return _merged(layer, logits.softmax(-1) @ v)
+
+
+def augmented_key(layer: Layer, x: Tensor) -> Tensor:
+    """Relative logits beside the query, one-hot marks beside the key, one product."""
+    q, k, v = _heads(layer, x)
+    q = torch.cat([q, *layer._relative_logits(q)], dim=-1)  # (B, Nh, N, d + H + W)
+    k = torch.cat([k, layer._key_position.expand(k.shape[0], layer.num_heads, -1, -1)], dim=-1)
+    return _merged(layer, (q @ k.transpose(2, 3)).softmax(-1) @ v)
+
+
+def no_position(layer: Layer, x: Tensor) -> Tensor:
+    """No relative logits at all: what attention itself costs."""
+    q, k, v = _heads(layer, x)
+    return _merged(layer, (q @ k.transpose(2, 3)).softmax(-1) @ v)
+
+
+FORMULATIONS: dict[str, Callable[[Layer, Tensor], Tensor]] = {
+    "shipped": Layer._attend,
+    "pad and reshape": pad_and_reshape,
+    "gathered tables": gathered_tables,
+    "marks product": marks_product,
+    "augmented key": augmented_key,
+    "no position": no_position,
+}
+
+
+def _heads(layer: Layer, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Scaled q, k and v, (B, Nh, N, d | d | e)."""
+    depths = [layer.key_channels, layer.key_channels, layer.value_channels]
+    q, k, v = (layer._split_heads(part) for part in layer.qkv(x).split(depths, dim=1))
+    return q * (layer.key_channels // layer.num_heads) ** -0.5, k, v
+
+
+def _merged(layer: Layer, heads: Tensor) -> Tensor:
+    return layer.proj(heads.transpose(2, 3).reshape(-1, layer.value_channels, *layer.feature_size))
+
+
+def _shifted(x: Tensor) -> Tensor:
+    """The listing's rel_to_abs: (…, L, 2L - 1) to (…, L, L), out[i, j] = x[i, j - i + L - 1]."""
+    *batch, length, _ = x.shape
+    x = F.pad(x, (0, 1)).reshape(-1, 2 * length * length)  # (…, 2 L²)
+    x = F.pad(x, (0, length - 1)).reshape(-1, length + 1, 2 * length - 1)
+    return x[:, :length, length - 1 :].reshape(-1, *batch[1:], length, length)
+
+
+def model_bytes(name: str, formulation: Callable[[Layer, Tensor], Tensor] = Layer._attend) -> bytes:
+    """The network with random weights, exported with this formulation."""
+    torch.manual_seed(0)
+    network = create_model(name).eval()
+    with mock.patch.object(Layer, "_attend", formulation):
+        return convert(network, network.image_size, {})
+
+
+def open_session(model: bytes) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def take_turns(
+    sessions: dict[str, onnxruntime.InferenceSession], batch: np.ndarray, rounds: int
+) -> dict[str, list[float]]:
+    """Seconds of each call: every round runs every session once, after two rounds of warming up."""
+    seconds: dict[str, list[float]] = {name: [] for name in sessions}
+    for turn in track(range(rounds + 2), description=f"batch {len(batch)}"):
+        for name, session in sessions.items():
+            started = time.perf_counter()
+            session.run(None, {"image": batch})
+            if turn >= 2:
+                seconds[name].append(time.perf_counter() - started)
+    return seconds
+
+
+def peak_memory(path: Path, batch_size: int, size: tuple[int, int]) -> float:
+    """MiB that loading and running the model adds to a fresh process, at its peak."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_peak_memory, (path, batch_size, size))
+
+
+def _peak_memory(path: Path, batch_size: int, size: tuple[int, int]) -> float:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    session = open_session(path.read_bytes())
+    for _ in range(3):
+        session.run(None, {"image": np.zeros((batch_size, 3, *size), np.float32)})
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.attention", description=__doc__.splitlines()[2])
+    parser.add_argument("--network", default="aa_resnet50", help="an augmented network (default: aa_resnet50)")
+    parser.add_argument("--batch-sizes", default="1,8", help="rows in one call (default: 1,8)")
+    parser.add_argument("--rounds", type=int, default=30, help="calls of each model (default: 30)")
+    parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
+    arguments = parser.parse_args()
+
+    plain = arguments.network.removeprefix("aa_")
+    size = create_model(plain).image_size
+    models = {f"{plain} (plain)": model_bytes(plain)} | {
+        name: model_bytes(arguments.network, formulation)
+        for name, formulation in track(FORMULATIONS.items(), description="exporting")
+    }
+    result = {**circumstances("torch", "onnxruntime"), "network": arguments.network, "batches": {}}
+    sessions = {name: open_session(model) for name, model in models.items()}
+    for batch_size in map(int, arguments.batch_sizes.split(",")):
+        batch = np.random.default_rng(0).normal(size=(batch_size, 3, *size)).astype(np.float32)
+        seconds = take_turns(sessions, batch, arguments.rounds)
+        base = seconds[f"{plain} (plain)"]
+        result["batches"][batch_size] = {
+            name: {
+                "milliseconds": round(statistics.median(times) * 1000, 2),
+                "ratio": round(statistics.median(a / b for a, b in zip(times, base, strict=True)), 3),
+            }
+            for name, times in seconds.items()
+        }
+    del sessions
+    with tempfile.TemporaryDirectory() as folder:
+        for name, model in models.items():
+            path = Path(folder) / "model.onnx"
+            path.write_bytes(model)
+            for batch_size, rows in result["batches"].items():
+                rows[name]["peak_mib"] = round(peak_memory(path, batch_size, size))
+    arguments.output.write_text(json.dumps(result, indent=2) + "\n")
+    for batch_size, rows in result["batches"].items():
+        print(f"\nbatch {batch_size:<22} median ms   over plain   peak MiB")
+        for name, row in rows.items():
+            print(f"  {name:<26} {row['milliseconds']:8.2f} {row['ratio']:12.3f} {row['peak_mib']:10}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
