@@ -107,7 +107,7 @@ def model_bytes(name: str, formulation: Callable[[Layer, Tensor], Tensor] = Laye
     torch.manual_seed(0)
     network = create_model(name).eval()
     with mock.patch.object(Layer, "_attend", formulation):
-        return convert(network, network.image_size, {})
+        return convert(network, torch.zeros(2, 3, *network.image_size), {})
 
 
 def open_session(model: bytes) -> onnxruntime.InferenceSession:

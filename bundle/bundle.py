@@ -1,9 +1,10 @@
-"""A bundle on disk: `NAME/VERSION/` with model.onnx and manifest.json. Opening one checks everything it claims."""
+"""A bundle on disk: `NAME/VERSION/` with model.onnx, references.json and manifest.json. Opening one checks everything it claims."""
 
 import hashlib
 import json
 import shutil
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from bundle.manifest import Manifest
 
 MANIFEST_FILE = "manifest.json"
 MODEL_FILE = "model.onnx"
+REFERENCES_FILE = "references.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,29 +77,49 @@ def scan_repository(repository: Path) -> list[Path]:
     return sorted(folders, key=lambda folder: (folder.parent.name, int(folder.name)))
 
 
-def write_bundle(repository: Path, manifest: Manifest, model: bytes) -> Path:
-    """Write `repository/NAME/VERSION/` whole or not at all; return the folder.
+def write_bundle(repository: Path, manifest: Manifest, files: Mapping[str, bytes], *, replace: bool = False) -> Path:
+    """Write `repository/NAME/VERSION/` whole or not at all; return the folder. An old one goes only if `replace`.
 
     Raises:
-        BundleError: the version exists already, or the manifest does not describe `model`.
+        BundleError: the version exists already, or the manifest does not describe `files`.
     """
     folder = repository / manifest.name / manifest.version
-    if folder.exists():
-        raise BundleError(f"{folder}: expected no such version yet, found one; give another --version or delete it")
-    if sha256_of(model) != manifest.files[MODEL_FILE]:
-        raise BundleError(f"{folder / MODEL_FILE}: expected {manifest.files[MODEL_FILE]}, found {sha256_of(model)}")
+    if folder.exists() and not replace:
+        raise BundleError(f"{folder}: expected no such version yet, found one; give another --version, or --force")
+    found = {name: sha256_of(content) for name, content in files.items()}
+    if found != manifest.files:
+        raise BundleError(f"{folder}: expected the files {manifest.files}, found {found}")
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{manifest.version}-", dir=folder.parent))
     try:
-        (partial / MODEL_FILE).write_bytes(model)
+        for name, content in files.items():
+            (partial / name).write_bytes(content)
         text = json.dumps(manifest.model_dump(mode="json"), indent=2, ensure_ascii=False)
         (partial / MANIFEST_FILE).write_text(text + "\n", encoding="utf-8")
         partial.chmod(0o755)  # mkdtemp makes it private; a server may run as another user
-        partial.rename(folder)
+        _swap_in(partial, folder)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
     return folder
+
+
+def _swap_in(partial: Path, folder: Path) -> None:
+    """Put `partial` in the place of `folder`, which stays as it was if that fails.
+
+    There is no atomic exchange of folders: between two renames the version is absent, but never half of it.
+    """
+    if not folder.exists():
+        partial.rename(folder)
+        return
+    old = partial.with_name(f"{partial.name}-old")
+    folder.rename(old)
+    try:
+        partial.rename(folder)
+    except BaseException:
+        old.rename(folder)
+        raise
+    shutil.rmtree(old)
 
 
 def sha256_of(content: bytes) -> str:

@@ -17,12 +17,15 @@ class _Section(BaseModel):
 
 
 class Input(_Section):
-    """The network's one input, without the batch axis, which comes first and is dynamic."""
+    """The network's one input, without the batch axis, which comes first and is dynamic.
+
+    Either float32 (3, H, W), normalised outside, or uint8 (H, W, 3), which the graph normalises itself.
+    """
 
     name: str
-    dtype: Literal["float32"]
-    layout: Literal["NCHW"]
-    shape: tuple[Size, Size, Size] = Field(description="(3, H, W)")
+    dtype: Literal["float32", "uint8"]
+    layout: Literal["NCHW", "NHWC"]
+    shape: tuple[Size, Size, Size]
 
 
 class Output(_Section):
@@ -83,10 +86,11 @@ class Manifest(_Section):
     def _consistent(self) -> Self:
         if len(self.labels) != self.output.shape[0]:
             raise ValueError(f"expected {self.output.shape[0]} labels, one for each output, found {len(self.labels)}")
-        if self.input.shape != (3, *self.preprocessing.crop):
-            raise ValueError(
-                f"expected an input of (3, *crop), crop {self.preprocessing.crop}, found {self.input.shape}"
-            )
-        if set(self.files) != {"model.onnx"}:
-            raise ValueError(f"expected the one file model.onnx, found {sorted(self.files)}")
+        found = (self.input.dtype, self.input.layout, self.input.shape)
+        crop = self.preprocessing.crop
+        forms = (("float32", "NCHW", (3, *crop)), ("uint8", "NHWC", (*crop, 3)))
+        if found not in forms:
+            raise ValueError(f"expected an input {forms[0]} or {forms[1]}, found {found}")
+        if set(self.files) != {"model.onnx", "references.json"}:
+            raise ValueError(f"expected the files model.onnx and references.json, found {sorted(self.files)}")
         return self

@@ -1,6 +1,8 @@
 """Picture bytes --> the network's input. Training evaluates with this, export checks with it, the service runs it.
 
-bytes --decode--> upright RGB --resize, centre crop--> (crop h, crop w, 3) --normalise--> (3, crop h, crop w)
+    bytes --decode--> upright RGB --resize, centre crop--> (crop h, crop w, 3) --normalise--> (3, crop h, crop w)
+
+The last step happens here or, with the same numbers, inside the graph; the manifest's input says which.
 """
 
 from typing import Annotated, Literal, Self
@@ -49,7 +51,16 @@ class Preprocessing(BaseModel):
 
 
 def preprocess(image_bytes: bytes, preprocessing: Preprocessing, *, max_pixels: int) -> NDArray[np.float32]:
-    """Return float32 (3, crop height, crop width), RGB, normalised.
+    """Return float32 (3, crop height, crop width), RGB, normalised; for networks that take that.
+
+    Raises:
+        UnsupportedImage, ImageTooLarge, InvalidImage: as `bundle.decoding.decode`.
+    """
+    return normalise(read_pixels(image_bytes, preprocessing, max_pixels=max_pixels), preprocessing)
+
+
+def read_pixels(image_bytes: bytes, preprocessing: Preprocessing, *, max_pixels: int) -> NDArray[np.uint8]:
+    """Return uint8 (crop height, crop width, 3), RGB; for networks that normalise themselves.
 
     Raises:
         UnsupportedImage, ImageTooLarge, InvalidImage: as `bundle.decoding.decode`.
@@ -60,7 +71,7 @@ def preprocess(image_bytes: bytes, preprocessing: Preprocessing, *, max_pixels: 
         background=preprocessing.background,
         exif_orientation=preprocessing.exif_orientation,
     )
-    return normalise(np.asarray(_resize_and_crop(image, preprocessing)), preprocessing)
+    return np.asarray(_resize_and_crop(image, preprocessing))
 
 
 def normalise(pixels: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[np.float32]:

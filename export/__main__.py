@@ -1,101 +1,13 @@
-"""python -m export CHECKPOINT --name NAME --version V [--arch NAME] [--labels FILE] …"""
+"""python -m export CHECKPOINT … | inspect BUNDLE | verify BUNDLE"""
 
-import argparse
-import json
-import shlex
 import sys
-import tomllib
-from collections.abc import Sequence
-from pathlib import Path
+from importlib import import_module
 
-from pydantic import ValidationError
-
-from bundle.errors import BundleError
-from bundle.manifest import Accuracy
-from bundle.preprocessing import Preprocessing
-from export.errors import ExportError
-from export.exporter import Measurement, Request, export
-from export.image_size import parse_image_size
-
-
-def main(argv: Sequence[str]) -> int:
-    arguments = _parser().parse_args(argv)
-    try:
-        folder = export(
-            Request(
-                checkpoint=arguments.checkpoint,
-                architecture=arguments.arch,
-                labels=_labels(arguments.labels) if arguments.labels else None,
-                preprocessing=_preprocessing(arguments.preprocessing) if arguments.preprocessing else None,
-                image_size=arguments.image_size,
-                name=arguments.name,
-                version=arguments.version,
-                repository=arguments.repository,
-                parity_images=arguments.parity_images,
-                max_batch_size=arguments.max_batch_size,
-                accuracy=_measurement(arguments.accuracy) if arguments.accuracy else None,
-                command=shlex.join(["python", "-m", "export", *argv]),
-            )
-        )
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        print(f"error: {'.'.join(map(str, first['loc']))}: {first['msg']}", file=sys.stderr)
-        return 1
-    except (ExportError, BundleError, ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(folder)
-    return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m export",
-        description="Turn a PyTorch checkpoint into a verified ONNX bundle, whole or not at all.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    add = parser.add_argument
-    add("checkpoint", type=Path, help=".safetensors, or .pt/.pth holding a state dict")
-    add("--name", required=True, help="name of the served model")
-    add("--version", required=True, help="whole number; the highest is served by default")
-    add("--arch", metavar="NAME", help="network, as python -m models lists them")
-    add("--labels", type=Path, metavar="FILE", help="text file, one label a line, in the order of the outputs")
-    add("--preprocessing", type=Path, metavar="FILE", help="TOML with a [preprocessing] table, as in training/recipes/")
-    add(
-        "--image-size",
-        type=parse_image_size,
-        metavar="N|HxW",
-        help="other pixels than trained with; resizes embeddings",
-    )
-    add("--repository", type=Path, default=Path("model_repository"), help="folder the bundle goes into")
-    add("--parity-images", type=Path, default=Path("examples"), help="pictures for the comparison with PyTorch")
-    add("--max-batch-size", type=_positive, default=32, help="largest batch of that comparison, in rows")
-    add("--accuracy", type=Path, metavar="FILE", help="JSON of python -m benchmarks.accuracy, for the manifest")
-    return parser
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise ValueError
-    return value
-
-
-def _labels(path: Path) -> tuple[str, ...]:
-    return tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
-
-
-def _preprocessing(path: Path) -> Preprocessing:
-    table = tomllib.loads(path.read_text(encoding="utf-8")).get("preprocessing")
-    if table is None:
-        raise ExportError(f"{path}: expected a [preprocessing] table, found none")
-    return Preprocessing.model_validate(table)
-
-
-def _measurement(path: Path) -> Measurement:
-    content = json.loads(path.read_bytes())
-    return Measurement(Accuracy.model_validate(content["accuracy"]), content["model"]["sha256"])
-
+# Imported when chosen: only the first needs torch, which takes seconds to load and may not be there.
+COMMANDS = {"inspect": "export.card", "verify": "export.verify"}
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    arguments = sys.argv[1:]
+    if arguments[:1] and arguments[0] in COMMANDS:
+        sys.exit(import_module(COMMANDS[arguments[0]]).main(arguments[1:]))
+    sys.exit(import_module("export.command").main(arguments))

@@ -1,20 +1,25 @@
-"""A checkpoint file --> weights in a network. Nothing in a checkpoint is ever executed."""
+"""A checkpoint file --> a flat state dict. Nothing in a checkpoint is ever executed.
+
+.safetensors | .pt, .pth --read--> maybe nested --choose--> maybe prefixed --strip--> {"conv1.weight": tensor, …}
+"""
 
 import json
 import pickle
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from torch import Tensor
 
 from bundle.bundle import sha256_of
 from export.errors import ExportError
 
 METADATA_KEY = "aaserve"  # what python -m training writes into a safetensors header
-LISTED_KEYS = 10
+NESTED = ("state_dict", "model_state_dict", "model", "state_dict_ema", "ema")
+PREFIXES = ("module.", "model.", "_orig_mod.")  # of DataParallel, of Lightning and the like, of torch.compile
 
 
 @dataclass(frozen=True)
@@ -27,45 +32,25 @@ class Checkpoint:
     metadata: dict[str, Any]
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
-    """Read `.safetensors`, or `.pt`/`.pth` that hold a plain state dict.
+def read_checkpoint(path: Path, *, nested_key: str | None = None) -> Checkpoint:
+    """Read `.safetensors`, or `.pt`/`.pth` that hold tensors and plain values only.
+
+    Args:
+        nested_key: which of several state dicts in the file, such as "state_dict_ema".
 
     Raises:
-        ExportError: no such file, not one of these, or a pickle that wants to run code.
+        ExportError: no such file, not one of these, a pickle that wants to run code, or a choice that is not clear.
     """
     if not path.is_file():
         raise ExportError(f"{path}: no such file")
     if path.suffix == ".safetensors":
-        weights, metadata = _read_safetensors(path)
+        content, metadata = _read_safetensors(path)
     elif path.suffix in (".pt", ".pth"):
-        weights, metadata = _read_pickle(path), {}
+        content, metadata = _read_pickle(path), {}
     else:
         raise ExportError(f"{path}: expected .safetensors, .pt or .pth")
+    weights = _strip_prefixes(_choose(content, nested_key, path))
     return Checkpoint(path, sha256_of(path.read_bytes()), weights, metadata)
-
-
-def load_weights(network: nn.Module, checkpoint: Checkpoint) -> None:
-    """Put the weights into the network, every one of them.
-
-    Raises:
-        ExportError: missing, unexpected or mis-shaped keys; the message lists the first ten of each.
-    """
-    wanted = network.state_dict()
-    missing = [key for key in wanted if key not in checkpoint.weights]
-    unexpected = [key for key in checkpoint.weights if key not in wanted]
-    misshapen = [
-        f"{key} (expected {tuple(wanted[key].shape)}, found {tuple(value.shape)})"
-        for key, value in checkpoint.weights.items()
-        if key in wanted and wanted[key].shape != value.shape
-    ]
-    problems = [
-        f"{len(keys)} {kind}: {', '.join(keys[:LISTED_KEYS])}{', …' if len(keys) > LISTED_KEYS else ''}"
-        for kind, keys in (("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen))
-        if keys
-    ]
-    if problems:
-        raise ExportError(f"{checkpoint.path}: does not fit the network: {'; '.join(problems)}")
-    network.load_state_dict(checkpoint.weights)
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -77,14 +62,43 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise ExportError(f"{path}: not a readable safetensors file") from error
 
 
-def _read_pickle(path: Path) -> dict[str, Tensor]:
+def _read_pickle(path: Path) -> Any:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
         raise ExportError(
             f"{path}: not a file of plain tensors; it is damaged or would run code when loaded, which is refused. "
             "Where it was made, save the state dict alone: safetensors.torch.save_file(network.state_dict(), FILE)"
         ) from error
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise ExportError(f"{path}: expected a state dict (names to tensors)")
-    return content
+
+
+def _choose(content: Any, nested_key: str | None, path: Path) -> dict[str, Tensor]:
+    """The one state dict in a file, or the one that was asked for."""
+    if nested_key is not None:
+        if not isinstance(content, Mapping) or not _is_state_dict(content.get(nested_key)):
+            raise ExportError(f"{path}: expected a state dict under {nested_key!r}, found none")
+        return dict(content[nested_key])
+    if _is_state_dict(content):
+        return dict(content)
+    found = [key for key in NESTED if isinstance(content, Mapping) and _is_state_dict(content.get(key))]
+    if len(found) != 1:
+        raise ExportError(
+            f"{path}: expected a state dict (names to tensors), plain or under {', '.join(NESTED)}; "
+            + (f"found {', '.join(found)}: choose one with --nested-key" if found else "found none")
+        )
+    return dict(content[found[0]])
+
+
+def _is_state_dict(content: Any) -> bool:
+    return (
+        isinstance(content, Mapping)
+        and len(content) > 0
+        and all(isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items())
+    )
+
+
+def _strip_prefixes(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Take off wrappers' prefixes that every name has, several layers of them."""
+    while prefix := next((prefix for prefix in PREFIXES if all(key.startswith(prefix) for key in weights)), None):
+        weights = {key.removeprefix(prefix): value for key, value in weights.items()}
+    return weights

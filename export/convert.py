@@ -5,25 +5,28 @@ import warnings
 
 import onnx
 import torch
-from torch import nn
+from onnx_ir.passes.common import ClearMetadataAndDocStringPass, RemoveUnusedNodesPass
+from torch import Tensor, nn
 
 from export.errors import ExportError
+from export.fold import fold_batch_normalization
+from export.translate import scaled_dot_product_attention
 
 INPUT_NAME = "image"
 OUTPUT_NAME = "logits"
 OPSET = 20
 
 
-def convert(network: nn.Module, image_size: tuple[int, int], metadata: dict[str, str]) -> bytes:
-    """Trace `network` (in eval mode) for float32 input (batch, 3, H, W); the same network gives the same bytes.
+def convert(network: nn.Module, example: Tensor, metadata: dict[str, str]) -> bytes:
+    """Trace `network` (in eval mode); the same network gives the same bytes.
 
     Args:
+        example: an input of two rows, whose type, height and width the graph then requires.
         metadata: names and values that the model file carries.
 
     Raises:
         ExportError: PyTorch cannot trace it, or the result is no valid, self-contained ONNX model.
     """
-    example = torch.zeros(2, 3, *image_size)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
@@ -35,13 +38,18 @@ def convert(network: nn.Module, image_size: tuple[int, int], metadata: dict[str,
                 output_names=[OUTPUT_NAME],
                 dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
                 opset_version=OPSET,
+                custom_translation_table={
+                    torch.ops.aten.scaled_dot_product_attention.default: scaled_dot_product_attention
+                },
                 dynamo=True,
                 verbose=False,
             )
     except Exception as error:  # torch.onnx raises many kinds, with long traces; the first line says what it is
         raise ExportError(f"PyTorch cannot trace the network: {str(error).splitlines()[0]}") from error
+    fold_batch_normalization(program.model)
+    RemoveUnusedNodesPass()(program.model)
+    ClearMetadataAndDocStringPass()(program.model)  # source paths and stack traces of the exporting machine
     model = program.model_proto
-    _strip(model)
     for key, value in sorted(metadata.items()):
         model.metadata_props.add(key=key, value=value)
     try:
@@ -52,16 +60,3 @@ def convert(network: nn.Module, image_size: tuple[int, int], metadata: dict[str,
     if not domains <= {"", "ai.onnx"}:
         raise ExportError(f"expected standard ONNX operators only, found the domains {sorted(domains - {''})}")
     return model.SerializeToString(deterministic=True)
-
-
-def _strip(model: onnx.ModelProto) -> None:
-    """Remove what the tracer leaves for debugging: source paths and stack traces of the exporting machine."""
-    del model.metadata_props[:]
-    del model.graph.metadata_props[:]
-    model.graph.doc_string = model.doc_string = ""
-    for item in (*model.graph.node, *model.graph.input, *model.graph.output, *model.graph.initializer):
-        del item.metadata_props[:]
-        item.doc_string = ""
-    for value in model.graph.value_info:
-        del value.metadata_props[:]
-        value.doc_string = ""

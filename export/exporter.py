@@ -1,23 +1,33 @@
 """One export, from a checkpoint to a bundle that is whole or absent.
 
-checkpoint --load--> network --convert--> ONNX bytes --check_parity--> manifest --write_bundle--> NAME/VERSION/
+checkpoint --load_weights--> network --convert--> ONNX bytes --check_parity--> manifest --write_bundle--> NAME/VERSION/
 """
 
 import platform
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from bundle.bundle import MODEL_FILE, sha256_of, write_bundle
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from bundle.bundle import MODEL_FILE, REFERENCES_FILE, sha256_of, write_bundle
 from bundle.manifest import Accuracy, Input, Manifest, Output, Provenance
-from bundle.preprocessing import Preprocessing
-from export.checkpoint import load_weights, read_checkpoint
+from bundle.preprocessing import Preprocessing, normalise
+from bundle.references import Reference, references_json
+from export.checkpoint import Checkpoint, read_checkpoint
 from export.convert import INPUT_NAME, OPSET, OUTPUT_NAME, convert
 from export.errors import ExportError
-from export.image_size import checkpoint_at, preprocessing_at
+from export.image_size import preprocessing_at
+from export.normalisation import PixelInput
 from export.parity import check_parity
-from export.pictures import read_pictures
+from export.pictures import Picture, read_pictures
+from export.weights import head_classes, load_weights
 from models import create_model
+from models.resize import resize_relative_tables
 
 VERSIONS_OF = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy", "pillow")
 
@@ -32,76 +42,81 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Request:
-    """What to export, as typed. `preprocessing` and `labels` may come from the checkpoint's own metadata instead."""
+    """What to export, as typed. Architecture, labels and preprocessing may come from the checkpoint's own metadata."""
 
     checkpoint: Path
-    architecture: str | None
-    labels: tuple[str, ...] | None
-    preprocessing: Preprocessing | None
-    image_size: tuple[int, int] | None
     name: str
     version: str
     repository: Path
-    parity_images: Path
-    max_batch_size: int
-    accuracy: Measurement | None
     command: str
+    architecture: str | None = None
+    labels: tuple[str, ...] | None = None
+    preprocessing: Preprocessing | None = None
+    num_classes: int | None = None
+    nested_key: str | None = None
+    image_size: tuple[int, int] | None = None
+    pixel_input: bool = True
+    parity_images: Path = Path("examples")
+    max_batch_size: int = 32
+    accuracy: Measurement | None = None
+    replace: bool = False
 
 
-def export(request: Request) -> Path:
-    """Write the bundle and return its folder.
+def export(request: Request, report: Callable[[str], None] = lambda step: None) -> Path:
+    """Write the bundle and return its folder; `report` is told each step as it begins.
 
     Raises:
         ExportError, BundleError, ValueError: nothing was written; the message says why.
     """
-    checkpoint = read_checkpoint(request.checkpoint)
-    recipe = checkpoint.metadata.get("recipe", {})
-    architecture = request.architecture or recipe.get("network", {}).get("architecture")
-    labels = request.labels or tuple(checkpoint.metadata.get("labels", ()))
-    preprocessing = request.preprocessing or _recorded_preprocessing(recipe)
-    for value, option in ((architecture, "--arch"), (labels, "--labels"), (preprocessing, "--preprocessing")):
-        if not value:
-            raise ExportError(f"{request.checkpoint} does not say it, so {option} is needed")
+    report(f"reading {request.checkpoint}")
+    checkpoint = read_checkpoint(request.checkpoint, nested_key=request.nested_key)
+    architecture, labels, preprocessing = _described(request, checkpoint)
+    report(f"preprocessing: {preprocessing.model_dump_json()}")
 
-    if request.image_size:
-        preprocessing = preprocessing_at(preprocessing, request.image_size)
+    report(f"building {architecture} for {preprocessing.crop[0]}x{preprocessing.crop[1]} pixels")
+    _check_classes(request, architecture, labels, checkpoint)
     network = create_model(architecture, num_classes=len(labels), image_size=preprocessing.crop).eval()
+    weights = checkpoint.weights
     if request.image_size:
-        checkpoint = checkpoint_at(checkpoint, network)
-    load_weights(network, checkpoint)
-    model = convert(
-        network,
-        preprocessing.crop,
-        {
-            "architecture": architecture,
-            "labels": "\n".join(labels),
-            "preprocessing": preprocessing.model_dump_json(),
-            "checkpoint_sha256": checkpoint.sha256,
-        },
-    )
-    if request.accuracy and request.accuracy.model_sha256 != sha256_of(model):
-        raise ExportError(
-            f"accuracy: expected a measurement of this model ({sha256_of(model)}), "
-            f"found one of {request.accuracy.model_sha256}"
-        )
-    parity = check_parity(
-        network,
-        model,
-        read_pictures(request.parity_images, preprocessing),
-        batch_sizes=sorted({1, 2, request.max_batch_size}),
-    )
+        weights = resize_relative_tables(weights, network)
+    load_weights(network, weights)
+
+    report("tracing and folding the graph")
+    height, width = preprocessing.crop
+    if request.pixel_input:
+        form = Input(name=INPUT_NAME, dtype="uint8", layout="NHWC", shape=(height, width, 3))
+        traced, example = PixelInput(network, preprocessing).eval(), torch.zeros(2, height, width, 3, dtype=torch.uint8)
+    else:
+        form = Input(name=INPUT_NAME, dtype="float32", layout="NCHW", shape=(3, height, width))
+        traced, example = network, torch.zeros(2, 3, height, width)
+    metadata = {
+        "architecture": architecture,
+        "labels": "\n".join(labels),
+        "preprocessing": preprocessing.model_dump_json(),
+        "precision": "fp32",
+        "checkpoint_sha256": checkpoint.sha256,
+    }
+    model = convert(traced, example, metadata)
+    _check_measurement(request, model)
+
+    batch_sizes = sorted({1, 2, request.max_batch_size})
+    report(f"comparing PyTorch and ONNX Runtime at batch {', '.join(map(str, batch_sizes))}")
+    pictures = read_pictures(request.parity_images, preprocessing)
+    pixels = np.stack([picture.pixels for picture in pictures])  # (N, H, W, 3)
+    parity = check_parity(network, model, pixels, preprocessing, batch_sizes=batch_sizes)
+    references = references_json(_references(network, pictures, pixels, preprocessing))
     manifest = Manifest(
         schema_version=1,
         name=request.name,
         version=request.version,
         architecture=architecture,
-        input=Input(name=INPUT_NAME, dtype="float32", layout="NCHW", shape=(3, *preprocessing.crop)),
+        input=form,
         output=Output(name=OUTPUT_NAME, dtype="float32", shape=(len(labels),)),
         preprocessing=preprocessing,
         labels=labels,
         precision="fp32",
         opset=OPSET,
-        files={MODEL_FILE: sha256_of(model)},
+        files={MODEL_FILE: sha256_of(model), REFERENCES_FILE: sha256_of(references)},
         provenance=Provenance(
             checkpoint_sha256=checkpoint.sha256,
             command=request.command,
@@ -110,8 +125,47 @@ def export(request: Request) -> Path:
         parity=parity,
         accuracy=request.accuracy.accuracy if request.accuracy else None,
     )
-    return write_bundle(request.repository, manifest, model)
+    files = {MODEL_FILE: model, REFERENCES_FILE: references}
+    return write_bundle(request.repository, manifest, files, replace=request.replace)
 
 
-def _recorded_preprocessing(recipe: dict) -> Preprocessing | None:
-    return Preprocessing.model_validate(recipe["preprocessing"]) if "preprocessing" in recipe else None
+def _references(
+    network: nn.Module, pictures: list[Picture], pixels: NDArray[np.uint8], preprocessing: Preprocessing
+) -> tuple[Reference, ...]:
+    with torch.inference_mode():
+        logits = network(torch.from_numpy(normalise(pixels, preprocessing)))  # (N, num_classes)
+    return tuple(
+        Reference(picture=picture.name, sha256=picture.sha256, logits=tuple(round(logit, 6) for logit in row))
+        for picture, row in zip(pictures, logits.tolist(), strict=True)
+    )
+
+
+def _described(request: Request, checkpoint: Checkpoint) -> tuple[str, tuple[str, ...], Preprocessing]:
+    """What was typed, or else what python -m training wrote into the checkpoint; never a guess."""
+    recipe = checkpoint.metadata.get("recipe", {})
+    architecture = request.architecture or recipe.get("network", {}).get("architecture")
+    labels = request.labels or tuple(checkpoint.metadata.get("labels", ()))
+    preprocessing = request.preprocessing
+    if preprocessing is None and "preprocessing" in recipe:
+        preprocessing = Preprocessing.model_validate(recipe["preprocessing"])
+    for value, option in ((architecture, "--arch"), (labels, "--labels"), (preprocessing, "--preprocessing")):
+        if not value:
+            raise ExportError(f"{checkpoint.path} does not say it, so {option} is needed")
+    if request.image_size:
+        preprocessing = preprocessing_at(preprocessing, request.image_size)
+    return architecture, labels, preprocessing
+
+
+def _check_classes(request: Request, architecture: str, labels: tuple[str, ...], checkpoint: Checkpoint) -> None:
+    found = head_classes(architecture, checkpoint.weights)
+    for expected, whose in ((len(labels), "labels"), (request.num_classes, "--num-classes")):
+        if expected is not None and expected != found:
+            raise ExportError(f"{checkpoint.path}: expected a head of {expected} classes ({whose}), found {found}")
+
+
+def _check_measurement(request: Request, model: bytes) -> None:
+    if request.accuracy and request.accuracy.model_sha256 != sha256_of(model):
+        raise ExportError(
+            f"accuracy: expected a measurement of this model ({sha256_of(model)}), "
+            f"found one of {request.accuracy.model_sha256}"
+        )

@@ -1,13 +1,8 @@
-"""Exports a network for another image size than it was trained with."""
+"""Another image size than the network was trained with."""
 
 import argparse
-from dataclasses import replace
-
-from torch import nn
 
 from bundle.preprocessing import Preprocessing
-from export.checkpoint import Checkpoint
-from models.resize import resize_relative_tables
 
 
 def parse_image_size(text: str) -> tuple[int, int]:
@@ -27,8 +22,3 @@ def preprocessing_at(preprocessing: Preprocessing, image_size: tuple[int, int]) 
         height, width = (round(side * ratio) for side, ratio in zip(preprocessing.resize, ratios, strict=True))
         resize = height, width
     return Preprocessing.model_validate(preprocessing.model_dump() | {"crop": image_size, "resize": resize})
-
-
-def checkpoint_at(checkpoint: Checkpoint, network: nn.Module) -> Checkpoint:
-    """The checkpoint with its relative tables resized to the sizes that `network` was built with."""
-    return replace(checkpoint, weights=resize_relative_tables(checkpoint.weights, network))

@@ -6,10 +6,10 @@ import numpy as np
 import onnxruntime
 import torch
 from numpy.typing import NDArray
-from rich.progress import track
 from torch import nn
 
 from bundle.manifest import Parity
+from bundle.preprocessing import Preprocessing, normalise
 from export.convert import INPUT_NAME, OUTPUT_NAME
 from export.errors import ExportError
 
@@ -17,20 +17,29 @@ TOLERANCE = 1e-4  # relative to the largest logit; float32 sums in another order
 
 
 def check_parity(
-    network: nn.Module, model: bytes, inputs: NDArray[np.float32], *, batch_sizes: Sequence[int]
+    network: nn.Module,
+    model: bytes,
+    pixels: NDArray[np.uint8],
+    preprocessing: Preprocessing,
+    *,
+    batch_sizes: Sequence[int],
 ) -> Parity:
-    """Compare both on each batch size; `inputs` (N, 3, H, W) are repeated where a batch is larger.
+    """Compare both on each batch size; `pixels` (N, H, W, 3) are repeated where a batch is larger.
+
+    PyTorch gets what `bundle.preprocessing.normalise` makes of the pixels, whatever input the graph takes.
 
     Raises:
         ExportError: a logit differs by more than the tolerance, or a top-1 differs, or a value is not finite.
     """
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    takes_pixels = session.get_inputs()[0].type == "tensor(uint8)"
     worst, agreeing, compared = 0.0, 0, 0
-    for size in track(batch_sizes, description="comparing PyTorch and ONNX Runtime", transient=True):
-        for batch in _batches(inputs, size):
+    for size in batch_sizes:
+        for batch in _batches(pixels, size):
+            normalised = normalise(batch, preprocessing)  # (size, 3, H, W)
             with torch.inference_mode():
-                expected = network(torch.from_numpy(batch)).numpy()  # (size, num_classes)
-            found = session.run([OUTPUT_NAME], {INPUT_NAME: batch})[0]
+                expected = network(torch.from_numpy(normalised)).numpy()  # (size, num_classes)
+            found = session.run([OUTPUT_NAME], {INPUT_NAME: batch if takes_pixels else normalised})[0]
             if found.shape != expected.shape:
                 raise ExportError(f"parity at batch {size}: expected logits {expected.shape}, found {found.shape}")
             if not np.isfinite(found).all():
@@ -44,7 +53,7 @@ def check_parity(
             f"top-1 agrees on {agreeing} of {compared} pictures"
         )
     return Parity(
-        images=len(inputs),
+        images=len(pixels),
         batch_sizes=tuple(batch_sizes),
         max_difference=worst,
         tolerance=TOLERANCE,
@@ -52,7 +61,7 @@ def check_parity(
     )
 
 
-def _batches(inputs: NDArray[np.float32], size: int) -> list[NDArray[np.float32]]:
-    """All inputs in whole batches of `size`, the last filled up from the beginning."""
-    count = -(-len(inputs) // size)
-    return list(np.resize(inputs, (count * size, *inputs.shape[1:])).reshape(count, size, *inputs.shape[1:]))
+def _batches(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """All pictures in whole batches (count, size, H, W, 3), the last filled up from the beginning."""
+    count = -(-len(pixels) // size)
+    return np.resize(pixels, (count, size, *pixels.shape[1:]))

@@ -1,20 +1,31 @@
-"""A folder of pictures --> the network's inputs, for the parity check."""
+"""A folder of pictures --> pixels, for the parity check."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bundle.bundle import sha256_of
 from bundle.errors import ImageError
-from bundle.preprocessing import Preprocessing, preprocess
+from bundle.preprocessing import Preprocessing, read_pixels
 from export.errors import ExportError
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 MAX_PIXELS = 100_000_000
 
 
-def read_pictures(folder: Path, preprocessing: Preprocessing) -> NDArray[np.float32]:
-    """Preprocess every picture in `folder`, in the order of their names; (N, 3, H, W).
+@dataclass(frozen=True)
+class Picture:
+    """A picture's file name, the sha256 of its bytes, and its pixels as the network sees them, uint8 (H, W, 3)."""
+
+    name: str
+    sha256: str
+    pixels: NDArray[np.uint8]
+
+
+def read_pictures(folder: Path, preprocessing: Preprocessing) -> list[Picture]:
+    """Every picture in `folder`, in the order of their names.
 
     Raises:
         ExportError: no picture there, or one that does not decode.
@@ -22,11 +33,13 @@ def read_pictures(folder: Path, preprocessing: Preprocessing) -> NDArray[np.floa
     paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in SUFFIXES)
     if not paths:
         raise ExportError(f"{folder}: expected pictures for the parity check, found none")
-    return np.stack([_read(path, preprocessing) for path in paths])
+    return [_read(path, preprocessing) for path in paths]
 
 
-def _read(path: Path, preprocessing: Preprocessing) -> NDArray[np.float32]:
+def _read(path: Path, preprocessing: Preprocessing) -> Picture:
+    image_bytes = path.read_bytes()
     try:
-        return preprocess(path.read_bytes(), preprocessing, max_pixels=MAX_PIXELS)
+        pixels = read_pixels(image_bytes, preprocessing, max_pixels=MAX_PIXELS)
     except ImageError as error:
         raise ExportError(f"{path}: {error}") from error
+    return Picture(path.name, sha256_of(image_bytes), pixels)

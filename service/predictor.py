@@ -1,6 +1,6 @@
 """Image bytes in, ranked labels out, for one loaded model.
 
-bytes --decode pool: preprocess--> (3, H, W) --batcher: OnnxSession--> (num_classes,) --rank--> [ClassScore]
+bytes --decode pool: read_input--> one row --batcher: OnnxSession--> (num_classes,) --rank--> [ClassScore]
 """
 
 import asyncio
@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ import bundle.errors
 from bundle.bundle import Bundle
 from bundle.decoding import sniff_format
 from bundle.manifest import Manifest
-from bundle.preprocessing import preprocess
+from bundle.model_input import read_input
 from service.batcher import DynamicBatcher
 from service.decode_pool import DecodePool
 from service.errors import ImageTooLarge, InferenceFailed, InvalidImage, UnsupportedMediaType
@@ -63,7 +64,7 @@ class Predictor:
             QueueFull, Draining, DeadlineExceeded, InferenceFailed: as the stages raise them.
         """
         started = perf_counter()
-        tensor = await self._decode(image_bytes, deadline)  # (3, H, W)
+        tensor = await self._decode(image_bytes, deadline)  # one row of manifest.input
         decoded = perf_counter()
         answer = await self._batcher.submit(tensor, deadline=deadline)  # row: (num_classes,)
         if not np.isfinite(answer.row).all():
@@ -76,8 +77,8 @@ class Predictor:
         self._metrics.observe_stages(self.manifest.name, stages)
         return Prediction(rank(answer.row, self.manifest.labels, top_k), stages)
 
-    async def _decode(self, image_bytes: bytes, deadline: float) -> NDArray[np.float32]:
-        work = partial(preprocess, image_bytes, self.manifest.preprocessing, max_pixels=self._max_image_pixels)
+    async def _decode(self, image_bytes: bytes, deadline: float) -> NDArray[Any]:
+        work = partial(read_input, image_bytes, self.manifest, max_pixels=self._max_image_pixels)
         outcome = "refused"
         try:
             tensor = await self._pool.run(work, deadline=deadline)
@@ -110,7 +111,7 @@ async def open_predictor(
     await asyncio.to_thread(session.warm_up, settings.max_batch_size)
     log.info("%s version %s is loaded and warmed up on %s", manifest.name, manifest.version, session.provider)
 
-    def run_batch(batch: NDArray[np.float32]) -> NDArray[np.float32]:
+    def run_batch(batch: NDArray[Any]) -> NDArray[np.float32]:
         metrics.batch_size.labels(manifest.name).observe(len(batch))
         return session.run(batch)
 

@@ -1,6 +1,7 @@
 """A bundle --> a callable model on the execution provider that was asked for, or no start at all."""
 
 import logging
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -15,6 +16,7 @@ _PROVIDERS = {
     "cuda": ["CUDAExecutionProvider"],
     "tensorrt": ["TensorrtExecutionProvider", "CUDAExecutionProvider"],
 }
+_TENSOR_TYPES = {"float32": "tensor(float)", "uint8": "tensor(uint8)"}
 log = logging.getLogger("aaserve")
 
 
@@ -33,8 +35,8 @@ class OnnxSession:
         self.provider: str = self._session.get_providers()[0]
         self._check_shapes()
 
-    def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Map (B, 3, H, W) to logits (B, num_classes)."""
+    def run(self, batch: NDArray[Any]) -> NDArray[np.float32]:
+        """Map a batch of the manifest's input to logits (B, num_classes)."""
         manifest = self._bundle.manifest
         logits: NDArray[np.float32] = self._session.run([manifest.output.name], {manifest.input.name: batch})[0]
         return logits
@@ -48,7 +50,7 @@ class OnnxSession:
         manifest = self._bundle.manifest
         for size in sorted({1, max_batch_size}):
             try:
-                logits = self.run(np.zeros((size, *manifest.input.shape), np.float32))
+                logits = self.run(np.zeros((size, *manifest.input.shape), manifest.input.dtype))
             except Exception as error:
                 raise StartFailed(
                     f"{self._bundle.model_path}: warm-up at batch {size} failed: {_line(error)}"
@@ -98,7 +100,7 @@ class OnnxSession:
             ("output", manifest.output, self._session.get_outputs()),
         ):
             found = [(value.name, value.type, tuple(value.shape[1:])) for value in values]
-            wanted = [(expected.name, "tensor(float)", expected.shape)]
+            wanted = [(expected.name, _TENSOR_TYPES[expected.dtype], expected.shape)]
             if found != wanted:
                 raise StartFailed(f"{self._bundle.model_path}: expected the {role} {wanted[0]}, found {found}")
 

@@ -10,12 +10,14 @@ from bundle.errors import BundleError
 from bundle.manifest import Manifest
 from tests.helpers import REPOSITORY
 
-MODEL = b"not a graph, but bytes like any other"
+FILES = {"model.onnx": b"not a graph, but bytes like any other", "references.json": b"[]"}
 
 
 def manifest(**changes: object) -> Manifest:
     shipped = json.loads((REPOSITORY / "aa-cifar100" / "1" / "manifest.json").read_text())
-    return Manifest.model_validate(shipped | {"files": {"model.onnx": sha256_of(MODEL)}} | changes)
+    return Manifest.model_validate(
+        shipped | {"files": {name: sha256_of(content) for name, content in FILES.items()}} | changes
+    )
 
 
 def test_the_shipped_bundle_opens() -> None:
@@ -26,16 +28,39 @@ def test_the_shipped_bundle_opens() -> None:
 
 
 def test_what_is_written_opens_again(tmp_path: Path) -> None:
-    folder = write_bundle(tmp_path, manifest(version="7"), MODEL)
+    folder = write_bundle(tmp_path, manifest(version="7"), FILES)
     assert folder == tmp_path / "aa-cifar100" / "7"
     assert open_bundle(folder).manifest == manifest(version="7")
-    assert sorted(path.name for path in folder.iterdir()) == ["manifest.json", "model.onnx"]
+    assert sorted(path.name for path in folder.iterdir()) == ["manifest.json", "model.onnx", "references.json"]
 
 
 def test_an_existing_version_is_not_overwritten(tmp_path: Path) -> None:
-    write_bundle(tmp_path, manifest(), MODEL)
+    write_bundle(tmp_path, manifest(), FILES)
     with pytest.raises(BundleError, match="no such version yet"):
-        write_bundle(tmp_path, manifest(), MODEL)
+        write_bundle(tmp_path, manifest(), FILES)
+
+
+def test_replacing_leaves_the_new_one_whole_and_nothing_else(tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path, manifest(), FILES)
+    write_bundle(tmp_path, manifest(architecture="other"), FILES, replace=True)
+    assert open_bundle(folder).manifest.architecture == "other"
+    assert list(folder.parent.iterdir()) == [folder]
+
+
+def test_a_failed_replacement_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_bundle(tmp_path, manifest(), FILES)
+    rename = Path.rename
+
+    def failing(self: Path, target: Path) -> Path:
+        if target == folder and not self.name.endswith("-old"):
+            raise OSError(5, "Input/output error")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", failing)
+    with pytest.raises(OSError, match="Input/output"):
+        write_bundle(tmp_path, manifest(architecture="other"), FILES, replace=True)
+    assert open_bundle(folder).manifest == manifest()
+    assert list(folder.parent.iterdir()) == [folder]
 
 
 def test_nothing_is_left_behind_when_writing_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,18 +69,18 @@ def test_nothing_is_left_behind_when_writing_fails(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(Path, "write_text", full)  # the manifest is written last
     with pytest.raises(OSError, match="No space"):
-        write_bundle(tmp_path, manifest(), MODEL)
+        write_bundle(tmp_path, manifest(), FILES)
     assert list((tmp_path / "aa-cifar100").iterdir()) == []
 
 
 def test_a_manifest_of_another_model_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="expected"):
-        write_bundle(tmp_path, manifest(), MODEL + b"!")
+        write_bundle(tmp_path, manifest(), FILES | {"model.onnx": b"another"})
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_link_in_the_models_place_is_refused(tmp_path: Path) -> None:
-    folder = write_bundle(tmp_path, manifest(), MODEL)
+    folder = write_bundle(tmp_path, manifest(), FILES)
     (folder / "model.onnx").rename(tmp_path / "elsewhere")
     (folder / "model.onnx").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(BundleError, match="expected a plain file, found a link"):
@@ -63,7 +88,7 @@ def test_a_link_in_the_models_place_is_refused(tmp_path: Path) -> None:
 
 
 def test_errors_are_one_line_that_names_the_file(tmp_path: Path) -> None:
-    folder = write_bundle(tmp_path, manifest(), MODEL)
+    folder = write_bundle(tmp_path, manifest(), FILES)
     (folder / "manifest.json").write_text("{}")
     with pytest.raises(BundleError) as caught:
         open_bundle(folder)
@@ -73,7 +98,7 @@ def test_errors_are_one_line_that_names_the_file(tmp_path: Path) -> None:
 
 def test_a_repository_lists_versions_in_the_order_of_their_numbers(tmp_path: Path) -> None:
     for version in ("10", "9", "2"):
-        write_bundle(tmp_path, manifest(version=version), MODEL)
+        write_bundle(tmp_path, manifest(version=version), FILES)
     (tmp_path / "aa-cifar100" / ".1-partial").mkdir()
     (tmp_path / "aa-cifar100" / "notes").mkdir()
     assert [folder.name for folder in scan_repository(tmp_path)] == ["2", "9", "10"]

@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import save_file
 
 from bundle.bundle import open_bundle
-from bundle.preprocessing import preprocess
-from export.__main__ import main
+from bundle.preprocessing import preprocess, read_pixels
+from export.command import main
 from models import create_model
 from tests.helpers import EXAMPLES, ROOT
 
@@ -113,11 +113,39 @@ def test_a_checkpoint_becomes_a_bundle_that_answers_as_the_network(checkpoint: P
     assert opened.manifest.parity.images == 4
 
     session = onnxruntime.InferenceSession(opened.model_path)
-    picture = preprocess((EXAMPLES / "cat.jpg").read_bytes(), opened.manifest.preprocessing, max_pixels=10**6)
-    for size in (1, 3):
-        batch = np.stack([picture * scale for scale in range(1, size + 1)])
-        expected = network()(torch.from_numpy(batch)).detach().numpy()
-        np.testing.assert_allclose(session.run(["logits"], {"image": batch})[0], expected, atol=1e-5)
+    assert session.get_modelmeta().custom_metadata_map["labels"].splitlines() == LABELS
+    for name in ("cat", "rocket"):
+        image_bytes = (EXAMPLES / f"{name}.jpg").read_bytes()
+        inputs = preprocess(image_bytes, opened.manifest.preprocessing, max_pixels=10**6)
+        expected = network()(torch.from_numpy(inputs[None])).detach().numpy()
+        pixels = read_pixels(image_bytes, opened.manifest.preprocessing, max_pixels=10**6)
+        np.testing.assert_allclose(session.run(["logits"], {"image": pixels[None]})[0], expected, atol=1e-5)
+
+
+def test_the_float_form_takes_normalised_input(checkpoint: Path, export: Export) -> None:
+    assert export(checkpoint, "--input", "float32").status == 0
+    opened = open_bundle(checkpoint.parent / "repository" / "small" / "1")
+    assert (opened.manifest.input.dtype, opened.manifest.input.shape) == ("float32", (3, 16, 16))
+    inputs = preprocess((EXAMPLES / "cat.jpg").read_bytes(), opened.manifest.preprocessing, max_pixels=10**6)[None]
+    found = onnxruntime.InferenceSession(opened.model_path).run(["logits"], {"image": inputs})[0]
+    np.testing.assert_allclose(found, network()(torch.from_numpy(inputs)).detach().numpy(), atol=1e-5)
+
+
+def test_the_classes_that_were_expected_are_checked(checkpoint: Path, export: Export) -> None:
+    assert_refused(export(checkpoint, "--num-classes", "6"), checkpoint, "expected a head of 6 classes (--num-classes)")
+
+
+def test_force_replaces_a_version_whole(checkpoint: Path, export: Export) -> None:
+    assert export(checkpoint).status == 0
+    folder = checkpoint.parent / "repository" / "small" / "1"
+    before = (folder / "model.onnx").read_bytes()
+    weights = network().state_dict()
+    weights["fc.bias"] += 1
+    save_file(weights, checkpoint)
+    assert main([str(checkpoint), *arguments(checkpoint), "--force"]) == 0
+    assert open_bundle(folder).manifest.files
+    assert (folder / "model.onnx").read_bytes() != before
+    assert [path.name for path in folder.parent.iterdir()] == ["1"]  # nothing hidden is left
 
 
 def test_the_graph_is_standard_self_contained_and_says_what_it_is(checkpoint: Path, export: Export) -> None:
@@ -127,7 +155,7 @@ def test_the_graph_is_standard_self_contained_and_says_what_it_is(checkpoint: Pa
     assert {opset.domain for opset in model.opset_import} == {""}
     assert not any(tensor.external_data for tensor in model.graph.initializer)
     shape = model.graph.input[0].type.tensor_type.shape.dim
-    assert [dim.dim_param or dim.dim_value for dim in shape] == ["batch", 3, 16, 16]
+    assert [dim.dim_param or dim.dim_value for dim in shape] == ["batch", 16, 16, 3]
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     assert metadata["labels"].splitlines() == LABELS
     assert json.loads(metadata["preprocessing"])["resize"] == 18
@@ -167,18 +195,18 @@ def test_an_unknown_network_is_refused_with_near_misses(checkpoint: Path, export
 
 def test_weights_that_do_not_fit_are_listed(checkpoint: Path, export: Export) -> None:
     weights = network().state_dict()
-    weights["head.weight"] = weights.pop("fc.weight")
+    weights["head.weight"] = weights.pop("conv1.weight")
     weights["fc.bias"] = torch.zeros(7)
     save_file(weights, checkpoint)
     finished = export(checkpoint)
-    assert_refused(finished, checkpoint, "1 missing: fc.weight")
+    assert_refused(finished, checkpoint, "1 missing: conv1.weight")
     assert "1 unexpected: head.weight" in finished.stderr
     assert "1 of another shape: fc.bias (expected (5,), found (7,))" in finished.stderr
 
 
 def test_labels_that_do_not_fit_the_head_are_refused(checkpoint: Path, export: Export) -> None:
     (checkpoint.parent / "labels.txt").write_text("one\ntwo\n")
-    assert_refused(export(checkpoint), checkpoint, "fc.weight (expected (2, 64), found (5, 64))")
+    assert_refused(export(checkpoint), checkpoint, "expected a head of 2 classes (labels), found 5")
 
 
 def test_weights_that_are_not_finite_are_refused(checkpoint: Path, export: Export) -> None:
@@ -192,7 +220,7 @@ def test_another_image_size_resizes_embeddings_crop_and_resize(checkpoint: Path,
     finished = export(checkpoint, "--image-size", "32x24")
     assert finished.status == 0, finished.stderr
     manifest = open_bundle(checkpoint.parent / "repository" / "small" / "1").manifest
-    assert manifest.input.shape == (3, 32, 24)
+    assert manifest.input.shape == (32, 24, 3)
     assert manifest.preprocessing.crop == (32, 24)
     assert manifest.preprocessing.resize == 36
 

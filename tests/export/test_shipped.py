@@ -1,13 +1,16 @@
 """The shipped checkpoint and the shipped bundle belong together."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
+import pytest
 
-from bundle.bundle import open_bundle
+from bundle.bundle import open_bundle, sha256_of, write_bundle
+from export import card, verify
 from tests.helpers import REPOSITORY, ROOT
 
 SHIPPED = REPOSITORY / "aa-cifar100"
@@ -21,7 +24,7 @@ def test_exporting_the_shipped_checkpoint_gives_the_shipped_bundles_answers(tmp_
     assert again.manifest.provenance.checkpoint_sha256 == shipped.manifest.provenance.checkpoint_sha256
     assert again.manifest.labels == shipped.manifest.labels
     assert again.manifest.preprocessing == shipped.manifest.preprocessing
-    inputs = np.random.default_rng(0).normal(size=(16, 3, 32, 32)).astype(np.float32)
+    inputs = np.random.default_rng(0).integers(0, 256, (16, 32, 32, 3), dtype=np.uint8)
     found, expected = (
         onnxruntime.InferenceSession(opened.model_path).run(None, {"image": inputs})[0] for opened in (again, shipped)
     )
@@ -35,3 +38,34 @@ def test_the_shipped_network_attends_and_was_measured() -> None:
     assert manifest.accuracy.images == 10_000
     assert manifest.accuracy.top_1 >= 0.62
     assert "http" in manifest.accuracy.measured.lower()
+
+
+def test_the_shipped_bundle_verifies_without_torch() -> None:
+    script = "import sys; sys.modules['torch'] = None; from export.verify import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", script, "model_repository/aa-cifar100/1"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "4 pictures answered as PyTorch did" in done.stdout
+
+
+def test_inspect_prints_a_card(capsys: pytest.CaptureFixture) -> None:
+    assert card.main([str(SHIPPED / "1")]) == 0
+    lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert lines["what"].startswith("aa-cifar100 version 1: aa_wide_resnet22_2")
+    assert lines["labels"].startswith("100: apple, ")
+    assert "Softmax" in lines["operators"]
+
+
+def test_a_bundle_that_answers_otherwise_does_not_verify(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    shipped = open_bundle(SHIPPED / "1")
+    references = json.loads((SHIPPED / "1" / "references.json").read_text())
+    references[0]["logits"][0] += 0.01
+    changed = json.dumps(references).encode()
+    model = (SHIPPED / "1" / "model.onnx").read_bytes()
+    files = {"model.onnx": sha256_of(model), "references.json": sha256_of(changed)}
+    manifest = shipped.manifest.model_copy(update={"files": files})
+    folder = write_bundle(tmp_path, manifest, {"model.onnx": model, "references.json": changed})
+    assert verify.main([str(folder), "--images", str(ROOT / "examples")]) == 1
+    assert "expected the stored logits" in capsys.readouterr().err
+    assert verify.main([str(SHIPPED / "1"), "--images", str(tmp_path)]) == 1
+    assert "expected a picture, found No such file" in capsys.readouterr().err

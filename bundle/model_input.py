@@ -1,0 +1,18 @@
+"""Picture bytes --> one row of a model's input, as its manifest says."""
+
+from typing import Any
+
+from numpy.typing import NDArray
+
+from bundle.manifest import Manifest
+from bundle.preprocessing import preprocess, read_pixels
+
+
+def read_input(image_bytes: bytes, manifest: Manifest, *, max_pixels: int) -> NDArray[Any]:
+    """Return float32 (3, H, W), normalised, or uint8 (H, W, 3), whichever the model takes.
+
+    Raises:
+        UnsupportedImage, ImageTooLarge, InvalidImage: as `bundle.decoding.decode`.
+    """
+    read = read_pixels if manifest.input.dtype == "uint8" else preprocess
+    return read(image_bytes, manifest.preprocessing, max_pixels=max_pixels)

@@ -1,0 +1,61 @@
+"""python -m export inspect BUNDLE: a bundle as a person wants to read it."""
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import onnx
+
+from bundle.bundle import Bundle, open_bundle
+from bundle.errors import BundleError
+
+LABELS_SHOWN = 8
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m export inspect", description="Say what a bundle is and holds.")
+    parser.add_argument("bundle", type=Path, help="NAME/VERSION folder")
+    parser.add_argument("--json", action="store_true", help="the manifest as it is, checked")
+    arguments = parser.parse_args(argv)
+    try:
+        opened = open_bundle(arguments.bundle.resolve())
+    except BundleError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(opened.manifest.model_dump_json(indent=2) if arguments.json else card(opened))
+    return 0
+
+
+def card(opened: Bundle) -> str:
+    """The card, some twenty lines of text."""
+    manifest, spec = opened.manifest, opened.manifest.preprocessing
+    graph = onnx.load(opened.model_path, load_external_data=False).graph
+    operators = Counter(node.op_type for node in graph.node)
+    size = opened.model_path.stat().st_size
+    accuracy = manifest.accuracy
+    rows = {
+        "what": f"{manifest.name} version {manifest.version}: {manifest.architecture}, {manifest.precision}",
+        "input": f"{manifest.input.name}, {manifest.input.dtype} {manifest.input.layout} (batch, "
+        f"{', '.join(map(str, manifest.input.shape))})",
+        "output": f"{manifest.output.name}, {manifest.output.dtype} (batch, {manifest.output.shape[0]})",
+        "labels": f"{len(manifest.labels)}: {', '.join(manifest.labels[:LABELS_SHOWN])}"
+        + (", …" if len(manifest.labels) > LABELS_SHOWN else ""),
+        "pixels": f"resize {spec.resize} {spec.interpolation}, centre crop {spec.crop}, {spec.colour}, "
+        f"EXIF {'applied' if spec.exif_orientation else 'ignored'}, transparent on {spec.background}",
+        "normalised": f"mean {spec.mean}, std {spec.std}",
+        "parity": f"logits within {manifest.parity.max_difference:.1e} of PyTorch's, top-1 equal on "
+        f"{manifest.parity.top_1_agreement:.0%} of {manifest.parity.images} pictures, "
+        f"batch {', '.join(map(str, manifest.parity.batch_sizes))}",
+        "accuracy": f"top-1 {accuracy.top_1:.2%}, top-5 {accuracy.top_5:.2%} on {accuracy.dataset} "
+        f"({accuracy.images} images)"
+        if accuracy
+        else "not measured",
+        "size": f"{size / 2**20:.1f} MiB, opset {manifest.opset}",
+        "operators": ", ".join(f"{count} {name}" for name, count in operators.most_common()),
+        "checkpoint": manifest.provenance.checkpoint_sha256,
+        "made by": manifest.provenance.command,
+        "with": ", ".join(f"{name} {number}" for name, number in manifest.provenance.versions.items()),
+    }
+    return "\n".join(f"{name:<12}{text}" for name, text in rows.items())

@@ -1,0 +1,32 @@
+"""Where the names of the classes come from."""
+
+import json
+from pathlib import Path
+
+from export.errors import ExportError
+
+_SHIPPED = Path(__file__).parent
+IMAGENET = "imagenet-1k"  # one name a class, in the usual order; the choice of names is torchvision's
+
+
+def read_labels(source: str) -> tuple[str, ...]:
+    """Read a text file (one label a line), a JSON list, or the names that ship as "imagenet-1k".
+
+    Raises:
+        ExportError: no such file, not a list of names, or an empty or repeated name.
+    """
+    path = _SHIPPED / f"{IMAGENET}.txt" if source == IMAGENET else Path(source)
+    try:
+        text = path.read_text(encoding="utf-8")
+        labels = json.loads(text) if path.suffix == ".json" else text.splitlines()
+    except OSError as error:
+        raise ExportError(f"{path}: expected a file of labels or {IMAGENET!r}, found {error.strerror}") from error
+    except ValueError as error:
+        raise ExportError(f"{path}: not UTF-8 text or not JSON") from error
+    if not isinstance(labels, list) or not labels or not all(isinstance(label, str) for label in labels):
+        raise ExportError(f"{path}: expected a list of names")
+    labels = [label.strip() for label in labels]
+    for number, label in enumerate(labels):
+        if not label or label in labels[:number]:
+            raise ExportError(f"{path}: label {number} is {'empty' if not label else f'{label!r} once more'}")
+    return tuple(labels)

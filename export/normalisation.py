@@ -1,0 +1,26 @@
+"""Puts the normalisation in front of a network, so that the graph takes pixels as they come out of a picture."""
+
+import torch
+from torch import Tensor, nn
+
+from bundle.preprocessing import Preprocessing
+
+
+class PixelInput(nn.Module):
+    """Maps uint8 pixels (B, H, W, 3) to what `network` makes of them once normalised.
+
+    A quarter of the bytes of the float form go to the model, and no thread of the host divides and transposes them.
+    """
+
+    def __init__(self, network: nn.Module, preprocessing: Preprocessing) -> None:
+        super().__init__()
+        self.network = network
+        std = torch.tensor(preprocessing.std, dtype=torch.float64)
+        mean = torch.tensor(preprocessing.mean, dtype=torch.float64)
+        self.register_buffer("scale", (1 / (255 * std)).float().reshape(3, 1, 1))
+        self.register_buffer("shift", (-mean / std).float().reshape(3, 1, 1))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Map uint8 (B, H, W, 3) to logits (B, num_classes)."""
+        x = pixels.permute(0, 3, 1, 2).float()  # (B, 3, H, W)
+        return self.network(x * self.scale + self.shift)

@@ -1,0 +1,66 @@
+"""python -m export verify BUNDLE [--images DIR]: is this the bundle that was written, and does it answer the same here?
+
+    checksums, schema --> model loads --> pictures --> logits as PyTorch's were when the bundle was written
+
+Needs no torch.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+from bundle.bundle import REFERENCES_FILE, Bundle, open_bundle, sha256_of
+from bundle.errors import BundleError, ImageError
+from bundle.model_input import read_input
+from bundle.references import Reference, read_references
+from export.errors import ExportError
+from export.pictures import MAX_PIXELS
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m export verify",
+        description="Check a bundle: checksums, schema, and its answers to known pictures.",
+    )
+    parser.add_argument("bundle", type=Path, help="NAME/VERSION folder")
+    parser.add_argument("--images", type=Path, default=Path("examples"), help="the pictures (default: examples)")
+    arguments = parser.parse_args(argv)
+    try:
+        opened = open_bundle(arguments.bundle.resolve())
+        references = read_references(opened.folder / REFERENCES_FILE)
+        worst = max(difference(opened, reference, arguments.images) for reference in references)
+    except (BundleError, ExportError, ImageError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"{arguments.bundle}: whole; {len(references)} pictures answered as PyTorch did, logits within {worst:.1e}")
+    return 0
+
+
+def difference(opened: Bundle, reference: Reference, images: Path) -> float:
+    """Largest difference of any logit, relative to the largest logit or 1.
+
+    Raises:
+        ExportError: the picture is missing or another one, or the answer is not the stored one.
+    """
+    path = images / reference.picture
+    try:
+        image_bytes = path.read_bytes()
+    except OSError as error:
+        raise ExportError(f"{path}: expected a picture, found {error.strerror}") from error
+    if sha256_of(image_bytes) != reference.sha256:
+        raise ExportError(f"{path}: expected sha256 {reference.sha256}, found {sha256_of(image_bytes)}")
+    manifest = opened.manifest
+    row = read_input(image_bytes, manifest, max_pixels=MAX_PIXELS)
+    session = onnxruntime.InferenceSession(opened.model_path, providers=["CPUExecutionProvider"])
+    found = session.run([manifest.output.name], {manifest.input.name: row[None]})[0][0]
+    expected = np.asarray(reference.logits)
+    worst = float(np.abs(found - expected).max() / max(1.0, np.abs(expected).max()))
+    if not worst <= manifest.parity.tolerance or found.argmax() != expected.argmax():
+        raise ExportError(
+            f"{path}: expected the stored logits within {manifest.parity.tolerance:.0e}, found {worst:.1e}"
+        )
+    return worst
