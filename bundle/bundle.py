@@ -1,4 +1,7 @@
-"""A bundle on disk: `NAME/VERSION/` with model.onnx, references.json and manifest.json. Opening one checks everything it claims."""
+"""A bundle on disk: `NAME/VERSION/` with manifest.json and the files it names.
+
+Opening one checks everything it claims; writing one leaves it whole or absent.
+"""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""references.json: what the network answered to known pictures, so that a bundle can be checked where there is no torch."""
+"""references.json: PyTorch's answers to known pictures, so that a bundle can be checked where there is no torch."""
 
 from pathlib import Path
 

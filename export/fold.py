@@ -1,8 +1,8 @@
 """Takes every BatchNormalization out of a graph.
 
-In evaluation a normalisation is `scale * x + shift` for each channel. It moves backwards through a Concat, part by part,
-and through a linear Resize, whose weights sum to one, until a Conv absorbs it into weights and bias. Where none does, as
-before the first activation of a pre-activation block, a 1x1 depthwise Conv takes its place.
+In evaluation a normalisation is `scale * x + shift` for each channel. It moves backwards through a Concat, part by
+part, and through a linear Resize, whose weights sum to one, until a Conv absorbs it into weights and bias. Where none
+does, as before the first activation of a pre-activation block, a 1x1 depthwise Conv takes its place.
 """
 
 import numpy as np
