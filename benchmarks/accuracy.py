@@ -5,7 +5,6 @@ The result is what `python -m export --accuracy FILE` puts into the manifest.
 """
 
 import argparse
-import json
 import re
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +14,7 @@ import httpx
 import numpy as np
 from rich.progress import track
 
-from benchmarks.circumstances import circumstances
+from benchmarks.circumstances import write_result
 from training.cifar import Split, read_labels, read_split
 from training.evaluate import as_png
 
@@ -64,7 +63,6 @@ def main() -> int:
     model = served_model(arguments.url)
     accuracy = measure(arguments.url, split, read_labels(arguments.data))
     result = {
-        **circumstances("onnxruntime", "pillow", "fastapi", "uvicorn"),
         "model": model,
         "accuracy": {
             "dataset": "CIFAR-100, test split",
@@ -74,7 +72,7 @@ def main() -> int:
             f"{model['provider']}",
         },
     }
-    arguments.output.write_text(json.dumps(result, indent=2) + "\n")
+    write_result(arguments.output, result, "onnxruntime", "pillow", "fastapi", "uvicorn")
     print(f"top-1 {accuracy['top_1']:.2%}, top-5 {accuracy['top_5']:.2%} of {len(split.labels)} images")
     return 0
 

@@ -6,7 +6,6 @@ time over the plain network's in the same round. Memory is the peak of a process
 """
 
 import argparse
-import json
 import multiprocessing
 import resource
 import statistics
@@ -15,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -24,7 +24,7 @@ from rich.progress import track
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.circumstances import circumstances
+from benchmarks.circumstances import write_result
 from export.convert import convert
 from models import create_model
 from models.attention import AttentionAugmentedConv2d as Layer
@@ -158,7 +158,7 @@ def main() -> int:
         name: model_bytes(arguments.network, formulation)
         for name, formulation in track(FORMULATIONS.items(), description="exporting")
     }
-    result = {**circumstances("torch", "onnxruntime"), "network": arguments.network, "batches": {}}
+    result: dict[str, Any] = {"network": arguments.network, "batches": {}}
     sessions = {name: open_session(model) for name, model in models.items()}
     for batch_size in map(int, arguments.batch_sizes.split(",")):
         batch = np.random.default_rng(0).normal(size=(batch_size, 3, *size)).astype(np.float32)
@@ -178,7 +178,7 @@ def main() -> int:
             path.write_bytes(model)
             for batch_size, rows in result["batches"].items():
                 rows[name]["peak_mib"] = round(peak_memory(path, batch_size, size))
-    arguments.output.write_text(json.dumps(result, indent=2) + "\n")
+    write_result(arguments.output, result, "torch", "onnxruntime")
     for batch_size, rows in result["batches"].items():
         print(f"\nbatch {batch_size:<22} median ms   over plain   peak MiB")
         for name, row in rows.items():

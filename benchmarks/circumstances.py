@@ -1,6 +1,7 @@
 """Under which circumstances something was measured: without them a figure means nothing."""
 
 import datetime
+import json
 import os
 import platform
 import shlex
@@ -10,6 +11,12 @@ from importlib.metadata import version
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+
+
+def write_result(path: Path, measured: dict[str, object], *packages: str) -> None:
+    """Write what was measured as JSON, under the circumstances it was measured in."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({**circumstances(*packages), **measured}, indent=2) + "\n")
 
 
 def circumstances(*packages: str) -> dict[str, object]:
