@@ -28,7 +28,7 @@ class OnnxSession:
     """
 
     def __init__(self, bundle: Bundle, *, provider: ProviderName, intra_op_num_threads: int) -> None:
-        onnxruntime.disable_telemetry_events()
+        onnxruntime.disable_telemetry_events()  # on Windows; elsewhere bundle.telemetry has prevented it
         self._bundle = bundle
         self._intra_op_num_threads = intra_op_num_threads
         self._session = self._open_best() if provider == "auto" else self._open(_PROVIDERS[provider])

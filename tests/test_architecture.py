@@ -4,10 +4,13 @@ import os
 import subprocess
 import sys
 import tomllib
+from pathlib import Path
 
 import pytest
 
-from tests.helpers import ROOT
+from tests.helpers import REPOSITORY, ROOT
+
+MODEL = REPOSITORY / "aa-cifar100" / "1" / "model.onnx"
 
 
 def loaded_by(module: str) -> set[str]:
@@ -33,6 +36,18 @@ def test_importing_the_service_reads_no_settings_and_starts_nothing() -> None:
         [sys.executable, "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "1"
+
+
+@pytest.mark.parametrize("module", ["service.session", "export.parity", "export.verify", "benchmarks.attention"])
+def test_onnx_runtime_neither_identifies_the_machine_nor_reports(module: str, tmp_path: Path) -> None:
+    """ONNX Runtime keeps still under CI of its own accord, so the test takes that variable away."""
+    script = (
+        f"import {module}, numpy, time; session = {module}.onnxruntime.InferenceSession('{MODEL}'); "
+        "session.run(None, {'image': numpy.zeros((1, 32, 32, 3), numpy.uint8)}); time.sleep(0.5)"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("CI", "ORT_", "XDG_"))}
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=environment | {"HOME": str(tmp_path)}, check=True)
+    assert list(tmp_path.rglob("*")) == []
 
 
 def test_what_serving_installs_does_not_contain_torch() -> None:
