@@ -1,13 +1,13 @@
-"""python -m benchmarks.attention [--network aa_resnet50] [--batch-sizes 1,8] [--rounds 30] --output FILE
+"""python -m benchmarks.attention [--network aa_resnet50] [--batch-sizes 1,8] [--rounds 12] --output FILE
 
 Formulations of relative attention, each in the whole network, against the plain network, in ONNX Runtime on the CPU.
-All sessions stand side by side and take turns, so that a noisy machine disturbs all alike; figures are medians of the
+All sessions stand side by side and take turns, so that a noisy machine disturbs all alike; ratios are medians of the
 time over the plain network's in the same round. Memory is the peak of a process that runs that one model.
 """
 
 import argparse
 import multiprocessing
-import resource
+import re
 import statistics
 import sys
 import tempfile
@@ -55,15 +55,16 @@ def marks_product(layer: Layer, x: Tensor) -> Tensor:
     """Relative logits spread over all keys by one product with constant one-hot marks, added."""
     q, k, v = _heads(layer, x)
     relative = torch.cat(layer._relative_logits(q), dim=-1)  # (B, Nh, N, H + W)
-    logits = q @ k.transpose(2, 3) + relative @ layer._key_position.T
+    logits = q @ k.transpose(2, 3) + relative @ layer._key_position
     return _merged(layer, logits.softmax(-1) @ v)
 
 
 def augmented_key(layer: Layer, x: Tensor) -> Tensor:
-    """Relative logits beside the query, one-hot marks beside the key, one product."""
+    """Relative logits beside the query, one-hot marks beside the key, one product; all in rows of pixels."""
     q, k, v = _heads(layer, x)
     q = torch.cat([q, *layer._relative_logits(q)], dim=-1)  # (B, Nh, N, d + H + W)
-    k = torch.cat([k, layer._key_position.expand(k.shape[0], layer.num_heads, -1, -1)], dim=-1)
+    marks = layer._key_position.T.expand(k.shape[0], layer.num_heads, -1, -1)  # (B, Nh, N, H + W)
+    k = torch.cat([k, marks], dim=-1)  # (B, Nh, N, d + H + W)
     return _merged(layer, (q @ k.transpose(2, 3)).softmax(-1) @ v)
 
 
@@ -73,6 +74,8 @@ def no_position(layer: Layer, x: Tensor) -> Tensor:
     return _merged(layer, (q @ k.transpose(2, 3)).softmax(-1) @ v)
 
 
+CALLS = 4  # that count, in each turn of a session
+PAUSE = 0.05  # seconds
 FORMULATIONS: dict[str, Callable[[Layer, Tensor], Tensor]] = {
     "shipped": Layer._attend,
     "pad and reshape": pad_and_reshape,
@@ -86,7 +89,8 @@ FORMULATIONS: dict[str, Callable[[Layer, Tensor], Tensor]] = {
 def _heads(layer: Layer, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Scaled q, k and v, (B, Nh, N, d | d | e)."""
     depths = [layer.key_channels, layer.key_channels, layer.value_channels]
-    q, k, v = (layer._split_heads(part) for part in layer.qkv(x).split(depths, dim=1))
+    parts = (part.unflatten(1, (layer.num_heads, -1)) for part in layer.qkv(x).flatten(2).split(depths, dim=1))
+    q, k, v = (part.transpose(2, 3) for part in parts)
     return q * (layer.key_channels // layer.num_heads) ** -0.5, k, v
 
 
@@ -119,14 +123,22 @@ def open_session(model: bytes) -> onnxruntime.InferenceSession:
 def take_turns(
     sessions: dict[str, onnxruntime.InferenceSession], batch: np.ndarray, rounds: int
 ) -> dict[str, list[float]]:
-    """Seconds of each call: every round runs every session once, after two rounds of warming up."""
+    """Seconds of a call: in each round every session makes some in a row, the first does not count, the median does.
+
+    The pause lets the threads of the session before stop spinning, which they do for a moment after work: without it
+    each session would share the processor with the other ones' idle threads, and all ratios would shrink.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in sessions}
-    for turn in track(range(rounds + 2), description=f"batch {len(batch)}"):
+    for turn in track(range(rounds + 1), description=f"batch {len(batch)}"):
         for name, session in sessions.items():
-            started = time.perf_counter()
-            session.run(None, {"image": batch})
-            if turn >= 2:
-                seconds[name].append(time.perf_counter() - started)
+            time.sleep(PAUSE)
+            calls = []
+            for _ in range(CALLS + 1):
+                started = time.perf_counter()
+                session.run(None, {"image": batch})
+                calls.append(time.perf_counter() - started)
+            if turn > 0:
+                seconds[name].append(statistics.median(calls[1:]))
     return seconds
 
 
@@ -137,18 +149,23 @@ def peak_memory(path: Path, batch_size: int, size: tuple[int, int]) -> float:
 
 
 def _peak_memory(path: Path, batch_size: int, size: tuple[int, int]) -> float:
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = _high_water_mark()
     session = open_session(path.read_bytes())
     for _ in range(3):
         session.run(None, {"image": np.zeros((batch_size, 3, *size), np.float32)})
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    return _high_water_mark() - before
+
+
+def _high_water_mark() -> float:
+    """MiB; getrusage would count what the parent had before it forked."""
+    return int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) / 1024
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.attention", description=__doc__.splitlines()[2])
     parser.add_argument("--network", default="aa_resnet50", help="an augmented network (default: aa_resnet50)")
     parser.add_argument("--batch-sizes", default="1,8", help="rows in one call (default: 1,8)")
-    parser.add_argument("--rounds", type=int, default=30, help="calls of each model (default: 30)")
+    parser.add_argument("--rounds", type=int, default=12, help="turns of each model (default: 12)")
     parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
     arguments = parser.parse_args()
 

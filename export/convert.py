@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from export.errors import ExportError
 from export.fold import fold_batch_normalization
 from export.translate import scaled_dot_product_attention
+from export.unpad import unpad_products
 
 INPUT_NAME = "image"
 OUTPUT_NAME = "logits"
@@ -46,6 +47,7 @@ def convert(network: nn.Module, example: Tensor, metadata: dict[str, str]) -> by
             )
     except Exception as error:  # torch.onnx raises many kinds, with long traces; the first line says what it is
         raise ExportError(f"PyTorch cannot trace the network: {str(error).splitlines()[0]}") from error
+    unpad_products(program.model)
     fold_batch_normalization(program.model)
     RemoveUnusedNodesPass()(program.model)
     ClearMetadataAndDocStringPass()(program.model)  # source paths and stack traces of the exporting machine

@@ -97,7 +97,7 @@ class AttentionAugmentedConv2d(nn.Module):
             self.key_rel_w = nn.Parameter(torch.randn(2 * width - 1, key_channels_per_head) * std)
             self.register_buffer("_offset_h", relative_index(height), persistent=False)
             self.register_buffer("_offset_w", relative_index(width), persistent=False)
-            self.register_buffer("_key_position", one_hot_positions(height, width), persistent=False)
+            self.register_buffer("_key_position", one_hot_positions(height, width).T, persistent=False)
         elif position == "sinusoidal":
             self.register_buffer("_encoding", sinusoidal_encoding(in_channels, height, width), persistent=False)
         elif position == "coordconv":
@@ -131,22 +131,33 @@ class AttentionAugmentedConv2d(nn.Module):
             x = x + self._encoding
         elif self.position == "coordconv":
             x = torch.cat([x, self._encoding.expand(x.shape[0], -1, -1, -1)], dim=1)  # (B, in + 2, H, W)
-        depths = [self.key_channels, self.key_channels, self.value_channels]
-        q, k, v = (self._split_heads(part) for part in self.qkv(x).split(depths, dim=1))  # (B, Nh, N, d | d | e)
-        q = q * (self.key_channels // self.num_heads) ** -0.5
+        q, k, v = self._queries(x), *self._keys_and_values(x)  # (B, Nh, N, d), (B, Nh, d, N), (B, Nh, N, e)
         if self.position == "relative":
             # Augmented key: q.(k + r_h + r_w) is one dot product once the relative logits of each query stand beside
             # it and each key carries one-hot marks of its row and column. No N x N bias ever exists.
-            marks = self._key_position.expand(k.shape[0], self.num_heads, -1, -1)
+            marks = self._key_position.expand(k.shape[0], self.num_heads, -1, -1)  # (B, Nh, H + W, N)
             q = torch.cat([q, *self._relative_logits(q)], dim=-1)  # (B, Nh, N, d + H + W)
-            k = torch.cat([k, marks], dim=-1)  # (B, Nh, N, d + H + W)
-        heads = F.scaled_dot_product_attention(q, k, v, scale=1.0)  # (B, Nh, N, e)
+            k = torch.cat([k, marks], dim=2)  # (B, Nh, d + H + W, N)
+        heads = _attention(q, k.transpose(2, 3), v)  # (B, Nh, N, e)
         return self.proj(heads.transpose(2, 3).reshape(-1, self.value_channels, height, width))  # (B, dv, H, W)
 
-    def _split_heads(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, Nh, N, C / Nh); heads are contiguous blocks of channels."""
-        height, width = self.feature_size
-        return x.reshape(-1, self.num_heads, x.shape[1] // self.num_heads, height * width).transpose(2, 3)
+    # Queries come out with their channels in rows, keys with their positions in rows, because the product of the two
+    # wants them so: transposing them afterwards takes ONNX Runtime longer than the product itself
+    # (benchmarks/attention.py compares). Hence two uses of `qkv.weight`.
+
+    def _queries(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to scaled queries (B, Nh, N, d); heads are contiguous blocks of channels."""
+        depth = self.key_channels // self.num_heads
+        weight = self.qkv.weight[: self.key_channels].flatten(1).T * depth**-0.5  # (C, dk)
+        q = x.flatten(2).transpose(1, 2) @ weight  # (B, N, dk)
+        return q.unflatten(2, (self.num_heads, depth)).transpose(1, 2)  # (B, Nh, N, d)
+
+    def _keys_and_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, C, H, W) to keys (B, Nh, d, N) and values (B, Nh, N, e)."""
+        kv = F.conv2d(x, self.qkv.weight[self.key_channels :]).flatten(2)  # (B, dk + dv, N)
+        k, v = kv.split([self.key_channels, self.value_channels], dim=1)
+        k, v = (part.unflatten(1, (self.num_heads, -1)) for part in (k, v))  # (B, Nh, d | e, N)
+        return k, v.transpose(2, 3)
 
     def _relative_logits(self, q: Tensor) -> tuple[Tensor, Tensor]:
         """Logits of each query against each key row (B, Nh, N, H) and each key column (B, Nh, N, W)."""
@@ -157,3 +168,14 @@ class AttentionAugmentedConv2d(nn.Module):
         logits_h = q @ rel_h  # (B, Nh, H, W, H)
         logits_w = (q.transpose(2, 3) @ rel_w).transpose(2, 3)  # (B, Nh, H, W, W)
         return logits_h.flatten(2, 3), logits_w.flatten(2, 3)
+
+
+def _attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention of (B, Nh, N, D), (B, Nh, N, D), (B, Nh, N, e), unscaled; (B, Nh, N, e).
+
+    PyTorch's fast kernels, which never hold N x N logits, want values as deep as keys, so zeros fill up shallower ones;
+    export takes the zeros out again (export/unpad.py).
+    """
+    depth = v.shape[-1]
+    v = F.pad(v, (0, max(q.shape[-1] - depth, 0)))  # (B, Nh, N, D)
+    return F.scaled_dot_product_attention(q, k, v, scale=1.0)[..., :depth]

@@ -33,9 +33,10 @@ def count_flops(network: nn.Module, image_size: tuple[int, int]) -> Flops:
         layers += output.numel() * module.weight[0].numel()
 
     def add_attention(module: AttentionAugmentedConv2d, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        nonlocal content, relative
+        nonlocal layers, content, relative
         height, width = module.feature_size
         positions = height * width
+        layers += positions * module.qkv.weight.numel()  # not called as a module, so no hook of its own
         content += positions**2 * (module.key_channels + module.value_channels)
         if module.position == "relative":
             # Each query meets one embedding for each key row and one for each key column.
