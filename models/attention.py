@@ -173,9 +173,9 @@ class AttentionAugmentedConv2d(nn.Module):
 def _attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Attention of (B, Nh, N, D), (B, Nh, N, D), (B, Nh, N, e), unscaled; (B, Nh, N, e).
 
-    PyTorch's fast kernels, which never hold N x N logits, want values as deep as keys, so zeros fill up shallower ones;
-    export takes the zeros out again (export/unpad.py).
+    PyTorch's fast kernels, which never hold N x N logits, want rows that are contiguous and values as deep as keys, so
+    zeros fill up shallower ones; export takes the zeros out again (export/unpad.py).
     """
     depth = v.shape[-1]
     v = F.pad(v, (0, max(q.shape[-1] - depth, 0)))  # (B, Nh, N, D)
-    return F.scaled_dot_product_attention(q, k, v, scale=1.0)[..., :depth]
+    return F.scaled_dot_product_attention(q, k.contiguous(), v.contiguous(), scale=1.0)[..., :depth]
