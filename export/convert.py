@@ -4,8 +4,10 @@ import logging
 import warnings
 
 import onnx
+import onnx_ir as ir
 import torch
-from onnx_ir.passes.common import ClearMetadataAndDocStringPass, RemoveUnusedNodesPass
+from onnx_ir.passes.common import ClearMetadataAndDocStringPass, IdentityEliminationPass, RemoveUnusedNodesPass
+from onnxscript.optimizer import fold_constants
 from torch import Tensor, nn
 
 from export.errors import ExportError
@@ -47,9 +49,7 @@ def convert(network: nn.Module, example: Tensor, metadata: dict[str, str]) -> by
             )
     except Exception as error:  # torch.onnx raises many kinds, with long traces; the first line says what it is
         raise ExportError(f"PyTorch cannot trace the network: {str(error).splitlines()[0]}") from error
-    unpad_products(program.model)
-    fold_batch_normalization(program.model)
-    RemoveUnusedNodesPass()(program.model)
+    _simplify(program.model)
     ClearMetadataAndDocStringPass()(program.model)  # source paths and stack traces of the exporting machine
     model = program.model_proto
     for key, value in sorted(metadata.items()):
@@ -62,3 +62,12 @@ def convert(network: nn.Module, example: Tensor, metadata: dict[str, str]) -> by
     if not domains <= {"", "ai.onnx"}:
         raise ExportError(f"expected standard ONNX operators only, found the domains {sorted(domains - {''})}")
     return model.SerializeToString(deterministic=True)
+
+
+def _simplify(model: ir.Model) -> None:
+    # Weights count as constants too, whatever their size; the optimizer's own limits would leave them to each start.
+    fold_constants(model, input_size_limit=2**40, output_size_limit=2**40)
+    unpad_products(model)
+    fold_batch_normalization(model)
+    IdentityEliminationPass()(model)
+    RemoveUnusedNodesPass()(model)

@@ -102,6 +102,12 @@ def test_attention_becomes_products_and_a_softmax_without_shapes_at_run_time() -
     assert found["Slice"] == 0
 
 
+def test_weights_that_are_used_in_parts_are_cut_at_export() -> None:
+    network = unlike_fresh(create_model("aa_wide_resnet22_2", num_classes=3, image_size=16))
+    found = operators(convert(network, torch.zeros(2, 3, 16, 16), {}))
+    assert found["Slice"] == found["Identity"] == 0
+
+
 def test_no_initializer_is_left_unused(tmp_path: Path) -> None:
     network = unlike_fresh(create_model("aa_wide_resnet10_1", num_classes=3, image_size=16))
     graph = onnx.load_from_string(convert(network, torch.zeros(2, 3, 16, 16), {})).graph
