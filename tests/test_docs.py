@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 import subprocess
+import sys
 
 import pytest
 
@@ -68,3 +69,10 @@ def test_the_readme_names_targets_and_files_that_exist() -> None:
     assert set(re.findall(r"(?:\$ |`)make ([a-z-]+)", README)) <= targets
     for path in re.findall(r"\b(?:docs|service|bundle|export|models|training|benchmarks)/[\w./-]*\w", README):
         assert (ROOT / path).exists(), path
+
+
+def test_the_example_in_plain_onnx_runtime_gives_the_services_answer(service: RunningService) -> None:
+    script = re.search(r"```python\n(.*?)```", (ROOT / "docs" / "export.md").read_text(), re.DOTALL)[1]
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    answer = service.classify((ROOT / "examples" / "rocket.jpg").read_bytes(), top_k=1).json()
+    assert done.stdout.strip() == answer["predictions"][0]["label"]
