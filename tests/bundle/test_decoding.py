@@ -1,12 +1,15 @@
 """Bytes to an upright RGB picture."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from bundle.decoding import decode, sniff_format
 from bundle.errors import ImageTooLarge, InvalidImage, UnsupportedImage
-from tests.helpers import encode, noise
+from tests.helpers import ROOT, encode, noise
 
 RAMP = np.arange(0, 65536, 256, dtype=np.uint16).reshape(16, 16)  # 16-bit grey whose high bytes are 0..255
 TRANSPOSES = {  # EXIF orientation --> how a camera held that way stores an upright picture
@@ -103,6 +106,19 @@ def test_the_limit_counts_pixels_and_comes_before_decoding() -> None:
 def test_formats_off_the_list_are_not_even_tried(other: str) -> None:
     with pytest.raises(UnsupportedImage):
         decoded(encode(noise(32, 32), other))
+
+
+def test_no_other_decoder_is_even_loaded_when_one_fails() -> None:
+    script = (
+        "import sys\nfrom bundle.decoding import decode\nfrom bundle.errors import InvalidImage\n"
+        "for magic in (b'BM', b'II*\\0', b'\\xff\\xd8\\xff', b'RIFF0000WEBP'):\n"
+        "    try: decode(magic + bytes(99), max_pixels=9, background=(0, 0, 0), exif_orientation=True)\n"
+        "    except InvalidImage: pass\n"
+        "    else: raise SystemExit('decoded')\n"
+        "print([name for name in sys.modules if name.endswith(('EpsImagePlugin', 'FitsImagePlugin'))])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_empty_bytes_are_invalid() -> None:

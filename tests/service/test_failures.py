@@ -1,6 +1,7 @@
 """What only a broken model shows: the application over a socket, with a session that misbehaves."""
 
 import asyncio
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from bundle.bundle import open_bundle
+from service.__main__ import Server
 from service.app import create_app
 from service.errors import StartFailed
 from service.session import OnnxSession
@@ -25,13 +27,14 @@ JPEG = (EXAMPLES / "rocket.jpg").read_bytes()
 @contextmanager
 def serving(**options: object) -> Iterator[tuple[httpx.Client, FastAPI]]:
     app = create_app(Settings(port=0, **options), [open_bundle(REPOSITORY / "aa-cifar100" / "1")])
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, lifespan="on"))
+    server = Server(uvicorn.Config(app, port=0, log_config=None, lifespan="on"))
     thread = threading.Thread(target=lambda: asyncio.run(server.serve()))
     thread.start()
     try:
         wait_until(lambda: server.started)
         port = server.servers[0].sockets[0].getsockname()[1]
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=10) as client:
+            app.state.server = server
             yield client, app
     finally:
         server.should_exit = True
@@ -54,6 +57,23 @@ def test_not_ready_while_warming_up_yet_alive(monkeypatch: pytest.MonkeyPatch) -
         go.set()
         wait_until(lambda: client.get("/health/ready").status_code == 200)
         assert classify(client).status_code == 200
+
+
+def test_draining_refuses_new_requests_and_turns_readiness_off() -> None:
+    with serving() as (client, app):
+        wait_until(lambda: client.get("/health/ready").status_code == 200)
+        app.state.lifecycle.drain()
+        for response in (client.get("/health/ready"), classify(client)):
+            assert (response.status_code, response.json()["code"]) == (503, "draining")
+            assert int(response.headers["retry-after"]) >= 1
+        assert client.get("/health/live").json() == {"state": "draining"}
+
+
+def test_draining_begins_with_the_signal() -> None:
+    with serving() as (client, app):
+        wait_until(lambda: client.get("/health/ready").status_code == 200)
+        app.state.server.handle_exit(signal.SIGTERM, None)
+        assert app.state.lifecycle.state == "draining"
 
 
 def test_a_model_that_cannot_warm_up_is_reported_and_stops_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
