@@ -10,6 +10,11 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 ProviderName = Literal["auto", "cpu", "cuda", "tensorrt"]
 
 
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
 class Settings(BaseSettings):
     """aaserve: image in, ranked labels out. Every option can also be set as AASERVE_NAME in the environment."""
 
@@ -28,15 +33,15 @@ class Settings(BaseSettings):
         "auto", description="Execution provider; one that is asked for and not there stops the start."
     )
     intra_op_num_threads: int = Field(
-        default_factory=lambda: len(os.sched_getaffinity(0)),
+        default_factory=available_cores,
         ge=1,
-        description="Threads of one model call (default: the cores this process may use).",
+        description="Threads of one model call.",
     )
     decode_threads: int = Field(
-        default_factory=lambda: len(os.sched_getaffinity(0)),
+        default_factory=available_cores,
         ge=1,
         le=256,
-        description="Images decoded at once (default: the cores this process may use).",
+        description="Images decoded at once.",
     )
     max_batch_size: int = Field(8, ge=1, le=1024, description="Rows in one model call, at most.")
     max_queue_delay_ms: float = Field(
