@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from bundle.bundle import REFERENCES_FILE, Bundle, open_bundle, sha256_of
+from bundle.bundle import REFERENCES_FILE, open_bundle, sha256_of
 from bundle.errors import BundleError, ImageError
+from bundle.manifest import Manifest
 from bundle.model_input import read_input
 from bundle.references import Reference, read_references
 from export.errors import ExportError
@@ -32,7 +33,8 @@ def main(argv: Sequence[str]) -> int:
     try:
         opened = open_bundle(arguments.bundle.resolve())
         references = read_references(opened.folder / REFERENCES_FILE)
-        worst = max(difference(opened, reference, arguments.images) for reference in references)
+        session = onnxruntime.InferenceSession(opened.model_path, providers=["CPUExecutionProvider"])
+        worst = max(difference(session, opened.manifest, reference, arguments.images) for reference in references)
     except (BundleError, ExportError, ImageError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -40,7 +42,7 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def difference(opened: Bundle, reference: Reference, images: Path) -> float:
+def difference(session: onnxruntime.InferenceSession, manifest: Manifest, reference: Reference, images: Path) -> float:
     """Largest difference of any logit, relative to the largest logit or 1.
 
     Raises:
@@ -53,9 +55,7 @@ def difference(opened: Bundle, reference: Reference, images: Path) -> float:
         raise ExportError(f"{path}: expected a picture, found {error.strerror}") from error
     if sha256_of(image_bytes) != reference.sha256:
         raise ExportError(f"{path}: expected sha256 {reference.sha256}, found {sha256_of(image_bytes)}")
-    manifest = opened.manifest
     row = read_input(image_bytes, manifest, max_pixels=MAX_PIXELS)
-    session = onnxruntime.InferenceSession(opened.model_path, providers=["CPUExecutionProvider"])
     found = session.run([manifest.output.name], {manifest.input.name: row[None]})[0][0]
     expected = np.asarray(reference.logits)
     worst = float(np.abs(found - expected).max() / max(1.0, np.abs(expected).max()))

@@ -22,13 +22,18 @@ from bundle.manifest import Manifest
 from bundle.model_input import read_input
 from service.batcher import DynamicBatcher
 from service.decode_pool import DecodePool
-from service.errors import ImageTooLarge, InferenceFailed, InvalidImage, UnsupportedMediaType
+from service.errors import ImageTooLarge, InferenceFailed, InvalidImage, ServiceError, UnsupportedMediaType
 from service.metrics import Metrics
 from service.ranking import rank
 from service.schemas import ClassScore
 from service.session import OnnxSession
 from service.settings import Settings
 
+_REFUSALS: dict[type[bundle.errors.ImageError], type[ServiceError]] = {
+    bundle.errors.InvalidImage: InvalidImage,
+    bundle.errors.ImageTooLarge: ImageTooLarge,
+    bundle.errors.UnsupportedImage: UnsupportedMediaType,
+}
 log = logging.getLogger("aaserve")
 
 
@@ -79,20 +84,14 @@ class Predictor:
 
     async def _decode(self, image_bytes: bytes, deadline: float) -> NDArray[Any]:
         work = partial(read_input, image_bytes, self.manifest, max_pixels=self._max_image_pixels)
-        outcome = "refused"
+        image_format = (sniff_format(image_bytes) or "unknown").lower()
         try:
-            tensor = await self._pool.run(work, deadline=deadline)
-            outcome = "decoded"
-            return tensor
-        except bundle.errors.ImageTooLarge as error:
-            raise ImageTooLarge(str(error)) from error
-        except bundle.errors.UnsupportedImage as error:
-            raise UnsupportedMediaType(str(error)) from error
-        except bundle.errors.InvalidImage as error:
-            raise InvalidImage(str(error)) from error
-        finally:
-            image_format = sniff_format(image_bytes) or "unknown"
-            self._metrics.images.labels(image_format.lower(), outcome).inc()
+            row = await self._pool.run(work, deadline=deadline)
+        except bundle.errors.ImageError as error:
+            self._metrics.images.labels(image_format, "refused").inc()
+            raise _REFUSALS[type(error)](str(error)) from error
+        self._metrics.images.labels(image_format, "decoded").inc()
+        return row
 
 
 @asynccontextmanager

@@ -45,7 +45,7 @@ async def read_image(request: Request, *, max_body_bytes: int) -> bytes:
 async def _limited(request: Request, max_body_bytes: int) -> AsyncGenerator[bytes, None]:
     too_large = BodyTooLarge(f"the body has more than {max_body_bytes} bytes")
     declared = request.headers.get("content-length", "")
-    if declared.isdigit() and int(declared[:20]) > max_body_bytes:
+    if declared.isdecimal() and int(declared[:20]) > max_body_bytes:
         raise too_large
     received = 0
     async for chunk in request.stream():

@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-METADATA_KEY = "aaserve"
+METADATA_KEY = "aaserve"  # export/checkpoint.py reads it
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
@@ -30,9 +29,3 @@ def save_weights(path: Path, network: nn.Module, metadata: dict[str, Any]) -> No
     partial = path.with_suffix(".partial")
     save_file(weights, partial, metadata={METADATA_KEY: json.dumps(metadata, sort_keys=True)})
     partial.replace(path)
-
-
-def read_metadata(path: Path) -> dict[str, Any]:
-    """The metadata of `save_weights`; empty for weights from elsewhere."""
-    with safe_open(path, framework="pt") as file:
-        return json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))

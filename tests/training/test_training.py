@@ -11,10 +11,11 @@ from rich.progress import Progress
 from safetensors.torch import load_file
 
 from bundle.preprocessing import normalise, preprocess
+from export.checkpoint import read_checkpoint
 from tests.helpers import ROOT, encode, noise
 from training.__main__ import main
 from training.augment import augment
-from training.checkpoint import read_metadata, save_state
+from training.checkpoint import save_state
 from training.cifar import read_labels, read_split
 from training.evaluate import accuracy
 from training.recipe import Augmentation, Recipe, read_recipe
@@ -85,7 +86,7 @@ def test_a_run_that_was_stopped_and_resumed_equals_one_that_was_not(
 
 def test_the_weights_carry_what_export_needs(data: Path, tmp_path: Path) -> None:
     top_1 = run(recipe(epochs=1), data, tmp_path)
-    metadata = read_metadata(tmp_path / "model.safetensors")
+    metadata = read_checkpoint(tmp_path / "model.safetensors").metadata
     assert metadata["labels"][7] == "class 7"
     assert metadata["test"]["top_1"] == top_1
     assert Recipe.model_validate(metadata["recipe"]) == recipe(epochs=1)
