@@ -15,8 +15,14 @@ class DecodePool:
 
     def __init__(self, threads: int, *, max_waiting: int) -> None:
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+        self._threads = threads
         self._limit = threads + max_waiting
         self._admitted = 0
+
+    @property
+    def waiting(self) -> int:
+        """Calls that wait for a thread."""
+        return max(0, self._admitted - self._threads)
 
     async def run(self, function: Callable[[], Result], *, deadline: float) -> Result:
         """Return `function()`; `deadline` is an instant of the event loop's clock.

@@ -11,7 +11,7 @@ import pytest
 from service.batcher import DynamicBatcher
 from service.errors import DeadlineExceeded, Draining, InferenceFailed, QueueFull
 
-ROW = np.ones(3, np.float32)
+ROW = np.ones((1, 3), np.float32)
 
 
 class Model:
@@ -62,7 +62,7 @@ def test_each_caller_gets_the_answer_to_its_own_row() -> None:
     async def scenario() -> None:
         async with batching(Model()) as batcher:
             answers = await asyncio.gather(*(batcher.submit(ROW * i, deadline=soon()) for i in range(16)))
-        assert [answer.row[0] for answer in answers] == [2 * i for i in range(16)]
+        assert [answer.rows[0, 0] for answer in answers] == [2 * i for i in range(16)]
 
     run(scenario())
 
@@ -146,7 +146,7 @@ def test_a_deadline_that_passes_during_inference_ends_the_wait() -> None:
                 await batcher.submit(ROW, deadline=soon(0.05))
             model.go.set()
             answer = await batcher.submit(ROW, deadline=soon())
-        assert answer.row[0] == 2
+        assert answer.rows[0, 0] == 2
 
     run(scenario())
 
@@ -163,7 +163,7 @@ def test_a_caller_who_leaves_does_not_disturb_its_batch_mates() -> None:
             leaver.cancel()
             await waiting(batcher, 1)
             model.go.set()
-            assert (await mate).row[0] == 10
+            assert (await mate).rows[0, 0] == 10
             await first
         assert model.batches == [1, 1]
 
@@ -182,7 +182,7 @@ def test_a_batch_that_fails_fails_all_its_entries_and_the_next_one_runs() -> Non
             assert "0x7f" not in str(results[0])
             assert batcher.alive
             model.failure = None
-            assert (await batcher.submit(ROW, deadline=soon())).row[0] == 2
+            assert (await batcher.submit(ROW, deadline=soon())).rows[0, 0] == 2
 
     run(scenario())
 
@@ -193,7 +193,7 @@ def test_rows_of_different_shapes_fail_their_batch_only() -> None:
         async with batching(model) as batcher:
             first = asyncio.create_task(batcher.submit(ROW, deadline=soon()))
             await started(model)
-            mixed = [asyncio.create_task(batcher.submit(np.ones(n, np.float32), deadline=soon())) for n in (2, 3)]
+            mixed = [asyncio.create_task(batcher.submit(np.ones((1, n), np.float32), deadline=soon())) for n in (2, 3)]
             await waiting(batcher, 2)
             model.go.set()
             results = await asyncio.gather(*mixed, return_exceptions=True)
@@ -213,7 +213,7 @@ def test_draining_answers_what_is_queued_and_takes_nothing_new() -> None:
             await started(model)
             await waiting(batcher, 2)
             model.go.set()
-        assert [(await caller).row[0] for caller in callers] == [2, 2, 2]
+        assert [(await caller).rows[0, 0] for caller in callers] == [2, 2, 2]
         with pytest.raises(Draining):
             await batcher.submit(ROW, deadline=soon())
         assert not batcher.alive

@@ -26,19 +26,19 @@ def claim_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_falling_back_to_the_cpu_behind_our_back_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     claim_cuda(monkeypatch)
     with pytest.raises(StartFailed, match="provider: expected CUDAExecutionProvider, found CPUExecutionProvider"):
-        OnnxSession(SHIPPED, provider="cuda", intra_op_num_threads=1)
+        OnnxSession(SHIPPED, provider="cuda", intra_op_num_threads=1, max_batch_size=4)
 
 
 def test_auto_takes_the_cpu_where_cuda_does_not_work_and_says_so(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     claim_cuda(monkeypatch)
-    session = OnnxSession(SHIPPED, provider="auto", intra_op_num_threads=1)
+    session = OnnxSession(SHIPPED, provider="auto", intra_op_num_threads=1, max_batch_size=4)
     assert session.provider == "CPUExecutionProvider"
     assert "provider auto: no CUDA" in caplog.text
 
 
 def test_runs_batches_of_any_size() -> None:
-    session = OnnxSession(SHIPPED, provider="cpu", intra_op_num_threads=1)
-    session.warm_up(4)
+    session = OnnxSession(SHIPPED, provider="cpu", intra_op_num_threads=1, max_batch_size=4)
+    session.warm_up()
     assert session.run(np.zeros((3, 32, 32, 3), np.uint8)).shape == (3, 100)
