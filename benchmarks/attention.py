@@ -1,8 +1,11 @@
-"""python -m benchmarks.attention [--network aa_resnet50] [--batch-sizes 1,8] [--rounds 12] --output FILE
+"""python -m benchmarks.attention [NETWORK …] [--formulations NAME,…] [--batch-sizes 1,8] [--rounds 12] --output FILE
 
 Formulations of relative attention, each in the whole network, against the plain network, in ONNX Runtime on the CPU.
 All sessions stand side by side and take turns, so that a noisy machine disturbs all alike; ratios are medians of the
 time over the plain network's in the same round. Memory is the peak of a process that runs that one model.
+
+"products and softmax alone" is a graph of nothing but the three nodes that no formulation can do without, for every
+layer of the network: one plus its ratio is what the network cannot be faster than.
 """
 
 import argparse
@@ -18,8 +21,10 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+import onnx
 import onnxruntime
 import torch
+from onnx import helper
 from rich.progress import track
 from torch import Tensor
 from torch.nn import functional as F
@@ -114,45 +119,90 @@ def model_bytes(name: str, formulation: Callable[[Layer, Tensor], Tensor] = Laye
         return convert(network, torch.zeros(2, 3, *network.image_size), {})
 
 
+def attention_shapes(name: str) -> list[tuple[int, int, int, int]]:
+    """(Nh, N, d + H + W, e) of each attention layer."""
+    layers = [module for module in create_model(name).modules() if isinstance(module, Layer)]
+    return [
+        (
+            layer.num_heads,
+            layer.feature_size[0] * layer.feature_size[1],
+            layer.key_channels // layer.num_heads + sum(layer.feature_size),
+            layer.value_channels // layer.num_heads,
+        )
+        for layer in layers
+    ]
+
+
+def products_alone(shapes: list[tuple[int, int, int, int]]) -> bytes:
+    """softmax(q @ k) @ v for every layer, its inputs given."""
+    nodes, inputs, outputs = [], [], []
+    for i, (num_heads, positions, depth, values) in enumerate(shapes):
+        nodes += [
+            helper.make_node("MatMul", [f"q{i}", f"k{i}"], [f"logits{i}"]),
+            helper.make_node("Softmax", [f"logits{i}"], [f"shares{i}"], axis=-1),
+            helper.make_node("MatMul", [f"shares{i}", f"v{i}"], [f"heads{i}"]),
+        ]
+        for value, shape in (("q", (positions, depth)), ("k", (depth, positions)), ("v", (positions, values))):
+            inputs.append(_float_tensor(f"{value}{i}", ["batch", num_heads, *shape]))
+        outputs.append(_float_tensor(f"heads{i}", ["batch", num_heads, positions, values]))
+    graph = helper.make_graph(nodes, "products", inputs, outputs)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10).SerializeToString()
+
+
+def _float_tensor(name: str, shape: list[str | int]) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+
+
 def open_session(model: bytes) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
+def random_inputs(session: onnxruntime.InferenceSession, batch_size: int) -> dict[str, np.ndarray]:
+    """Normal numbers for every input."""
+    rng = np.random.default_rng(0)
+    return {
+        value.name: rng.normal(size=(batch_size, *value.shape[1:])).astype(np.float32) for value in session.get_inputs()
+    }
+
+
 def take_turns(
-    sessions: dict[str, onnxruntime.InferenceSession], batch: np.ndarray, rounds: int
+    sessions: dict[str, onnxruntime.InferenceSession], batch_size: int, rounds: int
 ) -> dict[str, list[float]]:
     """Seconds of a call: in each round every session makes some in a row, the first does not count, the median does.
 
     The pause lets the threads of the session before stop spinning, which they do for a moment after work: without it
     each session would share the processor with the other ones' idle threads, and all ratios would shrink.
     """
+    inputs = {name: random_inputs(session, batch_size) for name, session in sessions.items()}
     seconds: dict[str, list[float]] = {name: [] for name in sessions}
-    for turn in track(range(rounds + 1), description=f"batch {len(batch)}"):
+    for turn in track(range(rounds + 1), description=f"batch {batch_size}"):
         for name, session in sessions.items():
             time.sleep(PAUSE)
             calls = []
             for _ in range(CALLS + 1):
                 started = time.perf_counter()
-                session.run(None, {"image": batch})
+                session.run(None, inputs[name])
                 calls.append(time.perf_counter() - started)
             if turn > 0:
                 seconds[name].append(statistics.median(calls[1:]))
     return seconds
 
 
-def peak_memory(path: Path, batch_size: int, size: tuple[int, int]) -> float:
+def peak_memory(model: bytes, batch_size: int) -> int:
     """MiB that loading and running the model adds to a fresh process, at its peak."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_peak_memory, (path, batch_size, size))
+    with tempfile.TemporaryDirectory() as folder, multiprocessing.get_context("spawn").Pool(1) as pool:
+        path = Path(folder) / "model.onnx"
+        path.write_bytes(model)
+        return round(pool.apply(_peak_memory, (path, batch_size)))
 
 
-def _peak_memory(path: Path, batch_size: int, size: tuple[int, int]) -> float:
+def _peak_memory(path: Path, batch_size: int) -> float:
     before = _high_water_mark()
     session = open_session(path.read_bytes())
     for _ in range(3):
-        session.run(None, {"image": np.zeros((batch_size, 3, *size), np.float32)})
+        session.run(None, random_inputs(session, batch_size))
     return _high_water_mark() - before
 
 
@@ -161,27 +211,19 @@ def _high_water_mark() -> float:
     return int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) / 1024
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.attention", description=__doc__.splitlines()[2])
-    parser.add_argument("--network", default="aa_resnet50", help="an augmented network (default: aa_resnet50)")
-    parser.add_argument("--batch-sizes", default="1,8", help="rows in one call (default: 1,8)")
-    parser.add_argument("--rounds", type=int, default=12, help="turns of each model (default: 12)")
-    parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
-    arguments = parser.parse_args()
-
-    plain = arguments.network.removeprefix("aa_")
-    size = create_model(plain).image_size
-    models = {f"{plain} (plain)": model_bytes(plain)} | {
-        name: model_bytes(arguments.network, formulation)
-        for name, formulation in track(FORMULATIONS.items(), description="exporting")
-    }
-    result: dict[str, Any] = {"network": arguments.network, "batches": {}}
+def measure(network: str, formulations: list[str], batch_sizes: list[int], rounds: int) -> dict[int, Any]:
+    """Milliseconds, ratio to the plain network and MiB of each model, for each batch size."""
+    plain = network.removeprefix("aa_")
+    models = {f"{plain} (plain)": model_bytes(plain)}
+    for name in track(formulations, description=f"exporting {network}"):
+        models[name] = model_bytes(network, FORMULATIONS[name])
+    models["products and softmax alone"] = products_alone(attention_shapes(network))
     sessions = {name: open_session(model) for name, model in models.items()}
-    for batch_size in map(int, arguments.batch_sizes.split(",")):
-        batch = np.random.default_rng(0).normal(size=(batch_size, 3, *size)).astype(np.float32)
-        seconds = take_turns(sessions, batch, arguments.rounds)
+    measured = {}
+    for batch_size in batch_sizes:
+        seconds = take_turns(sessions, batch_size, rounds)
         base = seconds[f"{plain} (plain)"]
-        result["batches"][batch_size] = {
+        measured[batch_size] = {
             name: {
                 "milliseconds": round(statistics.median(times) * 1000, 2),
                 "ratio": round(statistics.median(a / b for a, b in zip(times, base, strict=True)), 3),
@@ -189,17 +231,31 @@ def main() -> int:
             for name, times in seconds.items()
         }
     del sessions
-    with tempfile.TemporaryDirectory() as folder:
+    for batch_size, rows in measured.items():
         for name, model in models.items():
-            path = Path(folder) / "model.onnx"
-            path.write_bytes(model)
-            for batch_size, rows in result["batches"].items():
-                rows[name]["peak_mib"] = round(peak_memory(path, batch_size, size))
-    write_result(arguments.output, result, "torch", "onnxruntime")
-    for batch_size, rows in result["batches"].items():
-        print(f"\nbatch {batch_size:<22} median ms   over plain   peak MiB")
-        for name, row in rows.items():
-            print(f"  {name:<26} {row['milliseconds']:8.2f} {row['ratio']:12.3f} {row['peak_mib']:10}")
+            rows[name]["peak_mib"] = peak_memory(model, batch_size)
+    return measured
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.attention", description=__doc__.splitlines()[2])
+    add = parser.add_argument
+    add("networks", nargs="*", default=["aa_resnet50"], metavar="NETWORK", help="augmented (default: aa_resnet50)")
+    add("--formulations", default=",".join(FORMULATIONS), help=f"some of: {', '.join(FORMULATIONS)} (default: all)")
+    add("--batch-sizes", default="1,8", help="rows in one call (default: 1,8)")
+    add("--rounds", type=int, default=12, help="turns of each model (default: 12)")
+    add("--output", type=Path, required=True, help="JSON file to write")
+    arguments = parser.parse_args()
+
+    batch_sizes = list(map(int, arguments.batch_sizes.split(",")))
+    result: dict[str, Any] = {}
+    for network in arguments.networks:
+        result[network] = measure(network, arguments.formulations.split(","), batch_sizes, arguments.rounds)
+        write_result(arguments.output, {"networks": result}, "torch", "onnxruntime")
+        for batch_size, rows in result[network].items():
+            print(f"\n{network}, batch {batch_size:<12} median ms   over plain   peak MiB")
+            for name, row in rows.items():
+                print(f"  {name:<26} {row['milliseconds']:8.2f} {row['ratio']:12.3f} {row['peak_mib']:10}")
     return 0
 
 
