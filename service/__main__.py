@@ -1,14 +1,17 @@
-"""python -m service [--repository DIR] [--host H] [--port P] [--provider auto|cpu|cuda|tensorrt] …
+"""python -m service [--repository DIR] [--host H] [--port P] [--provider auto|cpu|cuda|tensorrt] [--workers N] …
 
-settings --> bundles opened and checked --> HTTP up --> models loaded and warmed up --> ready ... SIGTERM --> drained
+settings --> bundles opened and checked --> port bound --> models loaded and warmed up --> ready ... SIGTERM --> drained
+
+With several workers this process only binds and supervises (service/workers.py); each of them comes through here too.
 """
 
 import logging
 import signal
 import socket
 import sys
+import tempfile
 import warnings
-from types import FrameType
+from pathlib import Path
 
 import uvicorn
 from pydantic import ValidationError
@@ -17,62 +20,75 @@ from pydantic_settings import CliApp
 from bundle.bundle import Bundle, open_bundle, scan_repository
 from bundle.errors import BundleError
 from service.app import create_app
+from service.logs import configure_logging
+from service.server import Server
 from service.settings import Settings
+from service.workers import Supervisor, Worker
 
+BACKLOG = 2048  # connections that the kernel holds for us
 log = logging.getLogger("aaserve")
-
-
-class Server(uvicorn.Server):
-    """uvicorn that says where it listens, and with readiness off from the moment a stop is asked for."""
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        for server in self.servers:
-            for listening in server.sockets:
-                log.info("listening on http://%s:%d", *listening.getsockname()[:2])
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if self.started:
-            self.config.app.state.lifecycle.drain()  # type: ignore[union-attr]
-        super().handle_exit(sig, frame)
 
 
 def main() -> int:
     try:
         settings = CliApp.run(Settings)
         bundles = _highest_versions(settings)
+        worker = Worker.from_environment()
+        listening = socket.socket(fileno=worker.listening) if worker else _listen(settings)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         return _fail(f"{'.'.join(map(str, first['loc']))}: {first['msg']}, found {first['input']!r}")
-    except BundleError as error:
+    except (BundleError, OSError) as error:
         return _fail(str(error))
+    configure_logging(settings.log_format)
+    if worker is None:
+        log.info("listening on http://%s:%d", *listening.getsockname()[:2])
+        if settings.workers > 1:
+            return _supervise(settings, listening)
+    return _serve(settings, bundles, listening, worker)
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+
+def _serve(settings: Settings, bundles: list[Bundle], listening: socket.socket, worker: Worker | None) -> int:
     warnings.filterwarnings("ignore", module="PIL")  # it warns of odd metadata; what matters is checked
 
     def stop() -> None:
         server.should_exit = True
 
-    app = create_app(settings, bundles, on_failure=stop)
+    app = create_app(settings, bundles, worker=worker, on_failure=stop)
     server = Server(
         uvicorn.Config(
             app,
-            host=settings.host,
-            port=settings.port,
             log_config=None,
             access_log=False,
             server_header=False,
             ws="none",
-            timeout_graceful_shutdown=max(1, round(settings.drain_grace_ms / 1000)),
-        )
+            backlog=BACKLOG,
+            # Every request has its deadline; this only bounds connections that never end.
+            timeout_graceful_shutdown=settings.request_timeout_ms // 1000 + 1,
+        ),
+        drain_grace=settings.drain_grace_ms / 1000,
+        lifeline=worker.lifeline if worker else None,
     )
     # uvicorn raises the signal again once it has stopped; a stop that was asked for is no failure.
     signal.signal(signal.SIGTERM, lambda *_: None)
     signal.signal(signal.SIGINT, lambda *_: None)
-    server.run()
+    server.run(sockets=[listening])
     failure = app.state.lifecycle.failure
     return _fail(failure) if failure else 0
+
+
+def _supervise(settings: Settings, listening: socket.socket) -> int:
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(prefix="aaserve-metrics-", dir=memory if memory.is_dir() else None) as folder:
+        return Supervisor(settings.workers, listening, folder).run()
+
+
+def _listen(settings: Settings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        return socket.create_server((settings.host, settings.port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        raise OSError(f"{settings.host}:{settings.port}: {error.strerror}") from error
 
 
 def _highest_versions(settings: Settings) -> list[Bundle]:

@@ -1,5 +1,6 @@
 """The application: one lifecycle, its routes, and what surrounds them. Importing this does nothing."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
@@ -16,19 +17,31 @@ from service.metrics import Metrics
 from service.observation import Observation
 from service.problems import on_http_exception, on_invalid_parameter, on_service_error
 from service.settings import Settings
+from service.workers import Worker
 
 
 def create_app(
-    settings: Settings, bundles: Sequence[Bundle], *, on_failure: Callable[[], None] = lambda: None
+    settings: Settings,
+    bundles: Sequence[Bundle],
+    *,
+    worker: Worker | None = None,
+    on_failure: Callable[[], None] = lambda: None,
 ) -> FastAPI:
-    """Build the application that serves `bundles`; `on_failure` is called if one of them cannot be loaded."""
-    metrics = Metrics()
+    """Build the application that serves `bundles`, as this worker if there are several.
+
+    `on_failure` is called if a bundle cannot be loaded or its model is lost.
+    """
+    metrics = Metrics(worker.slot if worker else None)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        reporting = asyncio.create_task(metrics.keep_reporting())
         async with Lifecycle(bundles, settings, metrics, on_failure=on_failure) as lifecycle:
             app.state.lifecycle = lifecycle
+            if worker and worker.replacement:
+                await lifecycle.started()  # the others serve meanwhile; nobody should be refused here
             yield
+        reporting.cancel()
 
     app = FastAPI(
         title="aaserve",

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import time
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -70,7 +69,7 @@ async def classify_batch(
     record: Record = request.state.record
     predictor = lifecycle.predictor(model, version)
     manifest = predictor.manifest
-    record.model = manifest.name
+    record.asks(manifest)
     top_k = checked_top_k(top_k, predictor)
     timeout, deadline = deadline_of(timeout_ms, settings)
     size = body_bytes(request, max_body_bytes=settings.max_body_bytes)
@@ -82,7 +81,7 @@ async def classify_batch(
                 images = await read_images(request, max_body_bytes=settings.max_body_bytes, max_items=max_items)
         except TimeoutError:
             raise DeadlineExceeded from None
-        metrics.observe_stages(manifest.name, {"receive": time.perf_counter() - record.started})
+        record.received()
         place.widen(len(images))  # all or none: half an answer would have to be asked for again anyway
         outcomes = await unless_client_leaves(request, predictor.predict_each(images, top_k=top_k, deadline=deadline))
     for error in outcomes:
@@ -90,7 +89,8 @@ async def classify_batch(
             metrics.rejected.labels(error.code).inc()
             if error.status == 500:
                 log.error("request %s: %s", record.request_id, error.code, exc_info=error)
-    record.stages = _slowest(outcomes)
+    if slowest := _slowest(outcomes):
+        record.predicted(slowest.stages, slowest.batch_size)
     results = [_item(outcome, record.request_id) for outcome in outcomes]
     answer = BatchClassification(model=manifest.name, version=manifest.version, results=results)
     return Response(answer.model_dump_json(exclude_none=True), media_type="application/json")
@@ -102,7 +102,7 @@ def _item(outcome: Prediction | ServiceError, request_id: str) -> BatchItem:
     return BatchItem(predictions=outcome.predictions)
 
 
-def _slowest(outcomes: list[Prediction | ServiceError]) -> dict[str, float]:
-    """The stages of the image that took longest."""
-    stages = [outcome.stages for outcome in outcomes if isinstance(outcome, Prediction)]
-    return max(stages, key=lambda seconds: sum(seconds.values()), default={})
+def _slowest(outcomes: list[Prediction | ServiceError]) -> Prediction | None:
+    """The image that took longest stands for all of them."""
+    predictions = [outcome for outcome in outcomes if isinstance(outcome, Prediction)]
+    return max(predictions, key=lambda prediction: sum(prediction.stages.values()), default=None)

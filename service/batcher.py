@@ -194,10 +194,11 @@ class DynamicBatcher:
         batch = _stacked(parts)
         loop = asyncio.get_running_loop()
         wanted, outputs, started = await loop.run_in_executor(self._thread, self._run_wanted, parts, batch)
+        batch_size = len(outputs)
         for part in wanted:
             rows, outputs = np.split(outputs, [len(part)])
-            part.settle(rows, started=started, now=self._clock())
-        return sum(map(len, wanted))
+            part.settle(rows, batch_size=batch_size, started=started, now=self._clock())
+        return batch_size
 
     def _run_wanted(self, parts: list[Part], batch: Array) -> tuple[list[Part], Array, float]:
         """In the model's thread: callers may have left since the batch was made."""

@@ -19,6 +19,7 @@ class Answer:
     rows: Array
     queue_seconds: float  # until the first row was computed
     inference_seconds: float  # from then on, until the last one was
+    batch_size: int  # rows of the largest batch that any of these were in
 
 
 @dataclass(slots=True, eq=False)
@@ -32,6 +33,7 @@ class Entry:
     taken: int = 0  # rows handed to the model
     started: float | None = None
     outputs: dict[int, Array] = field(default_factory=dict)  # by the place of the first row
+    batch_size: int = 0
 
     @property
     def waiting(self) -> int:
@@ -76,12 +78,14 @@ class Part:
     def rows(self) -> Array:
         return self.entry.rows[self.start : self.stop]
 
-    def settle(self, outputs: Array, *, started: float, now: float) -> None:
+    def settle(self, outputs: Array, *, batch_size: int, started: float, now: float) -> None:
         """Take the model's rows for this part; with the last part, the caller has its answer."""
         entry = self.entry
+        entry.batch_size = max(batch_size, entry.batch_size)
         entry.started = min(started, entry.started or started)
         entry.outputs[self.start] = outputs
         if entry.answer.done() or sum(map(len, entry.outputs.values())) < len(entry.rows):
             return
         joined = np.concatenate([entry.outputs[start] for start in sorted(entry.outputs)])
-        entry.answer.set_result(Answer(joined, entry.started - entry.enqueued, now - entry.started))
+        answer = Answer(joined, entry.started - entry.enqueued, now - entry.started, entry.batch_size)
+        entry.answer.set_result(answer)

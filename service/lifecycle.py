@@ -49,6 +49,7 @@ class Lifecycle:
         self._on_failure = on_failure
         self._predictors: dict[str, Predictor] = {}
         self._state = State.STARTING
+        self._started = asyncio.Event()
         self._stop = asyncio.Event()
         self.failure: str | None = None
 
@@ -73,9 +74,13 @@ class Lifecycle:
         return State.READY
 
     def drain(self) -> None:
-        """Take no new requests."""
+        """Report that the end is near; requests are answered as long as they come."""
         if self._state is not State.FAILED:
             self._state = State.DRAINING
+
+    async def started(self) -> None:
+        """Return when nothing is loading any more, successfully or not."""
+        await self._started.wait()
 
     def predictor(self, model: str | None, version: str | None) -> Predictor:
         """The predictor for a request; both may be left out where only one model is served.
@@ -84,7 +89,8 @@ class Lifecycle:
             NotReady, Draining: for nobody at the moment.
             ModelNotFound: not served here.
         """
-        self.require_ready()
+        if closed := self._closed():
+            raise closed
         if model is None:
             if len(self._predictors) > 1:
                 raise ModelNotFound(f"several models are served; add ?model= with one of {', '.join(self._predictors)}")
@@ -98,28 +104,31 @@ class Lifecycle:
         return predictor
 
     def require_ready(self) -> None:
-        """Raise NotReady or Draining unless requests can be answered."""
-        if unready := self._unready():
-            raise unready
+        """Raise NotReady or Draining unless requests should come here."""
+        if self.state is State.DRAINING:
+            raise Draining
+        if closed := self._closed():
+            raise closed
 
     def refusal(self, *, body_bytes: int, timeout: float) -> ServiceError | None:
         """Why no request of this kind would be taken now, whichever model it names; None if one might be.
 
         Args: as `Admission.refusal`.
         """
-        if unready := self._unready():
-            return unready
+        if closed := self._closed():
+            return closed
         if len(self._predictors) > 1:
             return None  # one of them may have room
         predictor = next(iter(self._predictors.values()))
         return predictor.admission.refusal(body_bytes=body_bytes, timeout=timeout)
 
-    def _unready(self) -> ServiceError | None:
+    def _closed(self) -> ServiceError | None:
+        """Why no request is answered at all; who drains still answers."""
         match self.state:
             case State.READY:
                 return None
             case State.DRAINING:
-                return Draining()
+                return None if self._started.is_set() else Draining()
             case State.FAILED:
                 return NotReady("failed: a model stopped working or could not be loaded")
             case State.RECOVERING:
@@ -139,6 +148,7 @@ class Lifecycle:
                 if self._state is State.STARTING:
                     self._state = State.READY
                     log.info("ready")
+                self._started.set()
                 await self._stopped_or_lost()
         except (StartFailed, ModelLost) as error:
             self.failure = str(error)
@@ -147,6 +157,7 @@ class Lifecycle:
             self.failure = "the service failed; the traceback is above"
         if self.failure:
             self._state = State.FAILED
+            self._started.set()
             self._on_failure()
 
     async def _stopped_or_lost(self) -> None:

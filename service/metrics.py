@@ -1,9 +1,15 @@
-"""Prometheus metrics: names, labels and buckets. docs/operations.md lists them for those who scrape."""
+"""Prometheus metrics: names, labels and buckets. docs/operations.md lists them for those who scrape.
 
+One process counts in memory. Workers count in files, one set for each slot, so that a replacement goes on where its
+predecessor was killed, and whoever is scraped adds all of them up.
+"""
+
+import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, values
+from prometheus_client.multiprocess import MultiProcessCollector
 
 from bundle.bundle import MODEL_FILE, Bundle
 
@@ -31,13 +37,25 @@ SECONDS = (
     10,
 )
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+REFRESH = 1.0  # seconds between two looks at what workers report
 
 
 class Metrics:
-    """All metrics of one running service, in a registry of their own."""
+    """All metrics of one running service, in a registry of their own.
 
-    def __init__(self) -> None:
+    Args:
+        slot: of this worker; None in a process that serves alone.
+    """
+
+    def __init__(self, slot: int | None = None) -> None:
         registry = self.registry = CollectorRegistry()
+        self._is_worker = slot is not None
+        self._reported: dict[Gauge, Callable[[], float]] = {}
+        if self._is_worker:
+            # The library names the files by process id; by slot, they neither grow in number nor show as labels.
+            values.ValueClass = values.MultiProcessValue(lambda: slot)  # type: ignore[no-untyped-call]
+            self.registry = CollectorRegistry()
+            MultiProcessCollector(self.registry)  # type: ignore[no-untyped-call]
         self.requests = Counter(
             "aaserve_requests_total", "HTTP requests answered.", ["endpoint", "model", "code"], registry=registry
         )
@@ -58,9 +76,19 @@ class Metrics:
         self.batch_size = Histogram(
             "aaserve_batch_size", "Rows in one model call.", ["model"], buckets=ROWS, registry=registry
         )
-        self.queue_depth = Gauge("aaserve_queue_depth", "Rows waiting for the model.", ["model"], registry=registry)
-        self.queue_capacity = Gauge("aaserve_queue_capacity", "Rows that may wait.", ["model"], registry=registry)
-        self.inflight = Gauge("aaserve_inflight_requests", "Requests being answered.", registry=registry)
+        self.queue_depth = Gauge(
+            "aaserve_queue_depth",
+            "Rows waiting for the model.",
+            ["model"],
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+        self.queue_capacity = Gauge(
+            "aaserve_queue_capacity", "Rows that may wait.", ["model"], registry=registry, multiprocess_mode="livesum"
+        )
+        self.inflight = Gauge(
+            "aaserve_inflight_requests", "Requests being answered.", registry=registry, multiprocess_mode="livesum"
+        )
         self.rejected = Counter(
             "aaserve_rejected_total",
             "Requests (of a batch: images) not answered as asked.",
@@ -73,9 +101,14 @@ class Metrics:
             "What is served; always 1.",
             ["model", "version", "sha256", "provider", "precision"],
             registry=registry,
+            multiprocess_mode="livemax",
         )
         self.model_ready = Gauge(
-            "aaserve_model_ready", "1 while the model answers.", ["model", "version"], registry=registry
+            "aaserve_model_ready",
+            "1 while the model answers.",
+            ["model", "version"],
+            registry=registry,
+            multiprocess_mode="livemin",
         )
         self.model_reopened = Counter(
             "aaserve_model_reopened_total", "Sessions that died and were opened again.", ["model"], registry=registry
@@ -88,7 +121,7 @@ class Metrics:
 
     def watch_queue(self, model: str, depth: Callable[[], int], capacity: int) -> None:
         """Report `depth()` at each scrape."""
-        self.queue_depth.labels(model).set_function(depth)
+        self._report(self.queue_depth.labels(model), depth)
         self.queue_capacity.labels(model).set(capacity)
 
     @contextmanager
@@ -98,8 +131,26 @@ class Metrics:
         info = (manifest.name, manifest.version, manifest.files[MODEL_FILE], provider, manifest.precision)
         self.model_info.labels(*info).set(1)
         ready = self.model_ready.labels(manifest.name, manifest.version)
-        ready.set_function(is_ready)
+        self._report(ready, is_ready)
         try:
             yield
         finally:
-            ready.set_function(lambda: False)
+            self._report(ready, lambda: False)
+
+    async def keep_reporting(self) -> None:
+        """What another worker reports when it is scraped must be in this one's files: write it again and again."""
+        while self._is_worker:
+            self.refresh()
+            await asyncio.sleep(REFRESH)
+
+    def refresh(self) -> None:
+        """Write what is reported now."""
+        for gauge, value in self._reported.items():
+            gauge.set(value())
+
+    def _report(self, gauge: Gauge, value: Callable[[], float]) -> None:
+        if self._is_worker:
+            self._reported[gauge] = value
+            gauge.set(value())
+        else:
+            gauge.set_function(value)

@@ -8,16 +8,21 @@ import re
 import time
 import uuid
 from dataclasses import dataclass, field
+from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from bundle.manifest import Manifest
 from service.errors import ServiceError
+from service.lifecycle import State
+from service.logs import log_request
 from service.metrics import Metrics
 from service.problems import problem
 
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+_UNLOGGED = frozenset({"/health/live", "/health/ready", "/metrics"})  # asked every few seconds, by machines
 CLIENT_LEFT = 499  # nginx's word; nobody sees it but the metrics
 log = logging.getLogger("aaserve")
 
@@ -30,9 +35,26 @@ class Record:
     started: float = field(default_factory=time.perf_counter)
     endpoint: str = "other"
     model: str = ""
+    version: str = ""
+    batch_size: int | None = None
     status: int = CLIENT_LEFT
     stages: dict[str, float] = field(default_factory=dict)
     error: ServiceError | None = None
+    predicted_at: float | None = None
+
+    def asks(self, manifest: Manifest) -> None:
+        """Note whom the request is for."""
+        self.model, self.version = manifest.name, manifest.version
+
+    def received(self) -> None:
+        """Note that the body is here."""
+        self.stages["receive"] = time.perf_counter() - self.started
+
+    def predicted(self, stages: dict[str, float], batch_size: int) -> None:
+        """Note that the answer is known; what is left is to send it."""
+        self.stages |= stages
+        self.batch_size = batch_size
+        self.predicted_at = time.perf_counter()
 
 
 class Observation:
@@ -55,6 +77,8 @@ class Observation:
                 headers = MutableHeaders(scope=message)
                 headers["X-Request-ID"] = record.request_id
                 headers["Server-Timing"] = _server_timing(record)
+                if scope["app"].state.lifecycle.state is State.DRAINING:
+                    headers["Connection"] = "close"  # the next request is better sent elsewhere
             await send(message)
 
         with self._metrics.inflight.track_inprogress():
@@ -70,13 +94,36 @@ class Observation:
                 self._observe(scope, record)
 
     def _observe(self, scope: Scope, record: Record) -> None:
+        now = time.perf_counter()
+        if record.predicted_at is not None:
+            record.stages["respond"] = now - record.predicted_at
         endpoint = getattr(scope.get("route"), "path", record.endpoint)
         self._metrics.requests.labels(endpoint, record.model, record.status).inc()
-        self._metrics.request_duration.labels(endpoint, record.model).observe(time.perf_counter() - record.started)
+        self._metrics.request_duration.labels(endpoint, record.model).observe(now - record.started)
+        self._metrics.observe_stages(record.model, record.stages)
+        if endpoint not in _UNLOGGED or record.status >= 500:
+            log_request(_facts(scope, record, now))
         if record.error is not None:
             self._metrics.rejected.labels(record.error.code).inc()
             if record.error.status == 500:
                 log.error("request %s: %s", record.request_id, record.error.code, exc_info=record.error)
+
+
+def _facts(scope: Scope, record: Record, now: float) -> dict[str, Any]:
+    """What the log says of a request."""
+    outcome = record.error.code if record.error else "ok" if record.status < 400 else str(record.status)
+    return {
+        "request_id": record.request_id,
+        "method": scope["method"],
+        "path": scope["path"],
+        "status": record.status,
+        "outcome": "disconnected" if record.status == CLIENT_LEFT else outcome,
+        "model": record.model,
+        "version": record.version,
+        "batch_size": record.batch_size,
+        "total_ms": round((now - record.started) * 1000, 3),
+        "stages_ms": {stage: round(seconds * 1000, 3) for stage, seconds in record.stages.items()},
+    }
 
 
 def _request_id(scope: Scope) -> str:

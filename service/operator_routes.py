@@ -29,5 +29,7 @@ async def ready(request: Request) -> Response:
 @router.get("/metrics", response_class=Response)
 def metrics(request: Request) -> Response:  # not async: rendered in a thread, off the event loop
     """Prometheus metrics, or OpenMetrics if asked for."""
+    metrics = parts(request)[2]
+    metrics.refresh()
     encode, content_type = choose_encoder(request.headers.get("accept", ""))
-    return Response(encode(parts(request)[2].registry), media_type=content_type)
+    return Response(encode(metrics.registry), media_type=content_type)

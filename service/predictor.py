@@ -42,10 +42,11 @@ log = logging.getLogger("aaserve")
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """Ranked labels, and seconds by stage."""
+    """Ranked labels, seconds by stage, and the rows of the batch they came from."""
 
     predictions: list[ClassScore]
     stages: dict[str, float]
+    batch_size: int
 
 
 class Predictor:
@@ -101,8 +102,7 @@ class Predictor:
             "queue": answer.queue_seconds,
             "inference": answer.inference_seconds,
         }
-        self._metrics.observe_stages(self.manifest.name, stages)
-        return Prediction(rank(answer.rows[0], self.manifest.labels, top_k), stages)
+        return Prediction(rank(answer.rows[0], self.manifest.labels, top_k), stages, answer.batch_size)
 
     async def predict_each(
         self, images: Sequence[bytes | ServiceError], *, top_k: int, deadline: float

@@ -1,7 +1,6 @@
 """POST /classify: HTTP --> the predictor, and back. Reads from top to bottom as a request goes."""
 
 import asyncio
-import time
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -56,11 +55,11 @@ async def classify(
     timeout_ms: TimeoutMs = None,
 ) -> Response:
     """Classify one image: JPEG, PNG, WebP, GIF (first frame), BMP or TIFF."""
-    lifecycle, settings, metrics = parts(request)
+    lifecycle, settings, _ = parts(request)
     record: Record = request.state.record
     predictor = lifecycle.predictor(model, version)
     manifest = predictor.manifest
-    record.model = manifest.name
+    record.asks(manifest)
     top_k = checked_top_k(top_k, predictor)
     timeout, deadline = deadline_of(timeout_ms, settings)
     size = body_bytes(request, max_body_bytes=settings.max_body_bytes)
@@ -71,8 +70,8 @@ async def classify(
                 image_bytes = await read_image(request, max_body_bytes=settings.max_body_bytes)
         except TimeoutError:
             raise DeadlineExceeded from None
-        metrics.observe_stages(manifest.name, {"receive": time.perf_counter() - record.started})
+        record.received()
         prediction = await unless_client_leaves(request, predictor.predict(image_bytes, top_k=top_k, deadline=deadline))
-    record.stages = prediction.stages
+    record.predicted(prediction.stages, prediction.batch_size)
     answer = Classification(model=manifest.name, version=manifest.version, predictions=prediction.predictions)
     return Response(answer.model_dump_json(), media_type="application/json")

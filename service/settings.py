@@ -1,20 +1,19 @@
 """All settings, each as option `--max-queue-size` and environment variable `AASERVE_MAX_QUEUE_SIZE`."""
 
-import os
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from service.cores import available_cores
+from service.logs import LogFormat
+
 ProviderName = Literal["auto", "cpu", "cuda", "tensorrt"]
 
 
-def available_cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):  # not on macOS
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def _cores_of_a_worker(validated: dict[str, Any]) -> int:
+    return max(1, available_cores() // int(validated["workers"]))
 
 
 class Settings(BaseSettings):
@@ -34,13 +33,14 @@ class Settings(BaseSettings):
     provider: ProviderName = Field(
         "auto", description="Execution provider; one that is asked for and not there stops the start."
     )
+    workers: int = Field(1, ge=1, le=256, description="Processes that serve; they share the cores.")
     intra_op_num_threads: int = Field(
-        default_factory=available_cores,
+        default_factory=_cores_of_a_worker,
         ge=1,
         description="Threads of one model call.",
     )
     decode_threads: int = Field(
-        default_factory=available_cores,
+        default_factory=_cores_of_a_worker,
         ge=1,
         le=256,
         description="Images decoded at once.",
@@ -69,5 +69,6 @@ class Settings(BaseSettings):
         50_000_000, ge=1, description="Width times height of an image, at most; beyond that 413."
     )
     drain_grace_ms: int = Field(
-        10_000, ge=0, le=600_000, description="Milliseconds after SIGTERM to answer what was accepted, at most."
+        0, ge=0, le=600_000, description="Milliseconds after SIGTERM in which readiness is off and requests are taken."
     )
+    log_format: LogFormat = Field("auto", description="console, json, or auto: console on a terminal, else json.")

@@ -7,7 +7,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 ROOT = Path(__file__).parent.parent
+CONSOLE = ("--log-format", "console")  # stderr is no terminal here
 SHARED = ROOT.parent / "shared"
 REPOSITORY = ROOT / "model_repository"
 EXAMPLES = ROOT / "examples"
@@ -68,7 +70,7 @@ class RunningService:
 def running_service(*options: str, repository: Path = REPOSITORY) -> Iterator[RunningService]:
     """Start the service as a user would, wait until it is ready, and stop it in the end."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "service", "--port", "0", "--repository", str(repository), *options],
+        [sys.executable, "-m", "service", "--port", "0", "--repository", str(repository), *CONSOLE, *options],
         cwd=ROOT,
         stderr=subprocess.PIPE,
         text=True,
@@ -76,8 +78,8 @@ def running_service(*options: str, repository: Path = REPOSITORY) -> Iterator[Ru
     log: list[str] = []
     reader = threading.Thread(target=lambda: log.extend(process.stderr), daemon=True)  # keeps the pipe empty
     try:
-        url = _wait_for(process, log, r"listening on (http://\S+)")
-        _wait_for(process, log, r"aaserve ready()$")
+        url = _wait_for(process, log, r"listening on (http://[\w.:]+)")
+        _wait_for(process, log, r"\bready\b()")
         reader.start()
         with httpx.Client(base_url=url, timeout=30) as client:
             yield RunningService(process, client, log)
@@ -100,6 +102,14 @@ def start_that_fails(*options: str, repository: Path = REPOSITORY, **environment
         timeout=60,
     )
     return finished.returncode, finished.stderr
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 10) -> None:
+    """Poll what another process shows; there is no event to wait for across processes."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
 
 
 def _wait_for(process: subprocess.Popen[str], log: list[str], pattern: str) -> str:

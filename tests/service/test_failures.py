@@ -1,7 +1,6 @@
 """What only a broken model shows: the application over a socket, with a session that misbehaves."""
 
 import asyncio
-import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -14,7 +13,6 @@ import uvicorn
 from fastapi import FastAPI
 
 from bundle.bundle import open_bundle
-from service.__main__ import Server
 from service.app import create_app
 from service.errors import StartFailed
 from service.session import OnnxSession
@@ -27,7 +25,7 @@ JPEG = (EXAMPLES / "rocket.jpg").read_bytes()
 @contextmanager
 def serving(**options: object) -> Iterator[tuple[httpx.Client, FastAPI]]:
     app = create_app(Settings(port=0, **options), [open_bundle(REPOSITORY / "aa-cifar100" / "1")])
-    server = Server(uvicorn.Config(app, port=0, log_config=None, lifespan="on"))
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, lifespan="on"))
     thread = threading.Thread(target=lambda: asyncio.run(server.serve()))
     thread.start()
     try:
@@ -57,23 +55,6 @@ def test_not_ready_while_warming_up_yet_alive(monkeypatch: pytest.MonkeyPatch) -
         go.set()
         wait_until(lambda: client.get("/health/ready").status_code == 200)
         assert classify(client).status_code == 200
-
-
-def test_draining_refuses_new_requests_and_turns_readiness_off() -> None:
-    with serving() as (client, app):
-        wait_until(lambda: client.get("/health/ready").status_code == 200)
-        app.state.lifecycle.drain()
-        for response in (client.get("/health/ready"), classify(client)):
-            assert (response.status_code, response.json()["code"]) == (503, "draining")
-            assert int(response.headers["retry-after"]) >= 1
-        assert client.get("/health/live").json() == {"state": "draining"}
-
-
-def test_draining_begins_with_the_signal() -> None:
-    with serving() as (client, app):
-        wait_until(lambda: client.get("/health/ready").status_code == 200)
-        app.state.server.handle_exit(signal.SIGTERM, None)
-        assert app.state.lifecycle.state == "draining"
 
 
 def test_a_model_that_cannot_warm_up_is_reported_and_stops_the_service(monkeypatch: pytest.MonkeyPatch) -> None:

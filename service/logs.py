@@ -1,0 +1,58 @@
+"""Log lines: for people on a terminal, one JSON document a line for machines. Goes to stderr."""
+
+import json
+import logging
+import sys
+import time
+from typing import Any, Literal
+
+LogFormat = Literal["auto", "console", "json"]
+log = logging.getLogger("aaserve")
+
+
+def configure_logging(log_format: LogFormat) -> None:
+    """Set up the process's one handler; `auto` is console on a terminal and JSON elsewhere."""
+    if log_format == "auto":
+        log_format = "console" if sys.stderr.isatty() else "json"
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonFormatter() if log_format == "json" else ConsoleFormatter())
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+
+
+def log_request(facts: dict[str, Any]) -> None:
+    """One line for an answered request; `facts` are plain JSON values."""
+    log.info("request", extra={"request": facts})
+
+
+class JsonFormatter(logging.Formatter):
+    """time, level, message, what is known of the request, and the traceback if there is one."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {
+            "time": f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(record.created))}.{record.msecs:03.0f}Z",
+            "level": record.levelname.lower(),
+            "message": record.getMessage(),
+            **getattr(record, "request", {}),
+        }
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line, separators=(",", ":"))
+
+
+class ConsoleFormatter(logging.Formatter):
+    """One readable line."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(name)s %(message)s")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (the library's name)
+        line = super().formatMessage(record)
+        facts: dict[str, Any] | None = getattr(record, "request", None)
+        if facts is None:
+            return line
+        stages = ", ".join(f"{stage} {milliseconds:.1f}" for stage, milliseconds in facts["stages_ms"].items())
+        words = [facts["method"], facts["path"], str(facts["status"]), f"{facts['total_ms']:.1f} ms"]
+        words += [f"({stages})"] * bool(stages)
+        words += [f"{facts['model']}/{facts['version']} batch {facts['batch_size']}"] * bool(facts["model"])
+        return f"{line}: {' '.join(words)} {facts['outcome']} {facts['request_id']}"

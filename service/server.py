@@ -1,0 +1,92 @@
+"""uvicorn that stops without losing anybody.
+
+SIGTERM --> readiness off --> grace: still serving --> no more connections --> all that was accepted is answered --> end
+
+Load balancers learn of the readiness while the grace lasts; answers then carry `Connection: close`, so that clients who
+keep connections open take their next request elsewhere.
+"""
+
+import asyncio
+import logging
+import signal
+import socket
+from types import FrameType
+
+import uvicorn
+
+SETTLE = 0.05  # seconds; whatever a connection has already sent is read by then
+log = logging.getLogger("aaserve")
+
+
+class Server(uvicorn.Server):
+    """Serves one listening socket.
+
+    Args:
+        drain_grace: seconds between readiness off and the last connection taken.
+        lifeline: a file descriptor that reaches its end when this process shall stop, as if by SIGTERM.
+    """
+
+    def __init__(self, config: uvicorn.Config, *, drain_grace: float, lifeline: int | None = None) -> None:
+        super().__init__(config)
+        self._drain_grace = drain_grace
+        self._lifeline = lifeline
+        self._draining = False
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._loop = asyncio.get_running_loop()
+        if self._lifeline is not None:
+            self._loop.add_reader(self._lifeline, self._supervisor_gone)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """First signal: drain. SIGINT (somebody waits at a terminal) and every further one: no grace."""
+        if self._draining or not self.started or sig != signal.SIGTERM:
+            super().handle_exit(sig, frame)
+            return
+        self._draining = True
+        self.config.app.state.lifecycle.drain()  # type: ignore[union-attr]
+        self._loop.call_soon_threadsafe(self._loop.call_later, self._drain_grace, self._stop)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self.config.app.state.lifecycle.drain()  # type: ignore[union-attr]
+        if self._lifeline is not None:
+            self._loop.remove_reader(self._lifeline)
+        # A listening socket that is closed resets the connections that wait in it. So a copy outlives the loop's own,
+        # and nothing lies between the last accept and its close.
+        last = [listening.dup() for listening in sockets or []]
+        for server in self.servers:
+            server.close()
+        for listening in sockets or []:
+            listening.close()
+        await asyncio.sleep(0)
+        waiting = []
+        for listening in last:
+            listening.setblocking(False)
+            waiting += _accepted(listening)
+            listening.close()
+        for connection in waiting:
+            await self._loop.connect_accepted_socket(self._protocol, connection)
+        await asyncio.sleep(SETTLE)
+        await super().shutdown([])
+
+    def _protocol(self) -> asyncio.Protocol:
+        return self.config.http_protocol_class(  # type: ignore[call-arg]
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+
+    def _stop(self) -> None:
+        self.should_exit = True
+
+    def _supervisor_gone(self) -> None:
+        log.error("the supervisor is gone; stopping")
+        self._loop.remove_reader(self._lifeline)  # type: ignore[arg-type]
+        self.handle_exit(signal.SIGTERM, None)
+
+
+def _accepted(listening: socket.socket) -> list[socket.socket]:
+    connections = []
+    while True:
+        try:
+            connections.append(listening.accept()[0])
+        except BlockingIOError:
+            return connections

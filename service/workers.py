@@ -1,0 +1,105 @@
+"""--workers N: one process holds the port, N serve it.
+
+supervisor: bind --> N times python -m service on that socket --> one that is killed is replaced; SIGTERM reaches all
+worker:     its slot, the socket and the supervisor's lifeline, from the environment
+
+A worker that ends by itself with an error (a bundle that broke, a provider that went away) would fail again, so it ends
+the service with its status. A worker that a signal kills is replaced.
+"""
+
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from types import FrameType
+
+from prometheus_client.multiprocess import mark_process_dead
+
+VARIABLE = "_AASERVE_WORKER"
+METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"  # the client library's name: set, it counts in files that workers share
+RESTART_PAUSE = 1.0  # seconds between two starts in a slot, at least
+log = logging.getLogger("aaserve")
+
+
+@dataclass(frozen=True)
+class Worker:
+    """What a worker knows of itself; both numbers are file descriptors."""
+
+    slot: int
+    listening: int
+    lifeline: int  # reaches its end when the supervisor is gone
+    replacement: bool
+
+    @classmethod
+    def from_environment(cls) -> "Worker | None":
+        """None in a process that is no worker."""
+        text = os.environ.get(VARIABLE)
+        return cls(**json.loads(text)) if text else None
+
+
+class Supervisor:
+    """Keeps `count` workers running on one listening socket."""
+
+    def __init__(self, count: int, listening: socket.socket, metrics_folder: str) -> None:
+        self._count = count
+        self._listening = listening
+        self._metrics_folder = metrics_folder
+        self._lifeline, self._lifeline_end = os.pipe()
+        self._slots: dict[int, int] = {}  # process id --> slot
+        self._started = [0.0] * count
+        self._stopping = False
+        self._status = 0
+
+    def run(self) -> int:
+        """Start the workers and stay until all have ended; the exit status."""
+        for signal_number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(signal_number, self._pass_on)
+        for slot in range(self._count):
+            self._start(slot, replacement=False)
+        while self._slots:
+            process_id, status = os.waitpid(-1, 0)
+            if process_id in self._slots:
+                self._ended(process_id, os.waitstatus_to_exitcode(status))
+        return self._status
+
+    def _start(self, slot: int, *, replacement: bool) -> None:
+        worker = Worker(slot, self._listening.fileno(), self._lifeline, replacement)
+        environment = {VARIABLE: json.dumps(asdict(worker)), METRICS_FOLDER: self._metrics_folder}
+        process = subprocess.Popen(
+            [sys.executable, "-m", "service", *sys.argv[1:]],
+            env={**os.environ, **environment},
+            pass_fds=(worker.listening, worker.lifeline),
+            start_new_session=True,  # Ctrl-C reaches the supervisor only, which passes it on once
+        )
+        process.returncode = 0  # run() waits for all of them at once; the object must not
+        self._started[slot] = time.monotonic()
+        self._slots[process.pid] = slot
+        if self._stopping:  # since this worker was begun
+            os.kill(process.pid, signal.SIGTERM)
+
+    def _ended(self, process_id: int, status: int) -> None:
+        slot = self._slots.pop(process_id)
+        mark_process_dead(slot, self._metrics_folder)  # type: ignore[no-untyped-call]  # its gauges; what it counted stays
+        if self._stopping:
+            if status != -signal.SIGTERM:  # which is the end of one that had hardly begun
+                self._status = self._status or status
+        elif status >= 0:
+            log.error("worker %d ended with status %d; stopping", slot, status)
+            self._status = status or 1
+            self._pass_on(signal.SIGTERM, None)
+        else:
+            log.error("worker %d was killed by signal %d; replacing it", slot, -status)
+            time.sleep(max(0.0, RESTART_PAUSE - (time.monotonic() - self._started[slot])))
+            if not self._stopping:
+                self._start(slot, replacement=True)
+
+    def _pass_on(self, signal_number: int, _: FrameType | None) -> None:
+        self._stopping = True
+        self._listening.close()  # so that the last worker's close is the last
+        for process_id in self._slots:
+            os.kill(process_id, signal_number)

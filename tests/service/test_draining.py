@@ -1,0 +1,67 @@
+"""SIGTERM: readiness off, grace, no more connections, everything accepted is answered, exit 0."""
+
+import signal
+import threading
+
+import httpx
+import pytest
+
+from tests.helpers import EXAMPLES, RunningService, running_service, wait_until
+
+JPEG = (EXAMPLES / "rocket.jpg").read_bytes()
+HEADERS = {"Content-Type": "image/jpeg"}
+
+
+def test_during_the_grace_readiness_is_off_and_requests_are_answered() -> None:
+    with running_service("--drain-grace-ms", "3000") as service:
+        service.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: service.client.get("/health/ready").status_code == 503)
+        ready = service.client.get("/health/ready")
+        assert (ready.json()["code"], "retry-after" in ready.headers) == ("draining", True)
+        assert service.client.get("/health/live").status_code == 200
+        answer = service.classify(JPEG)
+        assert answer.status_code == 200
+        assert answer.headers["connection"] == "close"  # take the next one elsewhere
+        assert service.process.wait(10) == 0
+
+
+def test_ctrl_c_does_not_wait_for_the_grace() -> None:
+    with running_service("--drain-grace-ms", "60000") as service:
+        service.process.send_signal(signal.SIGINT)
+        assert service.process.wait(10) == 0
+
+
+def test_a_second_sigterm_ends_the_grace() -> None:
+    with running_service("--drain-grace-ms", "60000") as service:
+        service.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: service.client.get("/health/ready").status_code == 503)
+        service.process.send_signal(signal.SIGTERM)
+        assert service.process.wait(10) == 0
+
+
+@pytest.mark.parametrize("attempt", range(10))
+def test_sigterm_under_load_from_64_clients_loses_no_request(attempt: int) -> None:
+    """A request is answered, or its connection was never taken."""
+    outcomes: list[str] = []
+
+    def send_until_refused(service: RunningService) -> None:
+        with httpx.Client(base_url=service.client.base_url, timeout=30) as client:
+            while True:
+                try:
+                    outcomes.append(str(client.post("/classify", content=JPEG, headers=HEADERS).status_code))
+                except httpx.ConnectError:
+                    return
+                except httpx.HTTPError as error:
+                    outcomes.append(repr(error))
+                    return
+
+    with running_service("--drain-grace-ms", "300") as service:
+        clients = [threading.Thread(target=send_until_refused, args=(service,)) for _ in range(64)]
+        for client in clients:
+            client.start()
+        wait_until(lambda: len(outcomes) > 100, 30)
+        status = service.stop()
+        for client in clients:
+            client.join(30)
+    assert status == 0
+    assert set(outcomes) == {"200"}
