@@ -151,7 +151,7 @@ def test_request_ids_are_echoed_or_made(service: RunningService) -> None:
 def test_server_timing_says_where_the_time_went(service: RunningService) -> None:
     timing = service.classify(JPEG).headers["server-timing"]
     stages = {part.split(";dur=")[0]: float(part.split(";dur=")[1]) for part in timing.split(", ")}
-    assert list(stages) == ["decode", "queue", "inference", "total"]
+    assert list(stages) == ["receive", "decode", "queue", "inference", "total"]
     assert stages["total"] >= stages["decode"] + stages["inference"] > 0
 
 
