@@ -5,6 +5,7 @@ settings --> bundles opened and checked --> port bound --> models loaded and war
 With several workers this process only binds and supervises (service/workers.py); each of them comes through here too.
 """
 
+import gc
 import logging
 import signal
 import socket
@@ -72,6 +73,8 @@ def _serve(settings: Settings, bundles: list[Bundle], listening: socket.socket, 
     # uvicorn raises the signal again once it has stopped; a stop that was asked for is no failure.
     signal.signal(signal.SIGTERM, lambda *_: None)
     signal.signal(signal.SIGINT, lambda *_: None)
+    gc.collect()
+    gc.freeze()  # what is loaded now stays; looking through it again and again would stop the event loop for 60 ms
     server.run(sockets=[listening])
     failure = app.state.lifecycle.failure
     return _fail(failure) if failure else 0
