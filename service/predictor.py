@@ -145,12 +145,7 @@ async def open_predictor(
     manifest = served.manifest
 
     def open_session(served: Bundle) -> OnnxSession:
-        return OnnxSession(
-            served,
-            provider=settings.provider,
-            intra_op_num_threads=settings.intra_op_num_threads,
-            max_batch_size=settings.max_batch_size,
-        )
+        return OnnxSession(served, settings)
 
     def run_batch(batch: NDArray[Any]) -> NDArray[np.float32]:
         metrics.batch_size.labels(manifest.name).observe(len(batch))

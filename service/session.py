@@ -9,55 +9,70 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from bundle.bundle import Bundle
+from service import providers
 from service.errors import StartFailed
-from service.settings import ProviderName
+from service.settings import ProviderName, Settings
 
-_PROVIDERS = {
-    "cpu": ["CPUExecutionProvider"],
-    "cuda": ["CUDAExecutionProvider"],
-    "tensorrt": ["TensorrtExecutionProvider", "CUDAExecutionProvider"],
-}
 _TENSOR_TYPES = {"float32": "tensor(float)", "uint8": "tensor(uint8)"}
 log = logging.getLogger("aaserve")
 
 
 class OnnxSession:
-    """One loaded model. `run` is thread-safe and releases the interpreter lock while it computes.
+    """One loaded model, which belongs to one thread; `run` releases the interpreter lock while it computes.
+
+    Where each new shape costs a search or an engine, batches are padded to sizes that are warm, and each size has its
+    own buffer on the device, which only the pixels are copied into.
 
     Args:
-        max_batch_size: rows in one call of `run`, at most.
-        pad: round batches up to sizes that are warm; by default where the provider pays for each new shape.
+        fixed_shapes: whether to do so; by default on GPUs.
 
     Raises:
         StartFailed: the provider is not to be had, or the model is not what its manifest says; one line.
     """
 
-    def __init__(
-        self,
-        bundle: Bundle,
-        *,
-        provider: ProviderName,
-        intra_op_num_threads: int,
-        max_batch_size: int,
-        pad: bool | None = None,
-    ) -> None:
+    def __init__(self, bundle: Bundle, settings: Settings, *, fixed_shapes: bool | None = None) -> None:
         onnxruntime.disable_telemetry_events()  # on Windows; elsewhere bundle.telemetry has prevented it
         self._bundle = bundle
-        self._intra_op_num_threads = intra_op_num_threads
-        self._session = self._open_best() if provider == "auto" else self._open(_PROVIDERS[provider])
+        self._settings = settings
+        self._session = self._open_best() if settings.provider == "auto" else self._open(settings.provider)
         self.provider: str = self._session.get_providers()[0]
-        self._pad = self.provider != "CPUExecutionProvider" if pad is None else pad
-        self.warm_sizes = _buckets(max_batch_size) if self._pad else sorted({1, max_batch_size})
+        self._fixed_shapes = self.provider != "CPUExecutionProvider" if fixed_shapes is None else fixed_shapes
+        largest = settings.max_batch_size
+        self.warm_sizes = _buckets(largest) if self._fixed_shapes else sorted({1, largest})
+        self._bound: dict[int, tuple[onnxruntime.OrtValue, onnxruntime.IOBinding]] = {}
         self._check_shapes()
 
     def run(self, batch: NDArray[Any]) -> NDArray[np.float32]:
         """Map a batch of the manifest's input to logits (B, num_classes)."""
+        if self._fixed_shapes:
+            return self._run_bound(batch)
         manifest = self._bundle.manifest
-        rows = len(batch)
-        if self._pad and rows not in self.warm_sizes:
-            batch = self._padded(batch)
         logits: NDArray[np.float32] = self._session.run([manifest.output.name], {manifest.input.name: batch})[0]
+        return logits
+
+    def _run_bound(self, batch: NDArray[Any]) -> NDArray[np.float32]:
+        rows = len(batch)
+        size = min((size for size in self.warm_sizes if size >= rows), default=rows)
+        if size > rows:
+            batch = np.concatenate([batch, np.zeros((size - rows, *batch.shape[1:]), batch.dtype)])
+        device_input, binding = self._bound.get(size) or self._bind(size)
+        device_input.update_inplace(np.ascontiguousarray(batch))
+        self._session.run_with_iobinding(binding)
+        logits: NDArray[np.float32] = binding.copy_outputs_to_cpu()[0]
         return logits[:rows]
+
+    def _bind(self, size: int) -> tuple[onnxruntime.OrtValue, onnxruntime.IOBinding]:
+        manifest = self._bundle.manifest
+        on_gpu = self.provider != "CPUExecutionProvider"
+        device, device_id = ("cuda", self._settings.gpu_device_id) if on_gpu else ("cpu", 0)
+        device_input = onnxruntime.OrtValue.ortvalue_from_shape_and_type(
+            (size, *manifest.input.shape), np.dtype(manifest.input.dtype).type, device, device_id
+        )
+        binding = self._session.io_binding()
+        binding.bind_ortvalue_input(manifest.input.name, device_input)
+        binding.bind_output(manifest.output.name)  # on the host
+        self._bound[size] = (device_input, binding)
+        return self._bound[size]
 
     def warm_up(self, sizes: Sequence[int] | None = None) -> None:
         """Run every size that must be warm (or `sizes`), so that the first caller does not pay for it.
@@ -79,42 +94,40 @@ class OnnxSession:
                     f"{self._bundle.model_path}: expected finite logits {expected} in warm-up, found {logits.shape}"
                 )
 
-    def _padded(self, batch: NDArray[Any]) -> NDArray[Any]:
-        bucket = min((size for size in self.warm_sizes if size > len(batch)), default=len(batch))
-        padded = np.zeros((bucket, *batch.shape[1:]), batch.dtype)
-        padded[: len(batch)] = batch
-        return padded
-
     def _open_best(self) -> onnxruntime.InferenceSession:
         if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
             try:
-                return self._open(_PROVIDERS["cuda"])
+                return self._open("cuda")
             except StartFailed as error:
                 log.warning("provider auto: no CUDA (%s); using the CPU", error)
-        return self._open(_PROVIDERS["cpu"])
+        return self._open("cpu")
 
-    def _open(self, providers: list[str]) -> onnxruntime.InferenceSession:
+    def _open(self, provider: ProviderName) -> onnxruntime.InferenceSession:
+        names = providers.NAMES[provider]
         available = onnxruntime.get_available_providers()
-        if providers[0] not in available:
-            raise StartFailed(
-                f"provider: expected {providers[0]}, found only {', '.join(available)} in this installation"
-            )
-        if providers[0] != "CPUExecutionProvider":
-            onnxruntime.preload_dlls()  # the CUDA and cuDNN libraries of the NVIDIA wheels
+        if names[0] not in available:
+            raise StartFailed(f"provider: expected {names[0]}, found only {', '.join(available)} in this installation")
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = self._intra_op_num_threads
+        options.intra_op_num_threads = self._settings.intra_op_num_threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3  # errors; what concerns us is checked below
+        if provider != "cpu":
+            onnxruntime.preload_dlls()  # the CUDA and cuDNN libraries of the NVIDIA wheels
+            options.intra_op_num_threads = 1
+            options.add_session_config_entry(
+                "session.intra_op.allow_spinning", "0"
+            )  # the GPU works, decoding needs them
         try:
-            session = onnxruntime.InferenceSession(self._bundle.model_path, options, providers=providers)
+            wanted = providers.with_options(provider, self._bundle.manifest, self._settings)
+            session = onnxruntime.InferenceSession(self._bundle.model_path, options, providers=wanted)
         except Exception as error:
             raise StartFailed(
-                f"{self._bundle.model_path}: expected a model that {providers[0]} loads, found: {_line(error)}"
+                f"{self._bundle.model_path}: expected a model that {names[0]} loads, found: {_line(error)}"
             ) from error
         # ONNX Runtime falls back to the CPU by itself (microsoft/onnxruntime#23372), so look at what it gave.
         found = session.get_providers()
-        if found[: len(providers)] != providers:
-            raise StartFailed(f"provider: expected {', '.join(providers)}, found {', '.join(found)}")
+        if found[: len(names)] != names:
+            raise StartFailed(f"provider: expected {', '.join(names)}, found {', '.join(found)}")
         return session
 
     def _check_shapes(self) -> None:

@@ -45,6 +45,10 @@ class Settings(BaseSettings):
         le=256,
         description="Images decoded at once.",
     )
+    gpu_device_id: int = Field(0, ge=0, description="Number of the GPU, for cuda and tensorrt.")
+    gpu_memory_bytes: int = Field(0, ge=0, description="Bytes that CUDA may take for tensors; 0 for no limit.")
+    tf32: bool = Field(False, description="Let CUDA round products of fp32 bundles to 10 bits of fraction.")
+    engine_cache: Path = Field(Path("~/.cache/aaserve"), description="Folder that keeps TensorRT's engines.")
     max_batch_size: int = Field(8, ge=1, le=1024, description="Rows in one model call, at most.")
     max_queue_delay_ms: float = Field(
         0, ge=0, le=1000, description="Milliseconds a batch waits for company when the model is free; 0 is greedy."

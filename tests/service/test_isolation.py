@@ -191,7 +191,9 @@ def test_a_queue_is_bounded_and_an_overload_is_refused_before_its_body_is_read()
         waiting = threads.submit(held.classify, jpeg)
         wait_until(lambda: held.metric("aaserve_queue_depth") == 1)
         with socket.create_connection((held.client.base_url.host, held.client.base_url.port), timeout=10) as refused:
-            refused.sendall(b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: 9\r\n\r\n")
+            refused.sendall(
+                b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: 9\r\n\r\n"
+            )
             answer = refused.recv(10_000).decode()
         assert answer.startswith("HTTP/1.1 429 ")
         assert "retry-after: 1\r\n" in answer.lower()

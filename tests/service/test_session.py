@@ -1,6 +1,7 @@
 """The model runs where it was asked to, or not at all."""
 
 import warnings
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
@@ -8,7 +9,9 @@ import pytest
 
 from bundle.bundle import open_bundle
 from service.errors import StartFailed
+from service.providers import with_options
 from service.session import OnnxSession
+from service.settings import Settings
 from tests.helpers import REPOSITORY
 
 SHIPPED = open_bundle(REPOSITORY / "aa-cifar100" / "1")
@@ -26,19 +29,46 @@ def claim_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_falling_back_to_the_cpu_behind_our_back_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     claim_cuda(monkeypatch)
     with pytest.raises(StartFailed, match="provider: expected CUDAExecutionProvider, found CPUExecutionProvider"):
-        OnnxSession(SHIPPED, provider="cuda", intra_op_num_threads=1, max_batch_size=4)
+        OnnxSession(SHIPPED, Settings(provider="cuda", intra_op_num_threads=1, max_batch_size=4))
 
 
 def test_auto_takes_the_cpu_where_cuda_does_not_work_and_says_so(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     claim_cuda(monkeypatch)
-    session = OnnxSession(SHIPPED, provider="auto", intra_op_num_threads=1, max_batch_size=4)
+    session = OnnxSession(SHIPPED, Settings(provider="auto", intra_op_num_threads=1, max_batch_size=4))
     assert session.provider == "CPUExecutionProvider"
     assert "provider auto: no CUDA" in caplog.text
 
 
 def test_runs_batches_of_any_size() -> None:
-    session = OnnxSession(SHIPPED, provider="cpu", intra_op_num_threads=1, max_batch_size=4)
+    session = OnnxSession(SHIPPED, Settings(provider="cpu", intra_op_num_threads=1, max_batch_size=4))
     session.warm_up()
     assert session.run(np.zeros((3, 32, 32, 3), np.uint8)).shape == (3, 100)
+
+
+@pytest.mark.parametrize("rows", [1, 3, 4, 5])
+def test_padding_to_warm_sizes_changes_no_answer(rows: int) -> None:
+    """As on a GPU: fixed shapes, each with a buffer of its own that is used again and again."""
+    settings = Settings(provider="cpu", intra_op_num_threads=1, max_batch_size=4)
+    free, fixed = OnnxSession(SHIPPED, settings), OnnxSession(SHIPPED, settings, fixed_shapes=True)
+    fixed.warm_up()
+    for seed in range(3):
+        batch = np.random.default_rng(seed).integers(0, 256, (rows, 32, 32, 3), np.uint8)
+        np.testing.assert_allclose(fixed.run(batch), free.run(batch), rtol=1e-4, atol=1e-4)
+
+
+def test_every_size_that_is_padded_to_is_warm() -> None:
+    settings = Settings(provider="cpu", max_batch_size=12)
+    assert OnnxSession(SHIPPED, settings, fixed_shapes=True).warm_sizes == [1, 2, 4, 8, 12]
+
+
+def test_tensorrt_gets_one_profile_for_all_batches_and_keeps_its_engines(tmp_path: Path) -> None:
+    settings = Settings(max_batch_size=16, engine_cache=tmp_path / "engines", gpu_device_id=1, gpu_memory_bytes=2**30)
+    [(name, options), (second, cuda)] = with_options("tensorrt", SHIPPED.manifest, settings)
+    assert (name, second) == ("TensorrtExecutionProvider", "CUDAExecutionProvider")
+    assert options["trt_profile_min_shapes"] == "image:1x32x32x3"
+    assert options["trt_profile_max_shapes"] == "image:16x32x32x3"
+    assert (tmp_path / "engines").is_dir()
+    assert options["trt_engine_cache_path"] == str(tmp_path / "engines")
+    assert (cuda["device_id"], cuda["gpu_mem_limit"], cuda["use_tf32"]) == (1, 2**30, 0)
