@@ -18,11 +18,13 @@ NAMES = {
 
 def with_options(provider: ProviderName, manifest: Manifest, settings: Settings) -> list[tuple[str, dict[str, Any]]]:
     """ONNX Runtime's names, in order of preference, each with its options; not for `auto`."""
-    options: list[dict[str, Any]] = {
-        "cpu": lambda: [{}],
-        "cuda": lambda: [_cuda(settings)],
-        "tensorrt": lambda: [_tensorrt(manifest, settings), _cuda(settings)],
-    }[provider]()
+    match provider:
+        case "cuda":
+            options = [_cuda(settings)]
+        case "tensorrt":
+            options = [_tensorrt(manifest, settings), _cuda(settings)]
+        case _:
+            options = [{}]
     return list(zip(NAMES[provider], options, strict=True))
 
 
