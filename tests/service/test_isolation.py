@@ -1,4 +1,8 @@
-"""Where each well-known server fails: one test for each sentence, over a socket, with a graph that really fails."""
+"""Where each well-known server fails: one test for each sentence, over a socket, with a graph that really fails.
+
+One bad item kills a batch, dead workers behind green health, unbounded queues, fixed waits: here. A caller who leaves
+hangs its mates, idle polling: test_lifecycle.py.
+"""
 
 import concurrent.futures
 import socket
@@ -163,22 +167,6 @@ def test_no_dead_worker_behind_green_health(dying: DyingService) -> None:
     assert len(errors) == 1
     assert "fragile died and could not be opened again" in errors[0]
     assert "model.onnx: expected sha256" in errors[0]
-
-
-def test_a_caller_who_leaves_does_not_hang_its_mates() -> None:
-    jpeg = (EXAMPLES / "rocket.jpg").read_bytes()
-    with (
-        running_service("--max-queue-delay-ms", "1000", "--max-batch-size", "3") as held,
-        concurrent.futures.ThreadPoolExecutor() as threads,
-    ):
-        leaver = socket.create_connection((held.client.base_url.host, held.client.base_url.port))
-        head = f"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
-        leaver.sendall(head.encode() + jpeg)
-        mate = threads.submit(held.classify, jpeg)
-        wait_until(lambda: held.metric("aaserve_queue_depth") == 2)
-        leaver.close()
-        assert mate.result().status_code == 200
-        assert held.metric("aaserve_batch_size_sum") == 1
 
 
 def test_a_queue_is_bounded_and_an_overload_is_refused_before_its_body_is_read() -> None:

@@ -58,9 +58,11 @@ def test_padding_to_warm_sizes_changes_no_answer(rows: int) -> None:
         np.testing.assert_allclose(fixed.run(batch), free.run(batch), rtol=1e-4, atol=1e-4)
 
 
-def test_every_size_that_is_padded_to_is_warm() -> None:
-    settings = Settings(provider="cpu", max_batch_size=12)
-    assert OnnxSession(SHIPPED, settings, fixed_shapes=True).warm_sizes == [1, 2, 4, 8, 12]
+@pytest.mark.parametrize(("largest", "sizes"), [(1, [1]), (2, [1, 2]), (8, [1, 2, 4, 8]), (12, [1, 2, 4, 8, 12])])
+def test_every_size_that_is_padded_to_is_warm(largest: int, sizes: list[int]) -> None:
+    settings = Settings(provider="cpu", max_batch_size=largest)
+    assert OnnxSession(SHIPPED, settings, fixed_shapes=True).warm_sizes == sizes
+    assert OnnxSession(SHIPPED, settings).warm_sizes == sorted({1, largest})  # the CPU pays nothing for new shapes
 
 
 def test_tensorrt_gets_one_profile_for_all_batches_and_keeps_its_engines(tmp_path: Path) -> None:
