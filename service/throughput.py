@@ -5,6 +5,7 @@ from collections.abc import Callable
 from math import exp
 
 _MEMORY = 2.0  # seconds after which a measurement counts for a third
+_EVIDENCE = 1.0  # seconds of work; the first batches of a burst are small and say little
 
 
 class Throughput:
@@ -27,5 +28,5 @@ class Throughput:
         self._busy_since = now if more_wait else None
 
     def seconds_for(self, rows: int) -> float | None:
-        """How long `rows` take; None as long as nothing has been measured."""
-        return rows * self._seconds / self._rows if self._rows else None
+        """How long `rows` take; None as long as too little has been measured to say."""
+        return rows * self._seconds / self._rows if self._rows and self._seconds >= _EVIDENCE else None
