@@ -126,3 +126,12 @@ def test_throughput_forgets_and_does_not_take_idle_time_for_slowness() -> None:
         clock.now += 0.1
         throughput.answered(rows, more_wait=True)
     assert throughput.seconds_for(40) == pytest.approx(1, rel=0.01)
+
+
+def test_nothing_is_predicted_from_the_first_small_batches_of_a_burst() -> None:
+    clock = Clock()
+    throughput = Throughput(clock)
+    for _ in range(3):
+        clock.now += 0.3
+        throughput.answered(1, more_wait=True)
+    assert throughput.seconds_for(64) is None
