@@ -73,6 +73,7 @@ class DynamicBatcher:
         self._accepting = False
         self._changed.set()
         await asyncio.wait([self._task])
+        self._task.exception()  # seen; who wants to know awaits `ended`
         self._thread.shutdown()
 
     @property
