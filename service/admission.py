@@ -13,7 +13,9 @@ from math import ceil
 from service.errors import QueueFull, ServiceError
 from service.throughput import Throughput
 
-_MARGIN = 1.25  # a prediction is an average; an answer that comes too late was computed for nothing
+_MARGIN = (
+    1.5  # the average of the last seconds; refusals themselves slow the service, and a late answer is work for nothing
+)
 
 
 class Place:

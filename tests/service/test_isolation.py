@@ -202,12 +202,12 @@ def test_there_is_no_fixed_wait() -> None:
 def test_threads_that_compute_give_way_to_the_event_loop() -> None:
     import os
 
-    from service.threads import give_way
+    from service.threads import INFERENCE, give_way
 
     found: list[int] = []
 
     def computing() -> None:
-        give_way()
+        give_way(INFERENCE)
         found.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
 
     thread = threading.Thread(target=computing)
