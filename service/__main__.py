@@ -1,6 +1,6 @@
 """python -m service [--repository DIR] [--host H] [--port P] [--provider auto|cpu|cuda|tensorrt] [--workers N] …
 
-settings --> bundles opened and checked --> port bound --> models loaded and warmed up --> ready ... SIGTERM --> drained
+settings --> port bound --> models opened, checked and warmed up --> ready ... SIGTERM --> drained
 
 With several workers this process only binds and supervises (service/workers.py); each of them comes through here too.
 """
@@ -18,9 +18,11 @@ import uvicorn
 from pydantic import ValidationError
 from pydantic_settings import CliApp
 
-from bundle.bundle import Bundle, open_bundle, scan_repository
+from bundle.bundle import scan_repository
 from bundle.errors import BundleError
 from service.app import create_app
+from service.errors import StartFailed
+from service.keys import Keys
 from service.logs import configure_logging
 from service.server import Server
 from service.settings import Settings
@@ -33,29 +35,30 @@ log = logging.getLogger("aaserve")
 def main() -> int:
     try:
         settings = CliApp.run(Settings)
-        bundles = _highest_versions(settings)
+        scan_repository(settings.repository)
+        Keys(settings.api_keys_file)  # a file that is no such file stops the start
         worker = Worker.from_environment()
         listening = socket.socket(fileno=worker.listening) if worker else _listen(settings)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         return _fail(f"{'.'.join(map(str, first['loc']))}: {first['msg']}, found {first['input']!r}")
-    except (BundleError, OSError) as error:
+    except (BundleError, StartFailed, OSError) as error:
         return _fail(str(error))
     configure_logging(settings.log_format)
     if worker is None:
         log.info("listening on http://%s:%d", *listening.getsockname()[:2])
         if settings.workers > 1:
             return _supervise(settings, listening)
-    return _serve(settings, bundles, listening, worker)
+    return _serve(settings, listening, worker)
 
 
-def _serve(settings: Settings, bundles: list[Bundle], listening: socket.socket, worker: Worker | None) -> int:
+def _serve(settings: Settings, listening: socket.socket, worker: Worker | None) -> int:
     warnings.filterwarnings("ignore", module="PIL")  # it warns of odd metadata; what matters is checked
 
     def stop() -> None:
         server.should_exit = True
 
-    app = create_app(settings, bundles, worker=worker, on_failure=stop)
+    app = create_app(settings, worker=worker, on_failure=stop)
     server = Server(
         uvicorn.Config(
             app,
@@ -92,12 +95,6 @@ def _listen(settings: Settings) -> socket.socket:
         return socket.create_server((settings.host, settings.port), family=family, backlog=BACKLOG)
     except OSError as error:
         raise OSError(f"{settings.host}:{settings.port}: {error.strerror}") from error
-
-
-def _highest_versions(settings: Settings) -> list[Bundle]:
-    """The highest version of each model; `scan_repository` gives versions in ascending order."""
-    highest = {folder.parent.name: folder for folder in scan_repository(settings.repository)}
-    return [open_bundle(folder) for folder in highest.values()]
 
 
 def _fail(message: str) -> int:

@@ -6,6 +6,7 @@ Everything behind the door is bounded by it, so that an overload is refused befo
 of HTTP.
 """
 
+import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from math import ceil
@@ -62,6 +63,8 @@ class Admission:
         self._throughput = throughput
         self._rows = 0
         self._bytes = 0
+        self._vacant = asyncio.Event()
+        self._vacant.set()
 
     def refusal(self, *, body_bytes: int, timeout: float, rows: int = 1) -> ServiceError | None:
         """Why a request would not be let in now; nothing is refused on a prediction while nothing waits.
@@ -92,11 +95,18 @@ class Admission:
         place = Place(self, body_bytes)
         self._rows += place.rows
         self._bytes += place.body_bytes
+        self._vacant.clear()
         try:
             yield place
         finally:
             self._rows -= place.rows
             self._bytes -= place.body_bytes
+            if not self._rows:
+                self._vacant.set()
+
+    async def empty(self) -> None:
+        """Return when nobody is inside."""
+        await self._vacant.wait()
 
     def widen(self, place: Place, rows: int) -> None:
         """As `Place.widen`."""

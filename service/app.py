@@ -1,17 +1,17 @@
 """The application: one lifecycle, its routes, and what surrounds them. Importing this does nothing."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from bundle.bundle import Bundle
-from service import batch_routes, operator_routes, routes
+from service import admin_routes, batch_routes, operator_routes, routes
 from service.early_refusal import EarlyRefusal
 from service.errors import ServiceError
+from service.keys import Keys
 from service.lifecycle import Lifecycle
 from service.metrics import Metrics
 from service.observation import Observation
@@ -22,21 +22,20 @@ from service.workers import Worker
 
 def create_app(
     settings: Settings,
-    bundles: Sequence[Bundle],
     *,
     worker: Worker | None = None,
     on_failure: Callable[[], None] = lambda: None,
 ) -> FastAPI:
-    """Build the application that serves `bundles`, as this worker if there are several.
+    """Build the application that serves the settings' repository, as this worker if there are several.
 
-    `on_failure` is called if a bundle cannot be loaded or its model is lost.
+    `on_failure` is called if nothing can be served or a model is lost.
     """
     metrics = Metrics(worker.slot if worker else None)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         reporting = asyncio.create_task(metrics.keep_reporting())
-        async with Lifecycle(bundles, settings, metrics, on_failure=on_failure) as lifecycle:
+        async with Lifecycle(settings, metrics, on_failure=on_failure) as lifecycle:
             app.state.lifecycle = lifecycle
             if worker and worker.replacement:
                 await lifecycle.started()  # the others serve meanwhile; nobody should be refused here
@@ -50,8 +49,9 @@ def create_app(
         telemetry={"auto_configure": False, "tracing": False, "metrics": False, "logs": False},  # nothing phones home
     )
     app.state.settings = settings
+    app.state.keys = Keys(settings.api_keys_file)
     app.state.metrics = metrics
-    for part in (routes, batch_routes, operator_routes):
+    for part in (admin_routes, routes, batch_routes, operator_routes):
         app.include_router(part.router)
     app.add_exception_handler(ServiceError, on_service_error)
     app.add_exception_handler(RequestValidationError, on_invalid_parameter)

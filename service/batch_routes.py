@@ -67,7 +67,7 @@ async def classify_batch(
     """Classify several images; one result for each, in order: `predictions`, or the `problem` of that image alone."""
     lifecycle, settings, metrics = parts(request)
     record: Record = request.state.record
-    predictor = lifecycle.predictor(model, version)
+    predictor = lifecycle.repository.predictor(model, version)
     manifest = predictor.manifest
     record.asks(manifest)
     top_k = checked_top_k(top_k, predictor)

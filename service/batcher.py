@@ -52,7 +52,7 @@ class DynamicBatcher:
         self._run_batch = run_batch
         self._max_batch_size = max_batch_size
         self._max_queue_delay = max_queue_delay
-        self._max_queue_size = max_queue_size
+        self.max_queue_size = max_queue_size
         self._recover = recover
         self._on_answered = on_answered
         self._clock = clock
@@ -108,9 +108,9 @@ class DynamicBatcher:
         """
         if not self._accepting or not self.alive:
             raise Draining
-        if len(rows) > self._max_queue_size:
-            raise TooManyRows(f"more than {self._max_queue_size} rows")
-        if self.queue_depth + len(rows) > self._max_queue_size:
+        if len(rows) > self.max_queue_size:
+            raise TooManyRows(f"more than {self.max_queue_size} rows")
+        if self.queue_depth + len(rows) > self.max_queue_size:
             raise QueueFull
         now = self._clock()
         if now >= deadline:

@@ -5,21 +5,20 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from service.errors import DeadlineExceeded, QueueFull
+from service.errors import DeadlineExceeded
 from service.threads import DECODING, give_way
 
 Result = TypeVar("Result")
 
 
 class DecodePool:
-    """Runs blocking functions in `threads` threads while at most `max_waiting` more wait for one."""
+    """Runs blocking functions in `threads` threads. How many may wait is bounded by each model's `Admission`."""
 
-    def __init__(self, threads: int, *, max_waiting: int) -> None:
+    def __init__(self, threads: int) -> None:
         self._executor = ThreadPoolExecutor(
             threads, thread_name_prefix="decode", initializer=give_way, initargs=(DECODING,)
         )
         self._threads = threads
-        self._limit = threads + max_waiting
         self._admitted = 0
 
     @property
@@ -31,11 +30,8 @@ class DecodePool:
         """Return `function()`; `deadline` is an instant of the event loop's clock.
 
         Raises:
-            QueueFull: too many wait already.
             DeadlineExceeded: no result in time; a call that has not begun never will.
         """
-        if self._admitted >= self._limit:
-            raise QueueFull
         future = self._executor.submit(function)
         self._admitted += 1
         loop = asyncio.get_running_loop()

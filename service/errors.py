@@ -23,9 +23,25 @@ class InvalidRequest(ServiceError):
     code = "invalid_request"
 
 
+class Unauthorized(ServiceError):
+    status = 401
+    code = "unauthorized"
+    message = "a key is needed: Authorization: Bearer KEY"
+
+
+class Forbidden(ServiceError):
+    status = 403
+    code = "forbidden"
+
+
 class ModelNotFound(ServiceError):
     status = 404
     code = "model_not_found"
+
+
+class Conflict(ServiceError):
+    status = 409
+    code = "conflict"
 
 
 class BodyTooLarge(ServiceError):
@@ -91,6 +107,14 @@ class InferenceFailed(ServiceError):
 
 class StartFailed(Exception):
     """The service cannot start; the message is one line for the operator."""
+
+
+class ProviderMissing(StartFailed):
+    """The execution provider that was asked for is not to be had."""
+
+
+class LoadFailed(Exception):
+    """A model cannot be served as asked; the message is one line for the operator."""
 
 
 class ModelLost(Exception):

@@ -7,16 +7,16 @@ looks alive.
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Callable
+from contextlib import closing
 from enum import StrEnum
 from typing import Self
 
-from bundle.bundle import Bundle
+from bundle.errors import BundleError
 from service.decode_pool import DecodePool
-from service.errors import Draining, ModelLost, ModelNotFound, NotReady, ServiceError, StartFailed
+from service.errors import Draining, LoadFailed, ModelLost, NotReady, ServiceError, StartFailed
 from service.metrics import Metrics
-from service.predictor import Predictor, open_predictor
+from service.model_repository import ModelRepository, open_repository
 from service.settings import Settings
 
 log = logging.getLogger("aaserve")
@@ -33,21 +33,17 @@ class State(StrEnum):
 
 
 class Lifecycle:
-    """Owns the predictors between start and stop.
+    """Owns the models between start and stop.
 
     Args:
-        bundles: one for each model name.
-        on_failure: called once if a model cannot be loaded or is lost; `failure` then says why.
+        on_failure: called once if nothing can be served or a model is lost; `failure` then says why.
     """
 
-    def __init__(
-        self, bundles: Sequence[Bundle], settings: Settings, metrics: Metrics, *, on_failure: Callable[[], None]
-    ) -> None:
-        self._bundles = bundles
+    def __init__(self, settings: Settings, metrics: Metrics, *, on_failure: Callable[[], None]) -> None:
         self._settings = settings
         self._metrics = metrics
         self._on_failure = on_failure
-        self._predictors: dict[str, Predictor] = {}
+        self._repository: ModelRepository | None = None
         self._state = State.STARTING
         self._started = asyncio.Event()
         self._stop = asyncio.Event()
@@ -67,9 +63,10 @@ class Lifecycle:
     def state(self) -> State:
         if self._state is not State.READY:
             return self._state
-        if not all(predictor.alive for predictor in self._predictors.values()):
+        predictors = self._repository.predictors if self._repository else []
+        if not all(predictor.alive for predictor in predictors):
             return State.FAILED
-        if not all(predictor.ready for predictor in self._predictors.values()):
+        if not all(predictor.ready for predictor in predictors):
             return State.RECOVERING
         return State.READY
 
@@ -78,30 +75,27 @@ class Lifecycle:
         if self._state is not State.FAILED:
             self._state = State.DRAINING
 
+    async def reload(self) -> None:
+        """Bring the models in line with the repository on disk, if they are served at all."""
+        if self.state in (State.READY, State.RECOVERING):
+            await self.repository.reload()
+            log.info("reloaded")
+
     async def started(self) -> None:
         """Return when nothing is loading any more, successfully or not."""
         await self._started.wait()
 
-    def predictor(self, model: str | None, version: str | None) -> Predictor:
-        """The predictor for a request; both may be left out where only one model is served.
+    @property
+    def repository(self) -> ModelRepository:
+        """All models.
 
         Raises:
             NotReady, Draining: for nobody at the moment.
-            ModelNotFound: not served here.
         """
         if closed := self._closed():
             raise closed
-        if model is None:
-            if len(self._predictors) > 1:
-                raise ModelNotFound(f"several models are served; add ?model= with one of {', '.join(self._predictors)}")
-            predictor = next(iter(self._predictors.values()))
-        elif model in self._predictors:
-            predictor = self._predictors[model]
-        else:
-            raise ModelNotFound(f"no such model; served: {', '.join(self._predictors)}")
-        if version not in (None, predictor.manifest.version):
-            raise ModelNotFound(f"no such version of {predictor.manifest.name}; served: {predictor.manifest.version}")
-        return predictor
+        assert self._repository is not None
+        return self._repository
 
     def require_ready(self) -> None:
         """Raise NotReady or Draining unless requests should come here."""
@@ -117,10 +111,10 @@ class Lifecycle:
         """
         if closed := self._closed():
             return closed
-        if len(self._predictors) > 1:
+        predictors = self.repository.predictors
+        if len(predictors) != 1:
             return None  # one of them may have room
-        predictor = next(iter(self._predictors.values()))
-        return predictor.admission.refusal(body_bytes=body_bytes, timeout=timeout)
+        return predictors[0].admission.refusal(body_bytes=body_bytes, timeout=timeout)
 
     def _closed(self) -> ServiceError | None:
         """Why no request is answered at all; who drains still answers."""
@@ -138,19 +132,15 @@ class Lifecycle:
 
     async def _live(self) -> None:
         settings = self._settings
-        pool = DecodePool(settings.decode_threads, max_waiting=settings.max_queue_size * len(self._bundles))
         try:
-            async with AsyncExitStack() as stack:
-                stack.callback(pool.close)
-                for served in self._bundles:
-                    predictor = await stack.enter_async_context(open_predictor(served, settings, pool, self._metrics))
-                    self._predictors[served.manifest.name] = predictor
-                if self._state is State.STARTING:
-                    self._state = State.READY
-                    log.info("ready")
-                self._started.set()
-                await self._stopped_or_lost()
-        except (StartFailed, ModelLost) as error:
+            with closing(DecodePool(settings.decode_threads)) as pool:
+                async with open_repository(settings, pool, self._metrics) as self._repository:
+                    if self._state is State.STARTING:
+                        self._state = State.READY
+                        log.info("ready")
+                    self._started.set()
+                    await self._stopped_or_lost(self._repository)
+        except (BundleError, LoadFailed, StartFailed, ModelLost) as error:
             self.failure = str(error)
         except Exception:
             log.exception("the service failed")
@@ -160,14 +150,13 @@ class Lifecycle:
             self._started.set()
             self._on_failure()
 
-    async def _stopped_or_lost(self) -> None:
+    async def _stopped_or_lost(self, repository: ModelRepository) -> None:
         """Wait for the stop; raise what ended a model before it."""
-        stop = asyncio.ensure_future(self._stop.wait())
-        models = [asyncio.ensure_future(predictor.ended()) for predictor in self._predictors.values()]
+        stop, lost = asyncio.ensure_future(self._stop.wait()), asyncio.ensure_future(repository.lost())
         try:
-            ended, _ = await asyncio.wait([stop, *models], return_when=asyncio.FIRST_COMPLETED)
-            for task in ended:
-                task.result()
+            await asyncio.wait((stop, lost), return_when=asyncio.FIRST_COMPLETED)
+            if lost.done():
+                lost.result()
         finally:
-            for task in (stop, *models):
-                task.cancel()
+            stop.cancel()
+            lost.cancel()

@@ -5,13 +5,15 @@ predecessor was killed, and whoever is scraped adds all of them up.
 """
 
 import asyncio
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, values
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from bundle.bundle import MODEL_FILE, Bundle
+from bundle.bundle import MODEL_FILE
+from bundle.manifest import Manifest
 
 # Resolve a service that answers in 2 to 50 ms; the client library's own buckets start at 5 ms.
 SECONDS = (
@@ -40,6 +42,20 @@ ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 REFRESH = 1.0  # seconds between two looks at what workers report
 
 
+class Reporting(Protocol):
+    """What a version of a model says of itself."""
+
+    manifest: Manifest
+    provider: str
+
+    @property
+    def ready(self) -> bool: ...
+    @property
+    def queue_depth(self) -> int: ...
+    @property
+    def queue_capacity(self) -> int: ...
+
+
 class Metrics:
     """All metrics of one running service, in a registry of their own.
 
@@ -51,6 +67,7 @@ class Metrics:
         registry = self.registry = CollectorRegistry()
         self._is_worker = slot is not None
         self._reported: dict[Gauge, Callable[[], float]] = {}
+        self._versions: dict[str, list[tuple[Gauge, tuple[str, ...]]]] = {}
         if self._is_worker:
             # The library names the files by process id; by slot, they neither grow in number nor show as labels.
             values.ValueClass = values.MultiProcessValue(lambda: slot)  # type: ignore[no-untyped-call]
@@ -110,6 +127,9 @@ class Metrics:
             registry=registry,
             multiprocess_mode="livemin",
         )
+        self.reloads = Counter(
+            "aaserve_reloads_total", "Models loaded, or not.", ["model", "outcome"], registry=registry
+        )
         self.model_reopened = Counter(
             "aaserve_model_reopened_total", "Sessions that died and were opened again.", ["model"], registry=registry
         )
@@ -119,23 +139,21 @@ class Metrics:
         for stage, seconds in stages.items():
             self.stage_duration.labels(stage, model).observe(seconds)
 
-    def watch_queue(self, model: str, depth: Callable[[], int], capacity: int) -> None:
-        """Report `depth()` at each scrape."""
-        self._report(self.queue_depth.labels(model), depth)
-        self.queue_capacity.labels(model).set(capacity)
-
-    @contextmanager
-    def model_ready_while(self, served: Bundle, provider: str, is_ready: Callable[[], bool]) -> Iterator[None]:
-        """Report the model inside the block, as ready while `is_ready()`."""
-        manifest = served.manifest
-        info = (manifest.name, manifest.version, manifest.files[MODEL_FILE], provider, manifest.precision)
-        self.model_info.labels(*info).set(1)
-        ready = self.model_ready.labels(manifest.name, manifest.version)
-        self._report(ready, is_ready)
-        try:
-            yield
-        finally:
-            self._report(ready, lambda: False)
+    def watch_model(self, name: str, versions: Sequence[Reporting]) -> None:
+        """Report these versions of a model from now on, and no others."""
+        self._report(self.queue_depth.labels(name), lambda: sum(version.queue_depth for version in versions))
+        self.queue_capacity.labels(name).set(sum(version.queue_capacity for version in versions))
+        for gauge, labels in self._versions.pop(name, []):
+            self._forget(gauge, labels)
+        reported = self._versions[name] = []
+        for version in versions:
+            manifest = version.manifest
+            sha256 = manifest.files[MODEL_FILE]
+            info = (name, manifest.version, sha256, version.provider, manifest.precision)
+            ready = (name, manifest.version)
+            self.model_info.labels(*info).set(1)
+            self._report(self.model_ready.labels(*ready), partial(getattr, version, "ready"))
+            reported += [(self.model_info, info), (self.model_ready, ready)]
 
     async def keep_reporting(self) -> None:
         """What another worker reports when it is scraped must be in this one's files: write it again and again."""
@@ -147,6 +165,13 @@ class Metrics:
         """Write what is reported now."""
         for gauge, value in self._reported.items():
             gauge.set(value())
+
+    def _forget(self, gauge: Gauge, labels: tuple[str, ...]) -> None:
+        if self._is_worker:  # whose files keep what they once had
+            self._reported.pop(gauge.labels(*labels), None)
+            gauge.labels(*labels).set(0)
+        else:
+            gauge.remove(*labels)
 
     def _report(self, gauge: Gauge, value: Callable[[], float]) -> None:
         if self._is_worker:

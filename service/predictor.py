@@ -55,6 +55,7 @@ class Predictor:
     def __init__(
         self,
         manifest: Manifest,
+        provider: str,
         runner: ModelRunner,
         batcher: DynamicBatcher,
         pool: DecodePool,
@@ -64,12 +65,23 @@ class Predictor:
         max_image_pixels: int,
     ) -> None:
         self.manifest = manifest
+        self.provider = provider
         self.admission = admission
         self._runner = runner
         self._batcher = batcher
         self._pool = pool
         self._metrics = metrics
         self._max_image_pixels = max_image_pixels
+
+    @property
+    def queue_depth(self) -> int:
+        """Rows waiting for the model."""
+        return self._batcher.queue_depth
+
+    @property
+    def queue_capacity(self) -> int:
+        """Rows that may wait."""
+        return self._batcher.max_queue_size
 
     @property
     def alive(self) -> bool:
@@ -170,10 +182,14 @@ async def open_predictor(
         computing=lambda: batcher.computing,
         throughput=throughput,
     )
-    metrics.watch_queue(manifest.name, lambda: batcher.queue_depth, settings.max_queue_size)
     async with batcher:
-        predictor = Predictor(
-            manifest, runner, batcher, pool, admission, metrics, max_image_pixels=settings.max_image_pixels
+        yield Predictor(
+            manifest,
+            runner.provider,
+            runner,
+            batcher,
+            pool,
+            admission,
+            metrics,
+            max_image_pixels=settings.max_image_pixels,
         )
-        with metrics.model_ready_while(served, runner.provider, lambda: predictor.ready):
-            yield predictor

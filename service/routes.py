@@ -57,7 +57,7 @@ async def classify(
     """Classify one image: JPEG, PNG, WebP, GIF (first frame), BMP or TIFF."""
     lifecycle, settings, _ = parts(request)
     record: Record = request.state.record
-    predictor = lifecycle.predictor(model, version)
+    predictor = lifecycle.repository.predictor(model, version)
     manifest = predictor.manifest
     record.asks(manifest)
     top_k = checked_top_k(top_k, predictor)

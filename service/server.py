@@ -1,6 +1,7 @@
 """uvicorn that stops without losing anybody.
 
 SIGTERM --> readiness off --> grace: still serving --> no more connections --> all that was accepted is answered --> end
+SIGHUP --> models as the repository says now
 
 Load balancers learn of the readiness while the grace lasts; answers then carry `Connection: close`, so that clients who
 keep connections open take their next request elsewhere.
@@ -35,6 +36,7 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self._loop = asyncio.get_running_loop()
+        self._loop.add_signal_handler(signal.SIGHUP, self._reload)
         if self._lifeline is not None:
             self._loop.add_reader(self._lifeline, self._supervisor_gone)
 
@@ -73,6 +75,9 @@ class Server(uvicorn.Server):
         return self.config.http_protocol_class(  # type: ignore[call-arg]
             config=self.config, server_state=self.server_state, app_state=self.lifespan.state
         )
+
+    def _reload(self) -> None:
+        self._reloading = asyncio.ensure_future(self.config.app.state.lifecycle.reload())  # type: ignore[union-attr]
 
     def _stop(self) -> None:
         self.should_exit = True

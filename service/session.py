@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from bundle.bundle import Bundle
 from service import providers
-from service.errors import StartFailed
+from service.errors import ProviderMissing, StartFailed
 from service.settings import ProviderName, Settings
 
 _TENSOR_TYPES = {"float32": "tensor(float)", "uint8": "tensor(uint8)"}
@@ -106,7 +106,9 @@ class OnnxSession:
         names = providers.NAMES[provider]
         available = onnxruntime.get_available_providers()
         if names[0] not in available:
-            raise StartFailed(f"provider: expected {names[0]}, found only {', '.join(available)} in this installation")
+            raise ProviderMissing(
+                f"provider: expected {names[0]}, found only {', '.join(available)} in this installation"
+            )
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self._settings.intra_op_num_threads
         options.inter_op_num_threads = 1
@@ -127,7 +129,7 @@ class OnnxSession:
         # ONNX Runtime falls back to the CPU by itself (microsoft/onnxruntime#23372), so look at what it gave.
         found = session.get_providers()
         if found[: len(names)] != names:
-            raise StartFailed(f"provider: expected {', '.join(names)}, found {', '.join(found)}")
+            raise ProviderMissing(f"provider: expected {', '.join(names)}, found {', '.join(found)}")
         return session
 
     def _check_shapes(self) -> None:

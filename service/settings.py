@@ -30,6 +30,7 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for all.")
     port: int = Field(8080, ge=0, le=65535, description="TCP port; 0 for any free one.")
     repository: Path = Field(Path("model_repository"), description="Folder of bundles, NAME/VERSION/.")
+    strict: bool = Field(False, description="Let one model that cannot be served stop the start.")
     provider: ProviderName = Field(
         "auto", description="Execution provider; one that is asked for and not there stops the start."
     )
@@ -72,6 +73,7 @@ class Settings(BaseSettings):
     max_image_pixels: int = Field(
         50_000_000, ge=1, description="Width times height of an image, at most; beyond that 413."
     )
+    api_keys_file: Path | None = Field(None, description="File of hashed keys; without it, nobody may change models.")
     drain_grace_ms: int = Field(
         0, ge=0, le=600_000, description="Milliseconds after SIGTERM in which readiness is off and requests are taken."
     )

@@ -59,6 +59,7 @@ class Supervisor:
         """Start the workers and stay until all have ended; the exit status."""
         for signal_number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(signal_number, self._pass_on)
+        signal.signal(signal.SIGHUP, lambda *_: self._tell_all(signal.SIGHUP))
         for slot in range(self._count):
             self._start(slot, replacement=False)
         while self._slots:
@@ -101,5 +102,8 @@ class Supervisor:
     def _pass_on(self, signal_number: int, _: FrameType | None) -> None:
         self._stopping = True
         self._listening.close()  # so that the last worker's close is the last
+        self._tell_all(signal_number)
+
+    def _tell_all(self, signal_number: int) -> None:
         for process_id in self._slots:
             os.kill(process_id, signal_number)

@@ -18,22 +18,25 @@ OUT_OF_RANGE = 200  # from here on the graph fails, and with it every batch that
 LABELS = tuple("abcd")
 
 
-def write_fragile_bundle(repository: Path) -> Path:
-    """`fragile/1` in `repository`: logits are a row of a table, by the red of the first pixel."""
+def write_fragile_bundle(
+    repository: Path, *, name: str = "fragile", version: str = "1", labels: tuple[str, ...] = LABELS
+) -> Path:
+    """NAME/VERSION in `repository`: logits are a row of a table, by the red of the first pixel. Replaces an old one."""
     model = _graph().SerializeToString()
     references = (REPOSITORY / "aa-cifar100" / "1" / REFERENCES_FILE).read_bytes()
     files = {MODEL_FILE: model, REFERENCES_FILE: references}
     manifest = json.loads((REPOSITORY / "aa-cifar100" / "1" / MANIFEST_FILE).read_text())
     manifest |= {
-        "name": "fragile",
+        "name": name,
+        "version": version,
         "input": {"name": "pixels", "dtype": "uint8", "layout": "NHWC", "shape": [SIDE, SIDE, 3]},
         "output": {"name": "logits", "dtype": "float32", "shape": [CLASSES]},
-        "labels": LABELS,
+        "labels": labels,
         "preprocessing": manifest["preprocessing"] | {"resize": SIDE, "crop": [SIDE, SIDE]},
         "files": {name: sha256_of(content) for name, content in files.items()},
         "accuracy": None,
     }
-    return write_bundle(repository, Manifest.model_validate_json(json.dumps(manifest)), files)
+    return write_bundle(repository, Manifest.model_validate_json(json.dumps(manifest)), files, replace=True)
 
 
 def picture(red: int) -> bytes:

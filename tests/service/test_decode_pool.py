@@ -1,4 +1,4 @@
-"""Decoding happens in few threads, and few wait for one."""
+"""Decoding happens in few threads."""
 
 import asyncio
 import threading
@@ -6,33 +6,17 @@ import threading
 import pytest
 
 from service.decode_pool import DecodePool
-from service.errors import DeadlineExceeded, QueueFull
+from service.errors import DeadlineExceeded
 
 
 def soon(seconds: float = 10) -> float:
     return asyncio.get_running_loop().time() + seconds
 
 
-def test_refuses_when_all_threads_are_busy_and_the_waiting_room_is_full() -> None:
-    async def scenario() -> None:
-        go = threading.Event()
-        pool = DecodePool(2, max_waiting=1)
-        running = [asyncio.create_task(pool.run(go.wait, deadline=soon())) for _ in range(3)]
-        await asyncio.sleep(0)
-        with pytest.raises(QueueFull):
-            await pool.run(go.wait, deadline=soon())
-        go.set()
-        assert await asyncio.gather(*running) == [True] * 3
-        assert await pool.run(go.wait, deadline=soon())
-        pool.close()
-
-    asyncio.run(scenario())
-
-
 def test_a_call_whose_deadline_passes_before_it_begins_never_runs() -> None:
     async def scenario() -> None:
         go, ran = threading.Event(), threading.Event()
-        pool = DecodePool(1, max_waiting=5)
+        pool = DecodePool(1)
         busy = asyncio.create_task(pool.run(go.wait, deadline=soon()))
         await asyncio.sleep(0)
         with pytest.raises(DeadlineExceeded):
@@ -48,7 +32,7 @@ def test_a_call_whose_deadline_passes_before_it_begins_never_runs() -> None:
 
 def test_what_the_function_raises_reaches_the_caller() -> None:
     async def scenario() -> None:
-        pool = DecodePool(1, max_waiting=1)
+        pool = DecodePool(1)
         with pytest.raises(ZeroDivisionError):
             await pool.run(lambda: 1 / 0, deadline=soon())  # type: ignore[arg-type, return-value]
         pool.close()

@@ -12,7 +12,6 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 
-from bundle.bundle import open_bundle
 from service.app import create_app
 from service.errors import StartFailed
 from service.session import OnnxSession
@@ -24,7 +23,7 @@ JPEG = (EXAMPLES / "rocket.jpg").read_bytes()
 
 @contextmanager
 def serving(**options: object) -> Iterator[tuple[httpx.Client, FastAPI]]:
-    app = create_app(Settings(port=0, **options), [open_bundle(REPOSITORY / "aa-cifar100" / "1")])
+    app = create_app(Settings(port=0, repository=REPOSITORY, **options))
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, lifespan="on"))
     thread = threading.Thread(target=lambda: asyncio.run(server.serve()))
     thread.start()

@@ -1,0 +1,231 @@
+"""The models on disk and in memory, and every change from one to the other.
+
+    NAME/VERSION/ --open, verify, warm up, compare--> beside the old one --switch--> the old one stays for rollback
+
+A change either happens whole or leaves everything as it was, with the reason beside the version that failed.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+from bundle.bundle import open_bundle, scan_repository
+from bundle.errors import BundleError
+from service.decode_pool import DecodePool
+from service.errors import LoadFailed, ModelLost, ModelNotFound, ProviderMissing, StartFailed
+from service.metrics import Metrics
+from service.model_settings import SERVING_FILE, read_model_settings
+from service.predictor import Predictor, open_predictor
+from service.served_model import LoadedVersion, ServedModel, retire
+from service.settings import Settings
+
+log = logging.getLogger("aaserve")
+
+
+class ModelRepository:
+    """All models of one process. Changes queue up behind each other; requests never wait for them."""
+
+    def __init__(self, settings: Settings, pool: DecodePool, metrics: Metrics) -> None:
+        self._settings = settings
+        self._pool = pool
+        self._metrics = metrics
+        self._models: dict[str, ServedModel] = {}
+        self._changing = asyncio.Lock()
+        self._retiring: set[asyncio.Future[list[None]]] = set()
+        self._watching: set[asyncio.Task[None]] = set()
+        self._lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def __iter__(self) -> Iterator[ServedModel]:
+        return iter(self._models.values())
+
+    @property
+    def predictors(self) -> list[Predictor]:
+        """Those that answer."""
+        return [loaded.predictor for model in self for loaded in model.serving.values()]
+
+    def predictor(self, name: str | None, version: str | None) -> Predictor:
+        """The predictor for a request; both may be left out where only one model is served.
+
+        Raises:
+            ModelNotFound: not served here.
+        """
+        served = [model.name for model in self if model.serving]
+        if name is None:
+            if len(served) > 1:
+                raise ModelNotFound(f"several models are served; add ?model= with one of {', '.join(served)}")
+            name = next(iter(served), None)
+        if name is None or name not in self._models:
+            raise ModelNotFound(f"no such model; served: {', '.join(served) or 'none'}")
+        return self._models[name].version(version)
+
+    async def open(self) -> None:
+        """Load what is on disk.
+
+        Raises:
+            BundleError: there is no repository.
+            LoadFailed: nothing in it can be served; or, if the settings are strict, one model cannot.
+            ProviderMissing: in any case.
+        """
+        for name in self._names():
+            try:
+                await self.load(name)
+            except LoadFailed as error:
+                if self._settings.strict:
+                    raise
+                log.error("%s", error)
+        if not self.predictors:
+            raise LoadFailed(next(reason for model in self for reason in model.failures.values()))
+
+    async def reload(self) -> None:
+        """Bring memory in line with the disk: new and changed versions are loaded, vanished models unloaded."""
+        try:
+            names = self._names()
+        except BundleError as error:
+            log.error("nothing is reloaded: %s", error)
+            return
+        for name in sorted({*names, *self._models}):
+            try:
+                await (self.load(name) if name in names else self.unload(name))
+            except (LoadFailed, ProviderMissing) as error:
+                log.error("%s", error)
+
+    async def load(self, name: str) -> None:
+        """Serve what the model's folder and its serving.toml say now; what has not changed stays in memory.
+
+        Raises:
+            ModelNotFound: no such folder.
+            LoadFailed: a version cannot be served; everything stays as it was.
+            ProviderMissing: likewise.
+        """
+        async with self._changing:
+            folder = self._settings.repository / name
+            if name not in self._models and name not in self._names():
+                raise ModelNotFound(f"no such model; in the repository: {', '.join(self._names())}")
+            model = self._models.setdefault(name, ServedModel(folder))
+            model.failures.clear()
+            opened: list[LoadedVersion] = []
+            try:
+                serving = await self._open_versions(model, opened)
+            except (BundleError, LoadFailed, StartFailed) as error:
+                for loaded in opened:
+                    await loaded.lifetime.aclose()
+                if not model.failures:
+                    model.failures[""] = str(error)
+                self._metrics.reloads.labels(name, "failed").inc()
+                if isinstance(error, ProviderMissing):
+                    raise
+                raise LoadFailed(str(error)) from error
+            if opened or set(serving) != set(model.serving):
+                self._retire(model.switch(serving))
+                self._report(model)
+            self._metrics.reloads.labels(name, "loaded").inc()
+
+    async def unload(self, name: str) -> None:
+        """Serve it no more, and give its memory back.
+
+        Raises:
+            ModelNotFound: it is not known here.
+        """
+        async with self._changing:
+            if name not in self._models:
+                raise ModelNotFound(f"no such model; known: {', '.join(self._models) or 'none'}")
+            model = self._models.pop(name)
+            self._retire(model.clear())
+            self._report(model)
+
+    async def rollback(self, name: str) -> None:
+        """Serve what was served before the last change; a second rollback takes the first one back.
+
+        Raises:
+            ModelNotFound: it is not known here, or there was nothing before.
+        """
+        async with self._changing:
+            model = self._models.get(name)
+            if model is None or not model.standby:
+                raise ModelNotFound(f"{name} has nothing to roll back to")
+            self._retire(model.switch(model.standby))
+            self._report(model)
+
+    async def lost(self) -> None:
+        """Return never; raise ModelLost when a model died and could not be opened again."""
+        await asyncio.shield(self._lost)
+
+    async def close(self) -> None:
+        """Answer what is queued, then let go of everything."""
+        async with self._changing:
+            for model in self:
+                self._retire(model.clear())
+            await asyncio.gather(*self._retiring)
+            for task in self._watching:
+                task.cancel()
+
+    def _names(self) -> list[str]:
+        return sorted({folder.parent.name for folder in scan_repository(self._settings.repository)})
+
+    async def _open_versions(self, model: ServedModel, opened: list[LoadedVersion]) -> dict[str, LoadedVersion]:
+        """What is to be served; versions that had to be opened are noted in `opened` as well."""
+        own, settings = read_model_settings(model.folder, self._settings)
+        found = [path.name for path in scan_repository(self._settings.repository) if path.parent == model.folder]
+        serving = {}
+        for version in own.select(found):
+            serving[version] = await self._unchanged_or_opened(model, version, settings, opened)
+        return serving
+
+    async def _unchanged_or_opened(
+        self, model: ServedModel, version: str, settings: Settings, opened: list[LoadedVersion]
+    ) -> LoadedVersion:
+        try:
+            bundle = await asyncio.to_thread(open_bundle, model.folder / version)
+            serving_file = _content(model.folder / SERVING_FILE)
+            for loaded in (model.serving.get(version), model.standby.get(version)):
+                if loaded and (loaded.bundle.manifest, loaded.serving_file) == (bundle.manifest, serving_file):
+                    return loaded
+            lifetime = AsyncExitStack()
+            predictor = await lifetime.enter_async_context(open_predictor(bundle, settings, self._pool, self._metrics))
+        except (BundleError, StartFailed) as error:
+            model.failures[version] = str(error)
+            raise
+        loaded = LoadedVersion(bundle, predictor, lifetime, serving_file)
+        opened.append(loaded)
+        task = asyncio.create_task(self._watch(predictor))
+        self._watching.add(task)
+        task.add_done_callback(self._watching.discard)
+        return loaded
+
+    async def _watch(self, predictor: Predictor) -> None:
+        try:
+            await predictor.ended()
+        except ModelLost as error:
+            if not self._lost.done():
+                self._lost.set_exception(error)
+
+    def _report(self, model: ServedModel) -> None:
+        predictors = [loaded.predictor for loaded in model.serving.values()]
+        self._metrics.watch_model(model.name, predictors)
+
+    def _retire(self, versions: list[LoadedVersion]) -> None:
+        if versions:
+            retiring = retire(versions)
+            self._retiring.add(retiring)
+            retiring.add_done_callback(self._retiring.discard)
+
+
+@asynccontextmanager
+async def open_repository(settings: Settings, pool: DecodePool, metrics: Metrics) -> AsyncIterator[ModelRepository]:
+    """All models of `settings.repository`; on leaving, what is queued is answered first.
+
+    Raises:
+        As `ModelRepository.open`.
+    """
+    repository = ModelRepository(settings, pool, metrics)
+    try:
+        await repository.open()
+        yield repository
+    finally:
+        await repository.close()
+
+
+def _content(path: Path) -> bytes:
+    return path.read_bytes() if path.exists() else b""

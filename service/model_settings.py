@@ -1,0 +1,70 @@
+"""serving.toml beside a model's versions: what is different for this model.
+
+model_repository/NAME/serving.toml --> versions to serve, and settings of the service that this model overrides
+"""
+
+import tomllib
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
+
+from service.errors import LoadFailed
+from service.settings import ProviderName, Settings
+
+SERVING_FILE = "serving.toml"
+
+
+class ModelSettings(BaseModel):
+    """What serving.toml may say; whatever it leaves out is as set for the service."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    versions: Literal["latest", "all"] | tuple[PositiveInt, ...] = "latest"
+    provider: ProviderName | None = None
+    intra_op_num_threads: int | None = None
+    max_batch_size: int | None = None
+    max_queue_delay_ms: float | None = None
+    max_queue_size: int | None = None
+
+    def select(self, found: list[str]) -> list[str]:
+        """Those of the versions `found`, ascending, that are to be served.
+
+        Raises:
+            LoadFailed: a version that is named is not there.
+        """
+        if self.versions == "latest":
+            return found[-1:]
+        if self.versions == "all":
+            return found
+        wanted = {str(version) for version in self.versions}
+        if missing := wanted - set(found):
+            raise LoadFailed(f"{SERVING_FILE}: expected versions among {', '.join(found)}, found {min(missing)}")
+        return [version for version in found if version in wanted]
+
+    def applied_to(self, settings: Settings) -> Settings:
+        """The settings of this model.
+
+        Raises:
+            ValidationError: a value out of the service's own bounds.
+        """
+        overrides = self.model_dump(exclude={"versions"}, exclude_none=True)
+        return Settings.model_validate({**settings.model_dump(), **overrides}) if overrides else settings
+
+
+def read_model_settings(folder: Path, settings: Settings) -> tuple[ModelSettings, Settings]:
+    """What holds for the model in `folder`: its own file, and the service's settings with it.
+
+    Raises:
+        LoadFailed: unreadable, unknown names or values out of bounds; one line.
+    """
+    path = folder / SERVING_FILE
+    try:
+        own = ModelSettings.model_validate(tomllib.loads(path.read_text(encoding="utf-8")) if path.exists() else {})
+        return own, own.applied_to(settings)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise LoadFailed(f"{path}: {where}: {first['msg']}, found {first['input']!r}") from error
+    except (OSError, ValueError) as error:  # tomllib's own, and text that is no UTF-8
+        raise LoadFailed(f"{path}: expected TOML, found: {' '.join(str(error).split())}") from error

@@ -1,0 +1,215 @@
+"""Many models and versions, changed while they are served."""
+
+import concurrent.futures
+import hashlib
+import shutil
+import signal
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.helpers import EXAMPLES, REPOSITORY, RunningService, running_service, start_that_fails, wait_until
+from tests.toy_bundles import picture, write_fragile_bundle
+
+JPEG = (EXAMPLES / "rocket.jpg").read_bytes()
+OLD, NEW = ("a", "b", "c", "d"), ("A", "B", "C", "D")
+KEY = "correct horse battery staple"
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """The shipped bundle, and fragile/1 and fragile/2, which say lower and upper case."""
+    folder = Path(shutil.copytree(REPOSITORY, tmp_path / "repository"))
+    write_fragile_bundle(folder, version="1", labels=OLD)
+    write_fragile_bundle(folder, version="2", labels=NEW)
+    return folder
+
+
+def ask(service: RunningService, red: int = 3, **params: str) -> httpx.Response:
+    headers = {"Content-Type": "image/png"}
+    return service.client.post("/classify", params={"top_k": 1, **params}, content=picture(red), headers=headers)
+
+
+def said(answer: httpx.Response) -> tuple[str, str]:
+    """Version and best label."""
+    assert answer.status_code == 200, answer.text
+    return answer.json()["version"], answer.json()["predictions"][0]["label"]
+
+
+def reload(service: RunningService, outcome: str = "loaded") -> None:
+    """SIGHUP, and wait until it is done."""
+    done = sum("aaserve reloaded" in line for line in service.log)
+    service.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: sum("aaserve reloaded" in line for line in service.log) > done, 30)
+
+
+def test_the_highest_version_is_the_default_and_the_only_one(repository: Path) -> None:
+    with running_service(repository=repository) as service:
+        assert said(ask(service, model="fragile")) == ("2", "D")
+        assert ask(service, model="fragile", version="1").status_code == 404
+        assert service.classify(JPEG, model="aa-cifar100").status_code == 200
+        refused = service.classify(JPEG)
+        assert (refused.status_code, refused.json()["code"]) == (404, "model_not_found")
+        assert "aa-cifar100, fragile" in refused.json()["detail"]
+
+
+@pytest.mark.parametrize(("policy", "served"), [('"all"', {"1", "2"}), ("[1]", {"1"}), ('"latest"', {"2"})])
+def test_a_policy_says_which_versions_are_served(repository: Path, policy: str, served: set[str]) -> None:
+    (repository / "fragile" / "serving.toml").write_text(f"versions = {policy}")
+    with running_service(repository=repository) as service:
+        answers = {version: ask(service, model="fragile", version=version) for version in ("1", "2")}
+        assert {version for version, answer in answers.items() if answer.status_code == 200} == served
+        assert said(ask(service, model="fragile"))[0] == max(served)
+
+
+def test_settings_of_one_model_leave_the_others_alone(repository: Path) -> None:
+    (repository / "fragile" / "serving.toml").write_text("max_queue_size = 5\nmax_batch_size = 2")
+    with running_service(repository=repository) as service:
+        assert service.metric("aaserve_queue_capacity", model="fragile") == 5
+        assert service.metric("aaserve_queue_capacity", model="aa-cifar100") == 128
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("max_queue_size = 0", "max_queue_size: Input should be greater than or equal to 1, found 0"),
+        ("max_queue = 5", "max_queue: Extra inputs are not permitted"),
+        ("versions = [7]", "expected versions among 1, 2, found 7"),
+        ("= =", "expected TOML"),
+    ],
+)
+def test_a_model_that_cannot_be_served_leaves_the_others_alone(repository: Path, content: str, reason: str) -> None:
+    (repository / "fragile" / "serving.toml").write_text(content)
+    with running_service(repository=repository) as service:
+        assert service.classify(JPEG).status_code == 200
+        assert ask(service, model="fragile").status_code == 404
+        assert [line for line in service.log if reason in line]
+    status, stderr = start_that_fails("--strict", "true", repository=repository)
+    assert status == 1
+    assert reason in stderr.splitlines()[-1]
+
+
+def test_a_new_version_is_served_after_sighup_and_rolled_back_by_key(repository: Path, keys: Path) -> None:
+    shutil.rmtree(repository / "fragile" / "2")
+    with running_service("--api-keys-file", str(keys), repository=repository) as service:
+        assert said(ask(service, model="fragile")) == ("1", "d")
+        write_fragile_bundle(repository, version="2", labels=NEW)
+        reload(service)
+        assert said(ask(service, model="fragile")) == ("2", "D")
+        assert change(service, "rollback").status_code == 204
+        assert said(ask(service, model="fragile")) == ("1", "d")
+        assert change(service, "rollback").status_code == 204
+        assert said(ask(service, model="fragile")) == ("2", "D")
+        assert change(service, "unload").status_code == 204
+        assert ask(service, model="fragile").status_code == 404
+        assert service.metric("aaserve_model_ready", model="fragile") == 0
+        assert change(service, "load").status_code == 204
+        assert said(ask(service, model="fragile")) == ("2", "D")
+
+
+def test_a_damaged_new_version_changes_nothing(repository: Path, keys: Path) -> None:
+    with running_service("--api-keys-file", str(keys), repository=repository) as service:
+        write_fragile_bundle(repository, version="3", labels=OLD)
+        (repository / "fragile" / "3" / "model.onnx").write_bytes(b"no model")
+        reload(service)
+        assert said(ask(service, model="fragile")) == ("2", "D")
+        assert service.metric("aaserve_reloads_total", model="fragile", outcome="failed") == 1
+        refused = change(service, "load")
+        assert (refused.status_code, refused.json()["code"]) == (409, "conflict")
+        assert str(repository) not in refused.text
+        assert said(ask(service, model="fragile")) == ("2", "D")
+
+
+def test_a_model_whose_folder_vanished_is_unloaded(repository: Path) -> None:
+    with running_service(repository=repository) as service:
+        shutil.rmtree(repository / "fragile")
+        reload(service)
+        assert ask(service, model="fragile").status_code == 404
+        assert service.classify(JPEG).status_code == 200
+
+
+def test_fifty_reloads_under_load_lose_nothing_and_mix_nothing(repository: Path) -> None:
+    """Version and labels always belong together; every answer is one of the two that were ever served."""
+    stop = False
+    answers: list[tuple[str, str]] = []
+
+    def send(service: RunningService) -> None:
+        with httpx.Client(base_url=service.client.base_url, timeout=30) as client:
+            while not stop:
+                answer = client.post(
+                    "/classify?model=fragile&top_k=1", content=picture(3), headers={"Content-Type": "image/png"}
+                )
+                answers.append(said(answer))
+
+    with running_service(repository=repository) as service, concurrent.futures.ThreadPoolExecutor(32) as threads:
+        clients = [threads.submit(send, service) for _ in range(32)]
+        memory = []
+        try:
+            for round_ in range(50):
+                if round_ % 2:
+                    write_fragile_bundle(repository, version="2", labels=NEW)
+                else:
+                    shutil.rmtree(repository / "fragile" / "2")
+                reload(service)
+                memory.append(resident_kib(service.process.pid))
+        finally:
+            stop = True
+        for client in clients:
+            client.result()
+        loaded = service.metric("aaserve_reloads_total", model="fragile", outcome="loaded")
+    assert loaded == 51  # the start and fifty changes
+    assert set(answers) == {("1", "d"), ("2", "D")}
+    assert memory[-1] - memory[9] < 40 * 1024  # forty sessions more would be far above that
+
+
+def test_changes_need_a_key_for_them(repository: Path, keys: Path) -> None:
+    with running_service("--api-keys-file", str(keys), repository=repository) as service:
+        for headers, status in (
+            ({}, 401),
+            ({"Authorization": f"Basic {KEY}"}, 401),
+            ({"Authorization": "Bearer wrong"}, 401),
+            ({"Authorization": "Bearer only for metrics"}, 403),
+        ):
+            refused = service.client.post("/admin/models/fragile/unload", headers=headers)
+            assert refused.status_code == status
+            assert refused.headers["content-type"] == "application/problem+json"
+        assert change(service, "load", "unknown").status_code == 404
+        keys.write_text(f"admin {digest('another')}\n")  # rotated, without a restart
+        assert change(service, "load").status_code == 401
+        assert change(service, "load", key="another").status_code == 204
+
+
+def test_without_keys_nobody_changes_anything(service: RunningService) -> None:
+    refused = change(service, "unload", "aa-cifar100")
+    assert (refused.status_code, refused.json()["code"]) == (403, "forbidden")
+    assert service.classify(JPEG).status_code == 200
+
+
+@pytest.mark.parametrize("content", ["admin", "admin 12ab", f"root {'0' * 64}", "secret"])
+def test_a_file_that_holds_no_keys_stops_the_start(tmp_path: Path, content: str) -> None:
+    (tmp_path / "keys").write_text(content)
+    status, stderr = start_that_fails("--api-keys-file", str(tmp_path / "keys"))
+    assert status == 1
+    assert "expected `scope[,scope] sha256`" in stderr
+    assert start_that_fails("--api-keys-file", str(tmp_path / "none"))[0] == 1
+
+
+def digest(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> Path:
+    path = tmp_path / "keys"
+    path.write_text(f"# who\nadmin,infer {digest(KEY)} operations\nmetrics {digest('only for metrics')}\n")
+    return path
+
+
+def change(service: RunningService, what: str, name: str = "fragile", key: str = KEY) -> httpx.Response:
+    return service.client.post(f"/admin/models/{name}/{what}", headers={"Authorization": f"Bearer {key}"})
+
+
+def resident_kib(process_id: int) -> int:
+    lines = Path(f"/proc/{process_id}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
