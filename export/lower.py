@@ -82,8 +82,8 @@ def lower(
     class_indices = [sample.class_index for sample in judging] or [None]
     report(f"judging {request.precision} by {len(judging) or len(parity_pixels)} pictures")
     judgement = judge(fp32, lowered, pictures, class_indices)
-    report(str(judgement))
     check_loss(judgement, request.allowed_drop)
+    report(f"{judgement}; measuring speed")
     speed = tuple(measure_speed(fp32, lowered, parity_pixels, size) for size in SPEED_BATCH_SIZES)
     for row in speed:
         report(

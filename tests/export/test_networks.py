@@ -1,4 +1,4 @@
-"""Every kind of network becomes a graph that answers as it does; small and not square, to keep it quick."""
+"""Every network there is becomes a graph that answers as it does; small and not square, to keep it quick."""
 
 import numpy as np
 import pytest
@@ -8,21 +8,10 @@ from bundle.preprocessing import Preprocessing
 from export.convert import convert
 from export.normalisation import PixelInput
 from export.parity import check_parity
-from models import create_model
+from models import create_model, list_models
 
-NETWORKS = [
-    ("resnet34", {}),
-    ("se_resnet34", {}),
-    ("aa_resnet34", {}),
-    ("aa_resnet50", {}),
-    ("fa_resnet50", {}),
-    ("aa_mnasnet0_75", {}),
-    ("se_wide_resnet10_1", {}),
-    ("ge_wide_resnet10_1", {}),
-    ("aa_wide_resnet10_1", {"position": "none"}),
-    ("aa_wide_resnet10_1", {"position": "sinusoidal"}),
-    ("aa_wide_resnet10_1", {"position": "coordconv"}),
-]
+NETWORKS = [(name, {}) for name in list_models()]
+NETWORKS += [("aa_wide_resnet10_1", {"position": position}) for position in ("none", "sinusoidal", "coordconv")]
 HEIGHT, WIDTH = 32, 64
 PREPROCESSING = Preprocessing(
     colour="RGB",
