@@ -48,7 +48,7 @@ def to_half(model: bytes) -> bytes:
 
 
 def check_range(model: bytes, pixels: NDArray[np.uint8], preprocessing: Preprocessing) -> None:
-    """Look at every value inside a float16 model: the CPU computes most of them in float32, a GPU does not.
+    """Look at every value inside a float16 model: an infinity can vanish before the logits, as a Relu's 0.
 
     Raises:
         ExportError: one does not fit into float16 on one of the pictures `pixels` (N, H, W, 3).
