@@ -126,10 +126,13 @@ def test_int8_computes_convolutions_in_8_bits_and_attention_in_float(trained: Pa
     assert not {"Softmax", "MatMul", "Gemm"} & set(quantised)
     convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
     assert maker[convolutions[0].input[0]] != "DequantizeLinear"
-    per_channel = [tensor for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.INT8]
-    assert any(tensor.dims and np.prod(tensor.dims) > 1 for tensor in per_channel)
-    weights = [onnx.numpy_helper.to_array(tensor) for tensor in per_channel]
-    assert max(np.abs(weight.astype(int)).max() for weight in weights) <= 64  # 7 bits
+    tensors = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    weights = [node for node in model.graph.node if node.op_type == "DequantizeLinear" and node.input[0] in tensors]
+    weights = [node for node in weights if tensors[node.input[0]].dtype == np.int8]
+    assert len(weights) == counts["Conv"]
+    for node in weights:
+        assert len(tensors[node.input[1]]) == len(tensors[node.input[0]]) > 1  # a scale for each output channel
+        assert np.abs(tensors[node.input[0]].astype(int)).max() <= 64  # 7 bits
 
 
 def test_fp16_computes_in_float16_behind_a_float32_normalisation(trained: Path, tmp_path: Path) -> None:
