@@ -2,8 +2,8 @@
 
     calibration pictures --> ranges of activations --> QuantizeLinear, DequantizeLinear around what pays
 
-What stays float32 was chosen by measurement (docs/decisions/0008-precision.md has the figures): attention's products and
-softmax, which become slower in 8 bits; the first convolution and the 1x1 depthwise ones that stand in for a
+What stays float32 was chosen by measurement (docs/decisions/0008-precision.md has the figures): attention's products
+and softmax, slower in 8 bits; the first convolution and the 1x1 depthwise ones that stand in for a
 normalisation, which together carry nearly a third of the disagreement; the head. Weights take 7 bits of the 8, or
 processors without VNNI saturate when they add products in 16 bits.
 """
