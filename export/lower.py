@@ -20,6 +20,7 @@ from export.quantise import quantise
 from export.request import Request
 from export.samples import Sample, find_samples, read_batches, split_samples
 from export.speed import Speed, measure_speed
+from export.valid import checked_bytes
 
 SPEED_BATCH_SIZES = (1, 8)
 
@@ -108,10 +109,4 @@ def _renamed(model: bytes, precision: str) -> bytes:
     for entry in parsed.metadata_props:
         if entry.key == "precision":
             entry.value = precision
-    try:
-        onnx.checker.check_model(parsed, full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise ExportError(f"{precision}: the graph is not valid ONNX: {str(error).splitlines()[0]}") from error
-    if domains := {node.domain for node in parsed.graph.node} - {"", "ai.onnx"}:
-        raise ExportError(f"{precision}: expected standard ONNX operators only, found the domains {sorted(domains)}")
-    return parsed.SerializeToString(deterministic=True)
+    return checked_bytes(parsed)
