@@ -26,6 +26,7 @@ from export.presets import read_preprocessing
 from export.samples import CALIBRATION_PICTURES, Sample, find_samples, split_samples
 from models import create_model
 from service.session import OnnxSession
+from service.settings import Settings
 from tests.helpers import EXAMPLES, ROOT
 
 LABELS = ("ant", "bee", "cat")
@@ -93,7 +94,7 @@ def test_a_lower_precision_serves_verifies_and_says_what_it_cost(
     assert manifest.lowered.top_1 >= manifest.lowered.top_1_fp32 - 0.01
     assert (manifest.input.dtype, manifest.output.dtype) == (form, "float32")
 
-    session = OnnxSession(opened, provider="cpu", intra_op_num_threads=1)
+    session = OnnxSession(opened, Settings(provider="cpu", intra_op_num_threads=1))
     session.warm_up(3)
     picture = (trained / "pictures" / "cat" / "2.png").read_bytes()
     logits = session.run(read_input(picture, manifest, max_pixels=10**6)[None])
