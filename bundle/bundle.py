@@ -84,27 +84,43 @@ def write_bundle(repository: Path, manifest: Manifest, files: Mapping[str, bytes
     """Write `repository/NAME/VERSION/` whole or not at all; return the folder. An old one goes only if `replace`.
 
     Raises:
-        BundleError: the version exists already, or the manifest does not describe `files`.
+        BundleError: the version exists already, the manifest does not describe `files`, or they cannot be written.
     """
     folder = repository / manifest.name / manifest.version
-    if folder.exists() and not replace:
-        raise BundleError(f"{folder}: expected no such version yet, found one; give another --version, or --force")
+    check_absent(folder, replace=replace)
     found = {name: sha256_of(content) for name, content in files.items()}
     if found != manifest.files:
         raise BundleError(f"{folder}: expected the files {manifest.files}, found {found}")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{manifest.version}-", dir=folder.parent))
     try:
-        for name, content in files.items():
-            (partial / name).write_bytes(content)
-        text = json.dumps(manifest.model_dump(mode="json"), indent=2, ensure_ascii=False)
-        (partial / MANIFEST_FILE).write_text(text + "\n", encoding="utf-8")
-        partial.chmod(0o755)  # mkdtemp makes it private; a server may run as another user
-        _swap_in(partial, folder)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{manifest.version}-", dir=folder.parent))
+        try:
+            _write_files(partial, manifest, files)
+            _swap_in(partial, folder)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+    except OSError as error:
+        raise BundleError(f"{folder}: expected to write it, found: {error.strerror or error}") from error
     return folder
+
+
+def check_absent(folder: Path, *, replace: bool) -> None:
+    """Refuse a version that exists, unless it is to be replaced.
+
+    Raises:
+        BundleError: it exists.
+    """
+    if folder.exists() and not replace:
+        raise BundleError(f"{folder}: expected no such version yet, found one; give another --version, or --force")
+
+
+def _write_files(folder: Path, manifest: Manifest, files: Mapping[str, bytes]) -> None:
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    text = json.dumps(manifest.model_dump(mode="json"), indent=2, ensure_ascii=False)
+    (folder / MANIFEST_FILE).write_text(text + "\n", encoding="utf-8")
+    folder.chmod(0o755)  # mkdtemp makes it private; a server may run as another user
 
 
 def _swap_in(partial: Path, folder: Path) -> None:

@@ -10,6 +10,8 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 Version = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,8}$", description="A whole number; the highest is the default.")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Size = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Precision = Literal["fp32", "fp16", "int8"]
 
 
 class _Section(BaseModel):
@@ -64,6 +66,20 @@ class Accuracy(_Section):
     measured: str = Field(description="Command and circumstances, in a sentence.")
 
 
+class Lowered(_Section):
+    """What a precision below fp32 costs, against the fp32 graph of the same checkpoint, and what was allowed."""
+
+    judged: int = Field(ge=1, description="Pictures that both graphs answered; none of them served to calibrate.")
+    top_1_agreement: Share = Field(description="Share of them with the same best class.")
+    top_1_fp32: Share | None = Field(description="Accuracy of the fp32 graph, where the pictures are labelled.")
+    top_1: Share | None = Field(description="Accuracy of this graph, where the pictures are labelled.")
+    allowed_drop: float = Field(
+        ge=0, description="Points of accuracy, or of agreement without labels, to lose at most."
+    )
+    calibrated: int | None = Field(ge=1, description="Pictures that gave the ranges of activations; int8 only.")
+    quantised: dict[str, int] | None = Field(description="Operators that compute in 8 bits, by kind; int8 only.")
+
+
 class Manifest(_Section):
     """Everything a server must know about `model.onnx`."""
 
@@ -75,12 +91,13 @@ class Manifest(_Section):
     output: Output
     preprocessing: Preprocessing
     labels: tuple[str, ...]
-    precision: Literal["fp32"]
+    precision: Precision
     opset: int
     files: dict[str, Sha256] = Field(description="sha256 of each file beside the manifest.")
     provenance: Provenance
     parity: Parity
     accuracy: Accuracy | None
+    lowered: Lowered | None = Field(None, description="Present in every bundle below fp32, and only there.")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -93,4 +110,12 @@ class Manifest(_Section):
             raise ValueError(f"expected an input {forms[0]} or {forms[1]}, found {found}")
         if set(self.files) != {"model.onnx", "references.json"}:
             raise ValueError(f"expected the files model.onnx and references.json, found {sorted(self.files)}")
+        if (self.precision == "fp32") != (self.lowered is None):
+            raise ValueError(
+                f"expected lowered in a bundle below fp32 and only there, found it otherwise in {self.precision}"
+            )
+        if (self.precision == "int8") != (self.lowered is not None and self.lowered.calibrated is not None):
+            raise ValueError(
+                f"expected calibrated in an int8 bundle and only there, found it otherwise in {self.precision}"
+            )
         return self

@@ -10,6 +10,7 @@ import onnx
 
 from bundle.bundle import Bundle, open_bundle
 from bundle.errors import BundleError
+from bundle.manifest import Lowered
 
 LABELS_SHOWN = 8
 
@@ -34,7 +35,7 @@ def card(opened: Bundle) -> str:
     graph = onnx.load(opened.model_path, load_external_data=False).graph
     operators = Counter(node.op_type for node in graph.node)
     size = opened.model_path.stat().st_size
-    accuracy = manifest.accuracy
+    accuracy, cost = manifest.accuracy, manifest.lowered
     rows = {
         "what": f"{manifest.name} version {manifest.version}: {manifest.architecture}, {manifest.precision}",
         "input": f"{manifest.input.name}, {manifest.input.dtype} {manifest.input.layout} (batch, "
@@ -52,6 +53,7 @@ def card(opened: Bundle) -> str:
         f"({accuracy.images} images)"
         if accuracy
         else "not measured",
+        **({"precision": _cost(cost)} if cost else {}),
         "size": f"{size / 2**20:.1f} MiB, opset {manifest.opset}",
         "operators": ", ".join(f"{count} {name}" for name, count in operators.most_common()),
         "checkpoint": manifest.provenance.checkpoint_sha256,
@@ -59,3 +61,14 @@ def card(opened: Bundle) -> str:
         "with": ", ".join(f"{name} {number}" for name, number in manifest.provenance.versions.items()),
     }
     return "\n".join(f"{name:<12}{text}" for name, text in rows.items())
+
+
+def _cost(cost: Lowered) -> str:
+    """What a precision below fp32 costs, in a line."""
+    text = f"top-1 agrees with fp32 on {cost.top_1_agreement:.2%} of {cost.judged} pictures"
+    if cost.top_1 is not None:
+        text += f", accuracy {cost.top_1:.2%}, fp32 {cost.top_1_fp32:.2%}"
+    if cost.quantised:
+        operators = ", ".join(f"{count} {name}" for name, count in cost.quantised.items())
+        text += f"; calibrated with {cost.calibrated} others; in 8 bits {operators}"
+    return text

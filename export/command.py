@@ -4,47 +4,60 @@ import argparse
 import json
 import shlex
 import sys
-import time
-import tomllib
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from pydantic import ValidationError
-from rich.console import Console
 
 from bundle.errors import BundleError
 from bundle.manifest import Accuracy
-from bundle.preprocessing import Preprocessing
 from export.errors import ExportError
-from export.exporter import Measurement, Request, export
+from export.exporter import Exported, export
 from export.image_size import parse_image_size
 from export.labels import read_labels
+from export.presets import PRESETS, parse_resize, parse_three, read_preprocessing
+from export.progress import Progress
+from export.request import Measurement, Request
+
+PREPROCESSING_FIELDS = ("resize", "crop", "interpolation", "mean", "std", "background", "exif_orientation")
 
 
 def main(argv: Sequence[str]) -> int:
     arguments = _parser().parse_args(argv)
-    console = Console(stderr=True, highlight=False)
     try:
-        with console.status("") as status:
-
-            def report(step: str) -> None:
-                status.update(step)
-                console.print(f"[{time.monotonic() - started:5.1f} s] {step}", markup=False, soft_wrap=True)
-
-            started = time.monotonic()
-            folder = export(_request(arguments, argv), report)
+        with Progress() as progress:
+            exported = export(_request(arguments, argv), progress.begin)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        print(f"error: {'.'.join(map(str, first['loc']))}: {first['msg']}", file=sys.stderr)
-        return 1
+        return _failed(f"{'.'.join(map(str, first['loc']))}: {first['msg']}", arguments.json)
     except (ExportError, BundleError, ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(folder)
+        return _failed(str(error), arguments.json)
+    print(_document(exported, progress) if arguments.json else exported.folder)
     return 0
 
 
+def _document(exported: Exported, progress: Progress) -> str:
+    content = {
+        "folder": str(exported.folder),
+        "bytes": exported.sizes,
+        "seconds": progress.seconds(),
+        "speed": [asdict(row) for row in exported.speed],
+        "manifest": exported.manifest.model_dump(mode="json"),
+    }
+    return json.dumps(content, indent=2, ensure_ascii=False)
+
+
+def _failed(message: str, as_json: bool) -> int:
+    """One line on stderr; with --json a document on stdout too, so that its reader finds one in either case."""
+    print(f"error: {message}", file=sys.stderr)
+    if as_json:
+        print(json.dumps({"error": message}, ensure_ascii=False))
+    return 1
+
+
 def _request(arguments: argparse.Namespace, argv: Sequence[str]) -> Request:
+    typed = {name: getattr(arguments, name) for name in PREPROCESSING_FIELDS}
     return Request(
         checkpoint=arguments.checkpoint,
         name=arguments.name,
@@ -53,11 +66,15 @@ def _request(arguments: argparse.Namespace, argv: Sequence[str]) -> Request:
         command=shlex.join(["python", "-m", "export", *argv]),
         architecture=arguments.arch,
         labels=read_labels(arguments.labels) if arguments.labels else None,
-        preprocessing=_preprocessing(arguments.preprocessing) if arguments.preprocessing else None,
+        preprocessing=read_preprocessing(arguments.preprocessing) if arguments.preprocessing else None,
+        preprocessing_fields={name: value for name, value in typed.items() if value is not None},
         num_classes=arguments.num_classes,
         nested_key=arguments.nested_key,
         image_size=arguments.image_size,
         pixel_input=arguments.input == "uint8",
+        precision=arguments.precision,
+        calibration=arguments.calibration,
+        allowed_drop=arguments.allow_drop,
         parity_images=arguments.parity_images,
         max_batch_size=arguments.max_batch_size,
         accuracy=_measurement(arguments.accuracy) if arguments.accuracy else None,
@@ -70,31 +87,94 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m export",
         description="Turn a PyTorch checkpoint into a verified ONNX bundle, whole or not at all.",
         epilog="python -m export inspect BUNDLE shows what a bundle is; python -m export verify BUNDLE checks it.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
     add("checkpoint", type=Path, help=".safetensors, or .pt/.pth holding a state dict")
     add("--name", required=True, help="name of the served model")
     add("--version", required=True, help="whole number; the highest is served by default")
-    add("--arch", metavar="NAME", help="network, as python -m models lists them")
     add(
-        "--labels", metavar="FILE", help="text file (a label a line), JSON list, or imagenet-1k for the names that ship"
+        "--repository",
+        type=Path,
+        metavar="DIR",
+        default=Path("model_repository"),
+        help="folder to write NAME/VERSION into (default: %(default)s)",
     )
+    add("--force", action="store_true", help="replace the version if it exists")
+    add("--json", action="store_true", help="print one JSON document instead of the folder")
+
+    add = parser.add_argument_group("network, unless python -m training wrote it into the checkpoint").add_argument
+    add("--arch", metavar="NAME", help="network, as python -m models lists them")
+    add("--labels", metavar="FILE", help="text file (a label a line), JSON list, or imagenet-1k for names that ship")
     add("--num-classes", type=_positive, metavar="N", help="what the head must have; inferred from it otherwise")
     add("--nested-key", metavar="KEY", help="which of several state dicts in the file, such as state_dict_ema")
-    add("--preprocessing", type=Path, metavar="FILE", help="TOML with a [preprocessing] table, as in training/recipes/")
     add(
         "--image-size",
         type=parse_image_size,
         metavar="N|HxW",
         help="other pixels than trained with; resizes embeddings",
     )
-    add("--input", choices=("uint8", "float32"), default="uint8", help="pixels NHWC, or normalised NCHW")
-    add("--repository", type=Path, default=Path("model_repository"), help="folder the bundle goes into")
-    add("--parity-images", type=Path, default=Path("examples"), help="pictures for the comparison with PyTorch")
-    add("--max-batch-size", type=_positive, default=32, help="largest batch of that comparison, in rows")
+
+    group = parser.add_argument_group(
+        "preprocessing, unless python -m training wrote it into the checkpoint",
+        "The single options replace fields of --preprocessing or of the checkpoint.",
+    )
+    add = group.add_argument
+    add(
+        "--preprocessing",
+        metavar=f"FILE|{'|'.join(PRESETS)}",
+        help="TOML with a [preprocessing] table, as in training/recipes/; or torchvision's for ImageNet",
+    )
+    add("--resize", type=parse_resize, metavar="N|HxW", help="shorter side, or both, in pixels")
+    add("--crop", type=parse_image_size, metavar="N|HxW", help="centre crop after that, in pixels")
+    add("--interpolation", choices=("nearest", "bilinear", "bicubic", "lanczos"), help="of the resize")
+    add("--mean", type=parse_three, metavar="R,G,B", help="subtracted from RGB in 0..1")
+    add("--std", type=parse_three, metavar="R,G,B", help="divides what is left")
+    add("--background", type=parse_three, metavar="R,G,B", help="0..255, seen through transparent pixels")
+    add("--exif-orientation", action=argparse.BooleanOptionalAction, help="turn pictures upright as EXIF says")
+
+    add = parser.add_argument_group("graph").add_argument
+    add(
+        "--input",
+        choices=("uint8", "float32"),
+        default="uint8",
+        help="pixels NHWC, or normalised NCHW (default: %(default)s)",
+    )
+    add(
+        "--precision",
+        choices=("fp32", "fp16", "int8"),
+        default="fp32",
+        help="fp16 is for GPUs, int8 for CPUs (default: %(default)s)",
+    )
+    add(
+        "--calibration",
+        type=Path,
+        metavar="DIR",
+        help="pictures, or folders of them named as labels: int8 calibrates with some, the others judge int8 or fp16",
+    )
+    add(
+        "--allow-drop",
+        type=_points,
+        metavar="POINTS",
+        default=1.0,
+        help="top-1 that int8 or fp16 may lose, of accuracy, or without labels of agreement (default: %(default)s)",
+    )
+
+    add = parser.add_argument_group("checks").add_argument
+    add(
+        "--parity-images",
+        type=Path,
+        metavar="DIR",
+        default=Path("examples"),
+        help="pictures for the comparison with PyTorch (default: %(default)s)",
+    )
+    add(
+        "--max-batch-size",
+        type=_positive,
+        metavar="N",
+        default=32,
+        help="largest batch of that comparison, in rows (default: %(default)s)",
+    )
     add("--accuracy", type=Path, metavar="FILE", help="JSON of python -m benchmarks.accuracy, for the manifest")
-    add("--force", action="store_true", help="replace the version if it exists")
     return parser
 
 
@@ -105,11 +185,11 @@ def _positive(text: str) -> int:
     return value
 
 
-def _preprocessing(path: Path) -> Preprocessing:
-    table = tomllib.loads(path.read_text(encoding="utf-8")).get("preprocessing")
-    if table is None:
-        raise ExportError(f"{path}: expected a [preprocessing] table, found none")
-    return Preprocessing.model_validate(table)
+def _points(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 100:
+        raise ValueError
+    return value
 
 
 def _measurement(path: Path) -> Measurement:

@@ -3,7 +3,6 @@
 import logging
 import warnings
 
-import onnx
 import onnx_ir as ir
 import torch
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass, IdentityEliminationPass, RemoveUnusedNodesPass
@@ -14,6 +13,7 @@ from export.errors import ExportError
 from export.fold import fold_batch_normalization
 from export.translate import scaled_dot_product_attention
 from export.unpad import unpad_products
+from export.valid import checked_bytes
 
 INPUT_NAME = "image"
 OUTPUT_NAME = "logits"
@@ -54,14 +54,7 @@ def convert(network: nn.Module, example: Tensor, metadata: dict[str, str]) -> by
     model = program.model_proto
     for key, value in sorted(metadata.items()):
         model.metadata_props.add(key=key, value=value)
-    try:
-        onnx.checker.check_model(model, full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise ExportError(f"the graph is not valid ONNX: {str(error).splitlines()[0]}") from error
-    domains = {node.domain for node in model.graph.node} | {opset.domain for opset in model.opset_import}
-    if not domains <= {"", "ai.onnx"}:
-        raise ExportError(f"expected standard ONNX operators only, found the domains {sorted(domains - {''})}")
-    return model.SerializeToString(deterministic=True)
+    return checked_bytes(model)
 
 
 def _simplify(model: ir.Model) -> None:

@@ -1,6 +1,7 @@
 """One export, from a checkpoint to a bundle that is whole or absent.
 
 checkpoint --load_weights--> network --convert--> ONNX bytes --check_parity--> manifest --write_bundle--> NAME/VERSION/
+                                                      `--lower, check_parity--^  (--precision fp16, int8)
 """
 
 import platform
@@ -14,17 +15,21 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from bundle.bundle import MODEL_FILE, REFERENCES_FILE, sha256_of, write_bundle
-from bundle.manifest import Accuracy, Input, Manifest, Output, Provenance
+from bundle.bundle import MODEL_FILE, REFERENCES_FILE, check_absent, sha256_of, write_bundle
+from bundle.manifest import Input, Manifest, Output, Provenance
 from bundle.preprocessing import Preprocessing, normalise
 from bundle.references import Reference, references_json
 from export.checkpoint import Checkpoint, read_checkpoint
 from export.convert import INPUT_NAME, OPSET, OUTPUT_NAME, convert
 from export.errors import ExportError
 from export.image_size import preprocessing_at
+from export.lower import find_calibration, lower
 from export.normalisation import PixelInput
 from export.parity import check_parity
 from export.pictures import Picture, read_pictures
+from export.presets import choose_preprocessing
+from export.request import Request
+from export.speed import Speed
 from export.weights import head_classes, load_weights
 from models import create_model
 from models.resize import resize_relative_tables
@@ -33,44 +38,26 @@ VERSIONS_OF = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy", "pillow")
 
 
 @dataclass(frozen=True)
-class Measurement:
-    """Accuracy, and the sha256 of the model file it was measured with."""
+class Exported:
+    """A bundle that was written, the bytes of its files, and below fp32 the speed won on this machine."""
 
-    accuracy: Accuracy
-    model_sha256: str
-
-
-@dataclass(frozen=True)
-class Request:
-    """What to export, as typed. Architecture, labels and preprocessing may come from the checkpoint's own metadata."""
-
-    checkpoint: Path
-    name: str
-    version: str
-    repository: Path
-    command: str
-    architecture: str | None = None
-    labels: tuple[str, ...] | None = None
-    preprocessing: Preprocessing | None = None
-    num_classes: int | None = None
-    nested_key: str | None = None
-    image_size: tuple[int, int] | None = None
-    pixel_input: bool = True
-    parity_images: Path = Path("examples")
-    max_batch_size: int = 32
-    accuracy: Measurement | None = None
-    replace: bool = False
+    folder: Path
+    manifest: Manifest
+    sizes: dict[str, int]
+    speed: tuple[Speed, ...]
 
 
-def export(request: Request, report: Callable[[str], None] = lambda step: None) -> Path:
-    """Write the bundle and return its folder; `report` is told each step as it begins.
+def export(request: Request, report: Callable[[str], None] = lambda step: None) -> Exported:
+    """Write the bundle; `report` is told each step as it begins.
 
     Raises:
         ExportError, BundleError, ValueError: nothing was written; the message says why.
     """
+    check_absent(request.repository / request.name / request.version, replace=request.replace)
     report(f"reading {request.checkpoint}")
     checkpoint = read_checkpoint(request.checkpoint, nested_key=request.nested_key)
     architecture, labels, preprocessing = _described(request, checkpoint)
+    samples = find_calibration(request, labels)
     report(f"preprocessing: {preprocessing.model_dump_json()}")
 
     report(f"building {architecture} for {preprocessing.crop[0]}x{preprocessing.crop[1]} pixels")
@@ -97,13 +84,23 @@ def export(request: Request, report: Callable[[str], None] = lambda step: None) 
         "checkpoint_sha256": checkpoint.sha256,
     }
     model = convert(traced, example, metadata)
-    _check_measurement(request, model)
 
     batch_sizes = sorted({1, 2, request.max_batch_size})
     report(f"comparing PyTorch and ONNX Runtime at batch {', '.join(map(str, batch_sizes))}")
     pictures = read_pictures(request.parity_images, preprocessing)
     pixels = np.stack([picture.pixels for picture in pictures])  # (N, H, W, 3)
     parity = check_parity(network, model, pixels, preprocessing, batch_sizes=batch_sizes)
+    cost, speed = None, ()
+    if request.precision != "fp32":
+        lowered = lower(model, request, preprocessing, samples, pixels, report)
+        model, cost, speed = lowered.model, lowered.cost, lowered.speed
+        report(f"comparing PyTorch and {request.precision} at batch {', '.join(map(str, batch_sizes))}")
+        parity = check_parity(
+            network, model, pixels, preprocessing, batch_sizes=batch_sizes, precision=request.precision
+        )
+    _check_measurement(request, model)
+
+    report("writing the bundle")
     references = references_json(_references(network, pictures, pixels, preprocessing))
     manifest = Manifest(
         schema_version=1,
@@ -114,7 +111,7 @@ def export(request: Request, report: Callable[[str], None] = lambda step: None) 
         output=Output(name=OUTPUT_NAME, dtype="float32", shape=(len(labels),)),
         preprocessing=preprocessing,
         labels=labels,
-        precision="fp32",
+        precision=request.precision,
         opset=OPSET,
         files={MODEL_FILE: sha256_of(model), REFERENCES_FILE: sha256_of(references)},
         provenance=Provenance(
@@ -124,9 +121,11 @@ def export(request: Request, report: Callable[[str], None] = lambda step: None) 
         ),
         parity=parity,
         accuracy=request.accuracy.accuracy if request.accuracy else None,
+        lowered=cost,
     )
     files = {MODEL_FILE: model, REFERENCES_FILE: references}
-    return write_bundle(request.repository, manifest, files, replace=request.replace)
+    folder = write_bundle(request.repository, manifest, files, replace=request.replace)
+    return Exported(folder, manifest, {name: len(content) for name, content in files.items()}, speed)
 
 
 def _references(
@@ -145,12 +144,11 @@ def _described(request: Request, checkpoint: Checkpoint) -> tuple[str, tuple[str
     recipe = checkpoint.metadata.get("recipe", {})
     architecture = request.architecture or recipe.get("network", {}).get("architecture")
     labels = request.labels or tuple(checkpoint.metadata.get("labels", ()))
-    preprocessing = request.preprocessing
-    if preprocessing is None and "preprocessing" in recipe:
-        preprocessing = Preprocessing.model_validate(recipe["preprocessing"])
-    for value, option in ((architecture, "--arch"), (labels, "--labels"), (preprocessing, "--preprocessing")):
+    for value, option in ((architecture, "--arch"), (labels, "--labels")):
         if not value:
             raise ExportError(f"{checkpoint.path} does not say it, so {option} is needed")
+    recorded = recipe.get("preprocessing")
+    preprocessing = choose_preprocessing(request.preprocessing, recorded, request.preprocessing_fields)
     if request.image_size:
         preprocessing = preprocessing_at(preprocessing, request.image_size)
     return architecture, labels, preprocessing

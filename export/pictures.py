@@ -1,4 +1,4 @@
-"""A folder of pictures --> pixels, for the parity check."""
+"""A folder of pictures --> pixels, for the parity check and for calibration."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,13 +30,23 @@ def read_pictures(folder: Path, preprocessing: Preprocessing) -> list[Picture]:
     Raises:
         ExportError: no picture there, or one that does not decode.
     """
-    paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in SUFFIXES)
+    paths = picture_paths(folder)
     if not paths:
         raise ExportError(f"{folder}: expected pictures for the parity check, found none")
-    return [_read(path, preprocessing) for path in paths]
+    return [read_picture(path, preprocessing) for path in paths]
 
 
-def _read(path: Path, preprocessing: Preprocessing) -> Picture:
+def picture_paths(folder: Path) -> list[Path]:
+    """The files in `folder` whose names end as pictures' do, sorted."""
+    return sorted(path for path in folder.glob("*") if path.suffix.lower() in SUFFIXES)
+
+
+def read_picture(path: Path, preprocessing: Preprocessing) -> Picture:
+    """Decode, resize and crop one picture, as serving does.
+
+    Raises:
+        ExportError: it does not decode.
+    """
     image_bytes = path.read_bytes()
     try:
         pixels = read_pixels(image_bytes, preprocessing, max_pixels=MAX_PIXELS)

@@ -59,8 +59,10 @@ def difference(session: onnxruntime.InferenceSession, manifest: Manifest, refere
     found = session.run([manifest.output.name], {manifest.input.name: row[None]})[0][0]
     expected = np.asarray(reference.logits)
     worst = float(np.abs(found - expected).max() / max(1.0, np.abs(expected).max()))
-    if not worst <= manifest.parity.tolerance or found.argmax() != expected.argmax():
+    same_class = manifest.parity.top_1_agreement < 1 or found.argmax() == expected.argmax()  # below fp32 one may differ
+    if not worst <= manifest.parity.tolerance or not same_class:
         raise ExportError(
-            f"{path}: expected the stored logits within {manifest.parity.tolerance:.0e}, found {worst:.1e}"
+            f"{path}: expected the stored logits within {manifest.parity.tolerance:.0e}"
+            f"{'' if same_class else ' and the same best class'}, found {worst:.1e}"
         )
     return worst

@@ -38,7 +38,7 @@ def test_importing_the_service_reads_no_settings_and_starts_nothing() -> None:
     assert done.stdout.strip() == "1"
 
 
-@pytest.mark.parametrize("module", ["service.session", "export.parity", "export.verify", "benchmarks.attention"])
+@pytest.mark.parametrize("module", ["service.session", "export.graph", "export.verify", "benchmarks.attention"])
 def test_onnx_runtime_neither_identifies_the_machine_nor_reports(module: str, tmp_path: Path) -> None:
     """ONNX Runtime keeps still under CI of its own accord, so the test takes that variable away."""
     script = (

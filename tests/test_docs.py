@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from export.command import _parser as export_parser
 from service import errors
 from service.metrics import Metrics
 from service.problems import FRAMEWORK_CODES
@@ -49,6 +50,13 @@ def test_every_metric_is_documented_with_its_labels() -> None:
             name = metric.describe()[0].name + ("_total" if metric.describe()[0].type == "counter" else "")
             found[name] = set(metric._labelnames)
     assert documented == found
+
+
+def test_every_option_of_export_is_documented_and_no_other() -> None:
+    text = (ROOT / "docs" / "export.md").read_text()
+    documented = set(re.findall(r"--[a-z][a-z-]+", text))
+    options = {option for action in export_parser()._actions for option in action.option_strings}
+    assert documented == options - {"-h", "--help"}
 
 
 def test_the_readmes_curl_gives_the_readmes_answer(service: RunningService) -> None:

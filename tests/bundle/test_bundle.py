@@ -57,7 +57,7 @@ def test_a_failed_replacement_leaves_the_old_one(tmp_path: Path, monkeypatch: py
         return rename(self, target)
 
     monkeypatch.setattr(Path, "rename", failing)
-    with pytest.raises(OSError, match="Input/output"):
+    with pytest.raises(BundleError, match="1: expected to write it, found: Input/output"):
         write_bundle(tmp_path, manifest(architecture="other"), FILES, replace=True)
     assert open_bundle(folder).manifest == manifest()
     assert list(folder.parent.iterdir()) == [folder]
@@ -68,7 +68,7 @@ def test_nothing_is_left_behind_when_writing_fails(tmp_path: Path, monkeypatch: 
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_text", full)  # the manifest is written last
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(BundleError, match="1: expected to write it, found: No space"):
         write_bundle(tmp_path, manifest(), FILES)
     assert list((tmp_path / "aa-cifar100").iterdir()) == []
 
@@ -114,3 +114,27 @@ def test_names_that_are_no_folder_names_are_refused(name: str) -> None:
 def test_versions_are_whole_numbers(version: str) -> None:
     with pytest.raises(ValueError, match="version"):
         manifest(version=version)
+
+
+LOWERED = {
+    "judged": 10,
+    "top_1_agreement": 1.0,
+    "top_1_fp32": None,
+    "top_1": None,
+    "allowed_drop": 1.0,
+    "calibrated": None,
+    "quantised": None,
+}
+
+
+def test_a_manifest_below_fp32_says_what_it_cost() -> None:
+    assert manifest(precision="fp16", lowered=LOWERED).lowered.judged == 10
+    assert manifest(precision="int8", lowered=LOWERED | {"calibrated": 5, "quantised": {"Conv": 3}}).precision == "int8"
+    for precision, lowered in (
+        ("fp16", None),
+        ("fp32", LOWERED),
+        ("int8", LOWERED),
+        ("fp16", LOWERED | {"calibrated": 5}),
+    ):
+        with pytest.raises(ValueError, match="found it otherwise"):
+            manifest(precision=precision, lowered=lowered)

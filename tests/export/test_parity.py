@@ -12,9 +12,9 @@ import export.exporter
 from bundle.preprocessing import Preprocessing
 from export.convert import convert
 from export.errors import ExportError
-from export.exporter import Request
 from export.normalisation import PixelInput
 from export.parity import check_parity
+from export.request import Request
 from models import create_model
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), dtype=np.uint8)

@@ -1,0 +1,31 @@
+"""A converted graph in ONNX Runtime on the CPU, fed with pixels whichever input it takes."""
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from bundle.preprocessing import Preprocessing, normalise
+from export.convert import INPUT_NAME, OUTPUT_NAME
+
+
+class Graph:
+    """One loaded model; call it with uint8 pixels (B, H, W, 3) to get logits (B, num_classes)."""
+
+    def __init__(self, model: bytes, preprocessing: Preprocessing) -> None:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3  # errors; what concerns us is compared afterwards
+        self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        self._takes_pixels = self._session.get_inputs()[0].type == "tensor(uint8)"
+        self._preprocessing = preprocessing
+
+    def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return self._session.run([OUTPUT_NAME], self.feed(pixels))[0]
+
+    def feed(self, pixels: NDArray[np.uint8]) -> dict[str, NDArray[np.generic]]:
+        """The model's inputs by name: the pixels, or float32 (B, 3, H, W), normalised."""
+        return {INPUT_NAME: pixels if self._takes_pixels else normalise(pixels, self._preprocessing)}
+
+    def values(self, pixels: NDArray[np.uint8]) -> dict[str, NDArray[np.generic]]:
+        """Every output of the model by name, for models that were given more than the logits."""
+        names = [output.name for output in self._session.get_outputs()]
+        return dict(zip(names, self._session.run(names, self.feed(pixels)), strict=True))

@@ -1,0 +1,83 @@
+"""A float32 graph --> the same graph in float16, for GPUs.
+
+    pixels --float32: normalise--> Cast --float16: network--> Cast --> logits, float32
+
+Rounding happens once, after all folding. What divides pixels stays float32, because its sum cancels digits. ONNX
+Runtime's own converter (onnxruntime.transformers.float16) is not used: it leaves nodes out of order and puts a folder
+onto the import path that holds a package called `models`.
+"""
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from bundle.preprocessing import Preprocessing
+from export.errors import ExportError
+from export.graph import Graph
+
+FLOAT, HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
+
+
+def to_half(model: bytes) -> bytes:
+    """Rewrite a model of `export.convert`; inputs and outputs keep their types."""
+    rewritten = ir.serde.deserialize_model(onnx.load_model_from_string(model))
+    graph = rewritten.graph
+    stem = next(node for node in graph if node.op_type == "Conv")
+    normalising = set(list(graph)[: list(graph).index(stem)])
+    for value in list(graph.initializers.values()):
+        if value.dtype == FLOAT and not any(_wants_float32(*use, normalising) for use in value.uses()):
+            value.const_value = ir.tensor(_rounded(value.const_value.numpy(), value.name), name=value.name)
+            value.dtype = HALF
+    for node in graph:
+        for value in node.outputs:
+            if node not in normalising and value.dtype == FLOAT:
+                value.dtype = HALF
+
+    image, logits = stem.inputs[0], graph.outputs[0]
+    lowered = _cast(image, HALF, f"{image.name}_half")
+    for node, index in list(image.uses()):
+        if node not in normalising and node is not lowered:
+            node.replace_input_with(index, lowered.outputs[0])
+    graph.insert_before(stem, lowered)
+    name, logits.name = logits.name, f"{logits.name}_half"
+    raised = _cast(logits, FLOAT, name)
+    graph.append(raised)
+    graph.outputs[0] = raised.outputs[0]
+    return ir.serde.serialize_model(rewritten).SerializeToString(deterministic=True)
+
+
+def check_range(model: bytes, pixels: NDArray[np.uint8], preprocessing: Preprocessing) -> None:
+    """Look at every value inside a float16 model: an infinity can vanish before the logits, as a Relu's 0.
+
+    Raises:
+        ExportError: one does not fit into float16 on one of the pictures `pixels` (N, H, W, 3).
+    """
+    watched = onnx.load_model_from_string(model)
+    inferred = onnx.shape_inference.infer_shapes(watched).graph.value_info
+    watched.graph.output.extend(
+        value for value in inferred if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT16
+    )
+    graph = Graph(watched.SerializeToString(), preprocessing)
+    for picture in pixels:
+        for name, content in graph.values(picture[None]).items():
+            if not np.isfinite(content).all():
+                raise ExportError(f"fp16: expected values up to {np.finfo(np.float16).max:.0f}, found more in {name}")
+
+
+def _wants_float32(node: ir.Node, index: int, normalising: set[ir.Node]) -> bool:
+    return node in normalising or (node.op_type == "Resize" and index > 0)  # its scales are float32 always
+
+
+def _rounded(weight: NDArray[np.float32], name: str) -> NDArray[np.float16]:
+    with np.errstate(over="ignore"):
+        half = weight.astype(np.float16)
+    if not np.isfinite(half).all():
+        raise ExportError(f"fp16: expected weights up to {np.finfo(np.float16).max:.0f}, found more in {name}")
+    return half
+
+
+def _cast(value: ir.Value, to: ir.DataType, name: str) -> ir.Node:
+    node = ir.Node("", "Cast", [value], [ir.AttrInt64("to", to)], name=f"{name}_cast")
+    node.outputs[0].name, node.outputs[0].shape, node.outputs[0].dtype = name, value.shape, to
+    return node

@@ -1,0 +1,61 @@
+"""What does a lower precision cost? The fp32 graph and the lower one answer the same pictures."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.errors import ExportError
+from export.graph import Graph
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """Shares of `judged` pictures; the accuracies are None where the pictures have no labels."""
+
+    judged: int
+    top_1_agreement: float
+    top_1_fp32: float | None
+    top_1: float | None
+
+    @property
+    def lost(self) -> float:
+        """Points of top-1: of accuracy if it is known, of agreement with fp32 otherwise."""
+        if self.top_1 is None or self.top_1_fp32 is None:
+            return 100 * (1 - self.top_1_agreement)
+        return 100 * (self.top_1_fp32 - self.top_1)
+
+    def __str__(self) -> str:
+        text = f"top-1 agrees with fp32 on {self.top_1_agreement:.2%} of {self.judged} pictures"
+        if self.top_1 is None or self.top_1_fp32 is None:
+            return f"{text}, which have no labels"
+        return f"{text}; accuracy {self.top_1:.2%}, fp32 {self.top_1_fp32:.2%}, {self.lost:+.2f} points lost"
+
+
+def judge(
+    fp32: Graph, lowered: Graph, batches: Iterable[NDArray[np.uint8]], class_indices: Sequence[int | None]
+) -> Judgement:
+    """Let both answer the pictures of `batches` (B, H, W, 3), whose classes are `class_indices`, if they are known."""
+    expected, found = [], []
+    for pixels in batches:
+        expected.append(fp32(pixels).argmax(1))
+        found.append(lowered(pixels).argmax(1))
+    best_fp32, best = np.concatenate(expected), np.concatenate(found)  # (N,)
+    agreement = float((best == best_fp32).mean())
+    if None in class_indices:
+        return Judgement(len(best), agreement, None, None)
+    truth = np.array(class_indices)
+    return Judgement(len(best), agreement, float((best_fp32 == truth).mean()), float((best == truth).mean()))
+
+
+def check_loss(judgement: Judgement, allowed_drop: float) -> None:
+    """Refuse a graph that loses more than `allowed_drop` points of top-1.
+
+    Raises:
+        ExportError: it does.
+    """
+    if judgement.lost > allowed_drop + 1e-9:
+        raise ExportError(
+            f"precision: {judgement}; {judgement.lost:.2f} points are more than --allow-drop {allowed_drop:g}"
+        )

@@ -1,0 +1,112 @@
+"""A verified fp32 graph --> the same graph in fp16 or int8, judged against it.
+
+fp32 --to_half | quantise--> lower graph --judge--> lost more than allowed? refused : what it costs, how fast it is
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from bundle.manifest import Lowered
+from bundle.preprocessing import Preprocessing
+from export.errors import ExportError
+from export.graph import Graph
+from export.half import check_range, to_half
+from export.judgement import check_loss, judge
+from export.quantise import quantise
+from export.request import Request
+from export.samples import Sample, find_samples, read_batches, split_samples
+from export.speed import Speed, measure_speed
+from export.valid import checked_bytes
+
+SPEED_BATCH_SIZES = (1, 8)
+
+
+@dataclass(frozen=True)
+class LoweredGraph:
+    """The bytes of the model, what they cost against fp32, and the speed won on this machine."""
+
+    model: bytes
+    cost: Lowered
+    speed: tuple[Speed, ...]
+
+
+def find_calibration(request: Request, labels: Sequence[str]) -> list[Sample]:
+    """The pictures of --calibration; none if it is neither given nor needed.
+
+    Raises:
+        ExportError: int8 without pictures, fp32 with them, or a folder that cannot be used.
+    """
+    if request.calibration is None:
+        if request.precision == "int8":
+            raise ExportError("int8 needs --calibration DIR: pictures like those that it will be asked about")
+        return []
+    if request.precision == "fp32":
+        raise ExportError("--calibration is for --precision fp16 and int8; found fp32")
+    return find_samples(request.calibration, labels)
+
+
+def lower(
+    model: bytes,
+    request: Request,
+    preprocessing: Preprocessing,
+    samples: Sequence[Sample],
+    parity_pixels: NDArray[np.uint8],
+    report: Callable[[str], None],
+) -> LoweredGraph:
+    """Lower the precision of `model` to what `request` asks for.
+
+    Args:
+        samples: pictures to calibrate with and judge by; without them `parity_pixels` (N, H, W, 3) judge.
+
+    Raises:
+        ExportError: more top-1 is lost than allowed, or the graph does not fit into the precision.
+    """
+    fp32 = Graph(model, preprocessing)
+    calibrating, judging = split_samples(samples) if request.precision == "int8" else ([], samples)
+    quantised = None
+    if request.precision == "int8":
+        report(f"quantising with {len(calibrating)} of the {len(samples)} pictures in {request.calibration}")
+        batches = read_batches(calibrating, preprocessing)
+        lowered_model, quantised = quantise(model, (fp32.feed(pixels) for pixels in batches))
+    else:
+        report("lowering to float16 and looking for values that do not fit")
+        lowered_model = to_half(model)
+        check_range(lowered_model, parity_pixels, preprocessing)
+    lowered_model = _renamed(lowered_model, request.precision)
+    lowered = Graph(lowered_model, preprocessing)
+
+    pictures = read_batches(judging, preprocessing) if judging else [parity_pixels]
+    class_indices = [sample.class_index for sample in judging] or [None]
+    report(f"judging {request.precision} by {len(judging) or len(parity_pixels)} pictures")
+    judgement = judge(fp32, lowered, pictures, class_indices)
+    check_loss(judgement, request.allowed_drop)
+    report(f"{judgement}; measuring speed")
+    speed = tuple(measure_speed(fp32, lowered, parity_pixels, size) for size in SPEED_BATCH_SIZES)
+    for row in speed:
+        report(
+            f"batch {row.batch_size} on this CPU: {row.lowered_ms:.2f} ms, fp32 {row.fp32_ms:.2f} ms, "
+            f"{row.times_faster:.2f} times as fast"
+        )
+    cost = Lowered(
+        judged=judgement.judged,
+        top_1_agreement=judgement.top_1_agreement,
+        top_1_fp32=judgement.top_1_fp32,
+        top_1=judgement.top_1,
+        allowed_drop=request.allowed_drop,
+        calibrated=len(calibrating) or None,
+        quantised=quantised,
+    )
+    return LoweredGraph(lowered_model, cost, speed)
+
+
+def _renamed(model: bytes, precision: str) -> bytes:
+    """The model with its precision in its metadata, checked once more."""
+    parsed = onnx.load_model_from_string(model)
+    for entry in parsed.metadata_props:
+        if entry.key == "precision":
+            entry.value = precision
+    return checked_bytes(parsed)

@@ -1,0 +1,54 @@
+"""How much faster is a lower precision on this machine? Both graphs take turns."""
+
+import statistics
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.graph import Graph
+
+ROUNDS = 7
+CALLS = 4  # that count, in each turn of a graph
+PAUSE = 0.05  # seconds, until the threads of the graph before stop spinning
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Median milliseconds of a call, and how many times faster than fp32, the median over rounds."""
+
+    batch_size: int
+    fp32_ms: float
+    lowered_ms: float
+    times_faster: float
+
+
+def measure_speed(fp32: Graph, lowered: Graph, pixels: NDArray[np.uint8], batch_size: int) -> Speed:
+    """Both graphs on `batch_size` of the pictures `pixels` (N, H, W, 3), repeated where there are fewer."""
+    batch = np.resize(pixels, (batch_size, *pixels.shape[1:]))
+    seconds = take_turns({"fp32": fp32, "lowered": lowered}, batch, ROUNDS)
+    ratios = [a / b for a, b in zip(seconds["fp32"], seconds["lowered"], strict=True)]
+    return Speed(
+        batch_size,
+        fp32_ms=round(statistics.median(seconds["fp32"]) * 1000, 3),
+        lowered_ms=round(statistics.median(seconds["lowered"]) * 1000, 3),
+        times_faster=round(statistics.median(ratios), 2),
+    )
+
+
+def take_turns(graphs: Mapping[str, Graph], batch: NDArray[np.uint8], rounds: int) -> dict[str, list[float]]:
+    """Seconds of a call: in each round every graph makes some in a row, the first does not count, the median does."""
+    seconds: dict[str, list[float]] = {name: [] for name in graphs}
+    for turn in range(rounds + 1):
+        for name, graph in graphs.items():
+            time.sleep(PAUSE)
+            calls = []
+            for _ in range(CALLS + 1):
+                started = time.perf_counter()
+                graph(batch)
+                calls.append(time.perf_counter() - started)
+            if turn > 0:
+                seconds[name].append(statistics.median(calls[1:]))
+    return seconds

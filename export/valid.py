@@ -1,0 +1,21 @@
+"""The last look at a graph before its bytes leave: valid, and of standard operators only."""
+
+import onnx
+
+from export.errors import ExportError
+
+
+def checked_bytes(model: onnx.ModelProto) -> bytes:
+    """Serialise `model`; the same model gives the same bytes.
+
+    Raises:
+        ExportError: it is no valid ONNX, or uses another domain's operators.
+    """
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ExportError(f"the graph is not valid ONNX: {str(error).splitlines()[0]}") from error
+    domains = {node.domain for node in model.graph.node} | {opset.domain for opset in model.opset_import}
+    if not domains <= {"", "ai.onnx"}:
+        raise ExportError(f"expected standard ONNX operators only, found the domains {sorted(domains - {''})}")
+    return model.SerializeToString(deterministic=True)

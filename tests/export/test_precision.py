@@ -1,0 +1,306 @@
+"""--precision fp16 and int8, as a user types them: what comes out, what it is judged by, and what is refused."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch import nn
+
+from bundle.bundle import Bundle, open_bundle, sha256_of, write_bundle
+from bundle.model_input import read_input
+from export import card, verify
+from export.command import main
+from export.convert import convert
+from export.errors import ExportError
+from export.half import check_range, to_half
+from export.judgement import judge
+from export.presets import read_preprocessing
+from export.samples import CALIBRATION_PICTURES, Sample, find_samples, split_samples
+from models import create_model
+from service.session import OnnxSession
+from service.settings import Settings
+from tests.helpers import EXAMPLES, ROOT
+
+LABELS = ("ant", "bee", "cat")
+SIZE = 16
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a small network that tells three colours apart, and labelled pictures of them in `pictures`."""
+    folder = tmp_path_factory.mktemp("trained")
+    rng = np.random.default_rng(0)
+    pixels = np.zeros((30, SIZE, SIZE, 3), np.uint8)
+    for index in range(len(pixels)):
+        pixels[index] = rng.integers(0, 150, (SIZE, SIZE, 3))
+        pixels[index, ..., index % 3] += 100
+        path = folder / "pictures" / LABELS[index % 3] / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels[index]).save(path)
+    torch.manual_seed(0)
+    network = create_model("aa_wide_resnet10_1", num_classes=3, image_size=SIZE)
+    x = torch.from_numpy(pixels).permute(0, 3, 1, 2) / 127.5 - 1  # (30, 3, H, W)
+    target = torch.arange(30) % 3
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9)
+    for _ in range(40):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(network(x), target).backward()
+        optimizer.step()
+    assert (network.eval()(x).argmax(1) == target).float().mean() > 0.9
+    save_file(network.state_dict(), folder / "weights.safetensors")
+    (folder / "labels.txt").write_text("\n".join(LABELS))
+    return folder
+
+
+def export(trained: Path, repository: Path, *options: str, version: str = "1") -> int:
+    return main(
+        [
+            *(str(trained / "weights.safetensors"), "--arch", "aa_wide_resnet10_1"),
+            *("--labels", str(trained / "labels.txt"), "--name", "small", "--version", version),
+            *("--resize", str(SIZE), "--crop", str(SIZE), "--interpolation", "nearest", "--mean", "0.5,0.5,0.5"),
+            *("--std", "0.5,0.5,0.5", "--background", "0,0,0", "--exif-orientation", "--max-batch-size", "3"),
+            *("--parity-images", str(EXAMPLES), "--repository", str(repository), *options),
+        ]
+    )
+
+
+def metadata(opened: Bundle) -> dict[str, str]:
+    return {entry.key: entry.value for entry in onnx.load(opened.model_path).metadata_props}
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+@pytest.mark.parametrize("form", ["uint8", "float32"])
+def test_a_lower_precision_serves_verifies_and_says_what_it_cost(
+    trained: Path, tmp_path: Path, precision: str, form: str, capsys: pytest.CaptureFixture
+) -> None:
+    options = ("--precision", precision, "--calibration", str(trained / "pictures"), "--input", form)
+    assert export(trained, tmp_path, *options) == 0, capsys.readouterr().err
+    log = capsys.readouterr().err
+    assert "accuracy" in log
+    assert "times as fast" in log
+    opened = open_bundle(tmp_path / "small" / "1")
+    manifest = opened.manifest
+    assert manifest.precision == metadata(opened)["precision"] == precision
+    assert manifest.lowered.judged == (15 if precision == "int8" else 30)
+    assert manifest.lowered.calibrated == (15 if precision == "int8" else None)
+    assert manifest.lowered.top_1 >= manifest.lowered.top_1_fp32 - 0.01
+    assert (manifest.input.dtype, manifest.output.dtype) == (form, "float32")
+
+    session = OnnxSession(opened, Settings(provider="cpu", intra_op_num_threads=1))
+    session.warm_up(3)
+    picture = (trained / "pictures" / "cat" / "2.png").read_bytes()
+    logits = session.run(read_input(picture, manifest, max_pixels=10**6)[None])
+    assert LABELS[logits.argmax()] == "cat"
+
+    assert verify.main([str(opened.folder), "--images", str(EXAMPLES)]) == 0, capsys.readouterr().err
+    assert card.main([str(opened.folder)]) == 0
+    assert f"aa_wide_resnet10_1, {precision}" in capsys.readouterr().out
+
+
+def test_int8_computes_convolutions_in_8_bits_and_attention_in_float(trained: Path, tmp_path: Path) -> None:
+    for version in ("1", "2"):
+        options = ("--precision", "int8", "--calibration", str(trained / "pictures"))
+        assert export(trained, tmp_path, *options, version=version) == 0
+    first, second = (tmp_path / "small" / version / "model.onnx" for version in ("1", "2"))
+    assert first.read_bytes() == second.read_bytes()
+    model = onnx.load(first, load_external_data=False)
+    onnx.checker.check_model(model, full_check=True)
+    assert {node.domain for node in model.graph.node} == {""}
+    assert not any(tensor.external_data for tensor in model.graph.initializer)
+    maker = {output: node.op_type for node in model.graph.node for output in node.output}
+    quantised = [
+        node.op_type
+        for node in model.graph.node
+        if node.op_type != "QuantizeLinear" and all(maker.get(name) == "DequantizeLinear" for name in node.input)
+    ]
+    counts = open_bundle(first.parent).manifest.lowered.quantised
+    assert quantised.count("Conv") == counts["Conv"] > 3
+    assert quantised.count("Add") >= counts["Add"] > 0
+    assert not {"Softmax", "MatMul", "Gemm"} & set(quantised)
+    convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
+    assert maker[convolutions[0].input[0]] != "DequantizeLinear"
+    tensors = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    weights = [node for node in model.graph.node if node.op_type == "DequantizeLinear" and node.input[0] in tensors]
+    weights = [node for node in weights if tensors[node.input[0]].dtype == np.int8]
+    assert len(weights) == counts["Conv"]
+    for node in weights:
+        assert len(tensors[node.input[1]]) == len(tensors[node.input[0]]) > 1  # a scale for each output channel
+        assert np.abs(tensors[node.input[0]].astype(int)).max() <= 64  # 7 bits
+
+
+def test_fp16_computes_in_float16_behind_a_float32_normalisation(trained: Path, tmp_path: Path) -> None:
+    for version in ("1", "2"):
+        assert export(trained, tmp_path, "--precision", "fp16", version=version) == 0
+    first, second = (tmp_path / "small" / version / "model.onnx" for version in ("1", "2"))
+    assert first.read_bytes() == second.read_bytes()
+    manifest = open_bundle(first.parent).manifest
+    assert manifest.lowered.judged == 4  # without --calibration the parity pictures judge
+    assert manifest.lowered.top_1 is None
+    assert manifest.parity.tolerance == 1e-2
+    model = onnx.load(first)
+    kinds = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type in ("Conv", "MatMul", "Gemm"):
+            assert {kinds[name] for name in node.input if name in kinds} <= {onnx.TensorProto.FLOAT16}
+    casts = [node.attribute[0].i for node in model.graph.node if node.op_type == "Cast"]
+    assert casts == [onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT]
+
+
+def test_a_value_that_does_not_fit_into_float16_is_refused() -> None:
+    torch.manual_seed(0)
+    network = create_model("aa_wide_resnet10_1", num_classes=3, image_size=(32, 32)).eval()
+    preprocessing = read_preprocessing("imagenet").model_copy(update={"crop": (32, 32)})
+    pixels = np.full((1, 32, 32, 3), 255, np.uint8)
+    check_range(to_half(convert(network, torch.zeros(2, 3, 32, 32), {})), pixels, preprocessing)
+    with torch.no_grad():
+        network.conv1.weight *= 30_000
+    half = to_half(convert(network, torch.zeros(2, 3, 32, 32), {}))
+    with pytest.raises(ExportError, match="fp16: expected values up to 65504, found more in "):
+        check_range(half, pixels, preprocessing)
+    with torch.no_grad():
+        network.fc.weight[0, 0] = 1e6
+    with pytest.raises(ExportError, match=r"fp16: expected weights up to 65504, found more in fc\.weight"):
+        to_half(convert(network, torch.zeros(2, 3, 32, 32), {}))
+
+
+def flat(trained: Path, folder: Path) -> Path:
+    """The same pictures without labels."""
+    folder.mkdir()
+    for path in (trained / "pictures").glob("*/*.png"):
+        (folder / path.name).write_bytes(path.read_bytes())
+    return folder
+
+
+def test_a_loss_of_more_than_was_allowed_writes_nothing(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def upside_down(model: bytes, feeds: object) -> tuple[bytes, dict[str, int]]:
+        parsed = onnx.load_model_from_string(model)
+        head = next(node for node in parsed.graph.node if node.op_type == "Gemm")
+        weight = next(tensor for tensor in parsed.graph.initializer if tensor.name == head.input[1])
+        weight.CopyFrom(onnx.numpy_helper.from_array(-onnx.numpy_helper.to_array(weight), weight.name))
+        return parsed.SerializeToString(), {"Conv": 1}
+
+    monkeypatch.setattr("export.lower.quantise", upside_down)
+    for folder in (trained / "pictures", flat(trained, tmp_path / "flat")):
+        assert export(trained, tmp_path / "repository", "--precision", "int8", "--calibration", str(folder)) == 1
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert error.startswith("error: precision: top-1 agrees with fp32 on ")
+        assert "points are more than --allow-drop 1" in error
+        assert ("accuracy" in error) == (folder.name == "pictures")
+        assert not (tmp_path / "repository").exists()
+
+
+def test_labels_decide_by_accuracy_and_their_absence_by_agreement() -> None:
+    answers = {"fp32": [0, 0, 1, 1], "lower": [0, 1, 1, 0]}  # to four pictures
+
+    def graph(name: str):  # type: ignore[no-untyped-def]
+        return lambda pixels: np.eye(2)[answers[name]]
+
+    batches = [np.zeros((4, 1, 1, 3), np.uint8)]
+    labelled = judge(graph("fp32"), graph("lower"), batches, [0, 0, 1, 0])
+    assert (labelled.top_1_fp32, labelled.top_1, labelled.top_1_agreement) == (0.75, 0.75, 0.5)
+    assert labelled.lost == 0
+    assert judge(graph("fp32"), graph("lower"), batches, [0, 0, 1, 1]).lost == 50
+    assert judge(graph("fp32"), graph("lower"), batches, [None]).lost == 50
+
+
+def test_no_picture_judges_that_calibrated_and_every_label_has_its_share() -> None:
+    samples = [Sample(Path(f"{label}/{index}.png"), label) for label in range(10) for index in range(200)]
+    calibrating, judging = split_samples(samples)
+    assert len(calibrating) == CALIBRATION_PICTURES
+    assert not set(calibrating) & set(judging)
+    assert set(calibrating) | set(judging) == set(samples)
+    counts = np.bincount([sample.class_index for sample in calibrating])
+    assert counts.min() >= 25
+    assert [len(part) for part in split_samples(samples[:3])] == [1, 2]
+
+
+BAD_CALIBRATION = {
+    "none": ((), "int8 needs --calibration DIR"),
+    "missing": (("--calibration", "{folder}/nowhere"), "expected two pictures or more"),
+    "another label": (("--calibration", "{folder}/wrong"), "expected a folder named as one of the 3 labels"),
+    "both": (("--calibration", "{folder}/both"), "expected pictures or folders of pictures, found both"),
+    "undecodable": (("--calibration", "{folder}/damaged"), "damaged/1.png: "),
+}
+
+
+@pytest.mark.parametrize(("options", "message"), BAD_CALIBRATION.values(), ids=BAD_CALIBRATION.keys())
+def test_calibration_that_cannot_be_used_is_refused(
+    trained: Path, tmp_path: Path, options: tuple[str, ...], message: str, capsys: pytest.CaptureFixture
+) -> None:
+    picture = (trained / "pictures" / "cat" / "2.png").read_bytes()
+    for name in ("wrong/dog/1.png", "both/1.png", "both/cat/1.png", "damaged/2.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(picture)
+    (tmp_path / "damaged" / "1.png").write_bytes(picture[:50])
+    options = tuple(option.format(folder=tmp_path) for option in options)
+    assert export(trained, tmp_path / "repository", "--precision", "int8", *options) == 1
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert message in errors[0]
+    assert not (tmp_path / "repository").exists()
+
+
+def test_calibration_is_not_for_fp32(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert export(trained, tmp_path, "--calibration", str(trained / "pictures")) == 1
+    assert "--calibration is for --precision fp16 and int8" in capsys.readouterr().err
+
+
+def test_samples_know_their_class(trained: Path) -> None:
+    found = find_samples(trained / "pictures", LABELS)
+    assert len(found) == 30
+    assert all(LABELS[sample.class_index] == sample.path.parent.name for sample in found)
+
+
+def test_verify_asks_for_the_same_class_only_where_export_found_it(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    options = ("--precision", "int8", "--calibration", str(trained / "pictures"))
+    assert export(trained, tmp_path / "a", *options) == 0
+    opened = open_bundle(tmp_path / "a" / "small" / "1")
+    references = json.loads((opened.folder / "references.json").read_text())
+    picture = (EXAMPLES / references[0]["picture"]).read_bytes()
+    row = read_input(picture, opened.manifest, max_pixels=10**8)[None]
+    logits = onnxruntime.InferenceSession(opened.model_path).run(None, {"image": row})[0][0]  # (3,)
+    logits[logits.argmin()] = logits.max() + 0.001  # another best class
+    opposite = float(2 * np.ptp(logits) + 1)
+    for name, agreement, tolerance, status in (("b", 1.0, opposite, 1), ("c", 0.75, opposite, 0), ("d", 0.75, 1e-9, 1)):
+        references[0]["logits"] = logits.tolist()
+        content = {"model.onnx": opened.model_path.read_bytes(), "references.json": json.dumps(references).encode()}
+        parity = opened.manifest.parity.model_copy(update={"top_1_agreement": agreement, "tolerance": tolerance})
+        files = {file: sha256_of(content[file]) for file in content}
+        manifest = opened.manifest.model_copy(update={"parity": parity, "files": files})
+        folder = write_bundle(tmp_path / name, manifest, content)
+        assert verify.main([str(folder), "--images", str(EXAMPLES)]) == status, name
+    assert "and the same best class" in capsys.readouterr().err
+
+
+def test_json_is_one_document_in_success_and_failure(trained: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "export", str(trained / "weights.safetensors"), "--arch", "aa_wide_resnet10_1"]
+    command += ["--labels", str(trained / "labels.txt"), "--name", "small", "--version", "1", "--max-batch-size", "3"]
+    command += ["--preprocessing", "imagenet", "--resize", "18", "--crop", "16", "--repository", str(tmp_path)]
+    command += ["--precision", "fp16", "--json"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    opened = open_bundle(Path(document["folder"]))
+    assert document["manifest"] == opened.manifest.model_dump(mode="json")
+    assert document["bytes"] == {name: (opened.folder / name).stat().st_size for name in opened.manifest.files}
+    assert [row["batch_size"] for row in document["speed"]] == [1, 8]
+    assert all(row["lowered_ms"] > 0 and row["times_faster"] > 0 for row in document["speed"])
+    assert document["seconds"]["total"] >= document["seconds"]["tracing and folding the graph"] > 0
+    assert "tracing and folding the graph" in done.stderr
+
+    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert again.returncode == 1
+    assert "expected no such version yet" in json.loads(again.stdout)["error"]
+    assert again.stderr.splitlines()[-1] == f"error: {json.loads(again.stdout)['error']}"

@@ -1,0 +1,90 @@
+"""Preprocessing as typed: a preset, a file, the checkpoint's own, and single fields over all of them."""
+
+from pathlib import Path
+
+import pytest
+
+from bundle.preprocessing import Preprocessing
+from export.command import _parser
+from export.errors import ExportError
+from export.presets import choose_preprocessing, read_preprocessing
+from tests.helpers import ROOT
+
+RECIPE = ROOT / "training" / "recipes" / "aa_cifar100.toml"
+COMPLETE = {
+    "background": (0, 0, 0),
+    "exif_orientation": False,
+    "resize": 20,
+    "interpolation": "nearest",
+    "crop": (16, 16),
+    "mean": (0.1, 0.2, 0.3),
+    "std": (1.0, 1.0, 1.0),
+}
+
+
+def test_the_imagenet_preset_is_torchvisions_and_must_be_typed() -> None:
+    preset = read_preprocessing("imagenet")
+    assert (preset.resize, preset.crop, preset.interpolation) == (256, (224, 224), "bilinear")
+    assert (preset.mean, preset.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    with pytest.raises(ExportError, match="--preprocessing is needed"):
+        choose_preprocessing(None, None, {})
+
+
+def test_typed_fields_replace_single_ones_of_preset_file_and_checkpoint() -> None:
+    recorded = read_preprocessing(str(RECIPE)).model_dump(mode="json")
+    for typed, origin in (
+        (read_preprocessing("imagenet"), None),
+        (read_preprocessing(str(RECIPE)), None),
+        (None, recorded),
+    ):
+        base = choose_preprocessing(typed, origin, {})
+        found = choose_preprocessing(typed, origin, {"interpolation": "lanczos", "mean": (0.1, 0.2, 0.3)})
+        assert found == base.model_copy(update={"interpolation": "lanczos", "mean": (0.1, 0.2, 0.3)})
+
+
+def test_what_is_typed_wins_over_what_the_checkpoint_records() -> None:
+    recorded = read_preprocessing(str(RECIPE)).model_dump(mode="json")
+    assert choose_preprocessing(read_preprocessing("imagenet"), recorded, {}) == read_preprocessing("imagenet")
+
+
+def test_all_fields_typed_need_no_file() -> None:
+    assert choose_preprocessing(None, None, COMPLETE) == Preprocessing(colour="RGB", **COMPLETE)
+
+
+@pytest.mark.parametrize("field", COMPLETE)
+def test_a_field_that_nobody_says_is_named_and_not_guessed(field: str) -> None:
+    rest = {name: value for name, value in COMPLETE.items() if name != field}
+    with pytest.raises(ExportError, match=rf"--preprocessing is needed: .* says {field}$"):
+        choose_preprocessing(None, None, rest)
+
+
+@pytest.mark.parametrize("content", ["nonsense", "x = 1"], ids=["no TOML", "no table"])
+def test_what_is_no_preprocessing_is_refused(content: str, tmp_path: Path) -> None:
+    (tmp_path / "file.toml").write_text(content)
+    with pytest.raises(ExportError, match=r"file\.toml: expected"):
+        read_preprocessing(str(tmp_path / "file.toml"))
+    with pytest.raises(ExportError, match="expected a TOML file or imagenet, found: No such file"):
+        read_preprocessing("imagenet1k")
+
+
+@pytest.mark.parametrize(
+    ("option", "text", "value"),
+    [
+        ("--resize", "256", 256),
+        ("--resize", "20x30", (20, 30)),
+        ("--crop", "224", (224, 224)),
+        ("--crop", "16x24", (16, 24)),
+        ("--mean", "0.5,0.4,0.3", (0.5, 0.4, 0.3)),
+        ("--background", "255,0,255", (255, 0, 255)),
+    ],
+)
+def test_fields_are_read_as_typed(option: str, text: str, value: object) -> None:
+    typed = _parser().parse_args(["file", "--name", "x", "--version", "1", option, text])
+    assert getattr(typed, option.lstrip("-")) == value
+
+
+@pytest.mark.parametrize("words", [("--mean", "0.5,0.5"), ("--std", "a,b,c"), ("--resize", "0"), ("--crop", "1x2x3")])
+def test_misspelt_fields_end_with_usage(words: tuple[str, str], capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit):
+        _parser().parse_args(["file", "--name", "x", "--version", "1", *words])
+    assert f"argument {words[0]}: expected" in capsys.readouterr().err
