@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import Self
 
 from bundle.bundle import Bundle
+from bundle.manifest import Manifest
 from service.decode_pool import DecodePool
 from service.errors import Draining, ModelLost, ModelNotFound, NotReady, ServiceError, StartFailed
 from service.metrics import Metrics
@@ -71,6 +72,16 @@ class Lifecycle:
         if not all(predictor.ready for predictor in self._predictors.values()):
             return State.RECOVERING
         return State.READY
+
+    @property
+    def predictors(self) -> list[Predictor]:
+        """Those that are loaded."""
+        return list(self._predictors.values())
+
+    @property
+    def manifests(self) -> list[Manifest]:
+        """Of all models that are loaded or should be."""
+        return [served.manifest for served in self._bundles]
 
     def drain(self) -> None:
         """Take no new requests."""
