@@ -134,8 +134,8 @@ class DynamicBatcher:
             for entry in self._queue:  # none, unless the model is lost
                 self._queue.drop(entry)
                 entry.fail(self._lost or RuntimeError("the batcher ended"))
-        if self._handed:
-            await asyncio.wait(list(self._handed))
+            if self._handed:
+                await asyncio.wait(list(self._handed))
 
     async def _wait_for_batch(self) -> bool:
         """Wait until a batch can go; False once draining is over."""
