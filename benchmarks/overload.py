@@ -143,7 +143,9 @@ def verdict(measured: dict) -> dict[str, bool]:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.overload", description=__doc__.splitlines()[2])
     parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
-    parser.add_argument("--image", type=Path, default=ROOT / "examples" / "astronaut.jpg", help="what every request sends")
+    parser.add_argument(
+        "--image", type=Path, default=ROOT / "examples" / "astronaut.jpg", help="what every request sends"
+    )
     parser.add_argument("--seconds", type=float, default=10, help="of each load")
     parser.add_argument("--timeout-ms", type=int, default=1000, help="deadline of every request")
     parser.add_argument("--pin", action="store_true", help="the service on core 0, the generator on core 1")

@@ -8,14 +8,16 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from bundle.bundle import Bundle
-from service import batch_routes, operator_routes, routes
+from service import batch_routes, operator_routes, routes, torchserve_routes
 from service.early_refusal import EarlyRefusal
 from service.errors import ServiceError
 from service.lifecycle import Lifecycle
 from service.metrics import Metrics
 from service.observation import Observation
 from service.problems import on_http_exception, on_invalid_parameter, on_service_error
+from service.protocol import infer_routes, model_routes
 from service.settings import Settings
+from service.version import VERSION
 
 
 def create_app(
@@ -33,12 +35,13 @@ def create_app(
     app = FastAPI(
         title="aaserve",
         description="Attention-augmented image classification.",
+        version=VERSION,
         lifespan=lifespan,
         telemetry={"auto_configure": False, "tracing": False, "metrics": False, "logs": False},  # nothing phones home
     )
     app.state.settings = settings
     app.state.metrics = metrics
-    for part in (routes, batch_routes, operator_routes):
+    for part in (routes, batch_routes, infer_routes, model_routes, torchserve_routes, operator_routes):
         app.include_router(part.router)
     app.add_exception_handler(ServiceError, on_service_error)
     app.add_exception_handler(RequestValidationError, on_invalid_parameter)

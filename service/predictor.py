@@ -137,7 +137,7 @@ class Predictor:
                 async with asyncio.TaskGroup() as group:
                     tasks = [group.create_task(self._decode(picture, deadline)) for picture in pictures]
             except ExceptionGroup as errors:
-                raise errors.exceptions[0] from None
+                raise errors.exceptions[0] from errors.exceptions[0].__cause__
             rows = np.stack([task.result() for task in tasks])  # (N, *manifest.input.shape)
             return await self._infer(rows, started=started, deadline=deadline)
 

@@ -1,4 +1,4 @@
-"""The model's logits --> the body of an infer response: JSON, and behind it the tensors that were asked for as bytes."""
+"""The model's logits --> the body of an infer response: JSON, behind it the tensors that were asked for as bytes."""
 
 import json
 from collections.abc import Sequence
@@ -40,6 +40,7 @@ def _tensor(
 ) -> tuple[dict[str, Any], bytes | None]:
     """Describe one output; its data are in the description, or returned beside it."""
     elements: NDArray[np.float32] | list[bytes]
+    data: list[Any]
     if output.classes:
         datatype, shape = BYTES, [len(values), output.classes]
         texts = [text for row in values for text in _best(row, labels, output.classes)]

@@ -32,7 +32,9 @@ class Caller:
 
     @property
     def gone(self) -> float:
-        return self.deadline if self.leaves_after is None else min(self.deadline, self.arrives + self.leaves_after + 0.5)
+        return (
+            self.deadline if self.leaves_after is None else min(self.deadline, self.arrives + self.leaves_after + 0.5)
+        )
 
 
 @dataclass
