@@ -7,10 +7,9 @@
 The two media types are exact: KServe's client compares the whole header.
 """
 
-import json
 from collections.abc import Callable
 
-from service.schemas import Problem
+from service.schemas import Problem, ProtocolError, TorchServeError
 
 PROBLEM_TYPE = "application/problem+json"
 _JSON = "application/json"
@@ -41,11 +40,11 @@ def _problem(problem: Problem) -> tuple[str, str]:
 
 
 def _protocol(problem: Problem) -> tuple[str, str]:
-    return json.dumps({"error": problem.detail}), _JSON
+    return ProtocolError(error=problem.detail).model_dump_json(), _JSON
 
 
 def _torchserve(problem: Problem) -> tuple[str, str]:
     kind = "ModelNotFoundException" if problem.code == "model_not_found" else None
     kind = kind or _TORCHSERVE_TYPES.get(problem.status)
     kind = kind or ("InternalServerException" if problem.status >= 500 else "BadRequestException")
-    return json.dumps({"code": problem.status, "type": kind, "message": problem.detail}), _JSON
+    return TorchServeError(code=problem.status, type=kind, message=problem.detail).model_dump_json(), _JSON

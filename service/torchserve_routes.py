@@ -4,12 +4,14 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from service.errors import ServiceError
-from service.parameters import TimeoutMs, checked_top_k, parts
+from service.parameters import TimeoutMs, checked_top_k, failures, parts
 from service.routes import classified
+from service.schemas import TorchServeError
 from service.uploads import media_type_of, read_body, read_form_image
 
 router = APIRouter(tags=["TorchServe"])
 _FIELD = "data"
+_ERRORS = failures(TorchServeError)
 
 
 @router.get("/ping", response_model=dict[str, str])
@@ -22,10 +24,10 @@ async def ping(request: Request) -> Response:
     return JSONResponse({"status": "Healthy"})
 
 
-@router.post("/predictions/{model}", response_model=dict[str, float])
-@router.put("/predictions/{model}", response_model=dict[str, float])
-@router.post("/predictions/{model}/{version}", response_model=dict[str, float])
-@router.put("/predictions/{model}/{version}", response_model=dict[str, float])
+@router.post("/predictions/{model}", response_model=dict[str, float], responses=_ERRORS)
+@router.put("/predictions/{model}", response_model=dict[str, float], responses=_ERRORS)
+@router.post("/predictions/{model}/{version}", response_model=dict[str, float], responses=_ERRORS)
+@router.put("/predictions/{model}/{version}", response_model=dict[str, float], responses=_ERRORS)
 async def predictions(
     request: Request, model: str, version: str | None = None, timeout_ms: TimeoutMs = None
 ) -> Response:

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from service.deadlines import until
 from service.disconnect import unless_client_leaves
 from service.observation import Record
-from service.parameters import TimeoutMs, deadline_of, parts
+from service.parameters import TimeoutMs, deadline_of, failures, parts
 from service.predictor import Inference, Predictor
 from service.protocol.compression import compressed, decompressed
 from service.protocol.descriptions import Json
@@ -18,10 +18,12 @@ from service.protocol.infer_request import LENGTH_HEADER, InferRequest, read_inf
 from service.protocol.infer_response import write_infer_response
 from service.protocol.model_routes import find
 from service.protocol.view import View
+from service.schemas import ProtocolError
 from service.uploads import body_bytes, read_body
 
 router = APIRouter(tags=["Open Inference Protocol v2"])
 
+_ERRORS = failures(ProtocolError)
 _TENSORS = {
     "type": "object",
     "required": ["inputs"],
@@ -56,8 +58,8 @@ _BODY: dict[str, Any] = {
 }
 
 
-@router.post("/v2/models/{model}/infer", response_model=Json, openapi_extra=_BODY)
-@router.post("/v2/models/{model}/versions/{version}/infer", response_model=Json, openapi_extra=_BODY)
+@router.post("/v2/models/{model}/infer", response_model=Json, responses=_ERRORS, openapi_extra=_BODY)
+@router.post("/v2/models/{model}/versions/{version}/infer", response_model=Json, responses=_ERRORS, openapi_extra=_BODY)
 async def infer(request: Request, model: str, version: str | None = None, timeout_ms: TimeoutMs = None) -> Response:
     """Run a model on tensors, or on pictures (`MODEL:pictures`), with its answer as numbers or as its best classes."""
     lifecycle, settings, metrics = parts(request)

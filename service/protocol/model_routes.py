@@ -18,9 +18,12 @@ from service.protocol.descriptions import (
     server_metadata,
 )
 from service.protocol.view import View, split_name, views
+from service.schemas import ProtocolError
 from service.uploads import read_body
 
-router = APIRouter(tags=["Open Inference Protocol v2"])
+router = APIRouter(
+    tags=["Open Inference Protocol v2"], responses={404: {"model": ProtocolError}, 503: {"model": ProtocolError}}
+)
 _MODEL = "/v2/models/{model}"
 _VERSION = _MODEL + "/versions/{version}"
 

@@ -21,9 +21,7 @@ FILES = [path.read_bytes() for path in sorted(Path(os.environ["PICTURES"]).glob(
 
 def classify(picture):
     """What our own address says: [(label, index, score)]."""
-    request = urllib.request.Request(
-        f"{URL}/classify?top_k=100", picture, {"Content-Type": "application/octet-stream"}
-    )
+    request = urllib.request.Request(f"{URL}/classify?top_k=100", picture, {"Content-Type": "application/octet-stream"})
     with urllib.request.urlopen(request) as answer:
         return [(each["label"], each["class_index"], each["score"]) for each in json.load(answer)["predictions"]]
 
