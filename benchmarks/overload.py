@@ -1,4 +1,4 @@
-"""python -m benchmarks.overload --output FILE [--image FILE] [--seconds S] [--timeout-ms MS] [--pin]
+"""python -m benchmarks.overload --output FILE [--image FILE] [--side PIXELS] [--seconds S] [--timeout-ms MS] [--pin]
 
 What happens at 1, 2, 5 and 10 times the load that the service can bear. The real service is started on the shipped
 bundle, its capacity found in a closed loop, then requests arrive at random (Poisson) whether it keeps up or not.
@@ -9,6 +9,7 @@ percentile of accepted requests is within the deadline, and that of refusals bel
 
 import argparse
 import asyncio
+import io
 import os
 import re
 import resource
@@ -23,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 import uvloop
+from PIL import Image
 
 from benchmarks.circumstances import ROOT, write_result
 from benchmarks.open_loop import Connections, Sample, closed_loop, open_loop
@@ -58,6 +60,15 @@ def service(options: list[str], cores: list[int] | None) -> Iterator[tuple[str, 
         process.wait(30)
 
 
+def picture(path: Path, side: int | None) -> bytes:
+    """What every request sends."""
+    if side is None:
+        return path.read_bytes()
+    file = io.BytesIO()
+    Image.open(path).convert("RGB").resize((side, side)).save(file, "JPEG", quality=75)
+    return file.getvalue()
+
+
 def processor_seconds(process: int) -> float:
     """Of another process, all its threads together."""
     fields = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()
@@ -90,9 +101,8 @@ def summary(samples: list[Sample], *, seconds: float, deadline: float) -> dict[s
     }
 
 
-async def measure(arguments: argparse.Namespace, host: str, port: int, process: int) -> dict[str, object]:
+async def measure(arguments: argparse.Namespace, body: bytes, host: str, port: int, process: int) -> dict[str, object]:
     """Capacity, then every load."""
-    body = arguments.image.read_bytes()
     deadline = arguments.timeout_ms / 1000
     head = (
         f"POST /classify?top_k=1 HTTP/1.1\r\nHost: {host}\r\nContent-Type: image/jpeg\r\n"
@@ -146,6 +156,9 @@ def main() -> int:
     parser.add_argument(
         "--image", type=Path, default=ROOT / "examples" / "astronaut.jpg", help="what every request sends"
     )
+    parser.add_argument(
+        "--side", type=int, help="enlarge it to a square of so many pixels first (a JPEG of quality 75)"
+    )
     parser.add_argument("--seconds", type=float, default=10, help="of each load")
     parser.add_argument("--timeout-ms", type=int, default=1000, help="deadline of every request")
     parser.add_argument("--pin", action="store_true", help="the service on core 0, the generator on core 1")
@@ -153,10 +166,11 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.pin:
         os.sched_setaffinity(0, [1])
+    body = picture(arguments.image, arguments.side)
     with service(shlex.split(arguments.options), [0] if arguments.pin else None) as (host, port, process):
-        measured = uvloop.run(measure(arguments, host, port, process))
+        measured = uvloop.run(measure(arguments, body, host, port, process))
     measured = {
-        "image_bytes": arguments.image.stat().st_size,
+        "image_bytes": len(body),
         "cores": "service on one, generator on another" if arguments.pin else "shared by service and generator",
         **measured,
         "contract": verdict(measured),

@@ -13,6 +13,10 @@ from math import ceil
 from service.errors import QueueFull, ServiceError
 from service.throughput import Throughput
 
+_MARGIN = (
+    1.5  # the average of the last seconds; refusals themselves slow the service, and a late answer is work for nothing
+)
+
 
 class Place:
     """What one request holds between its head and its answer."""
@@ -72,7 +76,7 @@ class Admission:
         if self._bytes and self._bytes + body_bytes > self._max_bytes:
             return QueueFull("too many bytes are being received", retry_after=self._retry_after())
         predicted = self._throughput.seconds_for(self._rows + rows)
-        if waiting > 0 and predicted is not None and predicted > timeout:
+        if waiting > 0 and predicted is not None and predicted * _MARGIN > timeout:
             return QueueFull("what is ahead takes longer than the deadline", retry_after=self._retry_after())
         return None
 

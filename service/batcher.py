@@ -20,6 +20,7 @@ import numpy as np
 from service.entry import Answer, Array, Entry, Part
 from service.errors import DeadlineExceeded, Draining, QueueFull, TooManyRows
 from service.row_queue import RowQueue
+from service.threads import INFERENCE, give_way
 
 _AT_THE_MODEL = 2  # batches: one computing, one prepared
 
@@ -62,7 +63,9 @@ class DynamicBatcher:
         self._accepting = False
 
     async def __aenter__(self) -> Self:
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="inference")
+        self._thread = ThreadPoolExecutor(
+            1, thread_name_prefix="inference", initializer=give_way, initargs=(INFERENCE,)
+        )
         self._task = asyncio.create_task(self._run(), name="dynamic-batcher")
         self._accepting = True
         return self
@@ -72,6 +75,7 @@ class DynamicBatcher:
         self._accepting = False
         self._changed.set()
         await asyncio.wait([self._task])
+        self._task.exception()  # seen; who wants to know awaits `ended`
         self._thread.shutdown()
 
     @property

@@ -30,6 +30,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         super().__init__(self._virtual)
         self._next_duration = next_duration
         self._jobs: deque[tuple[asyncio.Future, Callable[[], Any]]] = deque()
+        self.most_jobs = 0  # running and waiting at once
 
     @property
     def rounds(self) -> int:
@@ -42,6 +43,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def run_in_executor(self, executor: object, function: Callable, *arguments: Any) -> asyncio.Future:  # type: ignore[override]
         future = self.create_future()
         self._jobs.append((future, lambda: function(*arguments)))
+        self.most_jobs = max(self.most_jobs, len(self._jobs))
         if len(self._jobs) == 1:
             self._begin()
         return future

@@ -52,6 +52,7 @@ class Schedule:
     ended: dict[int, float] = field(default_factory=dict)
     batches: list[tuple[float, list[int]]] = field(default_factory=list)  # instant, caller of each row
     deepest: int = 0
+    most_at_the_model: int = 0
     left_over: tuple[int, int] = (0, 0)
     answered: int = 0
 
@@ -145,6 +146,7 @@ def play(schedule: Schedule) -> Schedule:
 
         async with batcher:
             await asyncio.gather(*(call(number, caller) for number, caller in enumerate(schedule.callers)))
+        schedule.most_at_the_model = loop.most_jobs
         schedule.left_over = (batcher.queue_depth, batcher.computing)
 
     run_in_virtual_time(scenario, next_duration)
@@ -193,6 +195,7 @@ def test_only_the_culprit_fails(schedule: Schedule) -> None:
 def test_limits_count_rows_and_are_never_exceeded(schedule: Schedule) -> None:
     play(schedule)
     assert schedule.deepest <= schedule.max_queue_size
+    assert schedule.most_at_the_model <= 2  # one batch computing, one prepared
     assert all(1 <= len(rows) <= schedule.max_batch_size for _, rows in schedule.batches)
     for number, caller in enumerate(schedule.callers):
         assert isinstance(schedule.outcomes[number], TooManyRows) == (
