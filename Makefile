@@ -37,8 +37,8 @@ image:  ## build the container image
 up:  ## the service in a container
 	docker compose up --build
 
-clean:  ## remove both environments and what they left
-	rm -rf $(VENV) $(SERVE_VENV) build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+clean:  ## remove the environments and what they left
+	rm -rf $(VENV) $(SERVE_VENV) .venv-tritonclient .venv-kserve build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 
 $(SERVE_VENV)/.installed: pyproject.toml constraints.txt
 	@$(call create-venv,$(SERVE_VENV))

@@ -18,32 +18,43 @@ log = logging.getLogger("aaserve")
 @router.post("/load", status_code=204)
 async def load(request: Request, name: str) -> Response:
     """Serve what the model's folder says now; if that fails, all stays as it was."""
-    try:
-        await _repository(request).load(name)
-    except (LoadFailed, ProviderMissing) as error:
-        log.error("%s", error)
-        raise Conflict(f"{name} cannot be loaded; GET /models/{name} says why, and all stays as it was") from error
+    await load_model(changeable(request), name)
     return Response(status_code=204)
 
 
 @router.post("/unload", status_code=204)
 async def unload(request: Request, name: str) -> Response:
     """Serve the model no more."""
-    await _repository(request).unload(name)
+    await changeable(request).unload(name)
     return Response(status_code=204)
 
 
 @router.post("/rollback", status_code=204)
 async def rollback(request: Request, name: str) -> Response:
     """Serve what was served before the last change."""
-    await _repository(request).rollback(name)
+    await changeable(request).rollback(name)
     return Response(status_code=204)
 
 
-def _repository(request: Request) -> ModelRepository:
+def changeable(request: Request) -> ModelRepository:
+    """The models, for who may change them.
+
+    Raises:
+        Unauthorized, Forbidden: no key, not for this, or there are no keys.
+        Conflict: this is one process of several.
+    """
     keys: Keys = request.app.state.keys
     keys.require(request, "admin")
     lifecycle, settings, _ = parts(request)
     if settings.workers > 1:
         raise Conflict("one worker of several would change alone; send the service SIGHUP instead")
     return lifecycle.repository
+
+
+async def load_model(repository: ModelRepository, name: str) -> None:
+    """As `ModelRepository.load`; a model that cannot be loaded is the caller's conflict, not our failure."""
+    try:
+        await repository.load(name)
+    except (LoadFailed, ProviderMissing) as error:
+        log.error("%s", error)
+        raise Conflict(f"{name} cannot be loaded; GET /models/{name} says why, and all stays as it was") from error

@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from service import admin_routes, batch_routes, operator_routes, routes
+from service import admin_routes, batch_routes, operator_routes, routes, torchserve_routes
 from service.early_refusal import EarlyRefusal
 from service.errors import ServiceError
 from service.keys import Keys
@@ -16,7 +16,10 @@ from service.lifecycle import Lifecycle
 from service.metrics import Metrics
 from service.observation import Observation
 from service.problems import on_http_exception, on_invalid_parameter, on_service_error
+from service.protocol import infer_routes
+from service.protocol import model_routes as protocol_routes
 from service.settings import Settings
+from service.version import VERSION
 from service.workers import Worker
 
 
@@ -45,13 +48,22 @@ def create_app(
     app = FastAPI(
         title="aaserve",
         description="Attention-augmented image classification.",
+        version=VERSION,
         lifespan=lifespan,
         telemetry={"auto_configure": False, "tracing": False, "metrics": False, "logs": False},  # nothing phones home
     )
     app.state.settings = settings
     app.state.keys = Keys(settings.api_keys_file)
     app.state.metrics = metrics
-    for part in (admin_routes, routes, batch_routes, operator_routes):
+    for part in (
+        routes,
+        batch_routes,
+        infer_routes,
+        protocol_routes,
+        torchserve_routes,
+        operator_routes,
+        admin_routes,
+    ):
         app.include_router(part.router)
     app.add_exception_handler(ServiceError, on_service_error)
     app.add_exception_handler(RequestValidationError, on_invalid_parameter)

@@ -1,14 +1,14 @@
 """POST /classify/batch: as /classify, for several pictures that succeed or fail each by itself."""
 
-import asyncio
 import logging
 from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from service.deadlines import until
 from service.disconnect import unless_client_leaves
-from service.errors import DeadlineExceeded, ServiceError
+from service.errors import ServiceError
 from service.observation import Record
 from service.parameters import (
     PROBLEMS,
@@ -73,14 +73,11 @@ async def classify_batch(
     top_k = checked_top_k(top_k, predictor)
     timeout, deadline = deadline_of(timeout_ms, settings)
     size = body_bytes(request, max_body_bytes=settings.max_body_bytes)
-    max_items = min(settings.max_batch_items, settings.max_queue_size)
+    max_items = min(settings.max_batch_items, predictor.settings.max_queue_size)
 
     with predictor.admission.admit(body_bytes=size, timeout=timeout) as place:
-        try:
-            async with asyncio.timeout_at(deadline):
-                images = await read_images(request, max_body_bytes=settings.max_body_bytes, max_items=max_items)
-        except TimeoutError:
-            raise DeadlineExceeded from None
+        async with until(deadline):
+            images = await read_images(request, max_body_bytes=settings.max_body_bytes, max_items=max_items)
         record.received()
         place.widen(len(images))  # all or none: half an answer would have to be asked for again anyway
         outcomes = await unless_client_leaves(request, predictor.predict_each(images, top_k=top_k, deadline=deadline))

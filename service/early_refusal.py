@@ -8,6 +8,8 @@ Under overload nearly every request ends here, so this is the cheapest way throu
 the route looks at again, with all it knows by then.
 """
 
+import re
+
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.lifecycle import Lifecycle
@@ -16,7 +18,9 @@ from service.parameters import TIMEOUT_HEADER
 from service.problems import problem
 from service.settings import Settings
 
-_PATHS = frozenset({"/classify", "/classify/batch"})
+_USES_A_MODEL = re.compile(
+    r"/classify|/classify/batch|/predictions/[^/]+(/[^/]+)?|/v2/models/[^/]+(/versions/[^/]+)?/infer"
+)
 _TIMEOUT_HEADER = TIMEOUT_HEADER.lower().encode()
 _LENGTH_HEADER = b"content-length"
 
@@ -29,7 +33,11 @@ class EarlyRefusal:
         self._settings = settings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] != "POST" or scope["path"] not in _PATHS:
+        if (
+            scope["type"] != "http"
+            or scope["method"] not in ("POST", "PUT")
+            or not _USES_A_MODEL.fullmatch(scope["path"])
+        ):
             await self._app(scope, receive, send)
             return
         lifecycle: Lifecycle = scope["app"].state.lifecycle
@@ -39,9 +47,9 @@ class EarlyRefusal:
             await self._app(scope, receive, send)
             return
         record: Record = scope["state"]["record"]
-        record.endpoint = scope["path"]
+        record.endpoint = _endpoint(scope["path"])
         record.error = refusal
-        await problem(refusal, record.request_id)(scope, receive, send)
+        await problem(refusal, record.request_id, scope["path"])(scope, receive, send)
 
     def _limits(self, scope: Scope) -> tuple[int, int]:
         """Milliseconds and bytes that the request asks for; where it makes no sense, as much as is allowed."""
@@ -52,3 +60,12 @@ class EarlyRefusal:
             elif name == _LENGTH_HEADER and value.isdigit():
                 length = min(length, int(value[:20]))
         return timeout_ms, length
+
+
+def _endpoint(path: str) -> str:
+    """The path as its route has it: the metrics must not have a label for whatever somebody types."""
+    path = re.sub("^/v2/models/[^/]+", "/v2/models/{model}", path)
+    path = re.sub("/versions/[^/]+", "/versions/{version}", path)
+    return re.sub(
+        "^/predictions/[^/]+", "/predictions/{model}", re.sub("^(/predictions/[^/]+)/.+", r"\1/{version}", path)
+    )

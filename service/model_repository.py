@@ -60,6 +60,10 @@ class ModelRepository:
             raise ModelNotFound(f"no such model; served: {', '.join(served) or 'none'}")
         return self._models[name].version(version)
 
+    def versions(self, name: str) -> list[str]:
+        """Those of a model that answer, ascending."""
+        return sorted(self._models[name].serving, key=int)
+
     async def open(self) -> None:
         """Load what is on disk.
 
@@ -68,6 +72,7 @@ class ModelRepository:
             LoadFailed: nothing in it can be served; or, if the settings are strict, one model cannot.
             ProviderMissing: in any case.
         """
+        failures = []
         for name in self._names():
             try:
                 await self.load(name)
@@ -75,8 +80,9 @@ class ModelRepository:
                 if self._settings.strict:
                     raise
                 log.error("%s", error)
+                failures.append(str(error))
         if not self.predictors:
-            raise LoadFailed(next(reason for model in self for reason in model.failures.values()))
+            raise LoadFailed(failures[0])
 
     async def reload(self) -> None:
         """Bring memory in line with the disk: new and changed versions are loaded, vanished models unloaded."""
@@ -112,7 +118,7 @@ class ModelRepository:
                 for loaded in opened:
                     await loaded.lifetime.aclose()
                 if not model.failures:
-                    model.failures[""] = str(error)
+                    model.failures[""] = self._in_public(error)
                 self._metrics.reloads.labels(name, "failed").inc()
                 if isinstance(error, ProviderMissing):
                     raise
@@ -161,6 +167,10 @@ class ModelRepository:
             for task in self._watching:
                 task.cancel()
 
+    def _in_public(self, error: Exception) -> str:
+        """What is wrong, without where on the disk the repository is."""
+        return str(error).replace(f"{self._settings.repository}/", "")
+
     def _names(self) -> list[str]:
         return sorted({folder.parent.name for folder in scan_repository(self._settings.repository)})
 
@@ -185,7 +195,7 @@ class ModelRepository:
             lifetime = AsyncExitStack()
             predictor = await lifetime.enter_async_context(open_predictor(bundle, settings, self._pool, self._metrics))
         except (BundleError, StartFailed) as error:
-            model.failures[version] = str(error)
+            model.failures[version] = self._in_public(error)
             raise
         loaded = LoadedVersion(bundle, predictor, lifetime, serving_file)
         opened.append(loaded)

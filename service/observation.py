@@ -89,7 +89,7 @@ class Observation:
             except Exception as error:
                 log.error("request %s failed", record.request_id, exc_info=error)
                 if record.status == CLIENT_LEFT:
-                    await problem(ServiceError(), record.request_id)(scope, receive, send_observed)
+                    await problem(ServiceError(), record.request_id, scope["path"])(scope, receive, send_observed)
             finally:
                 self._observe(scope, record)
 

@@ -4,6 +4,7 @@ import asyncio
 from typing import Annotated, Any
 
 from fastapi import Header, Query, Request
+from pydantic import BaseModel
 
 from service.errors import InvalidParameter
 from service.lifecycle import Lifecycle
@@ -18,9 +19,15 @@ ModelName = Annotated[str | None, Query(description="Name of the model, where se
 ModelVersion = Annotated[str | None, Query(description="Version of the model (default: the highest).")]
 TimeoutMs = Annotated[int | None, Header(alias=TIMEOUT_HEADER, ge=1, description="Milliseconds to answer in.")]
 
-PROBLEMS: dict[int | str, dict[str, Any]] = {
-    status: {"model": Problem} for status in (400, 404, 413, 415, 422, 429, 500, 503, 504)
-}
+_STATUSES = (400, 404, 413, 415, 422, 429, 500, 503, 504)
+
+
+def failures(model: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
+    """The errors of a route that classifies, as OpenAPI lists them."""
+    return {status: {"model": model} for status in _STATUSES}
+
+
+PROBLEMS = failures(Problem)
 
 
 def parts(request: Request) -> tuple[Lifecycle, Settings, Metrics]:

@@ -1,16 +1,18 @@
-"""Image bytes in, ranked labels out, for one loaded model.
+"""Image bytes in, ranked labels out, for one loaded model; or rows in, logits out.
 
-bytes --decode pool: read_input--> one row --batcher: ModelRunner--> (num_classes,) --rank--> [ClassScore]
+picture bytes --decode pool: read_input--> rows --batcher: ModelRunner--> logits --rank--> [ClassScore]
+                                             ^                              |
+tensors (/v2) -------------------------------+                              +--> as they are (/v2)
 """
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +32,7 @@ from service.ranking import rank
 from service.schemas import ClassScore
 from service.session import OnnxSession
 from service.settings import Settings
+from service.statistics import Statistics
 from service.throughput import Throughput
 
 _REFUSALS: dict[type[bundle.errors.ImageError], type[ServiceError]] = {
@@ -38,6 +41,16 @@ _REFUSALS: dict[type[bundle.errors.ImageError], type[ServiceError]] = {
     bundle.errors.UnsupportedImage: UnsupportedMediaType,
 }
 log = logging.getLogger("aaserve")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class Inference:
+    """Logits (N, num_classes), all finite, seconds by stage, and the rows of the batch they came from."""
+
+    logits: NDArray[np.float32]
+    stages: dict[str, float]
+    batch_size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,23 +68,22 @@ class Predictor:
     def __init__(
         self,
         manifest: Manifest,
-        provider: str,
+        settings: Settings,
         runner: ModelRunner,
         batcher: DynamicBatcher,
         pool: DecodePool,
         admission: Admission,
         metrics: Metrics,
-        *,
-        max_image_pixels: int,
+        statistics: Statistics,
     ) -> None:
         self.manifest = manifest
-        self.provider = provider
+        self.settings = settings
         self.admission = admission
+        self.statistics = statistics
         self._runner = runner
         self._batcher = batcher
         self._pool = pool
         self._metrics = metrics
-        self._max_image_pixels = max_image_pixels
 
     @property
     def queue_depth(self) -> int:
@@ -86,6 +98,11 @@ class Predictor:
     @property
     def alive(self) -> bool:
         return self._batcher.alive
+
+    @property
+    def provider(self) -> str:
+        """ONNX Runtime's name of what the model runs on."""
+        return self._runner.provider
 
     @property
     def ready(self) -> bool:
@@ -103,18 +120,10 @@ class Predictor:
             InvalidImage, ImageTooLarge, UnsupportedMediaType: the picture's fault; it never enters a batch.
             QueueFull, Draining, DeadlineExceeded, InferenceFailed: as the stages raise them.
         """
-        started = perf_counter()
-        row = await self._decode(image_bytes, deadline)  # one row of manifest.input
-        decoded = perf_counter()
-        answer = await self._batcher.submit(row[np.newaxis], deadline=deadline)  # rows: (1, num_classes)
-        if not np.isfinite(answer.rows).all():
-            raise InferenceFailed
-        stages = {
-            "decode": decoded - started,
-            "queue": answer.queue_seconds,
-            "inference": answer.inference_seconds,
-        }
-        return Prediction(rank(answer.rows[0], self.manifest.labels, top_k), stages, answer.batch_size)
+        inference = await self.infer_pictures([image_bytes], deadline=deadline)
+        return Prediction(
+            rank(inference.logits[0], self.manifest.labels, top_k), inference.stages, inference.batch_size
+        )
 
     async def predict_each(
         self, images: Sequence[bytes | ServiceError], *, top_k: int, deadline: float
@@ -133,8 +142,43 @@ class Predictor:
             tasks = [group.create_task(outcome(image)) for image in images]
         return [task.result() for task in tasks]
 
+    async def infer_pictures(self, pictures: Sequence[bytes], *, deadline: float) -> Inference:
+        """Return the logits of several pictures, of all or of none; raises as `predict`, for the first bad one."""
+        started = perf_counter()
+        with self.statistics.failures():
+            try:
+                async with asyncio.TaskGroup() as group:
+                    tasks = [group.create_task(self._decode(picture, deadline)) for picture in pictures]
+            except ExceptionGroup as errors:
+                raise errors.exceptions[0] from errors.exceptions[0].__cause__
+            rows = np.stack([task.result() for task in tasks])  # (N, *manifest.input.shape)
+            return await self._infer(rows, started=started, deadline=deadline)
+
+    async def infer(self, rows: NDArray[Any], *, deadline: float) -> Inference:
+        """Return the logits of rows (N, ...) of the manifest's input; raises as `predict` does for a good picture."""
+        with self.statistics.failures():
+            return await self._infer(rows, started=perf_counter(), deadline=deadline)
+
+    async def offload(self, work: Callable[[], Result], *, deadline: float) -> Result:
+        """Return `work()`, done in a decode thread; for what would hold up the event loop.
+
+        Raises:
+            QueueFull, DeadlineExceeded: as `DecodePool.run`.
+        """
+        return await self._pool.run(work, deadline=deadline)
+
+    async def _infer(self, rows: NDArray[Any], *, started: float, deadline: float) -> Inference:
+        """Ask the model; `started` is when the work on the request began."""
+        decode = perf_counter() - started
+        answer = await self._batcher.submit(rows, deadline=deadline)
+        if not np.isfinite(answer.rows).all():
+            raise InferenceFailed
+        stages = {"decode": decode, "queue": answer.queue_seconds, "inference": answer.inference_seconds}
+        self.statistics.answered(len(rows), **stages, total=perf_counter() - started)
+        return Inference(answer.rows, stages, answer.batch_size)
+
     async def _decode(self, image_bytes: bytes, deadline: float) -> NDArray[Any]:
-        work = partial(read_input, image_bytes, self.manifest, max_pixels=self._max_image_pixels)
+        work = partial(read_input, image_bytes, self.manifest, max_pixels=self.settings.max_image_pixels)
         image_format = (sniff_format(image_bytes) or "unknown").lower()
         try:
             row = await self._pool.run(work, deadline=deadline)
@@ -161,11 +205,15 @@ async def open_predictor(
 
     def run_batch(batch: NDArray[Any]) -> NDArray[np.float32]:
         metrics.batch_size.labels(manifest.name).observe(len(batch))
-        return runner.run(batch)
+        started = perf_counter()
+        logits = runner.run(batch)
+        statistics.executed(len(batch), perf_counter() - started)
+        return logits
 
     reopened = metrics.model_reopened.labels(manifest.name)
     runner = await asyncio.to_thread(ModelRunner, served, open_session, reopened.inc)
     log.info("%s version %s is loaded and warmed up on %s", manifest.name, manifest.version, runner.provider)
+    statistics = Statistics()
     throughput = Throughput()
     batcher = DynamicBatcher(
         run_batch,
@@ -185,11 +233,11 @@ async def open_predictor(
     async with batcher:
         yield Predictor(
             manifest,
-            runner.provider,
+            settings,
             runner,
             batcher,
             pool,
             admission,
             metrics,
-            max_image_pixels=settings.max_image_pixels,
+            statistics,
         )

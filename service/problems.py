@@ -1,4 +1,4 @@
-"""Errors --> application/problem+json (RFC 9457), in our words only."""
+"""Errors --> answers, in our words only; `error_forms` has the form that each address wants them in."""
 
 from http import HTTPStatus
 
@@ -7,10 +7,10 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from service.error_forms import error_body
 from service.errors import InvalidParameter, ServiceError
 from service.schemas import Problem
 
-MEDIA_TYPE = "application/problem+json"
 FRAMEWORK_CODES = {404: "not_found", 405: "method_not_allowed"}
 _REASONS = {
     "int_parsing": "is not a whole number",
@@ -20,12 +20,12 @@ _REASONS = {
 }
 
 
-def problem(error: ServiceError, request_id: str) -> Response:
-    """The answer for one of our own errors."""
+def problem(error: ServiceError, request_id: str, path: str) -> Response:
+    """The answer for one of our own errors at an address."""
     headers = {"Retry-After": str(error.retry_after)} if error.retry_after is not None else {}
     if error.code == "body_too_large":
         headers["Connection"] = "close"  # the rest of the body is not worth reading
-    return _response(described(error, request_id), headers)
+    return _response(path, described(error, request_id), headers)
 
 
 def described(error: ServiceError, request_id: str) -> Problem:
@@ -37,7 +37,7 @@ async def on_service_error(request: Request, error: Exception) -> Response:
     """Translate our own errors."""
     assert isinstance(error, ServiceError)
     request.state.record.error = error
-    return problem(error, request.state.record.request_id)
+    return problem(error, request.state.record.request_id, request.scope["path"])
 
 
 async def on_invalid_parameter(request: Request, error: Exception) -> Response:
@@ -53,12 +53,13 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     code = FRAMEWORK_CODES.get(error.status_code, "invalid_request")
     described = _problem(error.status_code, code, HTTPStatus(error.status_code).phrase, request.state.record.request_id)
-    return _response(described, dict(error.headers or {}))
+    return _response(request.scope["path"], described, dict(error.headers or {}))
 
 
 def _problem(status: int, code: str, detail: str, request_id: str) -> Problem:
     return Problem(title=HTTPStatus(status).phrase, status=status, detail=detail, code=code, request_id=request_id)
 
 
-def _response(described: Problem, headers: dict[str, str]) -> Response:
-    return Response(described.model_dump_json(), described.status, headers, MEDIA_TYPE)
+def _response(path: str, described: Problem, headers: dict[str, str]) -> Response:
+    body, media_type = error_body(path, described)
+    return Response(body, described.status, headers, media_type)

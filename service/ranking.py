@@ -9,10 +9,16 @@ from numpy.typing import NDArray
 from service.schemas import ClassScore
 
 
+def softmax(logits: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the probabilities of logits (..., num_classes)."""
+    logits = logits.astype(np.float64)
+    exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    scores: NDArray[np.float64] = exponentials / exponentials.sum(axis=-1, keepdims=True)
+    return scores
+
+
 def rank(logits: NDArray[Any], labels: Sequence[str], top_k: int) -> list[ClassScore]:
     """Return the `top_k` classes of one row of logits (num_classes,), best first; scores are softmax probabilities."""
-    logits = logits.astype(np.float64)
-    exponentials = np.exp(logits - logits.max())
-    scores = exponentials / exponentials.sum()
+    scores = softmax(logits)
     best = np.argsort(-scores, kind="stable")[:top_k]
     return [ClassScore(label=labels[index], class_index=int(index), score=float(scores[index])) for index in best]

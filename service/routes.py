@@ -1,13 +1,13 @@
 """POST /classify: HTTP --> the predictor, and back. Reads from top to bottom as a request goes."""
 
-import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from service.deadlines import until
 from service.disconnect import unless_client_leaves
-from service.errors import DeadlineExceeded
 from service.observation import Record
 from service.parameters import (
     PROBLEMS,
@@ -19,7 +19,8 @@ from service.parameters import (
     deadline_of,
     parts,
 )
-from service.schemas import Classification
+from service.predictor import Predictor
+from service.schemas import Classification, ClassScore
 from service.uploads import body_bytes, read_image
 
 router = APIRouter()
@@ -55,23 +56,33 @@ async def classify(
     timeout_ms: TimeoutMs = None,
 ) -> Response:
     """Classify one image: JPEG, PNG, WebP, GIF (first frame), BMP or TIFF."""
-    lifecycle, settings, _ = parts(request)
-    record: Record = request.state.record
-    predictor = lifecycle.repository.predictor(model, version)
+    predictor = parts(request)[0].repository.predictor(model, version)
     manifest = predictor.manifest
-    record.asks(manifest)
     top_k = checked_top_k(top_k, predictor)
+    predictions = await classified(request, predictor, top_k=top_k, timeout_ms=timeout_ms)
+    answer = Classification(model=manifest.name, version=manifest.version, predictions=predictions)
+    return Response(answer.model_dump_json(), media_type="application/json")
+
+
+async def classified(
+    request: Request,
+    predictor: Predictor,
+    *,
+    top_k: int,
+    timeout_ms: int | None,
+    read: Callable[..., Awaitable[bytes]] = read_image,
+) -> list[ClassScore]:
+    """Let a request in, `read` its picture and classify it."""
+    settings = parts(request)[1]
+    record: Record = request.state.record
+    record.asks(predictor.manifest)
     timeout, deadline = deadline_of(timeout_ms, settings)
     size = body_bytes(request, max_body_bytes=settings.max_body_bytes)
 
     with predictor.admission.admit(body_bytes=size, timeout=timeout):
-        try:
-            async with asyncio.timeout_at(deadline):
-                image_bytes = await read_image(request, max_body_bytes=settings.max_body_bytes)
-        except TimeoutError:
-            raise DeadlineExceeded from None
+        async with until(deadline):
+            image_bytes = await read(request, max_body_bytes=settings.max_body_bytes)
         record.received()
         prediction = await unless_client_leaves(request, predictor.predict(image_bytes, top_k=top_k, deadline=deadline))
     record.predicted(prediction.stages, prediction.batch_size)
-    answer = Classification(model=manifest.name, version=manifest.version, predictions=prediction.predictions)
-    return Response(answer.model_dump_json(), media_type="application/json")
+    return prediction.predictions

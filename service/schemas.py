@@ -45,6 +45,20 @@ class Problem(BaseModel):
     request_id: str
 
 
+class ProtocolError(BaseModel):
+    """An error, as the Open Inference Protocol has it."""
+
+    error: str
+
+
+class TorchServeError(BaseModel):
+    """An error, as TorchServe has it."""
+
+    code: int
+    type: str
+    message: str
+
+
 class Health(BaseModel):
     """Where the process is in its life."""
 

@@ -23,6 +23,15 @@ class _InMemoryParser(MultiPartParser):
     spool_max_size = 2**62  # the body is bounded already, and the root file system may be read-only
 
 
+async def read_body(request: Request, *, max_body_bytes: int) -> bytes:
+    """Return the whole body.
+
+    Raises:
+        BodyTooLarge: as `read_image`.
+    """
+    return b"".join([chunk async for chunk in _limited(request, max_body_bytes)])
+
+
 async def read_image(request: Request, *, max_body_bytes: int) -> bytes:
     """Return the encoded image of a raw body, a multipart field `image` or JSON `{"image": base64 or data URI}`.
 
@@ -31,26 +40,30 @@ async def read_image(request: Request, *, max_body_bytes: int) -> bytes:
         UnsupportedMediaType: a Content-Type that is none of the three.
         InvalidRequest: malformed, no image, or more than one.
     """
-    media_type = _media_type(request)
-    stream = _limited(request, max_body_bytes)
+    media_type = media_type_of(request)
     if media_type == "multipart/form-data":
-        try:
-            parts = await _form_parts(request, stream, max_files=_MAX_FILES)
-        except TooManyRows as error:
-            raise InvalidRequest(f"expected one multipart field {FIELD!r}, found many") from error
-        if len(parts) != 1:
-            raise InvalidRequest(f"expected one multipart field {FIELD!r}, found {len(parts)}")
-        return _raised(parts[0])
+        return await read_form_image(request, max_body_bytes=max_body_bytes)
     if media_type == "application/json":
-        text = _json_value(b"".join([chunk async for chunk in stream]), FIELD)
+        text = _json_value(await read_body(request, max_body_bytes=max_body_bytes), FIELD)
         if not isinstance(text, str):
             raise InvalidRequest(f'expected {{"{FIELD}": "<base64 or data URI>"}}')
-        return _raised(_from_base64(text))
+        return _raised(from_base64(text))
     if media_type in ("", "application/octet-stream") or media_type.startswith("image/"):
-        return b"".join([chunk async for chunk in stream])
+        return await read_body(request, max_body_bytes=max_body_bytes)
     raise UnsupportedMediaType(
         "send Content-Type image/*, application/octet-stream, multipart/form-data or application/json"
     )
+
+
+async def read_form_image(request: Request, *, max_body_bytes: int, field: str = FIELD) -> bytes:
+    """Return the encoded image of the one multipart part `field`; raises as `read_image`."""
+    try:
+        parts = await _form_parts(request, _limited(request, max_body_bytes), max_files=_MAX_FILES, field=field)
+    except TooManyRows as error:
+        raise InvalidRequest(f"expected one multipart field {field!r}, found many") from error
+    if len(parts) != 1:
+        raise InvalidRequest(f"expected one multipart field {field!r}, found {len(parts)}")
+    return _raised(parts[0])
 
 
 async def read_images(request: Request, *, max_body_bytes: int, max_items: int) -> list[bytes | ServiceError]:
@@ -64,7 +77,7 @@ async def read_images(request: Request, *, max_body_bytes: int, max_items: int) 
         InvalidRequest: malformed, or no image at all.
         TooManyRows: more than `max_items`.
     """
-    media_type = _media_type(request)
+    media_type = media_type_of(request)
     stream = _limited(request, max_body_bytes)
     images: list[bytes | ServiceError]
     if media_type == "multipart/form-data":
@@ -73,7 +86,7 @@ async def read_images(request: Request, *, max_body_bytes: int, max_items: int) 
         texts = _json_value(b"".join([chunk async for chunk in stream]), LIST_FIELD)
         if not isinstance(texts, list):
             raise InvalidRequest(f'expected {{"{LIST_FIELD}": ["<base64 or data URI>", …]}}')
-        images = [_from_base64(text) for text in texts[: max_items + 1]]
+        images = [from_base64(text) for text in texts[: max_items + 1]]
     else:
         raise UnsupportedMediaType("send Content-Type multipart/form-data or application/json")
     if not images:
@@ -89,7 +102,8 @@ def body_bytes(request: Request, *, max_body_bytes: int) -> int:
     return min(int(declared[:20]), max_body_bytes) if declared.isdecimal() else max_body_bytes
 
 
-def _media_type(request: Request) -> str:
+def media_type_of(request: Request) -> str:
+    """The Content-Type without its parameters."""
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
@@ -107,7 +121,7 @@ async def _limited(request: Request, max_body_bytes: int) -> AsyncGenerator[byte
 
 
 async def _form_parts(
-    request: Request, stream: AsyncGenerator[bytes, None], *, max_files: int
+    request: Request, stream: AsyncGenerator[bytes, None], *, max_files: int, field: str = FIELD
 ) -> list[bytes | ServiceError]:
     parser = _InMemoryParser(
         request.headers,
@@ -123,14 +137,14 @@ async def _form_parts(
             raise _too_many(max_files) from error
         raise InvalidRequest("the multipart body is malformed or has too many fields") from error
     try:
-        return await _contents(form)
+        return await _contents(form, field)
     finally:
         await form.close()
 
 
-async def _contents(form: FormData) -> list[bytes | ServiceError]:
-    text = InvalidRequest(f"the multipart field {FIELD!r} is text; send it as a file (curl -F {FIELD}=@FILE)")
-    return [await part.read() if isinstance(part, UploadFile) else text for part in form.getlist(FIELD)]
+async def _contents(form: FormData, field: str) -> list[bytes | ServiceError]:
+    text = InvalidRequest(f"the multipart field {field!r} is text; send it as a file (curl -F {field}=@FILE)")
+    return [await part.read() if isinstance(part, UploadFile) else text for part in form.getlist(field)]
 
 
 def _json_value(body: bytes, name: str) -> Any:
@@ -141,7 +155,8 @@ def _json_value(body: bytes, name: str) -> Any:
     return content.get(name) if isinstance(content, dict) else None
 
 
-def _from_base64(text: object) -> bytes | ServiceError:
+def from_base64(text: object) -> bytes | ServiceError:
+    """The bytes that base64 or a data URI stand for, or what is wrong with it."""
     if not isinstance(text, str):
         return InvalidRequest("expected base64 or a data URI, as a string")
     if text.startswith("data:"):

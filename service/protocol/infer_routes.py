@@ -1,0 +1,112 @@
+"""POST /v2/models/{model}/infer: HTTP --> the predictor, and back. Reads from top to bottom as a request goes."""
+
+from functools import partial
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from service.deadlines import until
+from service.disconnect import unless_client_leaves
+from service.observation import Record
+from service.parameters import TimeoutMs, deadline_of, failures, parts
+from service.predictor import Inference, Predictor
+from service.protocol.compression import compressed, decompressed
+from service.protocol.descriptions import Json
+from service.protocol.infer_request import LENGTH_HEADER, InferRequest, read_infer_request
+from service.protocol.infer_response import write_infer_response
+from service.protocol.model_routes import find
+from service.protocol.view import View
+from service.schemas import ProtocolError
+from service.uploads import body_bytes, read_body
+
+router = APIRouter(tags=["Open Inference Protocol v2"])
+
+_ERRORS = failures(ProtocolError)
+_TENSORS = {
+    "type": "object",
+    "required": ["inputs"],
+    "properties": {
+        "id": {"type": "string"},
+        "parameters": {"type": "object"},
+        "inputs": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["name", "shape", "datatype"],
+                "properties": {
+                    "name": {"type": "string"},
+                    "shape": {"type": "array", "items": {"type": "integer"}},
+                    "datatype": {"type": "string"},
+                    "parameters": {"type": "object"},
+                    "data": {"type": "array", "items": {}},
+                },
+            },
+        },
+        "outputs": {"type": "array", "items": {"type": "object"}},
+    },
+}
+_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {"schema": _TENSORS},
+            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+        },
+    }
+}
+
+
+@router.post("/v2/models/{model}/infer", response_model=Json, responses=_ERRORS, openapi_extra=_BODY)
+@router.post("/v2/models/{model}/versions/{version}/infer", response_model=Json, responses=_ERRORS, openapi_extra=_BODY)
+async def infer(request: Request, model: str, version: str | None = None, timeout_ms: TimeoutMs = None) -> Response:
+    """Run a model on tensors, or on pictures (`MODEL:pictures`), with its answer as numbers or as its best classes."""
+    lifecycle, settings, _ = parts(request)
+    record: Record = request.state.record
+    predictor, view = find(lifecycle.repository, model, version)
+    record.asks(view.manifest)
+    timeout, deadline = deadline_of(timeout_ms, settings)
+    size = body_bytes(request, max_body_bytes=settings.max_body_bytes)
+    read = partial(
+        _read,
+        encoding=request.headers.get("content-encoding", ""),
+        header_length=request.headers.get(LENGTH_HEADER),
+        view=view,
+        max_bytes=settings.max_body_bytes,
+        max_rows=min(settings.max_batch_items, predictor.settings.max_queue_size),
+    )
+
+    with predictor.admission.admit(body_bytes=size, timeout=timeout) as place:
+        async with until(deadline):
+            body = await read_body(request, max_body_bytes=settings.max_body_bytes)
+        record.received()
+        asked = await predictor.offload(partial(read, body), deadline=deadline)
+        place.widen(len(asked.rows))
+        if asked.timeout is not None:
+            deadline = min(deadline, deadline - timeout + asked.timeout)
+        inference = await unless_client_leaves(request, _infer(predictor, asked, deadline))
+    record.predicted(inference.stages, inference.batch_size)
+    return _answer(request, *write_infer_response(view, asked, inference.logits))
+
+
+def _read(
+    body: bytes, *, encoding: str, header_length: str | None, view: View, max_bytes: int, max_rows: int
+) -> InferRequest:
+    body = decompressed(body, encoding, max_bytes=max_bytes)
+    return read_infer_request(body, header_length, view, max_rows=max_rows)
+
+
+async def _infer(predictor: Predictor, asked: InferRequest, deadline: float) -> Inference:
+    if isinstance(asked.rows, list):
+        return await predictor.infer_pictures(asked.rows, deadline=deadline)
+    return await predictor.infer(asked.rows, deadline=deadline)
+
+
+def _answer(request: Request, content: bytes, json_length: int | None) -> Response:
+    """The lengths are of what there is before it is compressed, as the clients expect."""
+    headers = {} if json_length is None else {LENGTH_HEADER: str(json_length)}
+    media_type = "application/json" if json_length is None else "application/octet-stream"
+    content, encoding = compressed(content, request.headers.get("accept-encoding", ""))
+    if encoding:
+        headers["Content-Encoding"] = encoding
+    return Response(content, 200, headers, media_type)

@@ -1,0 +1,158 @@
+"""GET /v2…: what is here, is it ready, what has it done. The questions of the Open Inference Protocol and of Triton."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import JSONResponse, Response
+
+from service.admin_routes import changeable, load_model
+from service.errors import InvalidRequest
+from service.lifecycle import State
+from service.model_repository import ModelRepository
+from service.parameters import parts
+from service.predictor import Predictor
+from service.protocol.descriptions import (
+    Json,
+    index_entry,
+    model_config,
+    model_metadata,
+    model_statistics,
+    server_metadata,
+)
+from service.protocol.view import View, names, split_name, views
+from service.schemas import ProtocolError
+from service.served_model import ServedModel
+from service.uploads import read_body
+
+router = APIRouter(
+    tags=["Open Inference Protocol v2"], responses={404: {"model": ProtocolError}, 503: {"model": ProtocolError}}
+)
+_CHANGES: dict[int | str, dict[str, Any]] = {code: {"model": ProtocolError} for code in (401, 403, 409)}
+_MODEL = "/v2/models/{model}"
+_VERSION = _MODEL + "/versions/{version}"
+
+
+def find(repository: ModelRepository, model: str, version: str | None) -> tuple[Predictor, View]:
+    """The predictor for a name of the protocol, and which of its faces the name means.
+
+    Raises:
+        ModelNotFound: as `ModelRepository.predictor`.
+    """
+    name, pictures = split_name(model)
+    predictor = repository.predictor(name, version)
+    return predictor, View(predictor.manifest, pictures)
+
+
+@router.get("/v2", response_model=Json)
+async def server() -> Response:
+    """Name, version and extensions."""
+    return JSONResponse(server_metadata())
+
+
+@router.get("/v2/health/live", response_model=Json)
+async def live(request: Request) -> Response:
+    """Whether the process does its work."""
+    if parts(request)[0].state is State.FAILED:
+        parts(request)[0].require_ready()
+    return JSONResponse({"live": True})
+
+
+@router.get("/v2/health/ready", response_model=Json)
+async def ready(request: Request) -> Response:
+    """Whether all models answer."""
+    parts(request)[0].require_ready()
+    return JSONResponse({"live": True, "ready": True})
+
+
+@router.get("/v2/models", response_model=Json)
+async def models(request: Request) -> Response:
+    """The names of all models."""
+    served = [model.default.manifest for model in parts(request)[0].repository if model.serving]
+    return JSONResponse({"models": [view.name for manifest in served for view in views(manifest)]})
+
+
+@router.get("/v2/models/stats", response_model=Json)
+async def all_statistics(request: Request) -> Response:
+    """What each model has done; their second names are left out, so that sums are right."""
+    predictors = parts(request)[0].repository.predictors
+    stats = [model_statistics(View(predictor.manifest, False), predictor.statistics) for predictor in predictors]
+    return JSONResponse({"model_stats": stats})
+
+
+@router.get(_MODEL, response_model=Json)
+@router.get(_VERSION, response_model=Json)
+async def metadata(request: Request, model: str, version: str | None = None) -> Response:
+    """Inputs and outputs of a model."""
+    repository = parts(request)[0].repository
+    _, view = find(repository, model, version)
+    return JSONResponse(model_metadata(view, repository.versions(view.manifest.name)))
+
+
+@router.get(_MODEL + "/versions", response_model=Json)
+async def versions(request: Request, model: str) -> Response:
+    """The versions of a model that are served."""
+    repository = parts(request)[0].repository
+    return JSONResponse({"versions": repository.versions(find(repository, model, None)[1].manifest.name)})
+
+
+@router.get(_MODEL + "/ready", response_model=Json)
+@router.get(_VERSION + "/ready", response_model=Json)
+async def model_ready(request: Request, model: str, version: str | None = None) -> Response:
+    """Whether a model answers."""
+    return JSONResponse({"name": find(parts(request)[0].repository, model, version)[1].name, "ready": True})
+
+
+@router.get(_MODEL + "/config", response_model=Json)
+@router.get(_VERSION + "/config", response_model=Json)
+async def config(request: Request, model: str, version: str | None = None) -> Response:
+    """A model as Triton's model configuration."""
+    predictor, view = find(parts(request)[0].repository, model, version)
+    settings = predictor.settings
+    max_rows = min(settings.max_batch_items, settings.max_queue_size)
+    return JSONResponse(model_config(view, settings, provider=predictor.provider, max_rows=max_rows))
+
+
+@router.get(_MODEL + "/stats", response_model=Json)
+@router.get(_VERSION + "/stats", response_model=Json)
+async def statistics(request: Request, model: str, version: str | None = None) -> Response:
+    """What a model has done since it was loaded."""
+    predictor, view = find(parts(request)[0].repository, model, version)
+    return JSONResponse({"model_stats": [model_statistics(view, predictor.statistics)]})
+
+
+@router.post("/v2/repository/index", response_model=list[Json])
+async def index(request: Request) -> Response:
+    """Every model and its state; with `{"ready": true}` only those that answer."""
+    lifecycle, settings, _ = parts(request)
+    body = await read_body(request, max_body_bytes=settings.max_body_bytes)
+    try:
+        only_ready = bool(body) and json.loads(body).get("ready", False) is True
+    except (ValueError, RecursionError, AttributeError) as error:
+        raise InvalidRequest("expected no body or a JSON object") from error
+    entries = [entry for model in lifecycle.repository for entry in _entries(model)]
+    return JSONResponse([entry for entry in entries if not only_ready or entry["state"] == "READY"])
+
+
+@router.post("/v2/repository/models/{model}/load", response_model=Json, responses=_CHANGES)
+async def load(request: Request, model: str) -> Response:
+    """Serve what the model's folder says now; only with a key for `admin`."""
+    await load_model(changeable(request), split_name(model)[0])
+    return JSONResponse({})
+
+
+@router.post("/v2/repository/models/{model}/unload", response_model=Json, responses=_CHANGES)
+async def unload(request: Request, model: str) -> Response:
+    """Serve the model no more; only with a key for `admin`."""
+    await changeable(request).unload(split_name(model)[0])
+    return JSONResponse({})
+
+
+def _entries(model: ServedModel) -> Iterator[Json]:
+    for version in model.serving:
+        for name in names(model.name):
+            yield index_entry(name, version, None)
+    for version, reason in model.failures.items():
+        for name in names(model.name):
+            yield index_entry(name, version, reason)

@@ -1,0 +1,66 @@
+"""What one model has done since it was loaded: counts and nanoseconds. Knows nothing of HTTP or of Prometheus.
+
+Requests are counted where they enter the model's queue, whichever address they came by. What is refused before that
+has cost the model nothing and is counted by `aaserve_rejected_total` alone.
+"""
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from service.errors import ServiceError
+
+
+@dataclass(slots=True)
+class Duration:
+    """How often, and how long in all."""
+
+    count: int = 0
+    ns: int = 0
+
+    def add(self, seconds: float) -> None:
+        self.count += 1
+        self.ns += round(seconds * 1e9)
+
+
+@dataclass(slots=True)
+class Statistics:
+    """Of requests and their stages, and of model calls by their number of rows."""
+
+    success: Duration = field(default_factory=Duration)
+    fail: Duration = field(default_factory=Duration)
+    queue: Duration = field(default_factory=Duration)
+    compute_input: Duration = field(default_factory=Duration)
+    compute_infer: Duration = field(default_factory=Duration)
+    compute_output: Duration = field(default_factory=Duration)
+    inference_count: int = 0  # rows answered
+    execution_count: int = 0  # model calls
+    last_inference_ms: int = 0  # since 1970
+    executions: dict[int, Duration] = field(default_factory=lambda: defaultdict(Duration))  # by rows
+
+    @contextmanager
+    def failures(self) -> Iterator[None]:
+        """Count a request that fails inside the block; one whose caller leaves counts as neither."""
+        started = time.perf_counter()
+        try:
+            yield
+        except ServiceError:
+            self.fail.add(time.perf_counter() - started)
+            raise
+
+    def executed(self, rows: int, seconds: float) -> None:
+        """Count a model call; called in the model's thread, and by nobody else."""
+        self.execution_count += 1
+        self.executions[rows].add(seconds)
+
+    def answered(self, rows: int, *, decode: float, queue: float, inference: float, total: float) -> None:
+        """Count a request that was answered; all but `rows` are seconds."""
+        self.inference_count += rows
+        self.last_inference_ms = time.time_ns() // 1_000_000
+        self.success.add(total)
+        self.queue.add(queue)
+        self.compute_input.add(decode)
+        self.compute_infer.add(inference)
+        self.compute_output.add(max(0.0, total - decode - queue - inference))

@@ -1,0 +1,23 @@
+"""Environments for clients that pin libraries which we pin otherwise: .venv-NAME, made on first use from NAME.txt."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.helpers import ROOT
+
+
+def environment(client: str) -> Path:
+    """The interpreter that has the client installed."""
+    folder = ROOT / f".venv-{client}"
+    requirements = Path(__file__).parent / f"{client}.txt"
+    installed = folder / ".installed"
+    python = folder / "bin" / "python"
+    if not installed.is_file() or installed.read_bytes() != requirements.read_bytes():
+        shutil.rmtree(folder, ignore_errors=True)
+        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+        pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        subprocess.run([*pip, "--requirement", requirements], check=True)
+        shutil.copyfile(requirements, installed)
+    return python
