@@ -8,6 +8,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from bundle.bundle import Bundle
+from service import model_routes, page_routes
 from service.errors import ServiceError
 from service.lifecycle import Lifecycle
 from service.metrics import Metrics
@@ -38,6 +39,8 @@ def create_app(
     app.state.settings = settings
     app.state.metrics = metrics
     app.include_router(router)
+    app.include_router(model_routes.router)
+    app.include_router(page_routes.router)
     app.add_exception_handler(ServiceError, on_service_error)
     app.add_exception_handler(RequestValidationError, on_invalid_parameter)
     app.add_exception_handler(HTTPException, on_http_exception)

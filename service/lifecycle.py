@@ -8,10 +8,12 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Self
 
 from bundle.bundle import Bundle
+from bundle.manifest import Manifest
 from service.decode_pool import DecodePool
 from service.errors import Draining, ModelNotFound, NotReady, StartFailed
 from service.metrics import Metrics
@@ -28,6 +30,15 @@ class State(StrEnum):
     READY = "ready"
     DRAINING = "draining"
     FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """One model as it stands now; `provider` is None until it is loaded."""
+
+    manifest: Manifest
+    state: State
+    provider: str | None
 
 
 class Lifecycle:
@@ -90,6 +101,17 @@ class Lifecycle:
         if version not in (None, predictor.manifest.version):
             raise ModelNotFound(f"no such version of {predictor.manifest.name}; served: {predictor.manifest.version}")
         return predictor
+
+    def served(self) -> list[Served]:
+        """Every model, loaded or not."""
+        found = []
+        for bundle in self._bundles:
+            predictor = self._predictors.get(bundle.manifest.name)
+            state = self._state
+            if state is State.READY and (predictor is None or not predictor.alive):
+                state = State.FAILED
+            found.append(Served(bundle.manifest, state, predictor.provider if predictor else None))
+        return found
 
     def require_ready(self) -> None:
         """Raise NotReady or Draining unless requests can be answered."""

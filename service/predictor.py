@@ -49,9 +49,17 @@ class Predictor:
     """One model at work."""
 
     def __init__(
-        self, manifest: Manifest, batcher: DynamicBatcher, pool: DecodePool, metrics: Metrics, *, max_image_pixels: int
+        self,
+        manifest: Manifest,
+        provider: str,
+        batcher: DynamicBatcher,
+        pool: DecodePool,
+        metrics: Metrics,
+        *,
+        max_image_pixels: int,
     ) -> None:
         self.manifest = manifest
+        self.provider = provider
         self._batcher = batcher
         self._pool = pool
         self._metrics = metrics
@@ -123,4 +131,6 @@ async def open_predictor(
     metrics.watch_queue(manifest.name, lambda: batcher.queue_depth, settings.max_queue_size)
     async with batcher:
         with metrics.model_ready_while(served, session.provider):
-            yield Predictor(manifest, batcher, pool, metrics, max_image_pixels=settings.max_image_pixels)
+            yield Predictor(
+                manifest, session.provider, batcher, pool, metrics, max_image_pixels=settings.max_image_pixels
+            )
