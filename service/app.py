@@ -14,8 +14,10 @@ from service.lifecycle import Lifecycle
 from service.metrics import Metrics
 from service.observation import Observation
 from service.problems import on_http_exception, on_invalid_parameter, on_service_error
+from service.process_metrics import watch_process
 from service.routes import router
 from service.settings import Settings
+from service.triton_names import TritonNames
 
 
 def create_app(
@@ -23,6 +25,9 @@ def create_app(
 ) -> FastAPI:
     """Build the application that serves `bundles`; `on_failure` is called if one of them cannot be loaded."""
     metrics = Metrics()
+    watch_process(metrics.registry)
+    if settings.metrics_compat == "triton":
+        metrics.registry.register(TritonNames(metrics))
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

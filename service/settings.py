@@ -62,3 +62,6 @@ class Settings(BaseSettings):
     drain_grace_ms: int = Field(
         10_000, ge=0, le=600_000, description="Milliseconds after SIGTERM to answer what was accepted, at most."
     )
+    metrics_compat: Literal["none", "triton"] = Field(
+        "none", description="triton: the same figures also under Triton's names, nv_inference_*."
+    )

@@ -52,12 +52,8 @@ def with_answers(browser: Browser, service: RunningService, broken: Path, **how:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [360, 768, 1440])
-def test_it_fits_every_screen(
-    browser: Browser, service: RunningService, broken: Path, width: int, scheme: str
-) -> None:
-    tab = with_answers(
-        browser, service, broken, viewport={"width": width, "height": 900}, color_scheme=scheme
-    )
+def test_it_fits_every_screen(browser: Browser, service: RunningService, broken: Path, width: int, scheme: str) -> None:
+    tab = with_answers(browser, service, broken, viewport={"width": width, "height": 900}, color_scheme=scheme)
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     tab.screenshot(path=SCREENSHOTS / f"page-{width}-{scheme}.png", full_page=True)
     for summary in tab.locator("summary").all():

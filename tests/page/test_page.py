@@ -85,7 +85,7 @@ def test_a_broken_file_is_refused_in_the_services_words(tab: Page, service: Runn
 
 def test_a_slow_answer_shows_a_spinner_until_it_comes(tab: Page) -> None:
     held: list[Route] = []
-    tab.route("**/classify*", held.append)
+    tab.route("**/classify*", lambda route: held.append(route))
     tab.goto("/")
     with tab.expect_request("**/classify*"):
         choose(tab, ROCKET)
@@ -140,7 +140,7 @@ def test_everything_can_be_done_with_the_keyboard(tab: Page) -> None:
     tab_to(".skip")
     tab_to("#files")
     with tab.expect_file_chooser() as chooser:
-        tab.keyboard.press("Enter")
+        tab.keyboard.press("Space")
     chooser.value.set_files(ROCKET)
     expect(card(tab, "rocket.jpg").locator(".top")).to_have_text("rocket")
     tab_to('[data-example="cup.jpg"]')
