@@ -30,9 +30,7 @@ class Query:
 
 
 def rules() -> list[dict[str, Any]]:
-    return [
-        rule for path in RULES for group in yaml.safe_load(path.read_text())["groups"] for rule in group["rules"]
-    ]
+    return [rule for path in RULES for group in yaml.safe_load(path.read_text())["groups"] for rule in group["rules"]]
 
 
 def rule_queries() -> list[Query]:

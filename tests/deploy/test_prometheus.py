@@ -57,10 +57,10 @@ def prometheus(service: RunningService, tmp_path_factory: pytest.TempPathFactory
     )
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}/api/v1", timeout=10) as client:
-            wait_for(lambda: ask(client, 'up{job="aaserve"} == 1'), "the first scrape")
-            send_traffic(service)  # after the first scrape and before the second: a counter must be seen to rise
-            wait_for(lambda: ask(client, "changes(aaserve_batch_size_count[1m]) > 0"), "a scrape after the traffic")
             send_traffic(service)
+            wait_for(lambda: ask(client, "aaserve_batch_size_count"), "a first scrape")
+            send_traffic(service)  # again: a counter must be seen to rise
+            wait_for(lambda: ask(client, "changes(aaserve_batch_size_count[1m]) > 0"), "a scrape after the traffic")
             yield client
     finally:
         process.terminate()

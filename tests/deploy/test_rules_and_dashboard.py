@@ -23,9 +23,7 @@ def names_of_the_service() -> set[str]:
     metrics = Metrics()
     watch_process(metrics.registry)
     suffixes = {"counter": ["_total"], "histogram": ["_bucket", "_count", "_sum"]}
-    return {
-        family.name + suffix for family in metrics.registry.collect() for suffix in suffixes.get(family.type, [""])
-    }
+    return {family.name + suffix for family in metrics.registry.collect() for suffix in suffixes.get(family.type, [""])}
 
 
 @needs_promtool

@@ -1,5 +1,6 @@
 """What everybody can see and reach: names, contrast, small and large screens, light and dark, still pictures."""
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,15 @@ CONTRASTS = """() => {
         canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1);
         return [...canvas.getImageData(0, 0, 1, 1).data];
     };
-    const luminance = ([r, g, b]) => [r, g, b].map((v) => v / 255).map((v) => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4)
+    const luminance = ([r, g, b]) => [r / 255, g / 255, b / 255]
+        .map((v) => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4)
         .reduce((sum, v, i) => sum + v * [.2126, .7152, .0722][i], 0);
     const found = [];
     const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
     while (walker.nextNode()) {
         const element = walker.currentNode.parentElement;
-        if (!walker.currentNode.data.trim() || ["SCRIPT", "OPTION"].includes(element.tagName) || !element.checkVisibility()) continue;
+        if (!walker.currentNode.data.trim() || ["SCRIPT", "OPTION"].includes(element.tagName)) continue;
+        if (!element.checkVisibility()) continue;
         let at = element, ground = [255, 255, 255, 0];
         for (; at; at = at.parentElement) {
             if (at.matches(".pen")) { ground = rgba(getComputedStyle(at).getPropertyValue("--mark")); break; }
@@ -32,8 +35,10 @@ CONTRASTS = """() => {
         }
         const style = getComputedStyle(element);
         const [high, low] = [luminance(rgba(style.color)), luminance(ground)].sort((a, b) => b - a);
-        const large = parseFloat(style.fontSize) >= 24 || (parseFloat(style.fontSize) >= 18.66 && style.fontWeight >= 700);
-        found.push({text: walker.currentNode.data.trim(), ratio: (high + .05) / (low + .05), needed: large ? 3 : 4.5});
+        const size = parseFloat(style.fontSize);
+        const large = size >= 24 || (size >= 18.66 && style.fontWeight >= 700);
+        const text = walker.currentNode.data.trim();
+        found.push({text, ratio: (high + .05) / (low + .05), needed: large ? 3 : 4.5});
     }
     return found;
 }"""
@@ -114,7 +119,7 @@ def test_headings_leave_out_no_level(browser: Browser, service: RunningService, 
     levels = tab.evaluate("[...document.querySelectorAll('h1,h2,h3,h4')].map((h) => Number(h.tagName[1]))")
     assert levels[0] == 1
     assert levels.count(1) == 1
-    assert all(later <= earlier + 1 for earlier, later in zip(levels, levels[1:], strict=False))
+    assert all(later <= earlier + 1 for earlier, later in pairwise(levels))
     tab.context.close()
 
 
