@@ -57,6 +57,8 @@ def prometheus(service: RunningService, tmp_path_factory: pytest.TempPathFactory
     )
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}/api/v1", timeout=10) as client:
+            # Until it is ready it answers 503, and not in JSON.
+            wait_for(lambda: client.get(f"http://127.0.0.1:{port}/-/ready").is_success, "Prometheus")
             send_traffic(service)
             wait_for(lambda: ask(client, "aaserve_batch_size_count"), "a first scrape")
             send_traffic(service)  # again: a counter must be seen to rise
