@@ -3,6 +3,7 @@
 settings --> bundles opened and checked --> HTTP up --> models loaded and warmed up --> ready ... SIGTERM --> drained
 """
 
+import gc
 import logging
 import signal
 import socket
@@ -70,6 +71,8 @@ def main() -> int:
     # uvicorn raises the signal again once it has stopped; a stop that was asked for is no failure.
     signal.signal(signal.SIGTERM, lambda *_: None)
     signal.signal(signal.SIGINT, lambda *_: None)
+    gc.collect()
+    gc.freeze()  # what is loaded now stays; looking through it again and again would stop the event loop for 60 ms
     server.run()
     failure = app.state.lifecycle.failure
     return _fail(failure) if failure else 0

@@ -8,14 +8,14 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from bundle.bundle import Bundle
-from service import model_routes, page_routes
+from service import batch_routes, model_routes, operator_routes, page_routes, routes
+from service.early_refusal import EarlyRefusal
 from service.errors import ServiceError
 from service.lifecycle import Lifecycle
 from service.metrics import Metrics
 from service.observation import Observation
 from service.problems import on_http_exception, on_invalid_parameter, on_service_error
 from service.process_metrics import watch_process
-from service.routes import router
 from service.settings import Settings
 from service.triton_names import TritonNames
 
@@ -43,11 +43,11 @@ def create_app(
     )
     app.state.settings = settings
     app.state.metrics = metrics
-    app.include_router(router)
-    app.include_router(model_routes.router)
-    app.include_router(page_routes.router)
+    for part in (routes, batch_routes, operator_routes, model_routes, page_routes):
+        app.include_router(part.router)
     app.add_exception_handler(ServiceError, on_service_error)
     app.add_exception_handler(RequestValidationError, on_invalid_parameter)
     app.add_exception_handler(HTTPException, on_http_exception)
-    app.add_middleware(Observation, metrics=metrics)
+    app.add_middleware(EarlyRefusal, settings=settings)
+    app.add_middleware(Observation, metrics=metrics)  # the last one added is the outermost
     return app

@@ -1,52 +1,41 @@
 """Greedy dynamic batching: many callers, one model.
 
-    submit(row) --> queue --> whatever waits when the model is free --> run_batch --> one answer per caller
+    submit(rows) --> queue --> whatever waits when the model is free --> run_batch --> one answer per caller
 
 Knows nothing of HTTP or ONNX Runtime. `run_batch` is any blocking function that maps (batch, ...) to (batch, ...); it
-runs in a thread of its own, one batch at a time. A done `answer` means that nobody waits any more: deadline, disconnect
-and cancellation are one case.
+runs in a thread of its own, one batch at a time. While it runs, the next batch is prepared as soon as it is full, so
+that a busy model never waits for Python; one that could still grow is not (docs/decisions/0009). A batch that fails is
+run again caller by caller, so that only the culprit fails. Nothing polls: an idle batcher awaits an event.
 """
 
 import asyncio
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from time import perf_counter
-from typing import Any, Self
+from contextlib import suppress
+from typing import Self
 
 import numpy as np
-from numpy.typing import NDArray
 
-from service.errors import DeadlineExceeded, Draining, InferenceFailed, QueueFull
+from service.entry import Answer, Array, Entry, Part
+from service.errors import DeadlineExceeded, Draining, QueueFull, TooManyRows
+from service.row_queue import RowQueue
+from service.threads import INFERENCE, give_way
 
-Array = NDArray[Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """The model's output for one row, and where its time went, in seconds."""
-
-    row: Array
-    queue_seconds: float
-    inference_seconds: float
-
-
-@dataclass(slots=True, eq=False)
-class Entry:
-    """One caller's place in the queue."""
-
-    row: Array
-    enqueued: float  # of perf_counter: the event loop's own clock may tick in whole milliseconds
-    answer: asyncio.Future[Answer]
+_AT_THE_MODEL = 2  # batches: one computing, one prepared
 
 
 class DynamicBatcher:
-    """Groups concurrent `submit` calls into batches.
+    """Groups concurrent `submit` calls into batches. All limits count rows.
 
     Args:
         max_batch_size: rows in one call of `run_batch`, at most.
         max_queue_delay: seconds a batch waits for company once the model is free, counted from its first entry.
-        max_queue_size: entries waiting, at most; beyond that `submit` refuses.
+        max_queue_size: rows waiting, at most; beyond that `submit` refuses.
+        recover: called in the model's thread once every caller of a batch has failed alone too; what it raises ends
+            the batcher.
+        on_answered: called in the event loop with the number of rows a batch has answered.
+        clock: the event loop's clock, in seconds, at its full resolution.
     """
 
     def __init__(
@@ -56,17 +45,27 @@ class DynamicBatcher:
         max_batch_size: int,
         max_queue_delay: float,
         max_queue_size: int,
+        recover: Callable[[], None] = lambda: None,
+        on_answered: Callable[[int], None] = lambda rows: None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._run_batch = run_batch
         self._max_batch_size = max_batch_size
         self._max_queue_delay = max_queue_delay
         self._max_queue_size = max_queue_size
-        self._queue: dict[Entry, None] = {}  # ordered, and an entry whose caller left goes at once
-        self._arrived = asyncio.Event()
+        self._recover = recover
+        self._on_answered = on_answered
+        self._clock = clock
+        self._queue = RowQueue()
+        self._handed: dict[asyncio.Task[None], int] = {}  # batch --> rows: the first computes, the second is prepared
+        self._changed = asyncio.Event()
+        self._lost: BaseException | None = None
         self._accepting = False
 
     async def __aenter__(self) -> Self:
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="inference")
+        self._thread = ThreadPoolExecutor(
+            1, thread_name_prefix="inference", initializer=give_way, initargs=(INFERENCE,)
+        )
         self._task = asyncio.create_task(self._run(), name="dynamic-batcher")
         self._accepting = True
         return self
@@ -74,8 +73,9 @@ class DynamicBatcher:
     async def __aexit__(self, *_: object) -> None:
         """Refuse new work, answer what is queued (each entry has its deadline, so this ends), stop."""
         self._accepting = False
-        self._arrived.set()
-        await self._task
+        self._changed.set()
+        await asyncio.wait([self._task])
+        self._task.exception()  # seen; who wants to know awaits `ended`
         self._thread.shutdown()
 
     @property
@@ -84,80 +84,143 @@ class DynamicBatcher:
         return not self._task.done()
 
     @property
+    def computing(self) -> int:
+        """Rows in the running batch."""
+        return next(iter(self._handed.values()), 0)
+
+    @property
     def queue_depth(self) -> int:
         """Rows waiting, those in the running batch not counted."""
-        return len(self._queue)
+        return self._queue.rows + sum(self._handed.values()) - self.computing
 
-    async def submit(self, row: Array, *, deadline: float) -> Answer:
-        """Return the model's answer to one row; `deadline` is an instant of the event loop's clock.
+    async def ended(self) -> None:
+        """Return when the batcher has ended, or raise what ended it."""
+        await asyncio.shield(self._task)
+
+    async def submit(self, rows: Array, *, deadline: float) -> Answer:
+        """Return the model's answer to (N, ...) rows; `deadline` is an instant of the event loop's clock.
 
         Raises:
-            Draining, QueueFull: refused at once; the caller may retry elsewhere.
+            Draining, QueueFull: refused at once, all rows of it; the caller may retry elsewhere.
+            TooManyRows: more than may ever wait.
             DeadlineExceeded: no answer in time.
-            InferenceFailed: `run_batch` raised; every entry of that batch gets this.
+            InferenceFailed: the model failed on these rows, also without company.
         """
         if not self._accepting or not self.alive:
             raise Draining
-        if len(self._queue) >= self._max_queue_size:
+        if len(rows) > self._max_queue_size:
+            raise TooManyRows(f"more than {self._max_queue_size} rows")
+        if self.queue_depth + len(rows) > self._max_queue_size:
             raise QueueFull
-        entry = Entry(row, perf_counter(), asyncio.get_running_loop().create_future())
-        self._queue[entry] = None
-        self._arrived.set()
+        now = self._clock()
+        if now >= deadline:
+            raise DeadlineExceeded
+        entry = Entry(rows, now, deadline, asyncio.get_running_loop().create_future())
+        self._queue.add(entry)
+        self._changed.set()
         try:
             async with asyncio.timeout_at(deadline):
                 return await entry.answer
         except TimeoutError:
             raise DeadlineExceeded from None
         finally:
-            self._queue.pop(entry, None)
+            entry.close()
+            self._queue.drop(entry)
 
     async def _run(self) -> None:
-        while await self._wait_for_entries():
-            batch = [entry for entry in list(self._queue)[: self._max_batch_size] if not entry.answer.done()]
-            for entry in batch:
-                del self._queue[entry]
-            if batch:
-                await self._answer(batch)
+        try:
+            while await self._wait_for_batch():
+                if parts := self._queue.take(self._max_batch_size, self._clock()):
+                    task = asyncio.create_task(self._answer(parts))
+                    self._handed[task] = sum(map(len, parts))
+                    task.add_done_callback(self._batch_ended)
+        finally:
+            for entry in self._queue:  # none, unless the model is lost
+                self._queue.drop(entry)
+                entry.fail(self._lost or RuntimeError("the batcher ended"))
+            if self._handed:
+                await asyncio.wait(list(self._handed))
 
-    async def _wait_for_entries(self) -> bool:
+    async def _wait_for_batch(self) -> bool:
         """Wait until a batch can go; False once draining is over."""
-        while not self._queue:
-            if not self._accepting:
+        while not self._can_go():
+            if self._lost:
+                raise self._lost
+            if not self._accepting and not self._queue:
                 return False
-            self._arrived.clear()
-            await self._arrived.wait()
-        if self._max_queue_delay:
-            await self._wait_for_company(next(iter(self._queue)))
+            self._changed.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(self._company_until()):
+                    await self._changed.wait()
         return True
 
-    async def _wait_for_company(self, first: Entry) -> None:
-        try:
-            async with asyncio.timeout(self._max_queue_delay - (perf_counter() - first.enqueued)):
-                while self._accepting and len(self._queue) < self._max_batch_size:
-                    self._arrived.clear()
-                    await self._arrived.wait()
-        except TimeoutError:
-            pass
+    def _can_go(self) -> bool:
+        if self._lost or not self._queue:
+            return False
+        if self._queue.rows >= self._max_batch_size:
+            return len(self._handed) < _AT_THE_MODEL
+        if self._handed:
+            return False  # it may still grow
+        until = self._company_until()
+        return until is None or self._clock() >= until
 
-    async def _answer(self, entries: list[Entry]) -> None:
-        loop = asyncio.get_running_loop()
-        started = perf_counter()
+    def _company_until(self) -> float | None:
+        """The instant at which a batch that is not full goes nevertheless, if it waits for company at all."""
+        if not self._max_queue_delay or not self._accepting or not self._queue or self._handed:
+            return None
+        return self._queue.oldest.enqueued + self._max_queue_delay
+
+    async def _answer(self, parts: list[Part]) -> None:
         try:
-            batch = np.stack([entry.row for entry in entries])
-            rows = await loop.run_in_executor(self._thread, self._run_batch, batch)
-            seconds = perf_counter() - started
-            pairs = list(zip(entries, rows, strict=True))
+            answered = await self._compute(parts)
         except Exception as error:
-            for entry in entries:
-                if not entry.answer.done():
-                    entry.answer.set_exception(_failure(error))
-        else:
-            for entry, row in pairs:
-                if not entry.answer.done():  # the caller may have left during inference
-                    entry.answer.set_result(Answer(row, started - entry.enqueued, seconds))
+            answered = await self._answer_one_by_one(parts, error)
+        self._on_answered(answered)
+
+    async def _answer_one_by_one(self, parts: list[Part], error: Exception) -> int:
+        """Run a batch that failed again, caller by caller; return the rows answered."""
+        answered, failed = 0, False
+        for part in parts:
+            try:
+                if len(parts) == 1:
+                    raise error  # it has been alone already
+                answered += await self._compute([part])
+            except Exception as cause:
+                failed = True
+                part.entry.fail(cause)
+                self._queue.drop(part.entry)
+        if failed and not answered:
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._recover)
+        return answered
+
+    async def _compute(self, parts: list[Part]) -> int:
+        """Give the model those parts that are still wanted; return their rows."""
+        batch = _stacked(parts)
+        loop = asyncio.get_running_loop()
+        wanted, outputs, started = await loop.run_in_executor(self._thread, self._run_wanted, parts, batch)
+        for part in wanted:
+            rows, outputs = np.split(outputs, [len(part)])
+            part.settle(rows, started=started, now=self._clock())
+        return sum(map(len, wanted))
+
+    def _run_wanted(self, parts: list[Part], batch: Array) -> tuple[list[Part], Array, float]:
+        """In the model's thread: callers may have left since the batch was made."""
+        started = self._clock()
+        wanted = [part for part in parts if part.entry.wanted(started)]
+        if not wanted:
+            return [], batch[:0], started
+        if len(wanted) < len(parts):
+            batch = _stacked(wanted)
+        outputs = self._run_batch(batch)
+        if len(outputs) != len(batch):
+            raise RuntimeError(f"expected {len(batch)} rows from the model, found {len(outputs)}")
+        return wanted, outputs, started
+
+    def _batch_ended(self, task: asyncio.Task[None]) -> None:
+        del self._handed[task]
+        self._lost = self._lost or task.exception()
+        self._changed.set()
 
 
-def _failure(cause: Exception) -> InferenceFailed:
-    failure = InferenceFailed()
-    failure.__cause__ = cause
-    return failure
+def _stacked(parts: list[Part]) -> Array:
+    return parts[0].rows if len(parts) == 1 else np.concatenate([part.rows for part in parts])

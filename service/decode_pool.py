@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from service.errors import DeadlineExceeded, QueueFull
+from service.threads import DECODING, give_way
 
 Result = TypeVar("Result")
 
@@ -14,9 +15,17 @@ class DecodePool:
     """Runs blocking functions in `threads` threads while at most `max_waiting` more wait for one."""
 
     def __init__(self, threads: int, *, max_waiting: int) -> None:
-        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+        self._executor = ThreadPoolExecutor(
+            threads, thread_name_prefix="decode", initializer=give_way, initargs=(DECODING,)
+        )
+        self._threads = threads
         self._limit = threads + max_waiting
         self._admitted = 0
+
+    @property
+    def waiting(self) -> int:
+        """Calls that wait for a thread."""
+        return max(0, self._admitted - self._threads)
 
     async def run(self, function: Callable[[], Result], *, deadline: float) -> Result:
         """Return `function()`; `deadline` is an instant of the event loop's clock.

@@ -48,11 +48,21 @@ class InvalidParameter(ServiceError):
     code = "invalid_parameter"
 
 
+class TooManyRows(ServiceError):
+    status = 413
+    code = "too_many_images"
+
+
 class QueueFull(ServiceError):
+    """Refused at once; `retry_after` is when what is ahead should be answered."""
+
     status = 429
     code = "queue_full"
     message = "the queue is full"
-    retry_after = 1
+
+    def __init__(self, message: str | None = None, *, retry_after: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class NotReady(ServiceError):
@@ -81,3 +91,7 @@ class InferenceFailed(ServiceError):
 
 class StartFailed(Exception):
     """The service cannot start; the message is one line for the operator."""
+
+
+class ModelLost(Exception):
+    """A model died and could not be loaded again; the message is one line for the operator."""

@@ -1,7 +1,8 @@
-"""The life of the service: starting --> ready --> draining, or failed.
+"""The life of the service: starting --> ready (<--> recovering) --> draining, or failed.
 
 Models load and warm up in the background, so that liveness answers from the first moment and readiness only when the
-first caller would not have to wait.
+first caller would not have to wait. A model that is lost ends the service: better no process than a dead one that
+looks alive.
 """
 
 import asyncio
@@ -15,7 +16,7 @@ from typing import Self
 from bundle.bundle import Bundle
 from bundle.manifest import Manifest
 from service.decode_pool import DecodePool
-from service.errors import Draining, ModelNotFound, NotReady, StartFailed
+from service.errors import Draining, ModelLost, ModelNotFound, NotReady, ServiceError, StartFailed
 from service.metrics import Metrics
 from service.predictor import Predictor, open_predictor
 from service.settings import Settings
@@ -28,6 +29,7 @@ class State(StrEnum):
 
     STARTING = "starting"
     READY = "ready"
+    RECOVERING = "recovering"
     DRAINING = "draining"
     FAILED = "failed"
 
@@ -46,7 +48,7 @@ class Lifecycle:
 
     Args:
         bundles: one for each model name.
-        on_failure: called once if a model cannot be loaded; `failure` then says why.
+        on_failure: called once if a model cannot be loaded or is lost; `failure` then says why.
     """
 
     def __init__(
@@ -73,9 +75,13 @@ class Lifecycle:
 
     @property
     def state(self) -> State:
-        if self._state is State.READY and not all(predictor.alive for predictor in self._predictors.values()):
+        if self._state is not State.READY:
+            return self._state
+        if not all(predictor.alive for predictor in self._predictors.values()):
             return State.FAILED
-        return self._state
+        if not all(predictor.ready for predictor in self._predictors.values()):
+            return State.RECOVERING
+        return State.READY
 
     def drain(self) -> None:
         """Take no new requests."""
@@ -108,24 +114,44 @@ class Lifecycle:
         for bundle in self._bundles:
             predictor = self._predictors.get(bundle.manifest.name)
             state = self._state
-            if state is State.READY and (predictor is None or not predictor.alive):
-                state = State.FAILED
+            if state is State.READY and predictor is not None and not predictor.ready:
+                state = State.RECOVERING if predictor.alive else State.FAILED
             found.append(Served(bundle.manifest, state, predictor.provider if predictor else None))
         return found
 
     def require_ready(self) -> None:
         """Raise NotReady or Draining unless requests can be answered."""
-        state = self.state
-        if state is State.DRAINING:
-            raise Draining
-        if state is State.FAILED:
-            raise NotReady("failed: a model stopped working or could not be loaded")
-        if state is State.STARTING:
-            raise NotReady
+        if unready := self._unready():
+            raise unready
+
+    def refusal(self, *, body_bytes: int, timeout: float) -> ServiceError | None:
+        """Why no request of this kind would be taken now, whichever model it names; None if one might be.
+
+        Args: as `Admission.refusal`.
+        """
+        if unready := self._unready():
+            return unready
+        if len(self._predictors) > 1:
+            return None  # one of them may have room
+        predictor = next(iter(self._predictors.values()))
+        return predictor.admission.refusal(body_bytes=body_bytes, timeout=timeout)
+
+    def _unready(self) -> ServiceError | None:
+        match self.state:
+            case State.READY:
+                return None
+            case State.DRAINING:
+                return Draining()
+            case State.FAILED:
+                return NotReady("failed: a model stopped working or could not be loaded")
+            case State.RECOVERING:
+                return NotReady("recovering: a model stopped working and is being loaded again")
+            case _:
+                return NotReady()
 
     async def _live(self) -> None:
         settings = self._settings
-        pool = DecodePool(settings.decode_threads, max_waiting=settings.max_queue_size)
+        pool = DecodePool(settings.decode_threads, max_waiting=settings.max_queue_size * len(self._bundles))
         try:
             async with AsyncExitStack() as stack:
                 stack.callback(pool.close)
@@ -135,8 +161,8 @@ class Lifecycle:
                 if self._state is State.STARTING:
                     self._state = State.READY
                     log.info("ready")
-                await self._stop.wait()
-        except StartFailed as error:
+                await self._stopped_or_lost()
+        except (StartFailed, ModelLost) as error:
             self.failure = str(error)
         except Exception:
             log.exception("the service failed")
@@ -144,3 +170,15 @@ class Lifecycle:
         if self.failure:
             self._state = State.FAILED
             self._on_failure()
+
+    async def _stopped_or_lost(self) -> None:
+        """Wait for the stop; raise what ended a model before it."""
+        stop = asyncio.ensure_future(self._stop.wait())
+        models = [asyncio.ensure_future(predictor.ended()) for predictor in self._predictors.values()]
+        try:
+            ended, _ = await asyncio.wait([stop, *models], return_when=asyncio.FIRST_COMPLETED)
+            for task in ended:
+                task.result()
+        finally:
+            for task in (stop, *models):
+                task.cancel()

@@ -62,7 +62,10 @@ class Metrics:
         self.queue_capacity = Gauge("aaserve_queue_capacity", "Rows that may wait.", ["model"], registry=registry)
         self.inflight = Gauge("aaserve_inflight_requests", "Requests being answered.", registry=registry)
         self.rejected = Counter(
-            "aaserve_rejected_total", "Requests not answered as asked, by error code.", ["reason"], registry=registry
+            "aaserve_rejected_total",
+            "Requests (of a batch: images) not answered as asked.",
+            ["reason"],
+            registry=registry,
         )
         self.images = Counter("aaserve_images_total", "Images received.", ["format", "outcome"], registry=registry)
         self.model_info = Gauge(
@@ -73,6 +76,9 @@ class Metrics:
         )
         self.model_ready = Gauge(
             "aaserve_model_ready", "1 while the model answers.", ["model", "version"], registry=registry
+        )
+        self.model_reopened = Counter(
+            "aaserve_model_reopened_total", "Sessions that died and were opened again.", ["model"], registry=registry
         )
 
     def observe_stages(self, model: str, stages: dict[str, float]) -> None:
@@ -86,14 +92,14 @@ class Metrics:
         self.queue_capacity.labels(model).set(capacity)
 
     @contextmanager
-    def model_ready_while(self, served: Bundle, provider: str) -> Iterator[None]:
-        """Report the model as ready inside the block."""
+    def model_ready_while(self, served: Bundle, provider: str, is_ready: Callable[[], bool]) -> Iterator[None]:
+        """Report the model inside the block, as ready while `is_ready()`."""
         manifest = served.manifest
         info = (manifest.name, manifest.version, manifest.files[MODEL_FILE], provider, manifest.precision)
         self.model_info.labels(*info).set(1)
         ready = self.model_ready.labels(manifest.name, manifest.version)
-        ready.set(1)
+        ready.set_function(is_ready)
         try:
             yield
         finally:
-            ready.set(0)
+            ready.set_function(lambda: False)

@@ -10,7 +10,7 @@ class VersionCard(BaseModel):
     """One version of a model: what it is, how it was made, how good it is."""
 
     version: str
-    state: str = Field(description="starting, ready, draining or failed.")
+    state: str = Field(description="starting, ready, recovering, draining or failed.")
     architecture: str
     provider: str | None = Field(description="ONNX Runtime's execution provider; null until the model is loaded.")
     precision: str

@@ -1,6 +1,6 @@
 """What surrounds every request: its id, its record, its metrics, and an answer even if all else fails.
 
-request --> Record in request.state --> routes --> X-Request-ID, Server-Timing --> metrics
+request --> Record in request.state --> early refusal, routes --> X-Request-ID, Server-Timing --> metrics
 """
 
 import logging
@@ -28,6 +28,7 @@ class Record:
 
     request_id: str
     started: float = field(default_factory=time.perf_counter)
+    endpoint: str = "other"
     model: str = ""
     status: int = CLIENT_LEFT
     stages: dict[str, float] = field(default_factory=dict)
@@ -69,8 +70,7 @@ class Observation:
                 self._observe(scope, record)
 
     def _observe(self, scope: Scope, record: Record) -> None:
-        route = scope.get("route")
-        endpoint = getattr(route, "path", "other")
+        endpoint = getattr(scope.get("route"), "path", record.endpoint)
         self._metrics.requests.labels(endpoint, record.model, record.status).inc()
         self._metrics.request_duration.labels(endpoint, record.model).observe(time.perf_counter() - record.started)
         if record.error is not None:

@@ -25,7 +25,12 @@ def problem(error: ServiceError, request_id: str) -> Response:
     headers = {"Retry-After": str(error.retry_after)} if error.retry_after is not None else {}
     if error.code == "body_too_large":
         headers["Connection"] = "close"  # the rest of the body is not worth reading
-    return _response(error.status, error.code, str(error), request_id, headers)
+    return _response(described(error, request_id), headers)
+
+
+def described(error: ServiceError, request_id: str) -> Problem:
+    """One of our own errors, in words and figures."""
+    return _problem(error.status, error.code, str(error), request_id)
 
 
 async def on_service_error(request: Request, error: Exception) -> Response:
@@ -47,11 +52,13 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
     """Translate the framework's own answers, such as an unknown path."""
     assert isinstance(error, HTTPException)
     code = FRAMEWORK_CODES.get(error.status_code, "invalid_request")
-    detail = HTTPStatus(error.status_code).phrase
-    return _response(error.status_code, code, detail, request.state.record.request_id, dict(error.headers or {}))
+    described = _problem(error.status_code, code, HTTPStatus(error.status_code).phrase, request.state.record.request_id)
+    return _response(described, dict(error.headers or {}))
 
 
-def _response(status: int, code: str, detail: str, request_id: str, headers: dict[str, str]) -> Response:
-    title = HTTPStatus(status).phrase
-    body = Problem(title=title, status=status, detail=detail, code=code, request_id=request_id)
-    return Response(body.model_dump_json(), status, headers, MEDIA_TYPE)
+def _problem(status: int, code: str, detail: str, request_id: str) -> Problem:
+    return Problem(title=HTTPStatus(status).phrase, status=status, detail=detail, code=code, request_id=request_id)
+
+
+def _response(described: Problem, headers: dict[str, str]) -> Response:
+    return Response(described.model_dump_json(), described.status, headers, MEDIA_TYPE)

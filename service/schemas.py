@@ -19,6 +19,21 @@ class Classification(BaseModel):
     predictions: list[ClassScore]
 
 
+class BatchItem(BaseModel):
+    """What one of several pictures shows, or why it was not classified: one of the two."""
+
+    predictions: list[ClassScore] | None = None
+    problem: "Problem | None" = None
+
+
+class BatchClassification(BaseModel):
+    """One result for each picture, in the order in which they were sent."""
+
+    model: str
+    version: str
+    results: list[BatchItem]
+
+
 class Problem(BaseModel):
     """An error, as RFC 9457 application/problem+json."""
 
@@ -33,4 +48,4 @@ class Problem(BaseModel):
 class Health(BaseModel):
     """Where the process is in its life."""
 
-    state: str = Field(description="starting, ready, draining or failed.")
+    state: str = Field(description="starting, ready, recovering, draining or failed.")

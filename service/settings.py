@@ -50,12 +50,21 @@ class Settings(BaseSettings):
         0, ge=0, le=1000, description="Milliseconds a batch waits for company when the model is free; 0 is greedy."
     )
     max_queue_size: int = Field(
-        128, ge=1, le=100_000, description="Rows waiting for the model, at most; beyond that 429."
+        128,
+        ge=1,
+        le=100_000,
+        description="Rows waiting (for their body, a decode thread or the model), at most; beyond that 429.",
+    )
+    max_batch_items: int = Field(
+        32, ge=1, le=10_000, description="Images in one request of /classify/batch, at most; beyond that 413."
     )
     request_timeout_ms: int = Field(
         10_000, ge=1, le=600_000, description="Milliseconds to answer in, if X-Request-Timeout-Ms does not say less."
     )
     max_body_bytes: int = Field(10 * 2**20, ge=1, description="Bytes of a request body, at most; beyond that 413.")
+    max_inflight_bytes: int = Field(
+        256 * 2**20, ge=1, description="Bytes of all bodies in flight for one model, at most; beyond that 429."
+    )
     max_image_pixels: int = Field(
         50_000_000, ge=1, description="Width times height of an image, at most; beyond that 413."
     )

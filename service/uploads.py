@@ -1,17 +1,19 @@
-"""The picture in a request, whichever way it was sent, never more of it than the limit in memory."""
+"""The pictures in a request, whichever way they were sent, never more of it than the limit in memory."""
 
 import base64
 import binascii
 import json
 from collections.abc import AsyncGenerator
+from typing import Any
 
-from starlette.datastructures import UploadFile
+from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
-from service.errors import BodyTooLarge, InvalidRequest, UnsupportedMediaType
+from service.errors import BodyTooLarge, InvalidRequest, ServiceError, TooManyRows, UnsupportedMediaType
 
 FIELD = "image"
+LIST_FIELD = "images"
 _MAX_FILES = 16  # enough to tell that there is more than one; the parser stops there
 _MAX_FIELDS = 16
 _MAX_FIELD_BYTES = 2**16
@@ -29,17 +31,66 @@ async def read_image(request: Request, *, max_body_bytes: int) -> bytes:
         UnsupportedMediaType: a Content-Type that is none of the three.
         InvalidRequest: malformed, no image, or more than one.
     """
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    media_type = _media_type(request)
     stream = _limited(request, max_body_bytes)
     if media_type == "multipart/form-data":
-        return await _from_form(request, stream)
+        try:
+            parts = await _form_parts(request, stream, max_files=_MAX_FILES)
+        except TooManyRows as error:
+            raise InvalidRequest(f"expected one multipart field {FIELD!r}, found many") from error
+        if len(parts) != 1:
+            raise InvalidRequest(f"expected one multipart field {FIELD!r}, found {len(parts)}")
+        return _raised(parts[0])
     if media_type == "application/json":
-        return _from_json(b"".join([chunk async for chunk in stream]))
+        text = _json_value(b"".join([chunk async for chunk in stream]), FIELD)
+        if not isinstance(text, str):
+            raise InvalidRequest(f'expected {{"{FIELD}": "<base64 or data URI>"}}')
+        return _raised(_from_base64(text))
     if media_type in ("", "application/octet-stream") or media_type.startswith("image/"):
         return b"".join([chunk async for chunk in stream])
     raise UnsupportedMediaType(
         "send Content-Type image/*, application/octet-stream, multipart/form-data or application/json"
     )
+
+
+async def read_images(request: Request, *, max_body_bytes: int, max_items: int) -> list[bytes | ServiceError]:
+    """Return the images of multipart parts `image` or of JSON `{"images": [base64 or data URI, …]}`, in their order.
+
+    A part that is no image file or not base64 becomes an InvalidRequest in its place.
+
+    Raises:
+        BodyTooLarge: as `read_image`; the whole body counts.
+        UnsupportedMediaType: a Content-Type that is neither.
+        InvalidRequest: malformed, or no image at all.
+        TooManyRows: more than `max_items`.
+    """
+    media_type = _media_type(request)
+    stream = _limited(request, max_body_bytes)
+    images: list[bytes | ServiceError]
+    if media_type == "multipart/form-data":
+        images = await _form_parts(request, stream, max_files=max_items)
+    elif media_type == "application/json":
+        texts = _json_value(b"".join([chunk async for chunk in stream]), LIST_FIELD)
+        if not isinstance(texts, list):
+            raise InvalidRequest(f'expected {{"{LIST_FIELD}": ["<base64 or data URI>", …]}}')
+        images = [_from_base64(text) for text in texts[: max_items + 1]]
+    else:
+        raise UnsupportedMediaType("send Content-Type multipart/form-data or application/json")
+    if not images:
+        raise InvalidRequest("expected at least one image, found none")
+    if len(images) > max_items:
+        raise _too_many(max_items)
+    return images
+
+
+def body_bytes(request: Request, *, max_body_bytes: int) -> int:
+    """How much of a body to expect: what it declares, or as much as is allowed."""
+    declared = request.headers.get("content-length", "")
+    return min(int(declared[:20]), max_body_bytes) if declared.isdecimal() else max_body_bytes
+
+
+def _media_type(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 async def _limited(request: Request, max_body_bytes: int) -> AsyncGenerator[bytes, None]:
@@ -55,38 +106,59 @@ async def _limited(request: Request, max_body_bytes: int) -> AsyncGenerator[byte
         yield chunk
 
 
-async def _from_form(request: Request, stream: AsyncGenerator[bytes, None]) -> bytes:
+async def _form_parts(
+    request: Request, stream: AsyncGenerator[bytes, None], *, max_files: int
+) -> list[bytes | ServiceError]:
     parser = _InMemoryParser(
-        request.headers, stream, max_files=_MAX_FILES, max_fields=_MAX_FIELDS, max_part_size=_MAX_FIELD_BYTES
+        request.headers,
+        stream,
+        max_files=max_files,
+        max_fields=max(max_files, _MAX_FIELDS),
+        max_part_size=_MAX_FIELD_BYTES,
     )
     try:
         form = await parser.parse()
     except MultiPartException as error:
-        raise InvalidRequest("the multipart body is malformed or has too many parts") from error
+        if error.message.startswith("Too many files"):
+            raise _too_many(max_files) from error
+        raise InvalidRequest("the multipart body is malformed or has too many fields") from error
     try:
-        parts = form.getlist(FIELD)
-        if len(parts) != 1:
-            raise InvalidRequest(f"expected one multipart field {FIELD!r}, found {len(parts)}")
-        if not isinstance(parts[0], UploadFile):
-            raise InvalidRequest(f"the multipart field {FIELD!r} is text; send it as a file (curl -F {FIELD}=@FILE)")
-        return await parts[0].read()
+        return await _contents(form)
     finally:
         await form.close()
 
 
-def _from_json(body: bytes) -> bytes:
+async def _contents(form: FormData) -> list[bytes | ServiceError]:
+    text = InvalidRequest(f"the multipart field {FIELD!r} is text; send it as a file (curl -F {FIELD}=@FILE)")
+    return [await part.read() if isinstance(part, UploadFile) else text for part in form.getlist(FIELD)]
+
+
+def _json_value(body: bytes, name: str) -> Any:
     try:
         content = json.loads(body)
     except (ValueError, RecursionError) as error:
         raise InvalidRequest("the body is not JSON") from error
-    text = content.get(FIELD) if isinstance(content, dict) else None
+    return content.get(name) if isinstance(content, dict) else None
+
+
+def _from_base64(text: object) -> bytes | ServiceError:
     if not isinstance(text, str):
-        raise InvalidRequest(f'expected {{"{FIELD}": "<base64 or data URI>"}}')
+        return InvalidRequest("expected base64 or a data URI, as a string")
     if text.startswith("data:"):
         header, _, text = text.partition(",")
         if not header.endswith(";base64"):
-            raise InvalidRequest("the data URI is not base64")
+            return InvalidRequest("the data URI is not base64")
     try:
         return base64.b64decode("".join(text.split()), validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise InvalidRequest(f"{FIELD!r} is not valid base64") from error
+    except (binascii.Error, ValueError):
+        return InvalidRequest("not valid base64")
+
+
+def _raised(image: bytes | ServiceError) -> bytes:
+    if isinstance(image, ServiceError):
+        raise image
+    return image
+
+
+def _too_many(max_items: int) -> TooManyRows:
+    return TooManyRows(f"more than {max_items} images in one request")

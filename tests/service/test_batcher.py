@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from service.batcher import DynamicBatcher
-from service.errors import DeadlineExceeded, Draining, InferenceFailed, QueueFull
+from service.errors import DeadlineExceeded, Draining, InferenceFailed, ModelLost, QueueFull, TooManyRows
+from tests.virtual_time import VirtualLoop, run_in_virtual_time
 
-ROW = np.ones(3, np.float32)
+ROW = np.ones((1, 3), np.float32)
 
 
 class Model:
@@ -35,9 +36,21 @@ class Model:
 
 
 def batching(
-    model: Callable[[np.ndarray], np.ndarray], *, size: int = 4, delay: float = 0, queue: int = 16
+    model: Callable[[np.ndarray], np.ndarray],
+    *,
+    size: int = 4,
+    delay: float = 0,
+    queue: int = 16,
+    recover: Callable[[], None] = lambda: None,
 ) -> DynamicBatcher:
-    return DynamicBatcher(model, max_batch_size=size, max_queue_delay=delay, max_queue_size=queue)
+    return DynamicBatcher(
+        model,
+        max_batch_size=size,
+        max_queue_delay=delay,
+        max_queue_size=queue,
+        recover=recover,
+        clock=asyncio.get_running_loop().time,
+    )
 
 
 def soon(seconds: float = 10) -> float:
@@ -62,7 +75,7 @@ def test_each_caller_gets_the_answer_to_its_own_row() -> None:
     async def scenario() -> None:
         async with batching(Model()) as batcher:
             answers = await asyncio.gather(*(batcher.submit(ROW * i, deadline=soon()) for i in range(16)))
-        assert [answer.row[0] for answer in answers] == [2 * i for i in range(16)]
+        assert [answer.rows[0, 0] for answer in answers] == [2 * i for i in range(16)]
 
     run(scenario())
 
@@ -146,7 +159,7 @@ def test_a_deadline_that_passes_during_inference_ends_the_wait() -> None:
                 await batcher.submit(ROW, deadline=soon(0.05))
             model.go.set()
             answer = await batcher.submit(ROW, deadline=soon())
-        assert answer.row[0] == 2
+        assert answer.rows[0, 0] == 2
 
     run(scenario())
 
@@ -163,43 +176,168 @@ def test_a_caller_who_leaves_does_not_disturb_its_batch_mates() -> None:
             leaver.cancel()
             await waiting(batcher, 1)
             model.go.set()
-            assert (await mate).row[0] == 10
+            assert (await mate).rows[0, 0] == 10
             await first
         assert model.batches == [1, 1]
 
     run(scenario())
 
 
-def test_a_batch_that_fails_fails_all_its_entries_and_the_next_one_runs() -> None:
+def test_a_batch_that_fails_is_run_again_caller_by_caller_and_only_the_culprit_fails() -> None:
     async def scenario() -> None:
-        model = Model()
-        model.failure = RuntimeError("out of memory at 0x7f")
-        async with batching(model) as batcher:
-            results = await asyncio.gather(
-                *(batcher.submit(ROW, deadline=soon()) for _ in range(2)), return_exceptions=True
-            )
-            assert [type(result) for result in results] == [InferenceFailed, InferenceFailed]
-            assert "0x7f" not in str(results[0])
-            assert batcher.alive
-            model.failure = None
-            assert (await batcher.submit(ROW, deadline=soon())).row[0] == 2
+        model = Model(held=True)
+
+        def run_batch(batch: np.ndarray) -> np.ndarray:
+            doubled = model(batch)
+            if (batch < 0).any():
+                raise RuntimeError("out of memory at 0x7f")
+            return doubled
+
+        async with batching(run_batch) as batcher:
+            first = asyncio.create_task(batcher.submit(ROW, deadline=soon()))
+            await started(model)
+            callers = [asyncio.create_task(batcher.submit(ROW * i, deadline=soon())) for i in (3, -1, 5)]
+            await waiting(batcher, 3)
+            model.go.set()
+            one, culprit, other = await asyncio.gather(*callers, return_exceptions=True)
+            assert (one.rows[0, 0], other.rows[0, 0]) == (6, 10)
+            assert isinstance(culprit, InferenceFailed)
+            assert "0x7f" not in str(culprit)
+            assert "0x7f" in str(culprit.__cause__)  # for the log
+            await first
+        assert model.batches == [1, 3, 1, 1, 1]
 
     run(scenario())
 
 
-def test_rows_of_different_shapes_fail_their_batch_only() -> None:
+def test_rows_of_different_shapes_are_answered_one_by_one() -> None:
     async def scenario() -> None:
         model = Model(held=True)
         async with batching(model) as batcher:
             first = asyncio.create_task(batcher.submit(ROW, deadline=soon()))
             await started(model)
-            mixed = [asyncio.create_task(batcher.submit(np.ones(n, np.float32), deadline=soon())) for n in (2, 3)]
+            mixed = [asyncio.create_task(batcher.submit(np.ones((1, n), np.float32), deadline=soon())) for n in (2, 3)]
             await waiting(batcher, 2)
             model.go.set()
-            results = await asyncio.gather(*mixed, return_exceptions=True)
-            assert [type(result) for result in results] == [InferenceFailed, InferenceFailed]
+            assert [answer.rows.shape for answer in await asyncio.gather(*mixed)] == [(1, 2), (1, 3)]
             await first
-            assert batcher.alive
+
+    run(scenario())
+
+
+def test_a_model_that_answers_too_few_rows_fails_and_mixes_up_nobody() -> None:
+    async def scenario() -> None:
+        async with batching(lambda batch: batch[1:]) as batcher:
+            with pytest.raises(InferenceFailed):
+                await batcher.submit(np.ones((2, 3)), deadline=soon())
+
+    run(scenario())
+
+
+def test_rows_that_do_not_fit_one_batch_are_split_and_joined_in_order() -> None:
+    async def scenario() -> None:
+        model = Model()
+        rows = np.arange(10, dtype=np.float32)[:, np.newaxis]
+        async with batching(model, size=4) as batcher:
+            answer = await batcher.submit(rows, deadline=soon())
+        np.testing.assert_array_equal(answer.rows, rows * 2)
+        assert model.batches == [4, 4, 2]
+
+    run(scenario())
+
+
+def test_limits_count_rows_and_a_request_is_refused_as_a_whole() -> None:
+    async def scenario() -> None:
+        model = Model(held=True)
+        async with batching(model, size=1, queue=4) as batcher, asyncio.TaskGroup() as callers:
+            callers.create_task(batcher.submit(ROW, deadline=soon()))
+            await started(model)
+            callers.create_task(batcher.submit(np.ones((3, 3)), deadline=soon()))
+            await waiting(batcher, 3)
+            with pytest.raises(QueueFull):
+                await batcher.submit(np.ones((2, 3)), deadline=soon())
+            assert batcher.queue_depth == 3
+            with pytest.raises(TooManyRows):
+                await batcher.submit(np.ones((5, 3)), deadline=soon())
+            model.go.set()
+
+    run(scenario())
+
+
+def test_the_next_batch_is_prepared_when_full_and_may_grow_until_then() -> None:
+    """Prepared rows still wait, and who leaves then is still not computed."""
+
+    async def scenario() -> None:
+        model = Model(held=True)
+        async with batching(model, size=3) as batcher, asyncio.TaskGroup() as callers:
+            callers.create_task(batcher.submit(ROW, deadline=soon()))
+            await started(model)
+            callers.create_task(batcher.submit(ROW, deadline=soon()))
+            await waiting(batcher, 1)
+            leaver = asyncio.create_task(batcher.submit(ROW, deadline=soon()))
+            callers.create_task(batcher.submit(ROW, deadline=soon()))
+            await waiting(batcher, 3)
+            await asyncio.sleep(0)  # prepared now
+            leaver.cancel()
+            await asyncio.wait([leaver])
+            model.go.set()
+        assert model.batches == [1, 2]
+
+    run(scenario())
+
+
+def test_an_idle_batcher_never_wakes_up() -> None:
+    async def scenario(loop: VirtualLoop) -> int:
+        async with batching(lambda batch: batch) as batcher:
+            await batcher.submit(ROW, deadline=loop.time() + 10)
+            await asyncio.sleep(1)  # what the answer left behind is done
+            before = loop.rounds
+            await asyncio.sleep(24 * 60 * 60)
+            return loop.rounds - before
+
+    assert run_in_virtual_time(scenario) <= 2  # to fall asleep, and to end the test
+
+
+def test_a_batch_of_which_nothing_can_be_answered_asks_for_recovery() -> None:
+    async def scenario() -> None:
+        model, recovered = Model(), threading.Event()
+        model.failure = RuntimeError("device lost")
+
+        def recover() -> None:
+            model.failure = None
+            recovered.set()
+
+        async with batching(model, recover=recover) as batcher:
+            results = await asyncio.gather(
+                *(batcher.submit(ROW, deadline=soon()) for _ in range(2)), return_exceptions=True
+            )
+            assert [type(result) for result in results] == [InferenceFailed, InferenceFailed]
+            assert (await batcher.submit(ROW, deadline=soon())).rows[0, 0] == 2
+            assert recovered.is_set()
+
+    run(scenario())
+
+
+def test_a_model_that_is_lost_ends_every_wait_and_the_batcher() -> None:
+    async def scenario() -> None:
+        model = Model(held=True)
+        model.failure = RuntimeError("device lost")
+
+        def recover() -> None:
+            raise ModelLost("the model is lost")
+
+        async with batching(model, size=1, recover=recover) as batcher:
+            callers = [asyncio.create_task(batcher.submit(ROW, deadline=soon())) for _ in range(4)]
+            await started(model)
+            await waiting(batcher, 3)
+            model.go.set()
+            results = await asyncio.gather(*callers, return_exceptions=True)
+            assert {type(result) for result in results} == {InferenceFailed}
+            with pytest.raises(ModelLost):
+                await batcher.ended()
+            assert not batcher.alive
+            with pytest.raises(Draining):
+                await batcher.submit(ROW, deadline=soon())
 
     run(scenario())
 
@@ -213,7 +351,7 @@ def test_draining_answers_what_is_queued_and_takes_nothing_new() -> None:
             await started(model)
             await waiting(batcher, 2)
             model.go.set()
-        assert [(await caller).row[0] for caller in callers] == [2, 2, 2]
+        assert [(await caller).rows[0, 0] for caller in callers] == [2, 2, 2]
         with pytest.raises(Draining):
             await batcher.submit(ROW, deadline=soon())
         assert not batcher.alive

@@ -216,7 +216,7 @@ def test_sigterm_under_load_breaks_no_answer() -> None:
     assert set(outcomes) <= {"200", "503", "refused", "idle connection closed"}
 
 
-def test_idle_costs_no_processor_time(service: RunningService) -> None:
+def test_nothing_polls_while_idle(service: RunningService) -> None:
     def ticks() -> int:
         fields = Path(f"/proc/{service.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
         return int(fields[11]) + int(fields[12])
@@ -226,8 +226,8 @@ def test_idle_costs_no_processor_time(service: RunningService) -> None:
     service.classify(JPEG)
     time.sleep(0.5)  # ONNX Runtime's threads spin a moment after work
     before = ticks()
-    time.sleep(1)
-    assert ticks() - before <= 10  # hundredths of a second: a tenth of one core
+    time.sleep(2)
+    assert ticks() - before <= 10  # hundredths of a second: a twentieth of one core
 
 
 def wait_until(condition, seconds: float = 10) -> None:  # type: ignore[no-untyped-def]

@@ -1,0 +1,74 @@
+"""Keeps one model running: a session that died is opened again, or the service says so and ends.
+
+run --raises--> batcher retries caller by caller --all raise--> recover --self-test--> fine | reopened | ModelLost
+"""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bundle.bundle import Bundle, open_bundle
+from bundle.errors import BundleError
+from service.errors import ModelLost, StartFailed
+from service.session import OnnxSession
+
+log = logging.getLogger("aaserve")
+
+
+class ModelRunner:
+    """An OnnxSession, warmed up, and its successors. `run` and `recover` belong to one thread.
+
+    Args:
+        open_session: a bundle in, a session out; called again for a successor.
+        on_reopen: called before a successor is opened.
+
+    Raises:
+        StartFailed: the first session cannot be opened or warmed up.
+    """
+
+    def __init__(
+        self, served: Bundle, open_session: Callable[[Bundle], OnnxSession], on_reopen: Callable[[], None]
+    ) -> None:
+        self._served = served
+        self._open_session = open_session
+        self._on_reopen = on_reopen
+        self._session = self._open(served)
+        self.provider = self._session.provider
+        self.ready = True
+
+    def run(self, batch: NDArray[Any]) -> NDArray[np.float32]:
+        """As `OnnxSession.run`."""
+        return self._session.run(batch)
+
+    def recover(self) -> None:
+        """Make sure that the model works after a batch of which nothing could be answered.
+
+        The requests may be to blame: a session that still runs a row of zeros is alive and kept.
+
+        Raises:
+            ModelLost: it does not, and opening it again failed.
+        """
+        try:
+            self._session.warm_up(sizes=(1,))
+        except StartFailed as error:
+            self._reopen(error)
+
+    def _reopen(self, cause: StartFailed) -> None:
+        name = self._served.manifest.name
+        log.error("%s died and is being opened again: %s", name, cause)
+        self.ready = False
+        self._on_reopen()
+        try:
+            self._session = self._open(open_bundle(self._served.folder))
+        except (BundleError, StartFailed) as error:
+            raise ModelLost(f"{name} died and could not be opened again: {error}") from cause
+        self.ready = True
+        log.info("%s works again", name)
+
+    def _open(self, served: Bundle) -> OnnxSession:
+        session = self._open_session(served)
+        session.warm_up()
+        return session

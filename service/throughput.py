@@ -1,0 +1,31 @@
+"""What the service can do, decode and model together: rows answered per second while more of them waited."""
+
+import time
+from collections.abc import Callable
+from math import exp
+
+_MEMORY = 2.0  # seconds after which a measurement counts for a third
+
+
+class Throughput:
+    """A decaying average, of busy time only: a service that has nothing to do is not slow."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._rows = 0.0
+        self._seconds = 0.0
+        self._busy_since: float | None = None
+
+    def answered(self, rows: int, *, more_wait: bool) -> None:
+        """A batch has been answered; the time since the one before counts if work waited all along."""
+        now = self._clock()
+        if self._busy_since is not None:
+            seconds = now - self._busy_since
+            kept = exp(-seconds / _MEMORY)
+            self._rows = self._rows * kept + rows
+            self._seconds = self._seconds * kept + seconds
+        self._busy_since = now if more_wait else None
+
+    def seconds_for(self, rows: int) -> float | None:
+        """How long `rows` take; None as long as nothing has been measured."""
+        return rows * self._seconds / self._rows if self._rows else None

@@ -1,0 +1,68 @@
+"""A bundle whose graph really fails: the red of the first pixel is an index into a table that ends early."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
+
+from bundle.bundle import MANIFEST_FILE, MODEL_FILE, REFERENCES_FILE, sha256_of, write_bundle
+from bundle.manifest import Manifest
+from tests.helpers import REPOSITORY, encode
+
+SIDE, CLASSES = 8, 4
+NOT_A_NUMBER = 150  # a red of this gives NaN for that picture alone
+OUT_OF_RANGE = 200  # from here on the graph fails, and with it every batch that the picture is in
+LABELS = tuple("abcd")
+
+
+def write_fragile_bundle(repository: Path) -> Path:
+    """`fragile/1` in `repository`: logits are a row of a table, by the red of the first pixel."""
+    model = _graph().SerializeToString()
+    references = (REPOSITORY / "aa-cifar100" / "1" / REFERENCES_FILE).read_bytes()
+    files = {MODEL_FILE: model, REFERENCES_FILE: references}
+    manifest = json.loads((REPOSITORY / "aa-cifar100" / "1" / MANIFEST_FILE).read_text())
+    manifest |= {
+        "name": "fragile",
+        "input": {"name": "pixels", "dtype": "uint8", "layout": "NHWC", "shape": [SIDE, SIDE, 3]},
+        "output": {"name": "logits", "dtype": "float32", "shape": [CLASSES]},
+        "labels": LABELS,
+        "preprocessing": manifest["preprocessing"] | {"resize": SIDE, "crop": [SIDE, SIDE]},
+        "files": {name: sha256_of(content) for name, content in files.items()},
+        "accuracy": None,
+    }
+    return write_bundle(repository, Manifest.model_validate_json(json.dumps(manifest)), files)
+
+
+def picture(red: int) -> bytes:
+    """A PNG of one colour."""
+    return encode(Image.new("RGB", (SIDE, SIDE), (red, 0, 0)), "PNG")
+
+
+def label_of(red: int) -> str:
+    """What the network says of `picture(red)`."""
+    return LABELS[red % CLASSES]
+
+
+def _graph() -> onnx.ModelProto:
+    table = np.zeros((OUT_OF_RANGE, CLASSES), np.float32)
+    table[np.arange(OUT_OF_RANGE), np.arange(OUT_OF_RANGE) % CLASSES] = 5
+    table[NOT_A_NUMBER] = np.nan
+    constants = {"table": table, "pixel": np.array(0), "red": np.array(0), "row": np.array(0)}
+    nodes = [
+        helper.make_node("Gather", ["pixels", "row"], ["top"], axis=1),  # (B, W, 3)
+        helper.make_node("Gather", ["top", "pixel"], ["corner"], axis=1),  # (B, 3)
+        helper.make_node("Gather", ["corner", "red"], ["reds"], axis=1),  # (B,)
+        helper.make_node("Cast", ["reds"], ["index"], to=TensorProto.INT64),
+        helper.make_node("Gather", ["table", "index"], ["logits"], axis=0),  # (B, classes)
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "fragile",
+        [helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["batch", SIDE, SIDE, 3])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", CLASSES])],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
