@@ -255,11 +255,11 @@ def test_a_picture_that_is_removed_is_no_longer_computed(context: BrowserContext
         with tab.expect_request("**/classify*"):
             choose(tab, ROCKET)
         tab.get_by_role("button", name="Remove rocket.jpg").click()
-        tab.close()
         left = threading.Event()
         while not held.metric("aaserve_rejected_total", reason="disconnected"):
             assert not held.metric("aaserve_requests_total", endpoint="/classify", code="200")
             left.wait(0.05)
+        tab.close()
 
 
 def test_no_other_script_or_style_runs(context: BrowserContext) -> None:
