@@ -72,7 +72,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: None)
     signal.signal(signal.SIGINT, lambda *_: None)
     gc.collect()
-    gc.freeze()  # what is loaded now stays; looking through it again and again would stop the event loop for 60 ms
+    gc.freeze()  # what is loaded now stays; looking through it again and again would stop the event loop
     server.run()
     failure = app.state.lifecycle.failure
     return _fail(failure) if failure else 0
