@@ -34,7 +34,7 @@ export: $(VENV)/.installed  ## make the shipped bundle again from its checkpoint
 image:  ## build the container image
 	docker build --target cpu --tag aaserve:cpu .
 
-up:  ## the service in a container
+up:  ## the service in a container, with Prometheus and Grafana
 	docker compose up --build
 
 clean:  ## remove the environments and what they left

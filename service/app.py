@@ -8,7 +8,15 @@ from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from service import admin_routes, batch_routes, operator_routes, routes, torchserve_routes
+from service import (
+    admin_routes,
+    batch_routes,
+    model_routes,
+    operator_routes,
+    page_routes,
+    routes,
+    torchserve_routes,
+)
 from service.early_refusal import EarlyRefusal
 from service.errors import ServiceError
 from service.keys import Keys
@@ -16,9 +24,11 @@ from service.lifecycle import Lifecycle
 from service.metrics import Metrics
 from service.observation import Observation
 from service.problems import on_http_exception, on_invalid_parameter, on_service_error
+from service.process_metrics import watch_process
 from service.protocol import infer_routes
 from service.protocol import model_routes as protocol_routes
 from service.settings import Settings
+from service.triton_names import TritonNames
 from service.version import VERSION
 from service.workers import Worker
 
@@ -34,6 +44,10 @@ def create_app(
     `on_failure` is called if nothing can be served or a model is lost.
     """
     metrics = Metrics(worker.slot if worker else None)
+    if worker is None:  # whoever is scraped could only speak of itself
+        watch_process(metrics.registry)
+    if settings.metrics_compat == "triton":
+        metrics.registry.register(TritonNames(metrics))
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -61,8 +75,10 @@ def create_app(
         infer_routes,
         protocol_routes,
         torchserve_routes,
+        model_routes,
         operator_routes,
         admin_routes,
+        page_routes,
     ):
         app.include_router(part.router)
     app.add_exception_handler(ServiceError, on_service_error)

@@ -17,6 +17,7 @@ from service.decode_pool import DecodePool
 from service.errors import Draining, LoadFailed, ModelLost, NotReady, ServiceError, StartFailed
 from service.metrics import Metrics
 from service.model_repository import ModelRepository, open_repository
+from service.served_model import ServedModel
 from service.settings import Settings
 
 log = logging.getLogger("aaserve")
@@ -96,6 +97,11 @@ class Lifecycle:
             raise closed
         assert self._repository is not None
         return self._repository
+
+    @property
+    def models(self) -> list[ServedModel]:
+        """What is known of every model by now, in whatever state."""
+        return list(self._repository or ())
 
     def require_ready(self) -> None:
         """Raise NotReady or Draining unless requests should come here."""

@@ -46,8 +46,9 @@ class Reporting(Protocol):
     """What a version of a model says of itself."""
 
     manifest: Manifest
-    provider: str
 
+    @property
+    def provider(self) -> str: ...
     @property
     def ready(self) -> bool: ...
     @property

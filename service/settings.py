@@ -1,9 +1,9 @@
 """All settings, each as option `--max-queue-size` and environment variable `AASERVE_MAX_QUEUE_SIZE`."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.cores import available_cores
@@ -25,6 +25,7 @@ class Settings(BaseSettings):
         cli_prog_name="python -m service",
         cli_kebab_case=True,
         cli_hide_none_type=True,
+        cli_implicit_flags=True,  # --strict and --no-strict
     )
 
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for all.")
@@ -78,3 +79,12 @@ class Settings(BaseSettings):
         0, ge=0, le=600_000, description="Milliseconds after SIGTERM in which readiness is off and requests are taken."
     )
     log_format: LogFormat = Field("auto", description="console, json, or auto: console on a terminal, else json.")
+    metrics_compat: Literal["none", "triton"] = Field(
+        "none", description="triton: the same figures also under Triton's names, nv_inference_*; for one process."
+    )
+
+    @model_validator(mode="after")
+    def _one_process(self) -> Self:
+        if self.workers > 1 and self.metrics_compat == "triton":
+            raise ValueError("Triton's names are for one process, found several workers")
+        return self

@@ -85,7 +85,7 @@ def test_a_model_that_cannot_be_served_leaves_the_others_alone(repository: Path,
         assert service.classify(JPEG).status_code == 200
         assert ask(service, model="fragile").status_code == 404
         assert [line for line in service.log if reason in line]
-    status, stderr = start_that_fails("--strict", "true", repository=repository)
+    status, stderr = start_that_fails("--strict", repository=repository)
     assert status == 1
     assert reason in stderr.splitlines()[-1]
 
@@ -97,6 +97,8 @@ def test_a_new_version_is_served_after_sighup_and_rolled_back_by_key(repository:
         write_fragile_bundle(repository, version="2", labels=NEW)
         reload(service)
         assert said(ask(service, model="fragile")) == ("2", "D")
+        states = {row["version"]: row["state"] for row in service.client.get("/models/fragile").json()["versions"]}
+        assert states == {"2": "ready", "1": "standby"}
         assert change(service, "rollback").status_code == 204
         assert said(ask(service, model="fragile")) == ("1", "d")
         assert change(service, "rollback").status_code == 204
@@ -118,6 +120,11 @@ def test_a_damaged_new_version_changes_nothing(repository: Path, keys: Path) -> 
         refused = change(service, "load")
         assert (refused.status_code, refused.json()["code"]) == (409, "conflict")
         assert str(repository) not in refused.text
+        described = service.client.get("/models/fragile").json()
+        assert [version["state"] for version in described["versions"]] == ["ready"]
+        [failure] = described["failures"]
+        assert failure["version"] == "3"
+        assert failure["reason"].startswith("fragile/3/model.onnx: expected sha256")
         assert said(ask(service, model="fragile")) == ("2", "D")
 
 

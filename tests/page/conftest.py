@@ -1,0 +1,55 @@
+"""A real browser before the real service, watched: nothing may be blocked, fail or go elsewhere."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+
+from tests.helpers import RunningService
+
+CHROMIUM = shutil.which("chromium")
+
+
+@pytest.fixture(scope="module")  # not longer: while it lives, no other event loop runs in this thread
+def browser() -> Iterator[Browser]:
+    """Debian's Chromium without a window."""
+    if CHROMIUM is None:
+        pytest.skip("no Chromium here: apt-get install chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def context(browser: Browser, service: RunningService) -> Iterator[BrowserContext]:
+    context = browser.new_context(base_url=str(service.client.base_url), reduced_motion="reduce")
+    context.set_default_timeout(20_000)
+    yield context
+    context.close()
+
+
+@pytest.fixture
+def tab(context: BrowserContext, service: RunningService) -> Iterator[Page]:
+    """A tab; in the end, whatever it complained of or fetched from elsewhere fails the test."""
+    tab = context.new_page()
+    complaints: list[str] = []
+    addresses: list[str] = []
+    tab.on("console", lambda message: complaints.append(message.text))
+    tab.on("pageerror", lambda error: complaints.append(str(error)))
+    tab.on("request", lambda request: addresses.append(request.url))
+    yield tab
+    own = (str(service.client.base_url), "data:", f"blob:{service.client.base_url}")
+    assert [address for address in addresses if not address.startswith(own)] == []
+    # Chromium itself notes each answer of 4xx and 5xx, and each broken connection.
+    assert [text for text in complaints if not text.startswith("Failed to load resource")] == []
+
+
+@pytest.fixture
+def broken(tmp_path: Path) -> Path:
+    """The first half of a photograph."""
+    path = tmp_path / "holiday.jpg"
+    path.write_bytes((Path(__file__).parents[2] / "examples" / "rocket.jpg").read_bytes()[:6000])
+    return path

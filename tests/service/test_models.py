@@ -1,0 +1,31 @@
+"""GET /models: the manifest and the state, for anybody."""
+
+import json
+
+from tests.helpers import REPOSITORY, RunningService
+
+FOLDER = REPOSITORY / "aa-cifar100" / "1"
+
+
+def test_the_list_names_each_model_with_its_versions_and_states(service: RunningService) -> None:
+    assert service.client.get("/models").json() == {
+        "models": [{"name": "aa-cifar100", "versions": [{"version": "1", "state": "ready"}], "failures": []}]
+    }
+
+
+def test_a_model_is_described_as_its_manifest_describes_it(service: RunningService) -> None:
+    manifest = json.loads((FOLDER / "manifest.json").read_text())
+    answer = service.client.get("/models/aa-cifar100").json()
+    [version] = answer["versions"]
+    assert answer["name"] == manifest["name"]
+    assert version.pop("state") == "ready"
+    assert version.pop("provider") == "CPUExecutionProvider"
+    assert version.pop("sha256") == manifest["files"]
+    assert version == {name: manifest[name] for name in version}
+    assert {"version", "architecture", "labels", "preprocessing", "accuracy", "parity", "provenance"} <= set(version)
+
+
+def test_an_unknown_model_is_not_found(service: RunningService) -> None:
+    answer = service.client.get("/models/other")
+    assert answer.status_code == 404
+    assert answer.json()["code"] == "model_not_found"
