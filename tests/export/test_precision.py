@@ -95,7 +95,7 @@ def test_a_lower_precision_serves_verifies_and_says_what_it_cost(
     assert (manifest.input.dtype, manifest.output.dtype) == (form, "float32")
 
     session = OnnxSession(opened, Settings(provider="cpu", intra_op_num_threads=1))
-    session.warm_up(3)
+    session.warm_up()
     picture = (trained / "pictures" / "cat" / "2.png").read_bytes()
     logits = session.run(read_input(picture, manifest, max_pixels=10**6)[None])
     assert LABELS[logits.argmax()] == "cat"
