@@ -110,6 +110,7 @@ class ModelRepository:
             if name not in self._models and name not in self._names():
                 raise ModelNotFound(f"no such model; in the repository: {', '.join(self._names())}")
             model = self._models.setdefault(name, ServedModel(folder))
+            self._metrics.reloads.labels(name, "failed")  # from 0, so that the first failure is an increase
             model.failures.clear()
             opened: list[LoadedVersion] = []
             try:

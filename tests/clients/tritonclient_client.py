@@ -208,6 +208,23 @@ def test_a_request_body_that_was_made_in_advance(client):
     np.testing.assert_allclose(result.as_numpy("scores")[0], scores_by_index(EXPECTED[0]), atol=1e-5)
 
 
+def test_models_are_loaded_and_unloaded_with_a_key(client):
+    key = {"Authorization": f"Bearer {os.environ['KEY']}"}
+    with pytest.raises(InferenceServerException, match="key"):
+        client.unload_model(MODEL)
+    client.unload_model(MODEL, headers=key)
+    assert not client.is_model_ready(MODEL)
+    assert client.get_model_repository_index() == []
+    with pytest.raises(InferenceServerException, match="no such model"):
+        client.infer(PICTURES, [picture_input()])
+    with pytest.raises(InferenceServerException, match="no such model"):
+        client.load_model("nope", headers=key)
+    client.load_model(MODEL, headers=key)
+    assert client.is_model_ready(MODEL)
+    result = client.infer(PICTURES, [picture_input(FILES[:1])])
+    np.testing.assert_allclose(result.as_numpy("scores")[0], scores_by_index(EXPECTED[0]), atol=1e-5)
+
+
 def test_the_asyncio_client():
     async def talk():
         async with triton_aio.InferenceServerClient(HOST) as client:

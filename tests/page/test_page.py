@@ -65,10 +65,17 @@ def test_the_stages_of_that_request_are_shown(tab: Page) -> None:
         choose(tab, ROCKET)
     timing = answered.value.header_value("server-timing") or ""
     legend = card(tab, "rocket.jpg").locator(".legend li")
-    expect(legend).to_have_count(5)
+    expect(legend).to_have_count(6)
     inference = float(timing.split("inference;dur=")[1].split(",")[0])
     words = f"inference {inference:.1f} ms" if inference < 10 else f"inference {inference:.0f} ms"
-    assert [text.split()[0] for text in legend.all_text_contents()] == ["decode", "queue", "inference", "rest", "in"]
+    assert [text.split()[0] for text in legend.all_text_contents()] == [
+        "receive",
+        "decode",
+        "queue",
+        "inference",
+        "rest",
+        "in",
+    ]
     assert words in legend.all_text_contents() or inference % 1 == pytest.approx(0.5)
 
 
