@@ -16,6 +16,7 @@ import resource
 import shlex
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -36,28 +37,25 @@ GOODPUT, REFUSAL_SECONDS = 0.9, 0.02
 
 @contextmanager
 def service(options: list[str], cores: list[int] | None) -> Iterator[tuple[str, int, int]]:
-    """Host, port and process id of a service that is ready."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "service", "--port", "0", *options],
-        cwd=ROOT,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=(lambda: os.sched_setaffinity(0, cores)) if cores else None,
-    )
-    assert process.stderr is not None
-    try:
-        host, port = "", 0
-        for line in process.stderr:
-            if found := re.search(r"listening on http://([^:]+):(\d+)", line):
-                host, port = found[1], int(found[2])
-            if line.rstrip().endswith("aaserve ready"):
-                break
-        else:
-            raise SystemExit("error: the service did not start")
-        yield host, port, process.pid
-    finally:
-        process.terminate()
-        process.wait(30)
+    """Host, port and process id of a service that is ready; it logs a line a request into a file, as users have it."""
+    with tempfile.NamedTemporaryFile("w+", prefix="aaserve-", suffix=".log") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "service", "--port", "0", "--log-format", "json", *options],
+            cwd=ROOT,
+            stderr=log,
+            preexec_fn=(lambda: os.sched_setaffinity(0, cores)) if cores else None,
+        )
+        try:
+            while '"message":"ready"' not in (lines := Path(log.name).read_text()):
+                if process.poll() is not None:
+                    raise SystemExit(f"error: the service did not start\n{lines}")
+                time.sleep(0.05)
+            found = re.search(r"listening on http://([\d.]+):(\d+)", lines)
+            assert found
+            yield found[1], int(found[2]), process.pid
+        finally:
+            process.terminate()
+            process.wait(30)
 
 
 def picture(path: Path, side: int | None) -> bytes:
