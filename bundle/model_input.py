@@ -2,10 +2,11 @@
 
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from bundle.manifest import Manifest
-from bundle.preprocessing import preprocess, read_pixels
+from bundle.preprocessing import normalise, preprocess, read_pixels
 
 
 def read_input(image_bytes: bytes, manifest: Manifest, *, max_pixels: int) -> NDArray[Any]:
@@ -16,3 +17,8 @@ def read_input(image_bytes: bytes, manifest: Manifest, *, max_pixels: int) -> ND
     """
     read = read_pixels if manifest.input.dtype == "uint8" else preprocess
     return read(image_bytes, manifest.preprocessing, max_pixels=max_pixels)
+
+
+def pixels_input(pixels: NDArray[np.uint8], manifest: Manifest) -> NDArray[Any]:
+    """The same for pixels (H, W, 3) that are resized and cropped already."""
+    return pixels if manifest.input.dtype == "uint8" else normalise(pixels, manifest.preprocessing)

@@ -2,18 +2,20 @@
 
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from bundle.errors import BundleError
 
 
 class Reference(BaseModel):
-    """One picture and PyTorch's logits for it."""
+    """One picture, or the probe, and PyTorch's logits for it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     picture: str = Field(pattern=r"^[^/\\]+$", description="File name.")
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="Of the picture's bytes.")
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="Of the picture's bytes; of the probe's pixels.")
     logits: tuple[float, ...]
 
 
@@ -30,6 +32,12 @@ def read_references(path: Path) -> tuple[Reference, ...]:
         return _REFERENCES.validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
         raise BundleError(f"{path}: expected references (picture, sha256, logits), found something else") from error
+
+
+def difference(found: NDArray[np.float32], reference: Reference) -> float:
+    """Largest difference of any logit, as a share of the largest logit or of 1."""
+    expected = np.asarray(reference.logits)
+    return float(np.abs(found - expected).max() / max(1.0, np.abs(expected).max()))
 
 
 def references_json(references: tuple[Reference, ...]) -> bytes:

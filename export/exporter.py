@@ -26,7 +26,7 @@ from export.image_size import preprocessing_at
 from export.lower import find_calibration, lower
 from export.normalisation import PixelInput
 from export.parity import check_parity
-from export.pictures import Picture, read_pictures
+from export.pictures import Picture, probe, read_pictures
 from export.presets import choose_preprocessing
 from export.request import Request
 from export.speed import Speed
@@ -87,7 +87,7 @@ def export(request: Request, report: Callable[[str], None] = lambda step: None) 
 
     batch_sizes = sorted({1, 2, request.max_batch_size})
     report(f"comparing PyTorch and ONNX Runtime at batch {', '.join(map(str, batch_sizes))}")
-    pictures = read_pictures(request.parity_images, preprocessing)
+    pictures = [*read_pictures(request.parity_images, preprocessing), probe(preprocessing)]
     pixels = np.stack([picture.pixels for picture in pictures])  # (N, H, W, 3)
     parity = check_parity(network, model, pixels, preprocessing, batch_sizes=batch_sizes)
     cost, speed = None, ()

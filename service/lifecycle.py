@@ -71,6 +71,11 @@ class Lifecycle:
             return State.RECOVERING
         return State.READY
 
+    @property
+    def draining(self) -> bool:
+        """Whether the end is near."""
+        return self._state is State.DRAINING
+
     def drain(self) -> None:
         """Report that the end is near; requests are answered as long as they come."""
         if self._state is not State.FAILED:

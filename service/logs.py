@@ -4,6 +4,8 @@ import json
 import logging
 import sys
 import time
+from collections import Counter
+from collections.abc import Callable
 from typing import Any, Literal
 
 LogFormat = Literal["auto", "console", "json"]
@@ -23,6 +25,25 @@ def configure_logging(log_format: LogFormat) -> None:
 def log_request(facts: dict[str, Any]) -> None:
     """One line for an answered request; `facts` are plain JSON values."""
     log.info("request", extra={"request": facts})
+
+
+class RefusalLog:
+    """One line a second for all requests refused: under overload a line each would cost more than the refusal."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._counts: Counter[str] = Counter()
+        self._since = clock()
+
+    def add(self, code: str) -> None:
+        """Count a refusal, and say so if the last word on it is a second old."""
+        self._counts[code] += 1
+        now = self._clock()
+        if now - self._since >= 1:
+            refused = ", ".join(f"{code} {count}" for code, count in self._counts.items())
+            log.warning("requests refused since %.0f s ago: %s", now - self._since, refused)
+            self._counts.clear()
+            self._since = now
 
 
 class JsonFormatter(logging.Formatter):

@@ -16,13 +16,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bundle.manifest import Manifest
 from service.errors import ServiceError
-from service.lifecycle import State
-from service.logs import log_request
+from service.logs import RefusalLog, log_request
 from service.metrics import Metrics
 from service.problems import problem
 
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 _UNLOGGED = frozenset({"/health/live", "/health/ready", "/metrics"})  # asked every few seconds, by machines
+_REFUSED = frozenset({429, 503})
 CLIENT_LEFT = 499  # nginx's word; nobody sees it but the metrics
 log = logging.getLogger("aaserve")
 
@@ -63,6 +63,7 @@ class Observation:
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
         self._metrics = metrics
+        self._refusals = RefusalLog()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -77,7 +78,7 @@ class Observation:
                 headers = MutableHeaders(scope=message)
                 headers["X-Request-ID"] = record.request_id
                 headers["Server-Timing"] = _server_timing(record)
-                if scope["app"].state.lifecycle.state is State.DRAINING:
+                if scope["app"].state.lifecycle.draining:
                     headers["Connection"] = "close"  # the next request is better sent elsewhere
             await send(message)
 
@@ -101,7 +102,9 @@ class Observation:
         self._metrics.requests.labels(endpoint, record.model, record.status).inc()
         self._metrics.request_duration.labels(endpoint, record.model).observe(now - record.started)
         self._metrics.observe_stages(record.model, record.stages)
-        if endpoint not in _UNLOGGED or record.status >= 500:
+        if record.status in _REFUSED and record.error:
+            self._refusals.add(record.error.code)
+        elif endpoint not in _UNLOGGED or record.status >= 500:
             log_request(_facts(scope, record, now))
         if record.error is not None:
             self._metrics.rejected.labels(record.error.code).inc()

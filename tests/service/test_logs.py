@@ -5,6 +5,7 @@ import json
 import httpx
 import pytest
 
+from service.logs import RefusalLog
 from tests.helpers import EXAMPLES, RunningService, running_service
 
 JPEG = (EXAMPLES / "rocket.jpg").read_bytes()
@@ -49,3 +50,12 @@ def test_a_request_id_that_could_break_a_log_is_replaced(service: RunningService
     answer = service.client.get("/health/live", headers=[(b"X-Request-ID", given.encode())])
     assert answer.headers["x-request-id"] != given
     assert answer.headers["x-request-id"].isalnum()
+
+
+def test_refusals_are_summed_up_once_a_second(caplog: pytest.LogCaptureFixture) -> None:
+    now = 0.0
+    refusals = RefusalLog(lambda: now)
+    for _ in range(10):
+        now += 0.25
+        refusals.add("queue_full")
+    assert [record.getMessage() for record in caplog.records] == ["requests refused since 1 s ago: queue_full 4"] * 2

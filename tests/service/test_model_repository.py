@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import hashlib
+import json
 import shutil
 import signal
 from pathlib import Path
@@ -220,3 +221,20 @@ def change(service: RunningService, what: str, name: str = "fragile", key: str =
 def resident_kib(process_id: int) -> int:
     lines = Path(f"/proc/{process_id}/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
+
+
+def test_a_model_that_answers_otherwise_than_pytorch_did_is_not_served(tmp_path: Path) -> None:
+    """On a machine that computes wrongly this would be the graph; here it is PyTorch's answer that was changed."""
+    repository = Path(shutil.copytree(REPOSITORY, tmp_path / "repository"))
+    folder = repository / "aa-cifar100" / "1"
+    references = json.loads((folder / "references.json").read_text())
+    [probe] = [reference for reference in references if reference["picture"] == "probe"]
+    probe["logits"][0] += 0.1
+    content = json.dumps(references).encode()
+    (folder / "references.json").write_bytes(content)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["files"]["references.json"] = hashlib.sha256(content).hexdigest()
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    status, stderr = start_that_fails(repository=repository)
+    assert status == 1
+    assert "expected PyTorch's answer to the probe within 1e-03, found" in stderr.splitlines()[-1]
