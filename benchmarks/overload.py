@@ -99,14 +99,19 @@ def summary(samples: list[Sample], *, seconds: float, deadline: float) -> dict[s
     }
 
 
+def request_of(body: bytes, *, timeout_ms: int = 1000) -> bytes:
+    """A picture to be classified, as it goes over the wire."""
+    head = (
+        "POST /classify?top_k=1 HTTP/1.1\r\nHost: aaserve\r\nContent-Type: image/jpeg\r\n"
+        f"X-Request-Timeout-Ms: {timeout_ms}\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body
+
+
 async def measure(arguments: argparse.Namespace, body: bytes, host: str, port: int, process: int) -> dict[str, object]:
     """Capacity, then every load."""
     deadline = arguments.timeout_ms / 1000
-    head = (
-        f"POST /classify?top_k=1 HTTP/1.1\r\nHost: {host}\r\nContent-Type: image/jpeg\r\n"
-        f"X-Request-Timeout-Ms: {arguments.timeout_ms}\r\nContent-Length: {len(body)}\r\n\r\n"
-    )
-    request = head.encode() + body
+    request = request_of(body, timeout_ms=arguments.timeout_ms)
     connections = Connections(host, port)
     await closed_loop(connections, request, clients=CLIENTS, seconds=1)
     samples = await closed_loop(connections, request, clients=CLIENTS, seconds=arguments.seconds)

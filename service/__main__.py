@@ -76,6 +76,7 @@ def _serve(settings: Settings, listening: socket.socket, worker: Worker | None) 
     # uvicorn raises the signal again once it has stopped; a stop that was asked for is no failure.
     signal.signal(signal.SIGTERM, lambda *_: None)
     signal.signal(signal.SIGINT, lambda *_: None)
+    signal.signal(signal.SIGHUP, lambda *_: None)  # until there are models to reload
     gc.collect()
     gc.freeze()  # what is loaded now stays; looking through it again and again would stop the event loop
     server.run(sockets=[listening])

@@ -16,7 +16,7 @@ from bundle.errors import BundleError
 from service.decode_pool import DecodePool
 from service.errors import Draining, LoadFailed, ModelLost, NotReady, ServiceError, StartFailed
 from service.metrics import Metrics
-from service.model_repository import ModelRepository, open_repository
+from service.model_repository import RECOVERING, ModelRepository, open_repository
 from service.served_model import ServedModel
 from service.settings import Settings
 
@@ -110,8 +110,11 @@ class Lifecycle:
 
     def require_ready(self) -> None:
         """Raise NotReady or Draining unless requests should come here."""
-        if self.state is State.DRAINING:
+        state = self.state
+        if state is State.DRAINING:
             raise Draining
+        if state is State.RECOVERING:
+            raise NotReady(RECOVERING)
         if closed := self._closed():
             raise closed
 
@@ -125,19 +128,20 @@ class Lifecycle:
         predictors = self.repository.predictors
         if len(predictors) != 1:
             return None  # one of them may have room
-        return predictors[0].admission.refusal(body_bytes=body_bytes, timeout=timeout)
+        [predictor] = predictors
+        if not predictor.ready:
+            return NotReady(RECOVERING)
+        return predictor.admission.refusal(body_bytes=body_bytes, timeout=timeout)
 
     def _closed(self) -> ServiceError | None:
-        """Why no request is answered at all; who drains still answers."""
+        """Why no request is answered at all; who drains still answers, and who recovers, for the other models."""
         match self.state:
-            case State.READY:
+            case State.READY | State.RECOVERING:
                 return None
             case State.DRAINING:
                 return None if self._started.is_set() else Draining()
             case State.FAILED:
                 return NotReady("failed: a model stopped working or could not be loaded")
-            case State.RECOVERING:
-                return NotReady("recovering: a model stopped working and is being loaded again")
             case _:
                 return NotReady()
 

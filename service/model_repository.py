@@ -14,13 +14,14 @@ from pathlib import Path
 from bundle.bundle import open_bundle, scan_repository
 from bundle.errors import BundleError
 from service.decode_pool import DecodePool
-from service.errors import LoadFailed, ModelLost, ModelNotFound, ProviderMissing, StartFailed
+from service.errors import LoadFailed, ModelLost, ModelNotFound, NotReady, ProviderMissing, StartFailed
 from service.metrics import Metrics
 from service.model_settings import SERVING_FILE, read_model_settings
 from service.predictor import Predictor, open_predictor
 from service.served_model import LoadedVersion, ServedModel, retire
 from service.settings import Settings
 
+RECOVERING = "recovering: a model stopped working and is being loaded again"
 log = logging.getLogger("aaserve")
 
 
@@ -50,6 +51,7 @@ class ModelRepository:
 
         Raises:
             ModelNotFound: not served here.
+            NotReady: it stopped working and is being opened again; the others answer meanwhile.
         """
         served = [model.name for model in self if model.serving]
         if name is None:
@@ -58,7 +60,10 @@ class ModelRepository:
             name = next(iter(served), None)
         if name is None or name not in self._models:
             raise ModelNotFound(f"no such model; served: {', '.join(served) or 'none'}")
-        return self._models[name].version(version)
+        predictor = self._models[name].version(version)
+        if not predictor.ready:
+            raise NotReady(RECOVERING)
+        return predictor
 
     def versions(self, name: str) -> list[str]:
         """Those of a model that answer, ascending."""

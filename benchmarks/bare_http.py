@@ -1,0 +1,71 @@
+"""python -m benchmarks.bare_http --output FILE [--seconds 5] [--image FILE]
+
+What HTTP alone costs: uvicorn with an application that does nothing but answer 429, on one core, asked by a generator
+on another, with the same requests as benchmarks.overload. No service written for uvicorn refuses for less.
+"""
+
+import argparse
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import uvloop
+
+from benchmarks.circumstances import ROOT, write_result
+from benchmarks.open_loop import Connections, closed_loop
+from benchmarks.overload import request_of
+
+APPLICATION = """
+import os, sys, uvicorn
+os.sched_setaffinity(0, {0})
+BODY = b'{"code":"queue_full"}'
+HEADERS = [(b"content-type", b"application/problem+json"), (b"content-length", str(len(BODY)).encode())]
+async def app(scope, receive, send):
+    if scope["type"] == "http":
+        await send({"type": "http.response.start", "status": 429, "headers": HEADERS})
+        await send({"type": "http.response.body", "body": BODY})
+uvicorn.run(app, port=int(sys.argv[1]), log_level="error", access_log=False, lifespan="off")
+"""
+
+
+async def answers_per_second(port: int, request: bytes, seconds: float) -> float:
+    """As fast as 32 clients get them."""
+    connections = Connections("127.0.0.1", port)
+    await closed_loop(connections, request, clients=32, seconds=1)  # warm
+    samples = await closed_loop(connections, request, clients=32, seconds=seconds)
+    connections.close()
+    return len(samples) / seconds
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.bare_http", description=__doc__.splitlines()[2])
+    parser.add_argument("--image", type=Path, default=ROOT / "examples" / "astronaut.jpg", help="what is sent")
+    parser.add_argument("--seconds", type=float, default=5, help="of measuring (default: 5)")
+    parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
+    arguments = parser.parse_args()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = subprocess.Popen([sys.executable, "-c", APPLICATION, str(port)])
+    try:
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port)).close()
+                break
+            except ConnectionRefusedError:
+                time.sleep(0.05)
+        body = arguments.image.read_bytes()
+        rate = uvloop.run(answers_per_second(port, request_of(body), arguments.seconds))
+    finally:
+        process.terminate()
+        process.wait(10)
+    result = {"image_bytes": len(body), "answers_per_second": round(rate), "microseconds_each": round(1e6 / rate, 1)}
+    write_result(arguments.output, result, "uvicorn", "httptools", "uvloop")
+    print(result)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
