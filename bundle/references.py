@@ -10,7 +10,7 @@ from bundle.errors import BundleError
 
 
 class Reference(BaseModel):
-    """One picture, or the probe, and PyTorch's logits for it."""
+    """One picture and PyTorch's logits for it, or the probe and those of the graph where it was made."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -18,15 +18,17 @@ from torch import nn
 from bundle.bundle import MODEL_FILE, REFERENCES_FILE, check_absent, sha256_of, write_bundle
 from bundle.manifest import Input, Manifest, Output, Provenance
 from bundle.preprocessing import Preprocessing, normalise
+from bundle.probe import PROBE, probe_pixels
 from bundle.references import Reference, references_json
 from export.checkpoint import Checkpoint, read_checkpoint
 from export.convert import INPUT_NAME, OPSET, OUTPUT_NAME, convert
 from export.errors import ExportError
+from export.graph import Graph
 from export.image_size import preprocessing_at
 from export.lower import find_calibration, lower
 from export.normalisation import PixelInput
 from export.parity import check_parity
-from export.pictures import Picture, probe, read_pictures
+from export.pictures import Picture, read_pictures
 from export.presets import choose_preprocessing
 from export.request import Request
 from export.speed import Speed
@@ -87,7 +89,7 @@ def export(request: Request, report: Callable[[str], None] = lambda step: None) 
 
     batch_sizes = sorted({1, 2, request.max_batch_size})
     report(f"comparing PyTorch and ONNX Runtime at batch {', '.join(map(str, batch_sizes))}")
-    pictures = [*read_pictures(request.parity_images, preprocessing), probe(preprocessing)]
+    pictures = read_pictures(request.parity_images, preprocessing)
     pixels = np.stack([picture.pixels for picture in pictures])  # (N, H, W, 3)
     parity = check_parity(network, model, pixels, preprocessing, batch_sizes=batch_sizes)
     cost, speed = None, ()
@@ -101,7 +103,9 @@ def export(request: Request, report: Callable[[str], None] = lambda step: None) 
     _check_measurement(request, model)
 
     report("writing the bundle")
-    references = references_json(_references(network, pictures, pixels, preprocessing))
+    references = references_json(
+        (*_references(network, pictures, pixels, preprocessing), _probe(Graph(model, preprocessing), preprocessing))
+    )
     manifest = Manifest(
         schema_version=1,
         name=request.name,
@@ -137,6 +141,12 @@ def _references(
         Reference(picture=picture.name, sha256=picture.sha256, logits=tuple(round(logit, 6) for logit in row))
         for picture, row in zip(pictures, logits.tolist(), strict=True)
     )
+
+
+def _probe(graph: Graph, preprocessing: Preprocessing) -> Reference:
+    pixels = probe_pixels(preprocessing.crop)
+    logits = tuple(round(logit, 6) for logit in graph(pixels[np.newaxis])[0].tolist())
+    return Reference(picture=PROBE, sha256=sha256_of(pixels.tobytes()), logits=logits)
 
 
 def _described(request: Request, checkpoint: Checkpoint) -> tuple[str, tuple[str, ...], Preprocessing]:

@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from bundle.bundle import sha256_of
 from bundle.errors import ImageError
 from bundle.preprocessing import Preprocessing, read_pixels
-from bundle.probe import PROBE, probe_pixels
 from export.errors import ExportError
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
@@ -54,9 +53,3 @@ def read_picture(path: Path, preprocessing: Preprocessing) -> Picture:
     except ImageError as error:
         raise ExportError(f"{path}: {error}") from error
     return Picture(path.name, sha256_of(image_bytes), pixels)
-
-
-def probe(preprocessing: Preprocessing) -> Picture:
-    """The one that every bundle can be asked about without any picture at hand."""
-    pixels = probe_pixels(preprocessing.crop)
-    return Picture(PROBE, sha256_of(pixels.tobytes()), pixels)

@@ -1,6 +1,6 @@
 """Keeps one model running: a session that died is opened again, or the service says so and ends.
 
-open --warm-up--> probe answered as PyTorch did --> run
+open --warm-up--> probe answered as where the bundle was made --> run
 run --raises--> batcher retries caller by caller --all raise--> recover --self-test--> fine | reopened | ModelLost
 """
 
@@ -14,12 +14,11 @@ from numpy.typing import NDArray
 from bundle.bundle import REFERENCES_FILE, Bundle, open_bundle
 from bundle.errors import BundleError
 from bundle.model_input import pixels_input
-from bundle.probe import PROBE, probe_pixels
+from bundle.probe import PROBE, PROBE_TOLERANCES, probe_pixels
 from bundle.references import difference, read_references
 from service.errors import ModelLost, StartFailed
 from service.session import OnnxSession
 
-_ROUNDING = 10  # times the tolerance of export: another processor and its libraries add up in another order
 log = logging.getLogger("aaserve")
 
 
@@ -80,15 +79,15 @@ class ModelRunner:
         return session
 
     def _compare(self, session: OnnxSession, served: Bundle) -> None:
-        """Ask about the probe: does this machine answer as PyTorch did where the bundle was made?"""
+        """Ask about the probe: does this machine answer as the one did where the bundle was made?"""
         manifest = served.manifest
-        tolerance = _ROUNDING * manifest.parity.tolerance
+        tolerance = PROBE_TOLERANCES[manifest.precision]
         for reference in read_references(served.folder / REFERENCES_FILE):
             if reference.picture == PROBE:
                 row = pixels_input(probe_pixels(manifest.preprocessing.crop), manifest)
                 found = difference(session.run(row[np.newaxis])[0], reference)
                 if not found <= tolerance:
                     raise StartFailed(
-                        f"{served.model_path}: expected PyTorch's answer to the probe within {tolerance:.0e}, "
+                        f"{served.model_path}: expected the stored answer to the probe within {tolerance:.0e}, "
                         f"found {found:.1e} on {session.provider}"
                     )
