@@ -47,6 +47,9 @@ class Settings(BaseSettings):
         le=256,
         description="Images decoded at once.",
     )
+    intra_op_spinning: bool = Field(
+        False, description="Let the model's threads wait busily for work, which takes cores from decoding."
+    )
     gpu_device_id: int = Field(0, ge=0, description="Number of the GPU, for cuda and tensorrt.")
     gpu_memory_bytes: int = Field(0, ge=0, description="Bytes that CUDA may take for tensors; 0 for no limit.")
     tf32: bool = Field(False, description="Let CUDA round products of fp32 bundles to 10 bits of fraction.")
