@@ -99,7 +99,7 @@ class ModelRepository:
         for name in sorted({*names, *self._models}):
             try:
                 await (self.load(name) if name in names else self.unload(name))
-            except (LoadFailed, ProviderMissing) as error:
+            except (LoadFailed, ModelNotFound, ProviderMissing) as error:
                 log.error("%s", error)
 
     async def load(self, name: str) -> None:
@@ -129,7 +129,7 @@ class ModelRepository:
                 if isinstance(error, ProviderMissing):
                     raise
                 raise LoadFailed(str(error)) from error
-            if opened or set(serving) != set(model.serving):
+            if serving != model.serving:
                 self._retire(model.switch(serving))
                 self._report(model)
             self._metrics.reloads.labels(name, "loaded").inc()

@@ -3,12 +3,11 @@
 import base64
 import concurrent.futures
 import socket
-import time
 
 import httpx
 import pytest
 
-from tests.helpers import EXAMPLES, RunningService, running_service
+from tests.helpers import EXAMPLES, RunningService, running_service, wait_until
 
 PICTURES = [path.read_bytes() for path in sorted(EXAMPLES.glob("*.jpg"))]
 
@@ -141,10 +140,3 @@ def test_openapi_describes_the_batch(service: RunningService) -> None:
     operation = service.client.get("/openapi.json").json()["paths"]["/classify/batch"]["post"]
     assert {"multipart/form-data", "application/json"} == set(operation["requestBody"]["content"])
     assert {"200", "400", "404", "413", "415", "422", "429", "500", "503", "504"} <= set(operation["responses"])
-
-
-def wait_until(condition, seconds: float = 10) -> None:  # type: ignore[no-untyped-def]
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.02)

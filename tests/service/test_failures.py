@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -16,7 +15,7 @@ from service.app import create_app
 from service.errors import StartFailed
 from service.session import OnnxSession
 from service.settings import Settings
-from tests.helpers import EXAMPLES, REPOSITORY
+from tests.helpers import EXAMPLES, REPOSITORY, wait_until
 
 JPEG = (EXAMPLES / "rocket.jpg").read_bytes()
 
@@ -112,10 +111,3 @@ def test_a_bug_in_a_route_is_500_with_a_request_id_and_a_metric(
         assert "secret" not in response.text
         wait_until(lambda: "secret" in caplog.text)
         wait_until(lambda: 'code="500",endpoint="/classify"' in client.get("/metrics").text)
-
-
-def wait_until(condition) -> None:  # type: ignore[no-untyped-def]
-    end = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.01)

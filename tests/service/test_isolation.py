@@ -9,14 +9,13 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.helpers import EXAMPLES, REPOSITORY, ROOT, RunningService, running_service
+from tests.helpers import EXAMPLES, REPOSITORY, ROOT, RunningService, running_service, wait_until
 from tests.toy_bundles import NOT_A_NUMBER, OUT_OF_RANGE, label_of, picture, write_fragile_bundle
 
 HELD = ("--max-queue-delay-ms", "500")  # long enough for a batch to fill
@@ -213,11 +212,3 @@ def test_threads_that_compute_give_way_to_the_event_loop() -> None:
     thread.start()
     thread.join()
     assert found[0] > os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
-
-
-def wait_until(condition, seconds: float = 20) -> None:  # type: ignore[no-untyped-def]
-    """Poll what another process shows; there is no event to wait for across processes."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.02)

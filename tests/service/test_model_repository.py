@@ -5,6 +5,7 @@ import hashlib
 import json
 import shutil
 import signal
+import socket
 from pathlib import Path
 
 import httpx
@@ -238,3 +239,34 @@ def test_a_model_that_answers_otherwise_than_where_it_was_made_is_not_served(tmp
     status, stderr = start_that_fails(repository=repository)
     assert status == 1
     assert "expected the stored answer to the probe within 1e-03, found" in stderr.splitlines()[-1]
+
+
+def test_a_request_that_was_let_in_is_answered_by_the_version_that_let_it_in(repository: Path) -> None:
+    """Its body arrives only after that version has been replaced twice, so that nothing keeps it but this request."""
+    shutil.rmtree(repository / "fragile" / "2")
+    content = picture(3)
+    head = f"POST /classify?model=fragile&top_k=1 HTTP/1.1\r\nHost: x\r\nContent-Length: {len(content)}\r\n"
+    with running_service(repository=repository) as service:
+        address = (service.client.base_url.host, service.client.base_url.port)
+        with socket.create_connection(address, timeout=10) as slow:
+            slow.sendall(f"{head}Content-Type: image/png\r\nConnection: close\r\n\r\n".encode() + content[:5])
+            wait_until(lambda: service.metric("aaserve_inflight_requests") == 2)  # this one, and the scrape
+            for version, labels in (("2", NEW), ("3", OLD)):
+                write_fragile_bundle(repository, version=version, labels=labels)
+                reload(service)
+            slow.sendall(content[5:])
+            answer = b"".join(iter(lambda: slow.recv(4096), b"")).decode()
+    assert answer.startswith("HTTP/1.1 200")
+    assert '"version":"1"' in answer
+
+
+def test_a_version_replaced_in_place_comes_back_after_a_rollback(repository: Path, keys: Path) -> None:
+    with running_service("--api-keys-file", str(keys), repository=repository) as service:
+        assert change(service, "rollback").status_code == 404  # nothing was there before
+        write_fragile_bundle(repository, version="2", labels=OLD)
+        reload(service)
+        assert said(ask(service, model="fragile")) == ("2", "d")
+        assert change(service, "rollback").status_code == 204
+        assert said(ask(service, model="fragile")) == ("2", "D")
+        assert change(service, "load").status_code == 204  # what is on the disk, which is in memory still
+        assert said(ask(service, model="fragile")) == ("2", "d")
