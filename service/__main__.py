@@ -21,6 +21,7 @@ from pydantic_settings import CliApp
 from bundle.bundle import scan_repository
 from bundle.errors import BundleError
 from service.app import create_app
+from service.connection import Connection
 from service.errors import StartFailed
 from service.keys import Keys
 from service.logs import configure_logging
@@ -62,6 +63,7 @@ def _serve(settings: Settings, listening: socket.socket, worker: Worker | None) 
     server = Server(
         uvicorn.Config(
             app,
+            http=Connection,
             log_config=None,
             access_log=False,
             server_header=False,
