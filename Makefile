@@ -2,6 +2,7 @@ PYTHON ?= python3
 PORT ?= 8080
 SERVE_VENV := .venv-serve
 VENV := .venv
+RAY_VENV := .venv-ray
 PIP_INSTALL = pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
@@ -31,6 +32,9 @@ export: $(VENV)/.installed  ## make the shipped bundle again from its checkpoint
 	rm -rf runs/export
 	$(VENV)/bin/python -m export model_repository/aa-cifar100/checkpoint.safetensors --name aa-cifar100 --version 1 --repository runs/export
 
+ray-check: $(RAY_VENV)/.installed  ## Ray Serve on three nodes in network namespaces (needs root, 10 minutes); result in runs/
+	$(RAY_VENV)/bin/python -m benchmarks.ray_serve --output runs/ray-serve.json
+
 image:  ## build the container image
 	docker build --target cpu --tag aaserve:cpu .
 
@@ -38,12 +42,18 @@ up:  ## the service in a container, with Prometheus and Grafana
 	docker compose up --build
 
 clean:  ## remove the environments and what they left
-	rm -rf $(VENV) $(SERVE_VENV) .venv-tritonclient .venv-kserve build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(SERVE_VENV) $(RAY_VENV) .venv-tritonclient .venv-kserve build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 
 $(SERVE_VENV)/.installed: pyproject.toml constraints.txt
 	@$(call create-venv,$(SERVE_VENV))
 	@echo "installing what serving needs into $(SERVE_VENV) …"
 	@$(SERVE_VENV)/bin/$(PIP_INSTALL) '.[cpu]'
+	@touch $@
+
+$(RAY_VENV)/.installed: pyproject.toml constraints.txt
+	@$(call create-venv,$(RAY_VENV))
+	@echo "installing the service with Ray into $(RAY_VENV) …"
+	@$(RAY_VENV)/bin/$(PIP_INSTALL) '.[cpu,ray]'
 	@touch $@
 
 $(VENV)/.installed: pyproject.toml constraints.txt

@@ -1,0 +1,210 @@
+"""python -m benchmarks.sizing --output FILE [--seconds 20] [--ray-serve FILE] [--price 0.0408] [--objective-ms 100]
+
+How many cores for how many images a second. What the work of a request is, is measured in processor time; what follows
+for its latency is simulated (benchmarks/one_core.py); the service itself, on a core of its own and under random
+arrivals, says whether that is right. docs/scaling.md is written from the result.
+"""
+
+import argparse
+import asyncio
+import json
+import math
+import os
+import re
+import statistics
+import sys
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import uvloop
+
+from benchmarks.circumstances import ROOT, write_result
+from benchmarks.one_core import Work, simulate
+from benchmarks.open_loop import Connections, open_loop
+from benchmarks.overload import percentiles, processor_seconds, request_of, service
+from bundle.bundle import open_bundle
+from bundle.model_input import read_input
+from service.session import OnnxSession
+from service.settings import Settings
+
+SHARES = (0.3, 0.5, 0.7, 0.8, 0.9)  # of the simulated capacity
+LOADS = (100, 1_000, 10_000, 100_000)  # images per second
+REQUESTS = 20_000  # of a simulation
+MAX_BATCH_SIZE = 8
+ZONES = 3  # one of which may be lost
+
+
+def seconds_each(work: Callable[[], object], times: int = 200) -> float:
+    """The median; this process has a core of its own."""
+    found = []
+    for _ in range(times):
+        started = time.perf_counter()
+        work()
+        found.append(time.perf_counter() - started)
+    return statistics.median(found)
+
+
+def measured_stages(picture: bytes) -> tuple[float, list[float]]:
+    """Seconds of decoding, and of batches of 1, 2, ... rows with one thread."""
+    served = open_bundle(ROOT / "model_repository" / "aa-cifar100" / "1")
+    settings = Settings(intra_op_num_threads=1, provider="cpu", max_batch_size=MAX_BATCH_SIZE)
+    session = OnnxSession(served, settings)
+    row = read_input(picture, served.manifest, max_pixels=settings.max_image_pixels)
+    decode = seconds_each(lambda: read_input(picture, served.manifest, max_pixels=settings.max_image_pixels))
+    batches = [np.stack([row] * rows) for rows in range(1, MAX_BATCH_SIZE + 1)]
+    return decode, [seconds_each(lambda batch=batch: session.run(batch)) for batch in batches]
+
+
+class Replica:
+    """The service on core 0, asked from core 1."""
+
+    def __init__(self, host: str, port: int, process: int, request: bytes) -> None:
+        self._address = host, port
+        self._process = process
+        self._request = request
+
+    def asked(self, per_second: float, seconds: float, seed: int) -> dict[str, Any]:
+        """Latencies, rows in a batch and seconds of processor time for each request, under random arrivals."""
+        before, busy, started = self._counted(), processor_seconds(self._process), time.monotonic()
+        samples = uvloop.run(self._open_loop(per_second, seconds, seed))
+        after, elapsed = self._counted(), time.monotonic() - started
+        used = processor_seconds(self._process) - busy
+        batches, rows = (later - earlier for later, earlier in zip(after, before, strict=True))
+        answered = [sample.seconds for sample in samples if sample.status == 200]
+        return {
+            "per_second": round(len(samples) / seconds, 1),
+            "not_answered": len(samples) - len(answered),
+            "ms": percentiles(answered),
+            "mean_ms": round(statistics.mean(answered) * 1000, 2),
+            "rows_in_a_batch": round(rows / batches, 2),
+            "cores": round(used / elapsed, 3),
+            "core_ms_each": round(used / len(samples) * 1000, 3),
+        }
+
+    async def _open_loop(self, per_second: float, seconds: float, seed: int) -> list[Any]:
+        connections = Connections(*self._address)
+        await connections.prepare(64)
+        samples = await open_loop(connections, self._request, per_second=per_second, seconds=seconds, seed=seed)
+        connections.close()
+        await asyncio.sleep(0.2)
+        return samples
+
+    def _counted(self) -> tuple[float, float]:
+        """Batches and rows so far."""
+        with urllib.request.urlopen("http://{}:{}/metrics".format(*self._address)) as answer:
+            text = answer.read().decode()
+        return tuple(  # type: ignore[return-value]
+            float(re.search(rf"^aaserve_batch_size_{which}{{.*}} (\S+)$", text, re.MULTILINE)[1])  # type: ignore[index]
+            for which in ("count", "sum")
+        )
+
+
+def simulated(work: Work, per_second: float, seed: int = 0) -> dict[str, Any]:
+    """What `Replica.asked` measures; and the mean as a formula has it, M/D/1 without batches."""
+    latencies = simulate(work, per_second=per_second, requests=REQUESTS, seed=seed)
+    utilisation = per_second * work.each(1)
+    wait = work.each(1) * utilisation / (2 * (1 - utilisation)) if utilisation < 1 else math.inf
+    return {
+        "ms": percentiles(latencies),
+        "mean_ms": round(statistics.mean(latencies) * 1000, 2),
+        "formula_mean_ms": round((work.each(1) + wait) * 1000, 2) if utilisation < 1 else None,
+    }
+
+
+def highest_load(work: Work, objective: float) -> float:
+    """Requests per second at which the simulated 99th percentile is still within `objective` seconds."""
+    low, high = 0.0, work.capacity
+    while high - low > 1:
+        middle = (low + high) / 2
+        found = simulated(work, middle)["ms"]["p99"]
+        low, high = (middle, high) if found <= objective * 1000 else (low, middle)
+    return low
+
+
+def plan(per_core: float, image_bytes: int, overhead: float | None) -> list[dict[str, Any]]:
+    """For each load: cores, with a zone to spare, by Ray Serve; and the network."""
+    rows = []
+    for load in LOADS:
+        spared = ZONES * math.ceil(load / per_core / (ZONES - 1))
+        rows.append(
+            {
+                "images_per_second": load,
+                "cores": math.ceil(load / per_core),
+                "cores_with_a_zone_to_spare": spared,
+                "cores_with_ray_serve": math.ceil(spared / overhead) if overhead else None,
+                "gigabits_per_second_in": round(load * image_bytes * 8 / 1e9, 2),
+            }
+        )
+    return rows
+
+
+def ray_overhead(path: Path | None) -> float | None:
+    """Throughput of two replicas behind HAProxy over that of two workers without Ray, on the same cores."""
+    if path is None:
+        return None
+    found = json.loads(path.read_text())["throughput"]
+    return float(
+        found["haproxy"]["2 replicas"]["answers_per_second"] / found["without Ray"]["two workers"]["answers_per_second"]
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.sizing", description=__doc__.splitlines()[2])
+    parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
+    parser.add_argument("--seconds", type=float, default=20, help="of each load")
+    parser.add_argument("--objective-ms", type=float, default=100, help="what 99 of 100 answers must keep to")
+    parser.add_argument("--price", type=float, default=0.0408, help="of a core for an hour, for the example of costs")
+    parser.add_argument("--ray-serve", type=Path, help="result of benchmarks.ray_serve, for the column with Ray")
+    arguments = parser.parse_args()
+    picture = (ROOT / "examples" / "astronaut.jpg").read_bytes()
+    everywhere = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, [min(everywhere)])
+    decode, batches = measured_stages(picture)
+    os.sched_setaffinity(0, [max(everywhere)])
+    with service(["--intra-op-num-threads", "1"], [min(everywhere)]) as (host, port, process):
+        replica = Replica(host, port, process, request_of(picture, timeout_ms=10_000))
+        replica.asked(50, 2, seed=99)
+        calibration = replica.asked(50, arguments.seconds, seed=98)
+        rows = calibration["rows_in_a_batch"]
+        of_a_row = float(np.interp(rows, range(1, MAX_BATCH_SIZE + 1), batches)) / rows
+        work = Work(max(0.0, calibration["core_ms_each"] / 1000 - decode - of_a_row), decode, batches)
+        print(work, f"capacity {work.capacity:.0f}/s, without batches {1 / work.each(1):.0f}/s", flush=True)
+        check = []
+        for share in SHARES:
+            found = replica.asked(share / work.each(1), arguments.seconds, seed=int(100 * share))
+            check.append({"share": share, "measured": found, "simulated": simulated(work, found["per_second"])})
+            print(check[-1], flush=True)
+    objective = arguments.objective_ms / 1000
+    worst = max(one["measured"]["ms"]["p99"] / one["simulated"]["ms"]["p99"] for one in check)
+    per_core = highest_load(work, objective / max(1.0, worst))
+    overhead = ray_overhead(arguments.ray_serve)
+    seconds = (("http", work.http), ("decode", work.decode), *((f"batch of {n + 1}", s) for n, s in enumerate(batches)))
+    result = {
+        "image_bytes": len(picture),
+        "work_ms": {name: round(second * 1000, 3) for name, second in seconds},
+        "calibration": calibration,
+        "capacity_without_batches_per_second": round(1 / work.each(1), 1),
+        "capacity_per_second": round(work.capacity, 1),
+        "check": check,
+        "worst_p99_measured_over_simulated": round(worst, 2),
+        "objective_ms": arguments.objective_ms,
+        "planned_per_second_and_core": round(per_core, 1),
+        "planned_utilisation": round(per_core * work.each(1), 2),
+        "planned_requests_inside": round(per_core * simulated(work, per_core)["mean_ms"] / 1000, 2),
+        "ray_serve_throughput_share": round(overhead, 2) if overhead else None,
+        "plan": plan(per_core, len(picture), overhead),
+        "example_price_of_a_core_hour": arguments.price,
+        "example_cost_of_a_million_images": round(arguments.price / 3600 * 1e6 / per_core, 3),
+    }
+    write_result(arguments.output, result, "onnxruntime", "pillow", "fastapi", "uvicorn", "uvloop")
+    for row in result["plan"]:
+        print(row)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
