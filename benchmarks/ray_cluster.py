@@ -46,9 +46,10 @@ class Node:
         """As when a machine fails: its packets stop first, so that nobody is told, then everything on it."""
         if self._link:
             _ip("link", "set", self._link, "down")
-        for process in self._processes():
-            with suppress(ProcessLookupError):
-                os.kill(process, signal.SIGKILL)
+        while processes := self._processes():  # some start others
+            for process in processes:
+                with suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGKILL)
         self._process.wait()
 
     def _processes(self) -> list[int]:

@@ -1,4 +1,4 @@
-"""Ray Serve on two raylets of this machine, with the configuration that ships. `make ray-check` does more (docs/ray.md)."""
+"""Ray Serve on two raylets of this machine, with the configuration that ships. `make ray-check` does more."""
 
 import os
 import shutil
@@ -121,7 +121,7 @@ def test_kuberay_gets_the_ray_that_is_pinned_and_the_port_that_is_scraped() -> N
     [workers] = cluster["workerGroupSpecs"]
     [container] = workers["template"]["spec"]["containers"]
     assert container["ports"] == [
-        {"name": "metrics", "containerPort": SERVE["applications"][0]["args"]["metrics_port"]}
+        {"name": "aaserve-metrics", "containerPort": SERVE["applications"][0]["args"]["metrics_port"]}
     ]
     assert REPLICAS["max_replicas_per_node"] == 1
     assert REPLICAS["autoscaling_config"]["max_replicas"] == workers["maxReplicas"]
