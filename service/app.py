@@ -71,6 +71,8 @@ def create_app(
         version=VERSION,
         lifespan=lifespan,
         telemetry=_telemetry(tracing),
+        docs_url=None,  # FastAPI's pages load their script from elsewhere; /openapi.json stays
+        redoc_url=None,
     )
     app.state.settings = settings
     app.state.keys = Keys(settings.api_keys_file)
