@@ -72,6 +72,16 @@ def test_what_a_document_names_exists(document: Path) -> None:
         assert (ROOT / module.replace(".", "/")).is_dir() or (ROOT / f"{module.replace('.', '/')}.py").exists(), module
 
 
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.stem)
+def test_a_metric_or_an_alert_that_a_document_names_exists(document: Path) -> None:
+    text = document.read_text()
+    metrics = {row[0].strip("`") for row in table("Metrics")}
+    for name in re.findall(r"\baaserve_[a-z_]+[a-z]\b", text):
+        assert re.sub("_(bucket|sum|count)$", "", name) in metrics, name
+    alerts = set(re.findall(r"alert: (\w+)", (ROOT / "deploy/prometheus/rules/alerts.yml").read_text()))
+    assert set(re.findall(r"\bAaserve[A-Z]\w+", text)) <= alerts
+
+
 def test_every_address_is_documented() -> None:
     requests = (ROOT / "docs" / "requests.md").read_text()
     documented = set(re.findall(r"(?<![\w`])/[\w{}/\[\].-]+", requests))

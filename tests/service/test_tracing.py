@@ -141,6 +141,15 @@ def test_a_batch_links_its_members_and_they_link_it(traced: Traced) -> None:
         assert [link.context.span_id for link in spans["inference"].links] == [batch.context.span_id]
 
 
+def test_a_request_of_several_pictures_is_one_member_of_its_batch(traced: Traced) -> None:
+    files = [("image", ("1.png", picture(1), "image/png"))] * 3
+    assert traced.client.post("/classify/batch", files=files, headers=traceparent(14)).status_code == 200
+    spans = traced.spans(14)
+    assert spans["batch"].attributes["aaserve.batch.size"] == 3
+    assert [link.context.span_id for link in spans["batch"].links] == [spans["POST /classify/batch"].context.span_id]
+    assert [link.context.span_id for link in spans["inference"].links] == [spans["batch"].context.span_id]
+
+
 def test_a_caller_who_is_not_sampled_leaves_no_span_and_no_link(traced: Traced) -> None:
     with concurrent.futures.ThreadPoolExecutor(3) as threads:
         sampled = threads.submit(traced.classify, picture(1), 6)
