@@ -99,11 +99,11 @@ class Tracing:
                 epoch + round(end * 1e9)
             )
 
-    def response_headers(self) -> dict[str, str]:
+    def response_headers(self) -> list[tuple[bytes, bytes]]:
         """Which trace the answer belongs to: `traceresponse`, as the drafts of W3C Trace Context level 3 have it."""
         carrier: dict[str, str] = {}
         TraceContextTextMapPropagator().inject(carrier)
-        return {"traceresponse": carrier["traceparent"]} if "traceparent" in carrier else {}
+        return [(b"traceresponse", carrier["traceparent"].encode())] if "traceparent" in carrier else []
 
     def of_model(self, manifest: Manifest) -> "ModelTracing":
         """What the model's batcher records its batches with."""
