@@ -77,10 +77,10 @@ class Tracing:
 
     def finish(self, record: Record) -> None:
         """Put what is known of the request into its span, and its stages under it."""
-        span = trace.get_current_span()
         caller = _caller.get()
         if caller is None:
             return
+        span = trace.get_current_span()
         span.set_attributes(
             {
                 "aaserve.request.id": record.request_id,
