@@ -250,6 +250,7 @@ def test_spans_reach_a_collector_at_the_latest_when_the_service_stops(
     monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=test")
     options = ("--tracing", "--log-format", "json", "--workers", str(workers))
     with collecting(monkeypatch) as collector, running_service(*options) as service:
+        wait_until(lambda: len([line for line in service.log if '"ready"' in line]) == workers)
         for number in range(4):
             assert classify(service, number).status_code == 200
         assert collector.requests == []
