@@ -71,7 +71,7 @@ def traced(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Traced]:
     write_fragile_bundle(repository)
     exporter = InMemorySpanExporter()
     tracing = Tracing(exporter)
-    settings = Settings(port=0, repository=repository, max_batch_size=3, max_queue_delay_ms=300)
+    settings = Settings(port=0, repository=repository, max_batch_size=3, max_queue_delay_ms=600)
     app = create_app(settings, tracing=tracing)
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, lifespan="on"))
     thread = threading.Thread(target=lambda: asyncio.run(server.serve()))
