@@ -67,4 +67,4 @@ $(PYTHON) -c 'import sys; sys.exit("aaserve needs Python 3.11 or newer, found " 
 	&& $(PYTHON) -m venv $(1) || { echo "could not create $(1): on Debian and Ubuntu, apt install python3-venv" >&2; exit 1; }
 endef
 
-.PHONY: help serve test check install format export image up clean
+.PHONY: help serve test check install format export ray-check image up clean
