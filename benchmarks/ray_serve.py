@@ -42,6 +42,7 @@ MODES = {
     "haproxy": {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2"},
 }
 CLIENTS = 32
+TOO_MANY = 200  # clients of one replica
 LOAD = 8  # clients while something is killed: less than what one replica can bear
 ATTEMPT = 3.0  # seconds a client waits before it asks elsewhere
 ATTEMPTS = 10
@@ -158,6 +159,18 @@ def throughput(addresses: list[tuple[str, int]], request: bytes, seconds: float)
     return {"answers_per_second": per_second, f"ms_of_{CLIENTS}_clients": latency, "ms_of_one_client": alone}
 
 
+def too_many(address: tuple[str, int], request: bytes) -> dict[str, int]:
+    """Answers by status where more clients ask one replica than it lets in (128 waiting, 16 at the model)."""
+
+    async def run() -> dict[str, int]:
+        connections = Connections(*address)
+        samples = await closed_loop(connections, request, clients=TOO_MANY, seconds=5)
+        connections.close()
+        return dict(Counter(str(sample.status) for sample in samples))
+
+    return uvloop.run(run())
+
+
 def answers(host: str, port: int) -> list[Any]:
     """To every example, all classes."""
     found = []
@@ -196,6 +209,8 @@ def measured_with(cluster: Cluster, expected: list[Any], request: bytes, seconds
             raise SystemExit("error: the answers are not those of a single process")
         measured[f"{number} replicas"] = throughput(addresses, request, seconds)
         print(number, measured[f"{number} replicas"], flush=True)
+        if number == 1:
+            measured[f"answers to {TOO_MANY} clients by status"] = too_many(addresses[0], request)
     return measured
 
 
