@@ -5,6 +5,7 @@ node = `ray start --block` and all that comes of it: a raylet, its agents, its p
 
 import json
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -84,11 +85,14 @@ class Cluster:
         ray: Path = Path(sys.prefix) / "bin" / "ray",
     ) -> None:
         self._apart = apart
+        self._token = secrets.token_hex(32)
         self.address = f"{NETWORK}.1" if apart else "127.0.0.1"
         self._dashboard = f"http://{self.address}:{ports['dashboard']}"
         environment = {
             "PYTHONPATH": str(ROOT),
             "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_AUTH_MODE": "token",  # Ray's own default as soon as its dashboard is not on localhost
+            "RAY_AUTH_TOKEN": self._token,
             "RAY_SERVE_HAPROXY_STATS_PORT": str(ports["stats"]),
             "RAY_SERVE_HAPROXY_METRICS_PORT": str(ports["metrics"]),
             **environment,
@@ -121,8 +125,7 @@ class Cluster:
                 _ip("address", "add", f"{NETWORK}.254/24", "dev", BRIDGE)
                 _ip("link", "set", BRIDGE, "up")
                 for number, node in enumerate(self.nodes):
-                    stack.callback(_ip, "netns", "delete", f"{BRIDGE}{number}")
-                    _join(f"{BRIDGE}{number}", node.address)
+                    _join(f"{BRIDGE}{number}", node.address, stack)
             for node in self.nodes:
                 node.start()
                 stack.callback(node.lose)
@@ -134,20 +137,23 @@ class Cluster:
         self._end.close()
 
     def deploy(self, config: dict[str, Any]) -> None:
-        """Ask for this configuration, as KubeRay does; return once it is so."""
+        """Ask for this configuration, as KubeRay does; return once it is so and its nodes can be asked."""
         self._ask("PUT", config)
         self.url = f"http://{self.address}:{config['http_options']['port']}"
         wanted = config["applications"][0]["deployments"][0].get("num_replicas")
-        self.wait_for(lambda: self._deployed(wanted), "the deployment")
+        everywhere = config["proxy_location"] == "EveryNode"
+        self.wait_for(lambda: self._deployed(wanted, everywhere), "the deployment")
 
     def replicas(self) -> list[dict[str, Any]]:
         """Those that are running: node_ip, pid, replica_id."""
-        try:
-            [application] = self._ask("GET")["applications"].values()
-            [deployment] = application["deployments"].values()
-        except (OSError, ValueError):  # the dashboard is busy, or nothing is deployed
-            return []
-        return [replica for replica in deployment["replicas"] if replica["state"] == "RUNNING"]
+        deployments = self._application().get("deployments", {}).values()
+        return [each for deployment in deployments for each in deployment["replicas"] if each["state"] == "RUNNING"]
+
+    def entrances(self) -> list[str]:
+        """Addresses of the nodes that have both a replica and a proxy that works."""
+        proxies = self._details().get("proxies", {}).values()
+        nodes = {proxy["node_id"] for proxy in proxies if proxy["status"] == "HEALTHY"}
+        return [replica["node_ip"] for replica in self.replicas() if replica["node_id"] in nodes]
 
     def wait_for(self, condition: Callable[[], object], words: str, seconds: float = PATIENCE) -> float:
         """Poll until `condition()`; the seconds it took."""
@@ -158,14 +164,22 @@ class Cluster:
             time.sleep(0.2)
         return time.monotonic() - started
 
-    def _deployed(self, wanted: int | None) -> bool:
-        try:
-            [application] = self._ask("GET")["applications"].values()
-        except (OSError, ValueError):
-            return False
-        if application["status"] == "DEPLOY_FAILED":
+    def _deployed(self, wanted: int | None, everywhere: bool) -> bool:
+        application = self._application()
+        if application.get("status") == "DEPLOY_FAILED":
             raise RuntimeError(application["message"])
-        return application["status"] == "RUNNING" and (wanted is None or len(self.replicas()) == wanted)
+        running = len(self.entrances() if everywhere else self.replicas())
+        return application.get("status") == "RUNNING" and running > 0 and wanted in (None, running)
+
+    def _application(self) -> dict[str, Any]:
+        return next(iter(self._details().get("applications", {}).values()), {})
+
+    def _details(self) -> dict[str, Any]:
+        """What Serve says of itself; nothing while its dashboard is busy or starting."""
+        try:
+            return self._ask("GET")
+        except (OSError, ValueError):
+            return {}
 
     def _alive(self) -> bool:
         with suppress(OSError):
@@ -177,20 +191,23 @@ class Cluster:
         request = urllib.request.Request(
             f"{self._dashboard}/api/serve/applications/",
             json.dumps(body).encode() if body else None,
-            {"Content-Type": "application/json"},
+            {"Content-Type": "application/json", "Authorization": f"Bearer {self._token}"},
             method=method,
         )
         try:
             with urllib.request.urlopen(request, timeout=60) as answer:
                 return json.loads(answer.read() or "null")
         except urllib.error.HTTPError as error:
-            raise OSError(f"Serve refused: {error.read().decode(errors='replace')[:2000]}") from error
+            message = f"Serve answers {error.code}: {error.read().decode(errors='replace')[:2000]}"
+            raise (OSError if error.code >= 500 else RuntimeError)(message) from error  # or it is starting
 
 
-def _join(link: str, address: str) -> None:
+def _join(link: str, address: str, stack: ExitStack) -> None:
     """A namespace with an address on the bridge."""
     _ip("netns", "add", link)
+    stack.callback(_ip, "netns", "delete", link)
     _ip("link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", link)
+    stack.callback(_ip, "link", "delete", link)  # else it lives for as long as the namespace takes to end
     _ip("link", "set", link, "master", BRIDGE, "up")
     _ip("-n", link, "address", "add", f"{address}/24", "dev", "eth0")
     _ip("-n", link, "link", "set", "eth0", "up")

