@@ -24,6 +24,7 @@ from service.app import create_app
 from service.connection import Connection
 from service.errors import StartFailed
 from service.keys import Keys
+from service.log_writer import LogWriter
 from service.logs import configure_logging
 from service.server import Server
 from service.settings import Settings
@@ -45,21 +46,22 @@ def main() -> int:
         return _fail(f"{'.'.join(map(str, first['loc']))}: {first['msg']}, found {first['input']!r}")
     except (BundleError, StartFailed, OSError) as error:
         return _fail(str(error))
-    configure_logging(settings.log_format)
+    logs = configure_logging(settings.log_format)
     if worker is None:
         log.info("listening on http://%s:%d", *listening.getsockname()[:2])
         if settings.workers > 1:
             return _supervise(settings, listening)
-    return _serve(settings, listening, worker)
+    return _serve(settings, listening, worker, logs)
 
 
-def _serve(settings: Settings, listening: socket.socket, worker: Worker | None) -> int:
+def _serve(settings: Settings, listening: socket.socket, worker: Worker | None, logs: LogWriter) -> int:
     warnings.filterwarnings("ignore", module="PIL")  # it warns of odd metadata; what matters is checked
 
     def stop() -> None:
         server.should_exit = True
 
     app = create_app(settings, worker=worker, on_failure=stop)
+    logs.on_dropped = app.state.metrics.log_lines_dropped.inc
     server = Server(
         uvicorn.Config(
             app,
@@ -83,7 +85,10 @@ def _serve(settings: Settings, listening: socket.socket, worker: Worker | None) 
     gc.freeze()  # what is loaded now stays; looking through it again and again would stop the event loop
     server.run(sockets=[listening])
     failure = app.state.lifecycle.failure
-    return _fail(failure) if failure else 0
+    if failure is None:
+        return 0
+    logs.line(_error(failure))
+    return 1
 
 
 def _supervise(settings: Settings, listening: socket.socket) -> int:
@@ -101,8 +106,12 @@ def _listen(settings: Settings) -> socket.socket:
 
 
 def _fail(message: str) -> int:
-    print(f"error: {message}", file=sys.stderr)
+    print(_error(message), file=sys.stderr)
     return 1
+
+
+def _error(message: str) -> str:
+    return f"error: {message}"
 
 
 if __name__ == "__main__":

@@ -114,7 +114,7 @@ class OnnxSession:
         options.inter_op_num_threads = 1
         spinning = self._settings.intra_op_spinning and provider == "cpu"  # beside a GPU it would only be in the way
         options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
-        options.log_severity_level = 3  # errors; what concerns us is checked below
+        options.log_severity_level = 4  # its errors are raised too; its own lines could stall in a pipe and are no JSON
         if provider != "cpu":
             onnxruntime.preload_dlls()  # the CUDA and cuDNN libraries of the NVIDIA wheels
             options.intra_op_num_threads = 1
