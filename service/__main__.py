@@ -7,6 +7,7 @@ With several workers this process only binds and supervises (service/workers.py)
 
 import gc
 import logging
+import os
 import signal
 import socket
 import sys
@@ -28,7 +29,7 @@ from service.log_writer import LogWriter
 from service.logs import configure_logging
 from service.server import Server
 from service.settings import Settings
-from service.workers import Supervisor, Worker
+from service.workers import HUNG, Supervisor, Worker
 
 BACKLOG = 2048  # connections that the kernel holds for us
 log = logging.getLogger("aaserve")
@@ -88,6 +89,9 @@ def _serve(settings: Settings, listening: socket.socket, worker: Worker | None, 
     if failure is None:
         return 0
     logs.line(_error(failure))
+    if app.state.lifecycle.hung:
+        logging.shutdown()
+        os._exit(HUNG)  # the interpreter would wait for the thread that hangs
     return 1
 
 

@@ -165,13 +165,18 @@ class ModelRepository:
         await asyncio.shield(self._lost)
 
     async def close(self) -> None:
-        """Answer what is queued, then let go of everything."""
+        """Answer what is queued, then let go of everything.
+
+        Raises:
+            ModelLost: a model died, before or meanwhile.
+        """
         async with self._changing:
             for model in self:
                 self._retire(model.clear())
             await asyncio.gather(*self._retiring)
-            for task in self._watching:
-                task.cancel()
+            await asyncio.gather(*self._watching)  # all have ended, one way or the other
+        if self._lost.done():
+            self._lost.result()
 
     def _in_public(self, error: Exception) -> str:
         """What is wrong, without where on the disk the repository is."""
@@ -203,6 +208,10 @@ class ModelRepository:
         except (BundleError, StartFailed) as error:
             model.failures[version] = self._in_public(error)
             raise
+        except (MemoryError, OSError, RuntimeError) as error:  # no memory, no file or no thread to be had
+            failure = StartFailed(f"{model.folder / version}: cannot be opened: {str(error) or 'out of memory'}")
+            model.failures[version] = self._in_public(failure)
+            raise failure from error
         loaded = LoadedVersion(bundle, predictor, lifetime, serving_file)
         opened.append(loaded)
         task = asyncio.create_task(self._watch(predictor))

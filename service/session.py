@@ -123,7 +123,10 @@ class OnnxSession:
             )  # the GPU works, decoding needs them
         try:
             wanted = providers.with_options(provider, self._bundle.manifest, self._settings)
-            session = onnxruntime.InferenceSession(self._bundle.model_path, options, providers=wanted)
+            # Without it, onnxruntime itself goes on with the CPU where a provider fails, at any call, and prints that.
+            session = onnxruntime.InferenceSession(
+                self._bundle.model_path, options, providers=wanted, enable_fallback=0
+            )
         except Exception as error:
             raise StartFailed(
                 f"{self._bundle.model_path}: expected a model that {names[0]} loads, found: {_line(error)}"

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from math import exp
 
 _MEMORY = 2.0  # seconds after which a measurement counts for a third
+_SURPRISE = 8  # times as long as expected; what took longer, and a second, was not work: the process was stopped
 _EVIDENCE = 1.0  # seconds of work; the first batches of a burst are small and say little
 
 
@@ -21,7 +22,8 @@ class Throughput:
         """A batch has been answered; the time since the one before counts if work waited all along."""
         now = self._clock()
         if self._busy_since is not None:
-            seconds = now - self._busy_since
+            credible = max(_EVIDENCE, _SURPRISE * (self.seconds_for(max(rows, 1)) or 0))
+            seconds = min(now - self._busy_since, credible)
             kept = exp(-seconds / _MEMORY)
             self._rows = self._rows * kept + rows
             self._seconds = self._seconds * kept + seconds
