@@ -1,5 +1,6 @@
 PYTHON ?= python3
 PORT ?= 8080
+MINUTES ?= 10
 SERVE_VENV := .venv-serve
 VENV := .venv
 PIP_INSTALL = pip install --quiet --disable-pip-version-check --constraint constraints.txt
@@ -34,6 +35,9 @@ export: $(VENV)/.installed  ## make the shipped bundle again from its checkpoint
 image:  ## build the container image
 	docker build --target cpu --tag aaserve:cpu .
 
+soak: $(VENV)/.installed  ## mixed traffic for MINUTES=10, result in benchmarks/results/
+	$(VENV)/bin/python -m benchmarks.soak --minutes $(MINUTES) --output benchmarks/results/$(shell date -u +%F)-soak.json
+
 up:  ## the service in a container, with Prometheus and Grafana
 	docker compose up --build
 
@@ -57,4 +61,4 @@ $(PYTHON) -c 'import sys; sys.exit("aaserve needs Python 3.11 or newer, found " 
 	&& $(PYTHON) -m venv $(1) || { echo "could not create $(1): on Debian and Ubuntu, apt install python3-venv" >&2; exit 1; }
 endef
 
-.PHONY: help serve test check install format export image up clean
+.PHONY: help serve test check install format export image up clean soak

@@ -59,7 +59,9 @@ class Record:
     """What was seen of the service."""
 
     ended: Counter[tuple[str, int]] = field(default_factory=Counter)  # kind and status; 0: the connection broke
-    seconds: defaultdict[int, "array[float]"] = field(default_factory=lambda: defaultdict(lambda: array("f")))  # by minute
+    seconds: defaultdict[int, "array[float]"] = field(
+        default_factory=lambda: defaultdict(lambda: array("f"))
+    )  # by minute
     samples: list[tuple[float, int, int, int]] = field(default_factory=list)  # seconds, RSS, files, threads
     changes: Counter[str] = field(default_factory=Counter)
 
@@ -69,7 +71,9 @@ def kinds() -> list[Kind]:
     tiny = [_post("/classify?model=fragile", picture(red)) for red in range(0, 100, 5)]
     photographs = [path.read_bytes() for path in sorted((ROOT / "examples").glob("*.jpg"))]
     real = [_post(f"/classify?model={MODEL}&top_k=1", photograph) for photograph in photographs]
-    several = [_form("/classify/batch?model=fragile", [picture(red) for red in range(start, start + 4)]) for start in (0, 9)]
+    several = [
+        _form("/classify/batch?model=fragile", [picture(red) for red in range(start, start + 4)]) for start in (0, 9)
+    ]
     tensor = {"name": "pixels", "shape": [1, 8, 8, 3], "datatype": "UINT8", "data": [7] * 192}
     infer = json.dumps({"inputs": [tensor]}).encode()
     bad = [
@@ -123,7 +127,9 @@ async def soak(service: Service, repository: Path, seconds: float, record: Recor
         for pause, action in ((0.1, sources.leave), (0.2, sources.wander), (5, sources.scrape), (7, sources.change)):
             group.create_task(every(pause, action))
         group.create_task(every(1, measure))
-        with Progress(TextColumn("soaking"), BarColumn(), TimeElapsedColumn(), TextColumn("{task.fields[word]}")) as bar:
+        with Progress(
+            TextColumn("soaking"), BarColumn(), TimeElapsedColumn(), TextColumn("{task.fields[word]}")
+        ) as bar:
             task = bar.add_task("soaking", total=seconds, word="")
             while (now := time.monotonic()) < end:
                 word = f"{sum(record.ended.values()):,} requests, {service.memory('VmRSS') / 2**20:.0f} MiB"
@@ -195,11 +201,15 @@ def findings(record: Record, seconds: float) -> dict[str, object]:
     warm = min(WARM_UP * seconds, 600)
     after = [sample for sample in record.samples if sample[0] >= warm]
     tenth = max(1, len(after) // 10)
-    first, last = ([float(np.mean(column)) for column in zip(*part, strict=True)] for part in (after[:tenth], after[-tenth:]))
+    first, last = (
+        [float(np.mean(column)) for column in zip(*part, strict=True)] for part in (after[:tenth], after[-tenth:])
+    )
     growth = last[1] / first[1] - 1
     expected = _EXPECTED | {kind.name: kind.expected for kind in kinds()}
     errors = {
-        f"{kind} {status}": count for (kind, status), count in sorted(record.ended.items()) if status not in expected[kind]
+        f"{kind} {status}": count
+        for (kind, status), count in sorted(record.ended.items())
+        if status not in expected[kind]
     }
     return {
         "minutes": round(seconds / 60, 1),
@@ -236,7 +246,9 @@ def _by_minute(samples: list[tuple[float, int, int, int]]) -> list[float]:
 
 
 def _post(path: str, body: bytes, content_type: str = "application/octet-stream") -> bytes:
-    head = f"POST {path} HTTP/1.1\r\nHost: aaserve\r\nContent-Type: {content_type}\r\nContent-Length: {len(body)}\r\n\r\n"
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: aaserve\r\nContent-Type: {content_type}\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
     return head.encode() + body
 
 

@@ -152,6 +152,8 @@ class DynamicBatcher:
                 entry.fail(self._lost or RuntimeError("the batcher ended"))
             if self._handed:
                 await asyncio.wait(list(self._handed))
+        if self._lost:  # while it was draining
+            raise self._lost
 
     async def _wait_for_batch(self) -> bool:
         """Wait until a batch can go; False once draining is over."""

@@ -1,4 +1,4 @@
-"""Notices a call that does not come back. ONNX Runtime and drivers cannot be interrupted; whoever asks here can give up.
+"""Notices a call that does not come back. ONNX Runtime and drivers cannot be interrupted; whoever waits can give up.
 
 model's thread: with watching(): call --> returns
 event loop:     await overdue() --> only if it does not

@@ -1,6 +1,5 @@
 """The service as a process of its own, to be stopped, killed and starved."""
 
-import os
 import re
 import signal
 import socket
@@ -74,10 +73,10 @@ class Service:
 
     def files(self) -> int:
         """Open file descriptors, connections among them."""
-        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
+        return len(list(Path(f"/proc/{self.process.pid}/fd").iterdir()))
 
     def threads(self) -> int:
-        return len(os.listdir(f"/proc/{self.process.pid}/task"))
+        return len(list(Path(f"/proc/{self.process.pid}/task").iterdir()))
 
 
 @contextmanager

@@ -70,9 +70,7 @@ class Traffic:
         chance = random.Random(seed)
         while not self._stopping:
             began = time.monotonic()
-            outcome = await ask(
-                self._port, chance.choice(self._bodies), timeout_ms=self._timeout_ms, path=self._path
-            )
+            outcome = await ask(self._port, chance.choice(self._bodies), timeout_ms=self._timeout_ms, path=self._path)
             self.ended.append(Ended(began, time.monotonic(), outcome))
             await asyncio.sleep(self._pause)
 
