@@ -117,7 +117,7 @@ def wait_until(condition: Callable[[], object]) -> float:
     started = time.monotonic()
     while not condition():
         if time.monotonic() - started > PATIENCE:
-            raise SystemExit("error: what should have happened has not")
+            raise TimeoutError("what should have happened has not")
         time.sleep(0.02)
     return time.monotonic() - started
 

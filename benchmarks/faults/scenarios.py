@@ -230,16 +230,14 @@ async def stopped_process(seconds: float) -> Findings:
     timeout_ms = int(seconds * 500)
     limit = ("--model-call-timeout-ms", str(timeout_ms))
     with running(*limit) as service:
-        async with _traffic(service, clients=16, timeout_ms=timeout_ms, pause=0) as traffic:
+        async with _traffic(service, timeout_ms=timeout_ms, pause=0) as traffic:
             await asyncio.sleep(1.5)  # long enough to know how much the service can do
             stopped = time.monotonic()
             service.process.send_signal(signal.SIGSTOP)
             await asyncio.sleep(seconds)
             service.process.send_signal(signal.SIGCONT)
             going = time.monotonic()
-            while not any(ended.outcome == "200" for ended in traffic.since(going)):
-                await asyncio.sleep(0.01)
-            recovery = next(ended.at for ended in traffic.since(going) if ended.outcome == "200") - going
+            recovery = await _later(lambda: any(ended.outcome == "200" for ended in traffic.since(going)))
             await asyncio.sleep(1.5)
         counted = service.counted()
         caught = [ended.outcome for ended in traffic.ended if ended.began < stopped < going <= ended.at]

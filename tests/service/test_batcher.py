@@ -342,12 +342,19 @@ def test_a_model_that_is_lost_ends_every_wait_and_the_batcher() -> None:
     run(scenario())
 
 
-def test_a_model_that_is_abandoned_ends_every_wait_though_its_call_never_ends() -> None:
+def test_a_model_that_is_abandoned_ends_every_wait_though_its_call_does_not_end() -> None:
     async def scenario() -> None:
-        model = Model(held=True)
-        async with batching(model, size=1) as batcher:
+        computing, end, ended = threading.Event(), threading.Event(), threading.Event()
+
+        def hanging(batch: np.ndarray) -> np.ndarray:
+            computing.set()
+            end.wait(5)
+            ended.set()
+            return batch
+
+        async with batching(hanging, size=1) as batcher:
             callers = [asyncio.create_task(batcher.submit(ROW, deadline=soon())) for _ in range(4)]
-            await started(model)
+            assert await asyncio.to_thread(computing.wait, 10)
             await waiting(batcher, 3)  # one prepared, two queued
             batcher.abandon(ModelHung("hung"))
             results = await asyncio.gather(*callers, return_exceptions=True)
@@ -355,7 +362,8 @@ def test_a_model_that_is_abandoned_ends_every_wait_though_its_call_never_ends() 
             with pytest.raises(ModelHung):
                 await batcher.ended()
             assert not batcher.alive
-        model.go.set()  # the test's own thread should end
+        assert not ended.is_set()
+        end.set()
 
     run(scenario())
 
