@@ -10,6 +10,8 @@ import threading
 from collections.abc import Callable
 from queue import SimpleQueue
 
+from service.threads import take_turns
+
 CAPACITY = 10_000  # lines waiting, at most: a few MiB
 PATIENCE = 2.0  # seconds that the end of the process waits for its last lines
 log = logging.getLogger("aaserve")
@@ -57,6 +59,7 @@ class LogWriter(logging.Handler):
         super().close()
 
     def _run(self) -> None:
+        take_turns()
         while (text := self._lines.get()) is not None:
             try:
                 self._write(f"{text}\n".encode(errors="backslashreplace"))
