@@ -14,7 +14,7 @@ from pathlib import Path
 from bundle.bundle import open_bundle, scan_repository
 from bundle.errors import BundleError
 from service.decode_pool import DecodePool
-from service.errors import LoadFailed, ModelLost, ModelNotFound, NotReady, ProviderMissing, StartFailed
+from service.errors import LoadFailed, ModelNotFound, NotReady, ProviderMissing, StartFailed
 from service.metrics import Metrics
 from service.model_settings import SERVING_FILE, read_model_settings
 from service.predictor import Predictor, open_predictor
@@ -222,7 +222,7 @@ class ModelRepository:
     async def _watch(self, predictor: Predictor) -> None:
         try:
             await predictor.ended()
-        except ModelLost as error:
+        except Exception as error:  # ModelLost; anything else is a bug, and ends the service as well
             if not self._lost.done():
                 self._lost.set_exception(error)
 

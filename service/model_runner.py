@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bundle.bundle import REFERENCES_FILE, Bundle, open_bundle
-from bundle.errors import BundleError
 from bundle.model_input import pixels_input
 from bundle.probe import PROBE, PROBE_TOLERANCES, probe_pixels
 from bundle.references import difference, read_references
@@ -76,8 +75,8 @@ class ModelRunner:
         self._on_reopen()
         try:
             self._session = self._open(open_bundle(self._served.folder))
-        except (BundleError, StartFailed) as error:
-            raise ModelLost(f"{name} died and could not be opened again: {error}") from cause
+        except Exception as error:  # BundleError, StartFailed; or no memory, no thread, no file to be had
+            raise ModelLost(f"{name} died and could not be opened again: {str(error) or repr(error)}") from cause
         self.ready = True
         log.info("%s works again", name)
 

@@ -6,6 +6,7 @@ must be true, and it must recover by itself. tests/faults runs the same, shorter
 
 import argparse
 import asyncio
+import resource
 import sys
 from pathlib import Path
 
@@ -34,6 +35,8 @@ def main() -> int:
     parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
     parser.add_argument("--only", nargs="+", choices=FULL, default=list(FULL), metavar="NAME", help=", ".join(FULL))
     arguments = parser.parse_args()
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a thousand clients, for them and for the service
     console = Console()
     measured: dict[str, Findings] = {}
     for name in arguments.only:
