@@ -8,12 +8,12 @@ COPY service/version.py service/
 
 # Nobody needs the packages' own tests here, nor ONNX Runtime's library for C programs: Python's module has its own copy.
 FROM install AS install-cpu
-RUN pip --python /venv/bin/python install --no-cache-dir --constraint constraints.txt '.[cpu]' \
+RUN pip --python /venv/bin/python install --no-cache-dir --constraint constraints.txt '.[cpu,otel]' \
     && find /venv -type d -name tests -prune -exec rm -r {} + \
     && rm /venv/lib/python3*/site-packages/onnxruntime/capi/libonnxruntime.so*
 
 FROM install AS install-gpu
-RUN pip --python /venv/bin/python install --no-cache-dir --constraint constraints.txt --constraint constraints-gpu.txt '.[gpu]' \
+RUN pip --python /venv/bin/python install --no-cache-dir --constraint constraints.txt --constraint constraints-gpu.txt '.[gpu,otel]' \
     && find /venv -type d -name tests -prune -exec rm -r {} +
 
 FROM python:3.11-slim-bookworm AS app

@@ -6,11 +6,10 @@ request --> Record in request.state --> early refusal, routes --> X-Request-ID, 
 import logging
 import re
 import time
-import uuid
 from dataclasses import dataclass, field
-from typing import Any
+from random import getrandbits
+from typing import TYPE_CHECKING, Any
 
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -20,8 +19,11 @@ from service.logs import RefusalLog, log_request
 from service.metrics import Metrics
 from service.problems import problem
 
-_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
-_UNLOGGED = frozenset({"/health/live", "/health/ready", "/metrics"})  # asked every few seconds, by machines
+if TYPE_CHECKING:
+    from service.tracing import Tracing
+
+_REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
+UNLOGGED = frozenset({"/health/live", "/health/ready", "/metrics"})  # asked every few seconds, by machines
 _REFUSED = frozenset({429, 503})
 CLIENT_LEFT = 499  # nginx's word; nobody sees it but the metrics
 log = logging.getLogger("aaserve")
@@ -42,6 +44,13 @@ class Record:
     error: ServiceError | None = None
     predicted_at: float | None = None
 
+    @property
+    def outcome(self) -> str:
+        """In a word: `ok`, an error code, `disconnected`, or the status of the framework's own answers."""
+        if self.status == CLIENT_LEFT:
+            return "disconnected"
+        return self.error.code if self.error else "ok" if self.status < 400 else str(self.status)
+
     def asks(self, manifest: Manifest) -> None:
         """Note whom the request is for."""
         self.model, self.version = manifest.name, manifest.version
@@ -60,9 +69,10 @@ class Record:
 class Observation:
     """Pure ASGI middleware, outermost."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, tracing: "Tracing | None" = None) -> None:
         self._app = app
         self._metrics = metrics
+        self._tracing = tracing
         self._refusals = RefusalLog()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -71,15 +81,22 @@ class Observation:
             return
         record = Record(_request_id(scope))
         scope.setdefault("state", {})["record"] = record
+        if self._tracing:
+            self._tracing.begin()
 
         async def send_observed(message: Message) -> None:
             if message["type"] == "http.response.start":
                 record.status = message["status"]
-                headers = MutableHeaders(scope=message)
-                headers["X-Request-ID"] = record.request_id
-                headers["Server-Timing"] = _server_timing(record)
+                headers = [
+                    (b"x-request-id", record.request_id.encode()),
+                    (b"server-timing", _server_timing(record).encode()),
+                ]
                 if scope["app"].state.lifecycle.draining:
-                    headers["Connection"] = "close"  # the next request is better sent elsewhere
+                    headers.append((b"connection", b"close"))  # the next request is better sent elsewhere
+                if self._tracing:
+                    self._tracing.finish(record)
+                    headers += self._tracing.response_headers()
+                message["headers"] = [*message["headers"], *headers]
             await send(message)
 
         with self._metrics.inflight.track_inprogress():
@@ -96,6 +113,8 @@ class Observation:
 
     def _observe(self, scope: Scope, record: Record) -> None:
         now = time.perf_counter()
+        if self._tracing and record.status == CLIENT_LEFT:
+            self._tracing.finish(record)
         if record.predicted_at is not None:
             record.stages["respond"] = now - record.predicted_at
         endpoint = getattr(scope.get("route"), "path", record.endpoint)
@@ -104,7 +123,7 @@ class Observation:
         self._metrics.observe_stages(record.model, record.stages)
         if record.status in _REFUSED and record.error:
             self._refusals.add(record.error.code)
-        elif endpoint not in _UNLOGGED or record.status >= 500:
+        elif endpoint not in UNLOGGED or record.status >= 500:
             log_request(_facts(scope, record, now))
         if record.error is not None:
             self._metrics.rejected.labels(record.error.code).inc()
@@ -114,13 +133,12 @@ class Observation:
 
 def _facts(scope: Scope, record: Record, now: float) -> dict[str, Any]:
     """What the log says of a request."""
-    outcome = record.error.code if record.error else "ok" if record.status < 400 else str(record.status)
     return {
         "request_id": record.request_id,
         "method": scope["method"],
         "path": scope["path"],
         "status": record.status,
-        "outcome": "disconnected" if record.status == CLIENT_LEFT else outcome,
+        "outcome": record.outcome,
         "model": record.model,
         "version": record.version,
         "batch_size": record.batch_size,
@@ -130,8 +148,11 @@ def _facts(scope: Scope, record: Record, now: float) -> dict[str, Any]:
 
 
 def _request_id(scope: Scope) -> str:
-    given = Headers(scope=scope).get("x-request-id", "")
-    return given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+    """The caller's own if it is fit to be printed; else one that need only be rare, not hard to guess."""
+    for name, value in scope["headers"]:
+        if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
+            return str(value, "ascii")
+    return f"{getrandbits(128):032x}"
 
 
 def _server_timing(record: Record) -> str:

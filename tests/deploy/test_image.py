@@ -80,7 +80,8 @@ def test_the_version_stands_in_one_place() -> None:
 def test_everything_that_the_image_installs_by_name_is_pinned(extra: str) -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     pinned = (ROOT / "constraints.txt").read_text() + (ROOT / "constraints-gpu.txt").read_text()
-    for requirement in extras[extra] + extras["service"]:
+    assert f"'.[{extra},otel]'" in DOCKERFILE
+    for requirement in extras[extra] + extras["service"] + extras["otel"]:
         name = re.match(r"[\w-]+", requirement)[0]
         if name != "aaserve":
             assert re.search(rf"^{name.replace('-', '[-_]')}==", pinned, re.MULTILINE), name
