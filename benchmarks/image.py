@@ -2,7 +2,7 @@
 
 Build the container image, run it as Kubernetes would with `restricted` and a read-only root, and look what it weighs.
 
-Where no container engine is, image.sh builds with buildah and a Debian of its own in the place of python:3.11-slim. The run
+Where no container engine is, image.sh builds with buildah, on a Debian of its own instead of python:3.11-slim. The run
 is a chroot: the image's user, environment and entry point, a read-only root, and every shell deleted from it first.
 """
 
@@ -172,7 +172,9 @@ def unpacked(image: str) -> Iterator[Path]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.image", description=__doc__.splitlines()[2])
-    parser.add_argument("--target", choices=["cpu", "gpu"], default="cpu", help="stage of the Dockerfile (default: cpu)")
+    parser.add_argument(
+        "--target", choices=["cpu", "gpu"], default="cpu", help="stage of the Dockerfile (default: cpu)"
+    )
     parser.add_argument("--tool", type=Path, default=TOOL, help="image.sh (default: %(default)s)")
     parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
     arguments = parser.parse_args()

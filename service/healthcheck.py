@@ -1,10 +1,11 @@
 """python -m service.healthcheck: status 0 if the service in this container is ready, otherwise one line and status 1.
 
-For the image's HEALTHCHECK: it has no curl, and needs no shell. Only the standard library, as it runs every few seconds.
+For the image: it has no curl, and its HEALTHCHECK needs no shell. Standard library only, as it runs every few seconds.
 """
 
 import http.client
 import os
+import ssl
 import sys
 
 TIMEOUT = 2.0  # seconds
@@ -14,7 +15,15 @@ LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # a container need not know "l
 def main() -> int:
     host = os.environ.get("AASERVE_HOST", "127.0.0.1")
     port = int(os.environ.get("AASERVE_PORT", "8080"))
-    connection = http.client.HTTPConnection(LOOPBACK.get(host, host), port, timeout=TIMEOUT)
+    host = LOOPBACK.get(host, host)
+    connection: http.client.HTTPConnection
+    if os.environ.get("AASERVE_TLS_CERTIFICATE"):
+        # It is for the name that clients use, not for the loopback address, and this asks nothing confidential.
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        connection = http.client.HTTPSConnection(host, port, timeout=TIMEOUT, context=context)
+    else:
+        connection = http.client.HTTPConnection(host, port, timeout=TIMEOUT)
     try:
         connection.request("GET", "/health/ready")
         answer = connection.getresponse()
@@ -24,7 +33,7 @@ def main() -> int:
     else:
         if answer.status == 200:
             return 0
-    print(f"error: /health/ready: expected 200, found {found}", file=sys.stderr)
+    sys.stderr.write(f"error: /health/ready: expected 200, found {found}\n")
     return 1
 
 

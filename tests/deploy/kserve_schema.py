@@ -38,4 +38,5 @@ def objections(value: Any, kind: str, path: str) -> list[str]:
 
 CLASSES = {"ClusterServingRuntime": "V1alpha1ClusterServingRuntime", "InferenceService": "V1beta1InferenceService"}
 for resource in json.load(sys.stdin):
-    print(*objections(resource, CLASSES[resource["kind"]], resource["kind"]), sep="\n", end="")
+    kind = resource["kind"]
+    sys.stdout.writelines(f"{objection}\n" for objection in objections(resource, CLASSES[kind], kind))

@@ -1,9 +1,12 @@
 """What of the image can be tested without building it; `make image-check` builds and runs it."""
 
+import http.server
 import os
 import re
+import ssl
 import subprocess
 import sys
+import threading
 import tomllib
 from pathlib import Path
 
@@ -17,11 +20,11 @@ from tests.helpers import ROOT, RunningService, running_service
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 
 
-def healthcheck(port: int, host: str = "0.0.0.0") -> subprocess.CompletedProcess[str]:
+def healthcheck(port: int, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "service.healthcheck"],
         cwd=ROOT,
-        env={**os.environ, "AASERVE_HOST": host, "AASERVE_PORT": str(port)},
+        env={**os.environ, "AASERVE_HOST": "0.0.0.0", "AASERVE_PORT": str(port), **environment},
         capture_output=True,
         text=True,
     )
@@ -51,6 +54,35 @@ def test_the_health_check_says_in_one_line_what_is_wrong(tmp_path: Path) -> None
     gone = healthcheck(port)
     assert gone.returncode == 1
     assert re.fullmatch(r"error: /health/ready: expected 200, found .*refused\n", gone.stderr)
+
+
+class Ready(http.server.BaseHTTPRequestHandler):
+    """Answers as a service that is ready."""
+
+    def do_GET(self) -> None:
+        self.send_response(200 if self.path == "/health/ready" else 404)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+def test_the_health_check_speaks_tls_where_the_service_does(tmp_path: Path) -> None:
+    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    new = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=service.example"]
+    subprocess.run([*new, "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    with http.server.HTTPServer(("127.0.0.1", 0), Ready) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            found = healthcheck(server.server_port, AASERVE_TLS_CERTIFICATE=str(certificate))
+            assert (found.returncode, found.stderr) == (0, "")
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def test_the_image_sets_settings_that_exist() -> None:

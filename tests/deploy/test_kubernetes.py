@@ -159,7 +159,9 @@ def test_no_service_of_the_namespace_can_change_our_settings() -> None:
 def test_every_path_that_is_probed_or_scraped_exists() -> None:
     routes = set(create_app(Settings()).openapi()["paths"]) | {"/metrics"}
     for container in containers():
-        probes = {name: container[name] for name in container if name.endswith("Probe") and "httpGet" in container[name]}
+        probes = {
+            name: container[name] for name in container if name.endswith("Probe") and "httpGet" in container[name]
+        }
         for name, probe in probes.items():
             assert probe["httpGet"]["path"] in routes
             assert probe["httpGet"]["path"].endswith("live" if name == "livenessProbe" else "ready")
