@@ -10,18 +10,19 @@ run again caller by caller, so that only the culprit fails. Nothing polls: an id
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 
 from service.entry import Answer, Array, Entry, Part
-from service.errors import DeadlineExceeded, Draining, QueueFull, TooManyRows
+from service.errors import DeadlineExceeded, Draining, InferenceFailed, QueueFull, TooManyRows
 from service.row_queue import RowQueue
 from service.threads import INFERENCE, give_way
 
+Result = TypeVar("Result")
 _AT_THE_MODEL = 2  # batches: one computing, one prepared
 
 
@@ -127,19 +128,42 @@ class DynamicBatcher:
             entry.close()
             self._queue.drop(entry)
 
+    async def call(self, function: Callable[[], Result], *, deadline: float) -> Result:
+        """Return `function()`, run in the model's thread between two batches; it counts as one row.
+
+        Raises:
+            Draining, DeadlineExceeded: as `submit`.
+            InferenceFailed: it raised; the model is looked after as when a batch fails.
+        """
+        if not self._accepting or not self.alive:
+            raise Draining
+        try:
+            async with asyncio.timeout_at(deadline):
+                result = await asyncio.get_running_loop().run_in_executor(self._thread, function)
+        except TimeoutError:
+            raise DeadlineExceeded from None
+        except Exception as error:
+            self._hand(self._look_after_the_model(), rows=0)
+            raise InferenceFailed from error
+        self._on_answered(1)
+        return result
+
     async def _run(self) -> None:
         try:
             while await self._wait_for_batch():
                 if parts := self._queue.take(self._max_batch_size, self._clock()):
-                    task = asyncio.create_task(self._answer(parts))
-                    self._handed[task] = sum(map(len, parts))
-                    task.add_done_callback(self._batch_ended)
+                    self._hand(self._answer(parts), rows=sum(map(len, parts)))
         finally:
             for entry in self._queue:  # none, unless the model is lost
                 self._queue.drop(entry)
                 entry.fail(self._lost or RuntimeError("the batcher ended"))
             if self._handed:
                 await asyncio.wait(list(self._handed))
+
+    def _hand(self, work: Coroutine[Any, Any, None], *, rows: int) -> None:
+        task = asyncio.create_task(work)
+        self._handed[task] = rows
+        task.add_done_callback(self._batch_ended)
 
     async def _wait_for_batch(self) -> bool:
         """Wait until a batch can go; False once draining is over."""
@@ -190,8 +214,11 @@ class DynamicBatcher:
                 part.entry.fail(cause)
                 self._queue.drop(part.entry)
         if failed and not answered:
-            await asyncio.get_running_loop().run_in_executor(self._thread, self._recover)
+            await self._look_after_the_model()
         return answered
+
+    async def _look_after_the_model(self) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._recover)
 
     async def _compute(self, parts: list[Part]) -> int:
         """Give the model those parts that are still wanted; return their rows."""
