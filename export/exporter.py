@@ -148,13 +148,11 @@ def export(request: Request, report: Callable[[str], None] = lambda step: None) 
 
 
 def _attention_layers(network: nn.Module, preprocessing: Preprocessing) -> dict[str, AttentionAugmentedConv2d]:
-    """Every attention layer by name, in the order in which they run."""
     with torch.inference_mode():
-        order = attention_maps(network, torch.zeros(1, 3, *preprocessing.crop))
-    if not order:
+        layers = attention_layers(network, torch.zeros(1, 3, *preprocessing.crop))
+    if not layers:
         raise ExportError("--with-attention: expected a network with attention layers, found none in it")
-    layers = attention_layers(network)
-    return {name: layers[name] for name in order}
+    return layers
 
 
 def _described_maps(layers: dict[str, AttentionAugmentedConv2d], precision: Precision) -> tuple[AttentionMap, ...]:

@@ -184,11 +184,6 @@ class AttentionAugmentedConv2d(nn.Module):
         return logits_h.flatten(2, 3), logits_w.flatten(2, 3)
 
 
-def attention_layers(network: nn.Module) -> dict[str, AttentionAugmentedConv2d]:
-    """The attention layers of a network by name."""
-    return {name: layer for name, layer in network.named_modules() if isinstance(layer, AttentionAugmentedConv2d)}
-
-
 def attention_maps(network: nn.Module, x: Tensor) -> dict[str, Tensor]:
     """The `attention_map` of each layer while the network maps `x`, by the layers' names, in the order they run."""
     maps: dict[str, Tensor] = {}
@@ -196,13 +191,19 @@ def attention_maps(network: nn.Module, x: Tensor) -> dict[str, Tensor]:
     def note(name: str, layer: AttentionAugmentedConv2d, inputs: tuple[Tensor]) -> None:
         maps[name] = layer.attention_map(*inputs)
 
-    hooks = [layer.register_forward_pre_hook(partial(note, name)) for name, layer in attention_layers(network).items()]
+    layers = [(name, one) for name, one in network.named_modules() if isinstance(one, AttentionAugmentedConv2d)]
+    hooks = [layer.register_forward_pre_hook(partial(note, name)) for name, layer in layers]
     try:
         network(x)
     finally:
         for hook in hooks:
             hook.remove()
     return maps
+
+
+def attention_layers(network: nn.Module, x: Tensor) -> dict[str, AttentionAugmentedConv2d]:
+    """The attention layers by name, in the order they run while the network maps `x`."""
+    return {name: network.get_submodule(name) for name in attention_maps(network, x)}
 
 
 def _attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
