@@ -129,7 +129,7 @@ class DynamicBatcher:
             self._queue.drop(entry)
 
     async def call(self, function: Callable[[], Result], *, deadline: float) -> Result:
-        """Return `function()`, run in the model's thread between two batches; it counts as one row.
+        """Return `function()`, run in the model's thread between two batches; it counts as a batch of one row.
 
         Raises:
             Draining, DeadlineExceeded: as `submit`.
@@ -137,16 +137,16 @@ class DynamicBatcher:
         """
         if not self._accepting or not self.alive:
             raise Draining
+        answer: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self._hand(self._call(function, answer), rows=1)
         try:
             async with asyncio.timeout_at(deadline):
-                result = await asyncio.get_running_loop().run_in_executor(self._thread, function)
+                return await answer
         except TimeoutError:
             raise DeadlineExceeded from None
-        except Exception as error:
-            self._hand(self._look_after_the_model(), rows=0)
-            raise InferenceFailed from error
-        self._on_answered(1)
-        return result
+        finally:
+            if not answer.cancel() and not answer.cancelled():
+                answer.exception()  # seen, even where the caller left in the moment it was set
 
     async def _run(self) -> None:
         try:
@@ -216,6 +216,23 @@ class DynamicBatcher:
         if failed and not answered:
             await self._look_after_the_model()
         return answered
+
+    async def _call(self, function: Callable[[], Result], answer: asyncio.Future[Result]) -> None:
+        def unless_nobody_waits() -> Result | None:
+            return None if answer.done() else function()
+
+        try:
+            result = await asyncio.get_running_loop().run_in_executor(self._thread, unless_nobody_waits)
+        except Exception as error:
+            if not answer.done():
+                failure = InferenceFailed()
+                failure.__cause__ = error
+                answer.set_exception(failure)
+            await self._look_after_the_model()
+            return
+        self._on_answered(1)
+        if not answer.done():
+            answer.set_result(result)  # type: ignore[arg-type]  # None only where nobody waits
 
     async def _look_after_the_model(self) -> None:
         await asyncio.get_running_loop().run_in_executor(self._thread, self._recover)

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import httpx
@@ -111,3 +112,62 @@ def test_a_bug_in_a_route_is_500_with_a_request_id_and_a_metric(
         assert "secret" not in response.text
         wait_until(lambda: "secret" in caplog.text)
         wait_until(lambda: 'code="500",endpoint="/classify"' in client.get("/metrics").text)
+
+
+def explain(client: httpx.Client, **headers: str) -> httpx.Response:
+    return client.post("/explain", content=JPEG, headers={"Content-Type": "image/jpeg", **headers})
+
+
+def test_attention_that_fails_is_500_and_the_model_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving() as (client, _):
+        wait_until(lambda: client.get("/health/ready").status_code == 200)
+        for answer in (RuntimeError("out of memory"), {"layer3.0.conv1": np.full((4, 64, 64), np.nan, np.float32)}):
+
+            def attention(*_: object, answer: object = answer) -> object:
+                if isinstance(answer, Exception):
+                    raise answer
+                return answer
+
+            with monkeypatch.context() as broken:
+                broken.setattr(OnnxSession, "attention", attention)
+                response = explain(client)
+            assert (response.status_code, response.json()["code"]) == (500, "internal")
+            assert classify(client).status_code == 200
+            assert explain(client).status_code == 200
+
+
+def test_attention_to_the_probe_that_differs_stops_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    attention = OnnxSession.attention
+
+    def turned(*arguments: object) -> dict[str, np.ndarray]:
+        return {layer: maps[:, ::-1] for layer, maps in attention(*arguments).items()}  # type: ignore[arg-type]
+
+    monkeypatch.setattr(OnnxSession, "attention", turned)
+    with serving() as (_, app):
+        wait_until(lambda: app.state.lifecycle.failure)
+        assert "expected the stored attention to the probe within 1e-03" in app.state.lifecycle.failure
+
+
+def test_an_explanation_takes_a_place_in_the_queue_and_has_a_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    attention, begun, go = OnnxSession.attention, threading.Event(), threading.Event()
+
+    def held(*arguments: object) -> dict[str, np.ndarray]:
+        begun.set()
+        assert go.wait(10)
+        return attention(*arguments)  # type: ignore[arg-type]
+
+    with serving(max_queue_size=1) as (client, app), ThreadPoolExecutor(2) as threads:
+        wait_until(lambda: client.get("/health/ready").status_code == 200)
+        monkeypatch.setattr(OnnxSession, "attention", held)
+        first = threads.submit(explain, client)
+        assert begun.wait(10)
+        late = explain(client, **{"X-Request-Timeout-Ms": "50"})
+        assert (late.status_code, late.json()["code"]) == (504, "deadline_exceeded")
+        second = threads.submit(explain, client)
+        [predictor] = app.state.lifecycle.repository.predictors
+        wait_until(lambda: predictor.admission.refusal(body_bytes=1, timeout=10))
+        for ask in (explain, classify):
+            refused = ask(client)
+            assert (refused.status_code, refused.json()["code"]) == (429, "queue_full")
+        go.set()
+        assert [done.result().status_code for done in (first, second)] == [200, 200]
