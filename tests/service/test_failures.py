@@ -14,6 +14,7 @@ from fastapi import FastAPI
 
 from service.app import create_app
 from service.errors import StartFailed
+from service.explanations import FORMS
 from service.session import OnnxSession
 from service.settings import Settings
 from tests.helpers import EXAMPLES, REPOSITORY, wait_until
@@ -169,5 +170,35 @@ def test_an_explanation_takes_a_place_in_the_queue_and_has_a_deadline(monkeypatc
         for ask in (explain, classify):
             refused = ask(client)
             assert (refused.status_code, refused.json()["code"]) == (429, "queue_full")
+        early = client.post("/explain?layer=none", content=JPEG, headers={"Content-Type": "image/jpeg"})
+        assert early.status_code == 429  # from its head, before anybody looks at its parameters
         go.set()
         assert [done.result().status_code for done in (first, second)] == [200, 200]
+
+
+def test_one_explanation_is_computed_and_drawn_before_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Maps are large: however many ask, memory holds those of one."""
+    drawing, go, computed = threading.Event(), threading.Event(), []
+    attention, draw = OnnxSession.attention, FORMS["image/png"]
+
+    def counted(*arguments: object) -> dict[str, np.ndarray]:
+        computed.append(drawing.is_set() and not go.is_set())
+        return attention(*arguments)  # type: ignore[arg-type]
+
+    def held(*arguments: object) -> bytes:
+        drawing.set()
+        assert go.wait(10)
+        return draw(*arguments)  # type: ignore[arg-type]
+
+    with serving(decode_threads=4) as (client, _), ThreadPoolExecutor(3) as threads:
+        wait_until(lambda: client.get("/health/ready").status_code == 200)
+        monkeypatch.setattr(OnnxSession, "attention", counted)
+        monkeypatch.setitem(FORMS, "image/png", held)
+        answers = [threads.submit(explain, client, Accept="image/png") for _ in range(3)]
+        assert drawing.wait(10)
+        # The others are decoded; an ordinary request still finds the model free.
+        wait_until(lambda: 'outcome="decoded"} 3.0' in client.get("/metrics").text)
+        assert classify(client).status_code == 200
+        go.set()
+        assert [answer.result().status_code for answer in answers] == [200, 200, 200]
+        assert computed == [False, False, False]
