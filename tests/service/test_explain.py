@@ -12,7 +12,11 @@ import pytest
 from PIL import Image
 
 from bundle.bundle import open_bundle
+from bundle.manifest import AttentionMap
 from bundle.model_input import read_input
+from service.errors import InvalidParameter
+from service.explanations import for_form
+from service.look import Look
 from tests.helpers import EXAMPLES, REPOSITORY, RunningService, running_service
 from tests.looking_bundle import COLUMNS, LAYER, RED, RIGHT, ROWS, looking_picture, write_looking_bundle
 from tests.toy_bundles import picture, write_fragile_bundle
@@ -163,6 +167,7 @@ def test_every_way_to_send_a_picture_gives_the_same_answer(service: RunningServi
         ("image/png;q=0.5, application/json;q=0.4", "image/png"),
         ("text/html, */*;q=0.8", "application/json"),
         ("image/png;q=0, */*", "application/json"),
+        ("application/json;q=0, */*", "image/png"),
         ("IMAGE/PNG", "image/png"),
         ("application/json;q=oops, image/png;q=0.1", "image/png"),
     ],
@@ -197,6 +202,14 @@ def test_what_cannot_be_answered_is_refused(
     assert (response.status_code, response.json()["code"]) == (status, code)
     assert words in response.json()["detail"]
     assert response.headers["content-type"] == "application/problem+json"
+
+
+def test_an_array_that_would_be_too_large_is_refused() -> None:
+    fine = AttentionMap(layer="fine", output="attention.fine", dtype="float32", num_heads=2, grid=(32, 32))
+    one_head = Look((fine,), head=1, position=None)
+    assert for_form(one_head, NPY) == one_head
+    with pytest.raises(InvalidParameter, match="8388608 bytes are too many"):
+        for_form(Look((fine,), head=None, position=None), NPY)
 
 
 def test_bad_pictures_are_refused_as_everywhere(service: RunningService) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -12,6 +12,7 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 
+from bundle.manifest import AttentionMap
 from service.app import create_app
 from service.errors import StartFailed
 from service.explanations import FORMS
@@ -122,12 +123,12 @@ def explain(client: httpx.Client, **headers: str) -> httpx.Response:
 def test_attention_that_fails_is_500_and_the_model_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     with serving() as (client, _):
         wait_until(lambda: client.get("/health/ready").status_code == 200)
-        for answer in (RuntimeError("out of memory"), {"layer3.0.conv1": np.full((4, 64, 64), np.nan, np.float32)}):
+        for fault in (RuntimeError("out of memory"), np.nan):
 
-            def attention(*_: object, answer: object = answer) -> object:
-                if isinstance(answer, Exception):
-                    raise answer
-                return answer
+            def attention(_: object, row: np.ndarray, layers: Sequence[AttentionMap], fault: object = fault) -> object:
+                if isinstance(fault, Exception):
+                    raise fault
+                return {layer.layer: np.full(layer.shape, fault, np.float32) for layer in layers}
 
             with monkeypatch.context() as broken:
                 broken.setattr(OnnxSession, "attention", attention)
