@@ -55,12 +55,12 @@ def attention_difference(maps: Mapping[str, NDArray[np.floating]], reference: Re
     """
     if set(maps) != set(reference.attention):
         return inf
-    worst = 0.0
+    differences = []
     for attention in manifest.attention:
         expected = np.asarray(reference.attention[attention.layer])
         found = gaze(maps[attention.layer], attention.grid)
-        worst = max(worst, float(np.abs(found - expected).max()) if found.shape == expected.shape else inf)
-    return worst
+        differences.append(np.abs(found - expected).max() if found.shape == expected.shape else inf)
+    return float(np.max(differences))  # NaN if a map is not finite
 
 
 def references_json(references: tuple[Reference, ...]) -> bytes:

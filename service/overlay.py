@@ -34,7 +34,7 @@ def overlay(pixels: NDArray[np.uint8], attention: NDArray[np.float32], query: tu
 def as_png(image: Image.Image) -> bytes:
     """The bytes of the file."""
     file = io.BytesIO()
-    image.save(file, "PNG")
+    image.save(file, "PNG", compress_level=1)  # a quarter of the time that 6 takes, a third more bytes
     return file.getvalue()
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -138,13 +138,16 @@ def test_attention_that_fails_is_500_and_the_model_goes_on(monkeypatch: pytest.M
             assert explain(client).status_code == 200
 
 
-def test_attention_to_the_probe_that_differs_stops_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("damage", [lambda maps: maps[:, ::-1], lambda maps: maps * np.nan], ids=["turned", "NaN"])
+def test_attention_to_the_probe_that_differs_stops_the_start(
+    monkeypatch: pytest.MonkeyPatch, damage: Callable[[np.ndarray], np.ndarray]
+) -> None:
     attention = OnnxSession.attention
 
-    def turned(*arguments: object) -> dict[str, np.ndarray]:
-        return {layer: maps[:, ::-1] for layer, maps in attention(*arguments).items()}  # type: ignore[arg-type]
+    def damaged(*arguments: object) -> dict[str, np.ndarray]:
+        return {layer: damage(maps) for layer, maps in attention(*arguments).items()}  # type: ignore[arg-type]
 
-    monkeypatch.setattr(OnnxSession, "attention", turned)
+    monkeypatch.setattr(OnnxSession, "attention", damaged)
     with serving() as (_, app):
         wait_until(lambda: app.state.lifecycle.failure)
         assert "expected the stored attention to the probe within 1e-03" in app.state.lifecycle.failure
