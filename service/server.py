@@ -4,7 +4,8 @@ SIGTERM --> readiness off --> grace: still serving --> no more connections --> a
 SIGHUP --> models as the repository says now
 
 Load balancers learn of the readiness while the grace lasts; answers then carry `Connection: close`, so that clients who
-keep connections open take their next request elsewhere.
+keep connections open take their next request elsewhere. Whoever was given no such answer, because the connection was
+opened or last answered a moment ago, may be about to send: such a connection is closed only once it has been silent.
 """
 
 import asyncio
@@ -15,7 +16,10 @@ from types import FrameType
 
 import uvicorn
 
+from service.connection import Connection
+
 SETTLE = 0.05  # seconds; whatever a connection has already sent is read by then
+SILENCE = 2.0  # seconds, at most the grace; who has been silent that long is not about to send
 log = logging.getLogger("aaserve")
 
 
@@ -43,6 +47,7 @@ class Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """First signal: drain. SIGINT (somebody waits at a terminal) and every further one: no grace."""
         if self._draining or not self.started or sig != signal.SIGTERM:
+            self._drain_grace = 0
             super().handle_exit(sig, frame)
             return
         self._draining = True
@@ -69,12 +74,22 @@ class Server(uvicorn.Server):
         for connection in waiting:
             await self._loop.connect_accepted_socket(self._protocol, connection)
         await asyncio.sleep(SETTLE)
+        await self._silence()
         await super().shutdown([])
 
+    async def _silence(self) -> None:
+        """Return when nobody has been connected or answered so lately that a request may be on its way."""
+        patience = min(SILENCE, self._drain_grace)
+        end = self._loop.time() + patience
+        while (now := self._loop.time()) < end and any(
+            connection.awaits_request() and connection.last_activity > now - patience
+            for connection in self.server_state.connections
+            if isinstance(connection, Connection)
+        ):
+            await asyncio.sleep(SETTLE)
+
     def _protocol(self) -> asyncio.Protocol:
-        return self.config.http_protocol_class(  # type: ignore[call-arg]
-            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
-        )
+        return Connection(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
 
     def _reload(self) -> None:
         self._reloading = asyncio.ensure_future(self.config.app.state.lifecycle.reload())  # type: ignore[union-attr]
