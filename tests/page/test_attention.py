@@ -117,6 +117,9 @@ def test_a_finger_may_touch_a_place_and_be_taken_away(browser: Browser, service:
     part = unfolded(tab)
     part.locator("canvas").tap(position=move_to(part, 1, 6))
     expect(part.locator(".note")).to_contain_text("From row 2, column 7 ")
+    part.get_by_label("Head").select_option("head 1")
+    expected = in_words(service, layer="layer3.2.conv1", head=1, position="0.8,0.2")
+    expect(part.locator(".note")).to_have_text(expected)  # the place stays, to compare heads
     assert tab.evaluate("document.documentElement.scrollWidth") == 360
     context.close()
 
