@@ -7,6 +7,7 @@ With several workers this process only binds and supervises (service/workers.py)
 
 import gc
 import logging
+import os
 import signal
 import socket
 import sys
@@ -25,11 +26,12 @@ from service.app import create_app
 from service.connection import Connection
 from service.errors import StartFailed
 from service.keys import Keys
+from service.log_writer import LogWriter
 from service.logs import configure_logging
 from service.server import Server
 from service.settings import Settings
 from service.threads import take_turns
-from service.workers import Supervisor, Worker
+from service.workers import HUNG, Supervisor, Worker
 
 if TYPE_CHECKING:
     from service.tracing import Tracing
@@ -51,21 +53,28 @@ def main() -> int:
         return _fail(f"{'.'.join(map(str, first['loc']))}: {first['msg']}, found {first['input']!r}")
     except (BundleError, StartFailed, OSError) as error:
         return _fail(str(error))
-    configure_logging(settings.log_format, *([tracing.logs] if tracing else []))
+    logs = configure_logging(settings.log_format, *([tracing.logs] if tracing else []))
     if worker is None:
         log.info("listening on http://%s:%d", *listening.getsockname()[:2])
         if settings.workers > 1:
             return _supervise(settings, listening)
-    return _serve(settings, listening, worker, tracing)
+    return _serve(settings, listening, worker, tracing, logs)
 
 
-def _serve(settings: Settings, listening: socket.socket, worker: Worker | None, tracing: "Tracing | None") -> int:
+def _serve(
+    settings: Settings,
+    listening: socket.socket,
+    worker: Worker | None,
+    tracing: "Tracing | None",
+    logs: LogWriter,
+) -> int:
     warnings.filterwarnings("ignore", module="PIL")  # it warns of odd metadata; what matters is checked
 
     def stop() -> None:
         server.should_exit = True
 
     app = create_app(settings, worker=worker, tracing=tracing, on_failure=stop)
+    logs.on_dropped = app.state.metrics.log_lines_dropped.inc
     server = Server(
         uvicorn.Config(
             app,
@@ -92,7 +101,13 @@ def _serve(settings: Settings, listening: socket.socket, worker: Worker | None, 
     if tracing:
         tracing.close()
     failure = app.state.lifecycle.failure
-    return _fail(failure) if failure else 0
+    if failure is None:
+        return 0
+    logs.line(_error(failure))
+    if app.state.lifecycle.hung:
+        logging.shutdown()
+        os._exit(HUNG)  # the interpreter would wait for the thread that hangs
+    return 1
 
 
 def _open_tracing() -> "Tracing":
@@ -119,8 +134,12 @@ def _listen(settings: Settings) -> socket.socket:
 
 
 def _fail(message: str) -> int:
-    print(f"error: {message}", file=sys.stderr)
+    print(_error(message), file=sys.stderr)
     return 1
+
+
+def _error(message: str) -> str:
+    return f"error: {message}"
 
 
 if __name__ == "__main__":
