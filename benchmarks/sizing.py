@@ -25,7 +25,7 @@ import uvloop
 from benchmarks.circumstances import ROOT, write_result
 from benchmarks.one_core import Work, simulate
 from benchmarks.open_loop import Connections, open_loop
-from benchmarks.overload import percentiles, processor_seconds, request_of, service
+from benchmarks.overload import own_processor_seconds, percentiles, processor_seconds, request_of, service
 from benchmarks.tables import rewrite, table
 from bundle.bundle import open_bundle
 from bundle.model_input import read_input
@@ -36,6 +36,7 @@ SHARES = (0.3, 0.5, 0.7, 0.8, 0.9)  # of the simulated capacity
 LOADS = (100, 1_000, 10_000, 100_000)  # images per second
 REQUESTS = 20_000  # of a simulation
 MAX_BATCH_SIZE = 8
+ROUNDS, UNDISTURBED = 5, 0.05  # cores that other processes may take while we measure
 ZONES = 3  # one of which may be lost
 
 
@@ -60,6 +61,12 @@ def measured_stages(picture: bytes) -> tuple[float, list[float]]:
     return decode, [seconds_each(lambda batch=batch: session.run(batch)) for batch in batches]
 
 
+def busy_seconds() -> float:
+    """Of all processors, everybody's work together."""
+    user, nice, system, *_ = map(int, Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:])
+    return (user + nice + system) / os.sysconf("SC_CLK_TCK")
+
+
 class Replica:
     """The service on core 0, asked from core 1."""
 
@@ -69,11 +76,22 @@ class Replica:
         self._request = request
 
     def asked(self, per_second: float, seconds: float, seed: int) -> dict[str, Any]:
+        """`asked_once`, again if other processes took part of the cores; of all rounds, the least disturbed."""
+        rounds = []
+        for _ in range(ROUNDS):
+            rounds.append(self.asked_once(per_second, seconds, seed))
+            if rounds[-1]["cores_of_others"] < UNDISTURBED:
+                break
+        return min(rounds, key=lambda found: found["cores_of_others"])
+
+    def asked_once(self, per_second: float, seconds: float, seed: int) -> dict[str, Any]:
         """Latencies, rows in a batch and seconds of processor time for each request, under random arrivals."""
         before, busy, started = self._counted(), processor_seconds(self._process), time.monotonic()
+        machine, own = busy_seconds(), own_processor_seconds()
         samples = uvloop.run(self._open_loop(per_second, seconds, seed))
-        after, elapsed = self._counted(), time.monotonic() - started
+        elapsed, own, machine = time.monotonic() - started, own_processor_seconds() - own, busy_seconds() - machine
         used = processor_seconds(self._process) - busy
+        after = self._counted()
         batches, rows = (later - earlier for later, earlier in zip(after, before, strict=True))
         answered = [sample.seconds for sample in samples if sample.status == 200]
         return {
@@ -83,6 +101,7 @@ class Replica:
             "mean_ms": round(statistics.mean(answered) * 1000, 2),
             "rows_in_a_batch": round(rows / batches, 2),
             "cores": round(used / elapsed, 3),
+            "cores_of_others": round(max(0.0, machine - used - own) / elapsed, 3),
             "core_ms_each": round(used / len(samples) * 1000, 3),
         }
 
@@ -166,6 +185,7 @@ def tables(result: dict[str, Any], source: str) -> str:
             f"{one['simulated']['formula_mean_ms'] or math.inf:.1f}",
             f"{one['measured']['ms']['p50']:.1f} / {one['simulated']['ms']['p50']:.1f}",
             f"{one['measured']['ms']['p99']:.1f} / {one['simulated']['ms']['p99']:.1f}",
+            f"{one['measured']['cores_of_others']:.2f}",
         )
         for one in result["check"]
     ]
@@ -196,6 +216,7 @@ def tables(result: dict[str, Any], source: str) -> str:
                     "mean ms: measured / simulated / formula",
                     "p50 ms: measured / simulated",
                     "p99 ms: measured / simulated",
+                    "cores taken by others",
                 ),
                 check,
             ),

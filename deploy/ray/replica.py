@@ -41,9 +41,10 @@ class Replica:
 
     def __init__(self, metrics_port: int) -> None:
         settings = _settings()
-        configure_logging(settings.log_format)
+        logs = configure_logging(settings.log_format)
         self._metrics_port = metrics_port
         self._app = create_app(settings)
+        logs.on_dropped = self._app.state.metrics.log_lines_dropped.inc
         self._app.add_middleware(_OneRequestId)
 
     def __serve_build_asgi_app__(self) -> FastAPI:  # Ray's name; it runs the lifespan, at the end after the last answer
@@ -92,6 +93,8 @@ def _settings() -> Settings:
     settings = Settings(**dict.fromkeys(unset, cores))
     if settings.workers != 1:
         raise StartFailed("AASERVE_WORKERS: expected 1, a replica is one process; ask Ray for more replicas")
+    if settings.tracing:
+        raise StartFailed("AASERVE_TRACING: expected false, replicas of Ray Serve send no traces")
     return settings
 
 
