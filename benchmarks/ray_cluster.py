@@ -126,10 +126,11 @@ class Cluster:
                 _ip("link", "set", BRIDGE, "up")
                 for number, node in enumerate(self.nodes):
                     _join(f"{BRIDGE}{number}", node.address, stack)
-            for node in self.nodes:
+            for number, node in enumerate(self.nodes, start=1):
                 node.start()
                 stack.callback(node.lose)
-                self.wait_for(self._alive, "the cluster's head")
+                # Nodes that start at the same time on one machine take each other's ports.
+                self.wait_for(lambda number=number: self._nodes() == number, f"node {number}")
             self._end = stack.pop_all()
         return self
 
@@ -181,15 +182,17 @@ class Cluster:
         except (OSError, ValueError):
             return {}
 
-    def _alive(self) -> bool:
-        with suppress(OSError):
-            self._ask("GET")
-            return True
-        return False
+    def _nodes(self) -> int:
+        """Nodes that are alive."""
+        try:
+            found = self._ask("GET", path="v0/nodes")["data"]["result"]["result"]
+        except (OSError, ValueError):
+            return 0
+        return sum(node["state"] == "ALIVE" for node in found)
 
-    def _ask(self, method: str, body: dict[str, Any] | None = None) -> Any:
+    def _ask(self, method: str, body: dict[str, Any] | None = None, path: str = "serve/applications/") -> Any:
         request = urllib.request.Request(
-            f"{self._dashboard}/api/serve/applications/",
+            f"{self._dashboard}/api/{path}",
             json.dumps(body).encode() if body else None,
             {"Content-Type": "application/json", "Authorization": f"Bearer {self._token}"},
             method=method,
