@@ -38,10 +38,9 @@ from benchmarks.tables import rewrite, table
 
 HTTP_PORT = 8000
 PORTS = {"gcs": 6379, "dashboard": 8265, "client": 10001, "stats": 8404, "metrics": 9101}
-MODES = {
-    "proxy": {},
-    "haproxy": {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2"},
-}
+RAYSERVICE = yaml.safe_load((ROOT / "deploy" / "ray" / "rayservice.yaml").read_text())["spec"]
+HEAD = RAYSERVICE["rayClusterConfig"]["headGroupSpec"]["template"]["spec"]["containers"][0]
+MODES: dict[str, dict[str, str]] = {"proxy": {}, "haproxy": {each["name"]: each["value"] for each in HEAD["env"]}}
 CLIENTS = 32
 TOO_MANY = 200  # clients of one replica
 LOAD = 8  # clients while something is killed: less than what one replica can bear
@@ -52,8 +51,7 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.jpg"))
 
 def configuration(**deployment: Any) -> dict[str, Any]:
     """The Serve configuration that ships, for replicas of one core; `deployment` replaces what it says of them."""
-    [document] = yaml.safe_load_all((ROOT / "deploy" / "ray" / "rayservice.yaml").read_text())
-    config = yaml.safe_load(document["spec"]["serveConfigV2"])
+    config = yaml.safe_load(RAYSERVICE["serveConfigV2"])
     [application] = config["applications"]
     application["runtime_env"]["env_vars"]["AASERVE_REPOSITORY"] = str(ROOT / "model_repository")
     [replicas] = application["deployments"]
@@ -93,7 +91,8 @@ async def stubborn_client(entrances: list[str], number: int, request: bytes, sto
             outcome = "no answer in time"
             try:
                 async with asyncio.timeout(ATTEMPT):
-                    connection = connection or await connected(entrances[number % len(entrances)])
+                    if connection is None or not connection.open:  # closed between two requests: nothing was sent
+                        connection = await connected(entrances[number % len(entrances)])
                     outcome = str(await connection.send(request) or "connection broke")
             except TimeoutError:
                 pass
@@ -272,9 +271,13 @@ def tables(result: dict[str, Any], source: str) -> str:
             seen["requests_answered"],
             seen["requests_lost"],
             seen["requests_asked_again"],
-            ", ".join(f"{outcome} {count}" for outcome, count in seen["failed_attempts"].items()) or "–",
+            ", ".join(f"{count} × {outcome}" for outcome, count in seen["failed_attempts"].items()) or "–",
             seen["longest_answer_seconds"],
-            ", ".join(f"{key.removeprefix('seconds_')}: {seen[key]} s" for key in seen if key.startswith("seconds_")),
+            ", ".join(
+                f"{seen[key]} {key.removeprefix('seconds_').replace('_', ' ')}"
+                for key in seen
+                if key.startswith("seconds_")
+            ),
         )
         for mode in MODES
         for event, seen in (
@@ -290,7 +293,7 @@ def tables(result: dict[str, Any], source: str) -> str:
                 ("what", "answers per second", f"p50 / p99 ms, {CLIENTS} clients", "p50 ms, one client"), throughputs
             ),
             table(
-                ("what", "answered", "lost", "asked again", "failed attempts", "longest answer, s", "until"),
+                ("what", "answered", "lost", "asked again", "failed attempts", "longest answer, s", "seconds"),
                 events,
             ),
         )

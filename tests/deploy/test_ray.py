@@ -15,12 +15,11 @@ import pytest
 import yaml
 
 from benchmarks.ray_cluster import Cluster
-from benchmarks.ray_serve import configuration
+from benchmarks.ray_serve import MODES, RAYSERVICE, configuration
 from service.settings import Settings
 from tests.helpers import EXAMPLES, ROOT, RunningService
 
-RAYSERVICE = yaml.safe_load((ROOT / "deploy" / "ray" / "rayservice.yaml").read_text())
-SERVE = yaml.safe_load(RAYSERVICE["spec"]["serveConfigV2"])
+SERVE = yaml.safe_load(RAYSERVICE["serveConfigV2"])
 REPLICAS = SERVE["applications"][0]["deployments"][0]
 
 
@@ -54,9 +53,7 @@ def cluster(ray: Path) -> Iterator[Cluster]:
     config["http_options"] |= {"host": "127.0.0.1", "port": ports["http"]}
     config["applications"][0]["args"]["metrics_port"] = 0
     try:
-        with Cluster(
-            folder, {"RAY_SERVE_ENABLE_HA_PROXY": "1"}, workers=1, ports=ports, apart=False, ray=ray
-        ) as cluster:
+        with Cluster(folder, MODES["haproxy"], workers=1, ports=ports, apart=False, ray=ray) as cluster:
             cluster.deploy(config)
             yield cluster
     finally:
@@ -116,7 +113,7 @@ def test_the_replica_refuses_before_ray_lets_requests_wait() -> None:
 
 
 def test_kuberay_gets_the_ray_that_is_pinned_and_the_port_that_is_scraped() -> None:
-    cluster = RAYSERVICE["spec"]["rayClusterConfig"]
+    cluster = RAYSERVICE["rayClusterConfig"]
     assert f"ray=={cluster['rayVersion']}" in (ROOT / "constraints.txt").read_text().split()
     [workers] = cluster["workerGroupSpecs"]
     [container] = workers["template"]["spec"]["containers"]
