@@ -12,6 +12,7 @@ import socket
 import sys
 import tempfile
 import warnings
+from ipaddress import ip_address
 from pathlib import Path
 
 import uvicorn
@@ -27,6 +28,7 @@ from service.keys import Keys
 from service.logs import configure_logging
 from service.server import Server
 from service.settings import Settings
+from service.tls import Certificate
 from service.workers import Supervisor, Worker
 
 BACKLOG = 2048  # connections that the kernel holds for us
@@ -37,7 +39,11 @@ def main() -> int:
     try:
         settings = CliApp.run(Settings)
         scan_repository(settings.repository)
-        Keys(settings.api_keys_file)  # a file that is no such file stops the start
+        if settings.api_keys_file is not None:
+            Keys(settings.api_keys_file)  # a file that is no such file stops the start
+        certificate = None
+        if settings.tls_certificate is not None and settings.tls_key is not None:
+            certificate = Certificate(settings.tls_certificate, settings.tls_key)
         worker = Worker.from_environment()
         listening = socket.socket(fileno=worker.listening) if worker else _listen(settings)
     except ValidationError as error:
@@ -47,13 +53,16 @@ def main() -> int:
         return _fail(str(error))
     configure_logging(settings.log_format)
     if worker is None:
-        log.info("listening on http://%s:%d", *listening.getsockname()[:2])
+        host, port = listening.getsockname()[:2]
+        log.info("listening on %s://%s:%d", "https" if certificate else "http", host, port)
+        if settings.api_keys_file is None and not ip_address(host).is_loopback:
+            log.warning("no api_keys_file is set: whoever reaches this address may classify and read /metrics")
         if settings.workers > 1:
             return _supervise(settings, listening)
-    return _serve(settings, listening, worker)
+    return _serve(settings, listening, worker, certificate)
 
 
-def _serve(settings: Settings, listening: socket.socket, worker: Worker | None) -> int:
+def _serve(settings: Settings, listening: socket.socket, worker: Worker | None, certificate: Certificate | None) -> int:
     warnings.filterwarnings("ignore", module="PIL")  # it warns of odd metadata; what matters is checked
 
     def stop() -> None:
@@ -67,6 +76,8 @@ def _serve(settings: Settings, listening: socket.socket, worker: Worker | None) 
             log_config=None,
             access_log=False,
             server_header=False,
+            headers=[("X-Content-Type-Options", "nosniff")],
+            ssl_context_factory=(lambda *_: certificate.context) if certificate else None,
             ws="none",
             backlog=BACKLOG,
             # Every request has its deadline; this only bounds connections that never end.
@@ -74,6 +85,7 @@ def _serve(settings: Settings, listening: socket.socket, worker: Worker | None) 
         ),
         drain_grace=settings.drain_grace_ms / 1000,
         lifeline=worker.lifeline if worker else None,
+        certificate=certificate,
     )
     # uvicorn raises the signal again once it has stopped; a stop that was asked for is no failure.
     signal.signal(signal.SIGTERM, lambda *_: None)

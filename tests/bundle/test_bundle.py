@@ -10,7 +10,7 @@ from bundle.errors import BundleError
 from bundle.manifest import Manifest
 from tests.helpers import REPOSITORY
 
-FILES = {"model.onnx": b"not a graph, but bytes like any other", "references.json": b"[]"}
+FILES = {"model.onnx": b"\x08\x0a", "references.json": b"[]"}
 
 
 def manifest(**changes: object) -> Manifest:
