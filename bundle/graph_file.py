@@ -1,8 +1,8 @@
 """model.onnx --> nothing, or why it must not be loaded: it would make the runtime read other files or call other code.
 
-Reads just enough of the protocol buffers' wire format (https://protobuf.dev/programming-guides/encoding/) to visit every
-node and tensor, those in subgraphs and functions too, so that serving does without the onnx package. The field numbers
-are those of onnx.proto, which never change.
+Reads just enough of the wire format of protocol buffers (https://protobuf.dev/programming-guides/encoding/) to visit
+every node and tensor, those in subgraphs and functions too, so that serving does without the onnx package. The field
+numbers are those of onnx.proto, which never change.
 """
 
 from collections.abc import Iterator

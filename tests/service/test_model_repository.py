@@ -17,6 +17,7 @@ from tests.toy_bundles import picture, write_fragile_bundle
 JPEG = (EXAMPLES / "rocket.jpg").read_bytes()
 OLD, NEW = ("a", "b", "c", "d"), ("A", "B", "C", "D")
 KEY = "correct horse battery staple"
+AUTHORIZED = {"Authorization": f"Bearer {KEY}"}
 
 
 @pytest.fixture
@@ -94,7 +95,7 @@ def test_a_model_that_cannot_be_served_leaves_the_others_alone(repository: Path,
 
 def test_a_new_version_is_served_after_sighup_and_rolled_back_by_key(repository: Path, keys: Path) -> None:
     shutil.rmtree(repository / "fragile" / "2")
-    with running_service("--api-keys-file", str(keys), repository=repository) as service:
+    with running_service("--api-keys-file", str(keys), repository=repository, headers=AUTHORIZED) as service:
         assert said(ask(service, model="fragile")) == ("1", "d")
         write_fragile_bundle(repository, version="2", labels=NEW)
         reload(service)
@@ -113,7 +114,7 @@ def test_a_new_version_is_served_after_sighup_and_rolled_back_by_key(repository:
 
 
 def test_a_damaged_new_version_changes_nothing(repository: Path, keys: Path) -> None:
-    with running_service("--api-keys-file", str(keys), repository=repository) as service:
+    with running_service("--api-keys-file", str(keys), repository=repository, headers=AUTHORIZED) as service:
         write_fragile_bundle(repository, version="3", labels=OLD)
         (repository / "fragile" / "3" / "model.onnx").write_bytes(b"no model")
         reload(service)
@@ -211,7 +212,7 @@ def digest(key: str) -> str:
 @pytest.fixture
 def keys(tmp_path: Path) -> Path:
     path = tmp_path / "keys"
-    path.write_text(f"# who\nadmin,infer {digest(KEY)} operations\nmetrics {digest('only for metrics')}\n")
+    path.write_text(f"# who\nadmin,infer,metrics {digest(KEY)} operations\nmetrics {digest('only for metrics')}\n")
     return path
 
 
@@ -261,7 +262,7 @@ def test_a_request_that_was_let_in_is_answered_by_the_version_that_let_it_in(rep
 
 
 def test_a_version_replaced_in_place_comes_back_after_a_rollback(repository: Path, keys: Path) -> None:
-    with running_service("--api-keys-file", str(keys), repository=repository) as service:
+    with running_service("--api-keys-file", str(keys), repository=repository, headers=AUTHORIZED) as service:
         assert change(service, "rollback").status_code == 404  # nothing was there before
         write_fragile_bundle(repository, version="2", labels=OLD)
         reload(service)
