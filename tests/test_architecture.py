@@ -1,9 +1,11 @@
 """The arrows between the packages, proved by importing."""
 
+import ast
 import os
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -68,3 +70,43 @@ def test_everything_that_is_installed_is_pinned() -> None:
     direct = [*project["dependencies"], *(r for name, extra in extras.items() if name != "gpu" for r in extra)]
     names = {requirement.split(">=")[0].lower() for requirement in direct if not requirement.startswith("aaserve[")}
     assert names <= pinned
+
+
+FORBIDDEN = {  # what could run or unpack foreign code, or fetch something
+    *("eval()", "exec()", "compile()", "__import__()", "breakpoint()"),
+    *("pickle", "marshal", "shelve", "dill", "joblib", "ctypes", "runpy", "importlib", "yaml"),
+    *("urllib", "http", "ftplib", "smtplib", "requests", "httpx", "aiohttp", "urllib3", "xmlrpc", "webbrowser"),
+    *("os.system", "os.popen", "os.execv", "os.execve", "os.execvp", "os.spawnv", "os.posix_spawn", "os.fork"),
+    *("socket.create_connection", "asyncio.open_connection", "asyncio.create_subprocess_exec"),
+    *("register_custom_ops_library", "add_initializer", "add_external_initializers", "allow_pickle=", "numpy.load"),
+}
+ALLOWED = {  # file --> what it may use of these all the same, and why
+    "service/problems.py": {"http"},  # HTTPStatus, the names of the numbers
+    "service/workers.py": {"subprocess"},  # itself, N times
+}
+
+
+@pytest.mark.parametrize("folder", ["service", "bundle"])
+def test_the_serving_side_can_neither_run_foreign_code_nor_fetch_anything(folder: str) -> None:
+    for path in sorted((ROOT / folder).rglob("*.py")):
+        name = path.relative_to(ROOT).as_posix()
+        used = set(names_in(ast.parse(path.read_text())))
+        assert used & (FORBIDDEN | {"subprocess"}) == ALLOWED.get(name, set()), name
+
+
+def names_in(tree: ast.AST) -> Iterator[str]:
+    """What is imported (`a`, `a.b`), looked up (`a.b`, `b`), called (`a()`) and given as a keyword (`a=`)."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Import(names):
+                yield from (part for alias in names for part in (alias.name, alias.name.partition(".")[0]))
+            case ast.ImportFrom(module, names):
+                yield from ((module or "").partition(".")[0], *(f"{module}.{alias.name}" for alias in names))
+            case ast.Attribute(ast.Name(owner), attribute):
+                yield from (f"{owner}.{attribute}".replace("np.", "numpy."), attribute)
+            case ast.Attribute(_, attribute):
+                yield attribute
+            case ast.Call(ast.Name(called), _, _):
+                yield f"{called}()"
+            case ast.keyword(str(keyword), _):
+                yield f"{keyword}="
