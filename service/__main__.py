@@ -48,6 +48,8 @@ def main() -> int:
         listening = socket.socket(fileno=worker.listening) if worker else _listen(settings)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
+        if not first["loc"]:  # settings that do not go together
+            return _fail(first["msg"].removeprefix("Value error, "))
         return _fail(f"{'.'.join(map(str, first['loc']))}: {first['msg']}, found {first['input']!r}")
     except (BundleError, StartFailed, OSError) as error:
         return _fail(str(error))
