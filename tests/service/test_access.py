@@ -1,7 +1,10 @@
 """Keys: who may ask what, how that changes while the service runs, and that nobody's key ends up in a log."""
 
 import hashlib
+import re
+import shutil
 import socket
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,8 +14,9 @@ from starlette.routing import BaseRoute, Route
 
 from service.access import ANY, OPEN, needs
 from service.app import create_app
+from service.keys import Keys
 from service.settings import Settings
-from tests.helpers import EXAMPLES, RunningService, running_service, start_that_fails, wait_until
+from tests.helpers import EXAMPLES, ROOT, RunningService, running_service, start_that_fails, wait_until
 
 JPEG = (EXAMPLES / "rocket.jpg").read_bytes()
 KEYS = {scope: f"the key for {scope}" for scope in ("infer", "admin", "metrics")}
@@ -235,3 +239,16 @@ def test_a_file_without_any_key_stops_the_start(tmp_path: Path) -> None:
     status, stderr = start_that_fails("--api-keys-file", str(tmp_path / "keys"))
     assert (status, len(stderr.splitlines())) == (1, 1)
     assert "expected at least one key, found none" in stderr
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl here")
+def test_the_documented_command_makes_a_key(tmp_path: Path) -> None:
+    [command] = re.findall(r"^    (key=\$\(openssl .*)$", (ROOT / "docs" / "operations.md").read_text(), re.MULTILINE)
+    made = [
+        subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=True)
+        for _ in range(2)
+    ]
+    keys = Keys(tmp_path / "keys")
+    for each in made:
+        assert keys.scopes(each.stdout.strip().encode()) == {"infer"}
+    assert keys.scopes(b"") == set()

@@ -173,6 +173,17 @@ def test_fifty_reloads_under_load_lose_nothing_and_mix_nothing(repository: Path)
     assert memory[-1] - memory[9] < 40 * 1024  # forty sessions more would be far above that
 
 
+def test_a_served_version_that_is_damaged_in_place_is_not_loaded_again(repository: Path) -> None:
+    with running_service(repository=repository) as service:
+        model = repository / "fragile" / "2" / "model.onnx"
+        content = model.read_bytes()
+        model.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        reload(service)
+        described = service.client.get("/models/fragile").json()
+        assert described["failures"][0]["reason"].startswith("fragile/2/model.onnx: expected sha256")
+        assert said(ask(service, model="fragile")) == ("2", "D")  # what is in memory is whole
+
+
 def test_changes_need_a_key_for_them(repository: Path, keys: Path) -> None:
     with running_service("--api-keys-file", str(keys), repository=repository) as service:
         for headers, status in (
