@@ -14,6 +14,7 @@ import tempfile
 import warnings
 from ipaddress import ip_address
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import uvicorn
 from pydantic import ValidationError
@@ -32,6 +33,9 @@ from service.threads import take_turns
 from service.tls import Certificate
 from service.workers import Supervisor, Worker
 
+if TYPE_CHECKING:
+    from service.tracing import Tracing
+
 BACKLOG = 2048  # connections that the kernel holds for us
 log = logging.getLogger("aaserve")
 
@@ -45,6 +49,7 @@ def main() -> int:
         certificate = None
         if settings.tls_certificate is not None and settings.tls_key is not None:
             certificate = Certificate(settings.tls_certificate, settings.tls_key)
+        tracing = _open_tracing() if settings.tracing else None
         worker = Worker.from_environment()
         listening = socket.socket(fileno=worker.listening) if worker else _listen(settings)
     except ValidationError as error:
@@ -54,7 +59,7 @@ def main() -> int:
         return _fail(f"{'.'.join(map(str, first['loc']))}: {first['msg']}, found {first['input']!r}")
     except (BundleError, StartFailed, OSError) as error:
         return _fail(str(error))
-    configure_logging(settings.log_format)
+    configure_logging(settings.log_format, *([tracing.logs] if tracing else []))
     if worker is None:
         host, port = listening.getsockname()[:2]
         log.info("listening on %s://%s:%d", "https" if certificate else "http", host, port)
@@ -62,16 +67,22 @@ def main() -> int:
             log.warning("no api_keys_file is set: whoever reaches this address may classify and read /metrics")
         if settings.workers > 1:
             return _supervise(settings, listening)
-    return _serve(settings, listening, worker, certificate)
+    return _serve(settings, listening, worker, certificate, tracing)
 
 
-def _serve(settings: Settings, listening: socket.socket, worker: Worker | None, certificate: Certificate | None) -> int:
+def _serve(
+    settings: Settings,
+    listening: socket.socket,
+    worker: Worker | None,
+    certificate: Certificate | None,
+    tracing: "Tracing | None",
+) -> int:
     warnings.filterwarnings("ignore", module="PIL")  # it warns of odd metadata; what matters is checked
 
     def stop() -> None:
         server.should_exit = True
 
-    app = create_app(settings, worker=worker, on_failure=stop)
+    app = create_app(settings, worker=worker, tracing=tracing, on_failure=stop)
     server = Server(
         uvicorn.Config(
             app,
@@ -98,8 +109,19 @@ def _serve(settings: Settings, listening: socket.socket, worker: Worker | None, 
     gc.freeze()  # what is loaded now stays; looking through it again and again would stop the event loop
     take_turns()
     server.run(sockets=[listening])
+    if tracing:
+        tracing.close()
     failure = app.state.lifecycle.failure
     return _fail(failure) if failure else 0
+
+
+def _open_tracing() -> "Tracing":
+    try:
+        from service.tracing import Tracing  # here, so that it is loaded only where it was asked for
+    except ImportError as error:
+        install = "pip install --constraint constraints.txt '.[cpu,otel]'"
+        raise StartFailed(f"tracing: expected the extra otel ({install}), found no module {error.name}") from error
+    return Tracing()
 
 
 def _supervise(settings: Settings, listening: socket.socket) -> int:

@@ -24,7 +24,7 @@ _NEEDS = [
     (re.compile(pattern), needs)
     for pattern, needs in (
         (r"/(health/(live|ready)|v2/health/(live|ready)|ping)$", OPEN),  # they tell nothing of the models
-        (r"/(page/examples/[^/]+|docs|docs/oauth2-redirect|redoc|openapi\.json)?$", OPEN),  # the same in every service
+        (r"/(page/examples/[^/]+|openapi\.json)?$", OPEN),  # the same in every service
         (r"/metrics$", "metrics"),
         (r"/admin/|/v2/repository/models/", "admin"),
         (r"/models(/[^/]+)?$|/v2/repository/index$", ANY),

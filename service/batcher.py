@@ -10,10 +10,10 @@ run again caller by caller, so that only the culprit fails. Nothing polls: an id
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from typing import Self
+from contextlib import AbstractContextManager, suppress
+from typing import Protocol, Self
 
 import numpy as np
 
@@ -23,6 +23,16 @@ from service.row_queue import RowQueue
 from service.threads import INFERENCE, give_way
 
 _AT_THE_MODEL = 2  # batches: one computing, one prepared
+
+
+class BatchTracing(Protocol):
+    """Records batches, and whose rows are in them."""
+
+    def caller(self) -> object:
+        """Whoever submits now."""
+
+    def batch(self, callers: Sequence[object], rows: int) -> AbstractContextManager[None]:
+        """Entered around a model call, in the model's thread."""
 
 
 class DynamicBatcher:
@@ -35,6 +45,7 @@ class DynamicBatcher:
         recover: called in the model's thread once every caller of a batch has failed alone too; what it raises ends
             the batcher.
         on_answered: called in the event loop with the number of rows a batch has answered.
+        tracing: records batches; without it, nothing does.
         clock: the event loop's clock, in seconds, at its full resolution.
     """
 
@@ -47,6 +58,7 @@ class DynamicBatcher:
         max_queue_size: int,
         recover: Callable[[], None] = lambda: None,
         on_answered: Callable[[int], None] = lambda rows: None,
+        tracing: BatchTracing | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._run_batch = run_batch
@@ -55,6 +67,7 @@ class DynamicBatcher:
         self.max_queue_size = max_queue_size
         self._recover = recover
         self._on_answered = on_answered
+        self._tracing = tracing
         self._clock = clock
         self._queue = RowQueue()
         self._handed: dict[asyncio.Task[None], int] = {}  # batch --> rows: the first computes, the second is prepared
@@ -115,7 +128,8 @@ class DynamicBatcher:
         now = self._clock()
         if now >= deadline:
             raise DeadlineExceeded
-        entry = Entry(rows, now, deadline, asyncio.get_running_loop().create_future())
+        caller = self._tracing.caller() if self._tracing else None
+        entry = Entry(rows, now, deadline, asyncio.get_running_loop().create_future(), caller)
         self._queue.add(entry)
         self._changed.set()
         try:
@@ -212,7 +226,11 @@ class DynamicBatcher:
             return [], batch[:0], started
         if len(wanted) < len(parts):
             batch = _stacked(wanted)
-        outputs = self._run_batch(batch)
+        if self._tracing:
+            with self._tracing.batch([part.entry.caller for part in wanted], len(batch)):
+                outputs = self._run_batch(batch)
+        else:
+            outputs = self._run_batch(batch)
         if len(outputs) != len(batch):
             raise RuntimeError(f"expected {len(batch)} rows from the model, found {len(outputs)}")
         return wanted, outputs, started

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable
 from contextlib import closing
 from enum import StrEnum
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from bundle.errors import BundleError
 from service.decode_pool import DecodePool
@@ -19,6 +19,9 @@ from service.metrics import Metrics
 from service.model_repository import RECOVERING, ModelRepository, open_repository
 from service.served_model import ServedModel
 from service.settings import Settings
+
+if TYPE_CHECKING:
+    from service.tracing import Tracing
 
 log = logging.getLogger("aaserve")
 
@@ -40,9 +43,17 @@ class Lifecycle:
         on_failure: called once if nothing can be served or a model is lost; `failure` then says why.
     """
 
-    def __init__(self, settings: Settings, metrics: Metrics, *, on_failure: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        metrics: Metrics,
+        tracing: "Tracing | None" = None,
+        *,
+        on_failure: Callable[[], None],
+    ) -> None:
         self._settings = settings
         self._metrics = metrics
+        self._tracing = tracing
         self._on_failure = on_failure
         self._repository: ModelRepository | None = None
         self._state = State.STARTING
@@ -150,7 +161,7 @@ class Lifecycle:
         settings = self._settings
         try:
             with closing(DecodePool(settings.decode_threads)) as pool:
-                async with open_repository(settings, pool, self._metrics) as self._repository:
+                async with open_repository(settings, pool, self._metrics, self._tracing) as self._repository:
                     if self._state is State.STARTING:
                         self._state = State.READY
                         log.info("ready")

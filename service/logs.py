@@ -12,12 +12,14 @@ LogFormat = Literal["auto", "console", "json"]
 log = logging.getLogger("aaserve")
 
 
-def configure_logging(log_format: LogFormat) -> None:
+def configure_logging(log_format: LogFormat, *filters: logging.Filter) -> None:
     """Set up the process's one handler; `auto` is console on a terminal and JSON elsewhere."""
     if log_format == "auto":
         log_format = "console" if sys.stderr.isatty() else "json"
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter() if log_format == "json" else ConsoleFormatter())
+    for each in filters:
+        handler.addFilter(each)
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
 
@@ -47,7 +49,7 @@ class RefusalLog:
 
 
 class JsonFormatter(logging.Formatter):
-    """time, level, message, what is known of the request, and the traceback if there is one."""
+    """time, level, message, what is known of the request, its trace, and the traceback if there is one."""
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
@@ -56,6 +58,8 @@ class JsonFormatter(logging.Formatter):
             "message": record.getMessage(),
             **getattr(record, "request", {}),
         }
+        if hasattr(record, "trace_id"):
+            line["trace_id"] = record.trace_id
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
         return json.dumps(line, separators=(",", ":"))

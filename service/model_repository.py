@@ -10,6 +10,7 @@ import logging
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bundle.bundle import open_bundle, scan_repository
 from bundle.errors import BundleError
@@ -21,6 +22,9 @@ from service.predictor import Predictor, open_predictor
 from service.served_model import LoadedVersion, ServedModel, retire
 from service.settings import Settings
 
+if TYPE_CHECKING:
+    from service.tracing import Tracing
+
 RECOVERING = "recovering: a model stopped working and is being loaded again"
 log = logging.getLogger("aaserve")
 
@@ -28,10 +32,13 @@ log = logging.getLogger("aaserve")
 class ModelRepository:
     """All models of one process. Changes queue up behind each other; requests never wait for them."""
 
-    def __init__(self, settings: Settings, pool: DecodePool, metrics: Metrics) -> None:
+    def __init__(
+        self, settings: Settings, pool: DecodePool, metrics: Metrics, tracing: "Tracing | None" = None
+    ) -> None:
         self._settings = settings
         self._pool = pool
         self._metrics = metrics
+        self._tracing = tracing
         self._models: dict[str, ServedModel] = {}
         self._changing = asyncio.Lock()
         self._retiring: set[asyncio.Future[list[None]]] = set()
@@ -199,7 +206,9 @@ class ModelRepository:
                 if loaded and (loaded.bundle.manifest, loaded.serving_file) == (bundle.manifest, serving_file):
                     return loaded
             lifetime = AsyncExitStack()
-            predictor = await lifetime.enter_async_context(open_predictor(bundle, settings, self._pool, self._metrics))
+            predictor = await lifetime.enter_async_context(
+                open_predictor(bundle, settings, self._pool, self._metrics, self._tracing)
+            )
         except (BundleError, StartFailed) as error:
             model.failures[version] = self._in_public(error)
             raise
@@ -229,13 +238,15 @@ class ModelRepository:
 
 
 @asynccontextmanager
-async def open_repository(settings: Settings, pool: DecodePool, metrics: Metrics) -> AsyncIterator[ModelRepository]:
+async def open_repository(
+    settings: Settings, pool: DecodePool, metrics: Metrics, tracing: "Tracing | None" = None
+) -> AsyncIterator[ModelRepository]:
     """All models of `settings.repository`; on leaving, what is queued is answered first.
 
     Raises:
         As `ModelRepository.open`.
     """
-    repository = ModelRepository(settings, pool, metrics)
+    repository = ModelRepository(settings, pool, metrics, tracing)
     try:
         await repository.open()
         yield repository

@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,9 @@ from service.session import OnnxSession
 from service.settings import Settings
 from service.statistics import Statistics
 from service.throughput import Throughput
+
+if TYPE_CHECKING:
+    from service.tracing import Tracing
 
 _REFUSALS: dict[type[bundle.errors.ImageError], type[ServiceError]] = {
     bundle.errors.InvalidImage: InvalidImage,
@@ -191,7 +194,7 @@ class Predictor:
 
 @asynccontextmanager
 async def open_predictor(
-    served: Bundle, settings: Settings, pool: DecodePool, metrics: Metrics
+    served: Bundle, settings: Settings, pool: DecodePool, metrics: Metrics, tracing: "Tracing | None" = None
 ) -> AsyncIterator[Predictor]:
     """Load and warm up a bundle; on leaving, what is queued is answered first.
 
@@ -222,6 +225,7 @@ async def open_predictor(
         max_queue_size=settings.max_queue_size,
         recover=runner.recover,
         on_answered=lambda rows: throughput.answered(rows, more_wait=pool.waiting > 0 or batcher.queue_depth > 0),
+        tracing=tracing.of_model(manifest) if tracing else None,
     )
     admission = Admission(
         max_rows=settings.max_queue_size,

@@ -92,6 +92,7 @@ class Settings(BaseSettings):
         0, ge=0, le=600_000, description="Milliseconds after SIGTERM in which readiness is off and requests are taken."
     )
     log_format: LogFormat = Field("auto", description="console, json, or auto: console on a terminal, else json.")
+    tracing: bool = Field(False, description="Send traces over OTLP, as OTEL_* say; needs the extra otel.")
     metrics_compat: Literal["none", "triton"] = Field(
         "none", description="triton: the same figures also under Triton's names, nv_inference_*; for one process."
     )
