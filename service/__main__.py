@@ -7,6 +7,7 @@ With several workers this process only binds and supervises (service/workers.py)
 
 import gc
 import logging
+import os
 import signal
 import socket
 import sys
@@ -26,12 +27,13 @@ from service.app import create_app
 from service.connection import Connection
 from service.errors import StartFailed
 from service.keys import Keys
+from service.log_writer import LogWriter
 from service.logs import configure_logging
 from service.server import Server
 from service.settings import Settings
 from service.threads import take_turns
 from service.tls import Certificate
-from service.workers import Supervisor, Worker
+from service.workers import HUNG, Supervisor, Worker
 
 if TYPE_CHECKING:
     from service.tracing import Tracing
@@ -59,7 +61,7 @@ def main() -> int:
         return _fail(f"{'.'.join(map(str, first['loc']))}: {first['msg']}, found {first['input']!r}")
     except (BundleError, StartFailed, OSError) as error:
         return _fail(str(error))
-    configure_logging(settings.log_format, *([tracing.logs] if tracing else []))
+    logs = configure_logging(settings.log_format, *([tracing.logs] if tracing else []))
     if worker is None:
         host, port = listening.getsockname()[:2]
         log.info("listening on %s://%s:%d", "https" if certificate else "http", host, port)
@@ -67,7 +69,7 @@ def main() -> int:
             log.warning("no api_keys_file is set: whoever reaches this address may classify and read /metrics")
         if settings.workers > 1:
             return _supervise(settings, listening)
-    return _serve(settings, listening, worker, certificate, tracing)
+    return _serve(settings, listening, worker, certificate, tracing, logs)
 
 
 def _serve(
@@ -76,6 +78,7 @@ def _serve(
     worker: Worker | None,
     certificate: Certificate | None,
     tracing: "Tracing | None",
+    logs: LogWriter,
 ) -> int:
     warnings.filterwarnings("ignore", module="PIL")  # it warns of odd metadata; what matters is checked
 
@@ -83,6 +86,7 @@ def _serve(
         server.should_exit = True
 
     app = create_app(settings, worker=worker, tracing=tracing, on_failure=stop)
+    logs.on_dropped = app.state.metrics.log_lines_dropped.inc
     server = Server(
         uvicorn.Config(
             app,
@@ -101,9 +105,10 @@ def _serve(
         lifeline=worker.lifeline if worker else None,
         certificate=certificate,
     )
-    # uvicorn raises the signal again once it has stopped; a stop that was asked for is no failure.
-    signal.signal(signal.SIGTERM, lambda *_: None)
-    signal.signal(signal.SIGINT, lambda *_: None)
+    # One that comes before uvicorn listens for it must not be lost; it raises those that came later again once it has
+    # stopped, and a stop that was asked for is no failure.
+    signal.signal(signal.SIGTERM, lambda *_: stop())
+    signal.signal(signal.SIGINT, lambda *_: stop())
     signal.signal(signal.SIGHUP, lambda *_: None)  # until there are models to reload
     gc.collect()
     gc.freeze()  # what is loaded now stays; looking through it again and again would stop the event loop
@@ -112,7 +117,13 @@ def _serve(
     if tracing:
         tracing.close()
     failure = app.state.lifecycle.failure
-    return _fail(failure) if failure else 0
+    if failure is None:
+        return 0
+    logs.line(_error(failure))
+    if app.state.lifecycle.hung:
+        logging.shutdown()
+        os._exit(HUNG)  # the interpreter would wait for the thread that hangs
+    return 1
 
 
 def _open_tracing() -> "Tracing":
@@ -139,8 +150,12 @@ def _listen(settings: Settings) -> socket.socket:
 
 
 def _fail(message: str) -> int:
-    print(f"error: {message}", file=sys.stderr)
+    print(_error(message), file=sys.stderr)
     return 1
+
+
+def _error(message: str) -> str:
+    return f"error: {message}"
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from typing import Protocol, Self
 import numpy as np
 
 from service.entry import Answer, Array, Entry, Part
-from service.errors import DeadlineExceeded, Draining, QueueFull, TooManyRows
+from service.errors import DeadlineExceeded, Draining, ModelLost, QueueFull, TooManyRows
 from service.row_queue import RowQueue
 from service.threads import INFERENCE, give_way
 
@@ -70,9 +70,10 @@ class DynamicBatcher:
         self._tracing = tracing
         self._clock = clock
         self._queue = RowQueue()
-        self._handed: dict[asyncio.Task[None], int] = {}  # batch --> rows: the first computes, the second is prepared
+        self._handed: dict[asyncio.Task[None], list[Part]] = {}  # the first batch computes, the second is prepared
         self._changed = asyncio.Event()
         self._lost: BaseException | None = None
+        self._abandoned = False
         self._accepting = False
 
     async def __aenter__(self) -> Self:
@@ -89,7 +90,17 @@ class DynamicBatcher:
         self._changed.set()
         await asyncio.wait([self._task])
         self._task.exception()  # seen; who wants to know awaits `ended`
-        self._thread.shutdown()
+        self._thread.shutdown(wait=not self._abandoned)
+
+    def abandon(self, cause: ModelLost) -> None:
+        """Give up the model, whose call does not come back: whoever waits gets InferenceFailed, `ended` the cause."""
+        self._abandoned = True
+        self._lost = cause
+        for task, parts in self._handed.items():
+            for part in parts:
+                part.entry.fail(cause)
+            task.cancel()
+        self._changed.set()
 
     @property
     def alive(self) -> bool:
@@ -99,12 +110,13 @@ class DynamicBatcher:
     @property
     def computing(self) -> int:
         """Rows in the running batch."""
-        return next(iter(self._handed.values()), 0)
+        return sum(map(len, next(iter(self._handed.values()), [])))
 
     @property
     def queue_depth(self) -> int:
         """Rows waiting, those in the running batch not counted."""
-        return self._queue.rows + sum(self._handed.values()) - self.computing
+        handed = sum(len(part) for parts in self._handed.values() for part in parts)
+        return self._queue.rows + handed - self.computing
 
     async def ended(self) -> None:
         """Return when the batcher has ended, or raise what ended it."""
@@ -146,7 +158,7 @@ class DynamicBatcher:
             while await self._wait_for_batch():
                 if parts := self._queue.take(self._max_batch_size, self._clock()):
                     task = asyncio.create_task(self._answer(parts))
-                    self._handed[task] = sum(map(len, parts))
+                    self._handed[task] = parts
                     task.add_done_callback(self._batch_ended)
         finally:
             for entry in self._queue:  # none, unless the model is lost
@@ -154,6 +166,8 @@ class DynamicBatcher:
                 entry.fail(self._lost or RuntimeError("the batcher ended"))
             if self._handed:
                 await asyncio.wait(list(self._handed))
+        if self._lost:  # while it was draining
+            raise self._lost
 
     async def _wait_for_batch(self) -> bool:
         """Wait until a batch can go; False once draining is over."""
@@ -237,7 +251,8 @@ class DynamicBatcher:
 
     def _batch_ended(self, task: asyncio.Task[None]) -> None:
         del self._handed[task]
-        self._lost = self._lost or task.exception()
+        if not task.cancelled():
+            self._lost = self._lost or task.exception()
         self._changed.set()
 
 

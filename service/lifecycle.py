@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Self
 
 from bundle.errors import BundleError
 from service.decode_pool import DecodePool
-from service.errors import Draining, LoadFailed, ModelLost, NotReady, ServiceError, StartFailed
+from service.errors import Draining, LoadFailed, ModelHung, ModelLost, NotReady, ServiceError, StartFailed
 from service.metrics import Metrics
 from service.model_repository import RECOVERING, ModelRepository, open_repository
 from service.served_model import ServedModel
@@ -60,6 +60,7 @@ class Lifecycle:
         self._started = asyncio.Event()
         self._stop = asyncio.Event()
         self.failure: str | None = None
+        self.hung = False  # a thread never comes back, and would keep the process from ending
 
     async def __aenter__(self) -> Self:
         self._task = asyncio.create_task(self._live(), name="lifecycle")
@@ -169,6 +170,7 @@ class Lifecycle:
                     await self._stopped_or_lost(self._repository)
         except (BundleError, LoadFailed, StartFailed, ModelLost) as error:
             self.failure = str(error)
+            self.hung = isinstance(error, ModelHung)
         except Exception:
             log.exception("the service failed")
             self.failure = "the service failed; the traceback is above"
@@ -183,6 +185,7 @@ class Lifecycle:
         try:
             await asyncio.wait((stop, lost), return_when=asyncio.FIRST_COMPLETED)
             if lost.done():
+                self._state = State.FAILED  # while the other models answer what they have
                 lost.result()
         finally:
             stop.cancel()

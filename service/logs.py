@@ -1,4 +1,4 @@
-"""Log lines: for people on a terminal, one JSON document a line for machines. Goes to stderr."""
+"""Log lines: for people on a terminal, one JSON document a line for machines. log_writer.py takes them to stderr."""
 
 import json
 import logging
@@ -8,20 +8,23 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, Literal
 
+from service.log_writer import LogWriter
+
 LogFormat = Literal["auto", "console", "json"]
 log = logging.getLogger("aaserve")
 
 
-def configure_logging(log_format: LogFormat, *filters: logging.Filter) -> None:
+def configure_logging(log_format: LogFormat, *filters: logging.Filter) -> LogWriter:
     """Set up the process's one handler; `auto` is console on a terminal and JSON elsewhere."""
     if log_format == "auto":
         log_format = "console" if sys.stderr.isatty() else "json"
-    handler = logging.StreamHandler()
-    handler.setFormatter(JsonFormatter() if log_format == "json" else ConsoleFormatter())
+    writer = LogWriter(sys.stderr.fileno())
+    writer.setFormatter(JsonFormatter() if log_format == "json" else ConsoleFormatter())
     for each in filters:
-        handler.addFilter(each)
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
+        writer.addFilter(each)
+    logging.basicConfig(level=logging.INFO, handlers=[writer])
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    return writer
 
 
 def log_request(facts: dict[str, Any]) -> None:

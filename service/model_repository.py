@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from bundle.bundle import open_bundle, scan_repository
 from bundle.errors import BundleError
 from service.decode_pool import DecodePool
-from service.errors import LoadFailed, ModelLost, ModelNotFound, NotReady, ProviderMissing, StartFailed
+from service.errors import LoadFailed, ModelNotFound, NotReady, ProviderMissing, StartFailed
 from service.metrics import Metrics
 from service.model_settings import SERVING_FILE, read_model_settings
 from service.predictor import Predictor, open_predictor
@@ -172,13 +172,18 @@ class ModelRepository:
         await asyncio.shield(self._lost)
 
     async def close(self) -> None:
-        """Answer what is queued, then let go of everything."""
+        """Answer what is queued, then let go of everything.
+
+        Raises:
+            ModelLost: a model died, before or meanwhile.
+        """
         async with self._changing:
             for model in self:
                 self._retire(model.clear())
             await asyncio.gather(*self._retiring)
-            for task in self._watching:
-                task.cancel()
+            await asyncio.gather(*self._watching)  # all have ended, one way or the other
+        if self._lost.done():
+            self._lost.result()
 
     def _in_public(self, error: Exception) -> str:
         """What is wrong, without where on the disk the repository is."""
@@ -212,6 +217,10 @@ class ModelRepository:
         except (BundleError, StartFailed) as error:
             model.failures[version] = self._in_public(error)
             raise
+        except (MemoryError, OSError, RuntimeError) as error:  # no memory, no file or no thread to be had
+            failure = StartFailed(f"{model.folder / version}: cannot be opened: {str(error) or 'out of memory'}")
+            model.failures[version] = self._in_public(failure)
+            raise failure from error
         loaded = LoadedVersion(bundle, predictor, lifetime, serving_file)
         opened.append(loaded)
         task = asyncio.create_task(self._watch(predictor))
@@ -222,7 +231,7 @@ class ModelRepository:
     async def _watch(self, predictor: Predictor) -> None:
         try:
             await predictor.ended()
-        except ModelLost as error:
+        except Exception as error:  # ModelLost; anything else is a bug, and ends the service as well
             if not self._lost.done():
                 self._lost.set_exception(error)
 

@@ -25,7 +25,7 @@ from bundle.model_input import read_input
 from service.admission import Admission
 from service.batcher import DynamicBatcher
 from service.decode_pool import DecodePool
-from service.errors import ImageTooLarge, InferenceFailed, InvalidImage, ServiceError, UnsupportedMediaType
+from service.errors import ImageTooLarge, InferenceFailed, InvalidImage, ModelHung, ServiceError, UnsupportedMediaType
 from service.metrics import Metrics
 from service.model_runner import ModelRunner
 from service.ranking import rank
@@ -214,7 +214,8 @@ async def open_predictor(
         return logits
 
     reopened = metrics.model_reopened.labels(manifest.name)
-    runner = await asyncio.to_thread(ModelRunner, served, open_session, reopened.inc)
+    call_timeout = settings.model_call_timeout_ms / 1000
+    runner = await asyncio.to_thread(ModelRunner, served, open_session, reopened.inc, call_timeout)
     log.info("%s version %s is loaded and warmed up on %s", manifest.name, manifest.version, runner.provider)
     statistics = Statistics()
     throughput = Throughput()
@@ -234,14 +235,23 @@ async def open_predictor(
         computing=lambda: batcher.computing,
         throughput=throughput,
     )
-    async with batcher:
-        yield Predictor(
-            manifest,
-            settings,
-            runner,
-            batcher,
-            pool,
-            admission,
-            metrics,
-            statistics,
-        )
+
+    async def abandon_when_hung() -> None:
+        await runner.watchdog.overdue()
+        batcher.abandon(ModelHung(f"{manifest.name}: a model call took more than {call_timeout:g} s"))
+
+    watching = asyncio.create_task(abandon_when_hung())
+    try:
+        async with batcher:
+            yield Predictor(
+                manifest,
+                settings,
+                runner,
+                batcher,
+                pool,
+                admission,
+                metrics,
+                statistics,
+            )
+    finally:
+        watching.cancel()

@@ -71,6 +71,12 @@ class Settings(BaseSettings):
     request_timeout_ms: int = Field(
         10_000, ge=1, le=600_000, description="Milliseconds to answer in, if X-Request-Timeout-Ms does not say less."
     )
+    model_call_timeout_ms: int = Field(
+        30_000,
+        ge=100,
+        le=3_600_000,
+        description="Milliseconds of one model call, at most; a process whose model hangs longer ends.",
+    )
     max_body_bytes: int = Field(10 * 2**20, ge=1, description="Bytes of a request body, at most; beyond that 413.")
     max_inflight_bytes: int = Field(
         256 * 2**20, ge=1, description="Bytes of all bodies in flight for one model, at most; beyond that 429."
