@@ -210,6 +210,7 @@ def test_the_figures_are_those_of_the_metrics(tab: Page, service: RunningService
     expect(tab.locator("#queue")).to_have_text("0 / 128")
     expect(tab.locator("#state")).to_have_text("ready")
     expect(tab.locator("#p99")).to_have_text("–")
+    before = tab.evaluate("performance.now()")
     for _ in range(20):
         service.classify(ROCKET.read_bytes())
     with tab.expect_response("**/metrics"):
@@ -218,7 +219,8 @@ def test_the_figures_are_those_of_the_metrics(tab: Page, service: RunningService
     expect(tab.locator("#p99")).to_contain_text("ms")
     expect(tab.locator("#median")).to_contain_text("ms")
     rate = float(tab.locator("#rate").inner_text().split()[0])
-    assert rate == pytest.approx(10, rel=0.2)  # 20 answers in 2 seconds of the page's clock
+    passed = (tab.evaluate("performance.now()") - before) / 1000  # the page's clock goes on beside what it is told
+    assert rate == pytest.approx(20 / passed, rel=0.2)
     expect(tab.locator("#rate-spark polyline")).to_have_count(1)
     expect(tab.locator("#rate-spark")).to_have_attribute("aria-label", f"Answers a second, now {rate:.1f}")
 

@@ -50,6 +50,7 @@ NEEDS = {
     "/v2/repository/index": ANY,
     "/classify": "infer",
     "/classify/batch": "infer",
+    "/explain": "infer",
     "/predictions/{model}": "infer",
     "/predictions/{model}/{version}": "infer",
     "/v2/models/{model}/infer": "infer",
