@@ -44,6 +44,9 @@ class Connection(asyncio.Protocol):
         if len(self._received) >= head_end + 4 + length:
             status = int(self._received[9:12])
             self._received.clear()
+            if b"\r\nconnection: close" in head:  # whoever sends another request here gets no answer
+                self.close()
+                self._transport = None
             self._finish(status)
 
     def connection_lost(self, error: Exception | None) -> None:

@@ -23,6 +23,7 @@ from service.logs import configure_logging
 from service.settings import Settings
 
 _REQUEST_ID = b"x-request-id"
+_RAYS_BUSINESS = {"host", "port", "workers", "drain_grace_ms", "tls_certificate", "tls_key", "tracing"}
 log = logging.getLogger("aaserve")
 
 
@@ -91,10 +92,8 @@ def _settings() -> Settings:
     cores = max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1)))
     unset = {name for name in ("intra_op_num_threads", "decode_threads") if f"AASERVE_{name.upper()}" not in os.environ}
     settings = Settings(**dict.fromkeys(unset, cores))
-    if settings.workers != 1:
-        raise StartFailed("AASERVE_WORKERS: expected 1, a replica is one process; ask Ray for more replicas")
-    if settings.tracing:
-        raise StartFailed("AASERVE_TRACING: expected false, replicas of Ray Serve send no traces")
+    if without_effect := sorted(settings.model_fields_set & _RAYS_BUSINESS):
+        raise StartFailed(f"AASERVE_{without_effect[0].upper()}: no replica of Ray Serve can do that; leave it out")
     return settings
 
 
