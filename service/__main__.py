@@ -27,6 +27,7 @@ from service.keys import Keys
 from service.logs import configure_logging
 from service.server import Server
 from service.settings import Settings
+from service.threads import take_turns
 from service.workers import Supervisor, Worker
 
 BACKLOG = 2048  # connections that the kernel holds for us
@@ -81,6 +82,7 @@ def _serve(settings: Settings, listening: socket.socket, worker: Worker | None) 
     signal.signal(signal.SIGHUP, lambda *_: None)  # until there are models to reload
     gc.collect()
     gc.freeze()  # what is loaded now stays; looking through it again and again would stop the event loop
+    take_turns()
     server.run(sockets=[listening])
     failure = app.state.lifecycle.failure
     return _fail(failure) if failure else 0

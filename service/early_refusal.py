@@ -9,6 +9,7 @@ the route looks at again, with all it knows by then.
 """
 
 import re
+from functools import lru_cache
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -62,6 +63,7 @@ class EarlyRefusal:
         return timeout_ms, length
 
 
+@lru_cache(maxsize=256)
 def _endpoint(path: str) -> str:
     """The path as its route has it: the metrics must not have a label for whatever somebody types."""
     path = re.sub("^/v2/models/[^/]+", "/v2/models/{model}", path)

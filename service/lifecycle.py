@@ -64,12 +64,13 @@ class Lifecycle:
     def state(self) -> State:
         if self._state is not State.READY:
             return self._state
-        predictors = self._repository.predictors if self._repository else []
-        if not all(predictor.alive for predictor in predictors):
-            return State.FAILED
-        if not all(predictor.ready for predictor in predictors):
-            return State.RECOVERING
-        return State.READY
+        state = State.READY
+        for predictor in self._repository.predictors if self._repository else []:
+            if not predictor.ready:
+                if not predictor.alive:
+                    return State.FAILED
+                state = State.RECOVERING
+        return state
 
     @property
     def draining(self) -> bool:
@@ -125,7 +126,7 @@ class Lifecycle:
         """
         if closed := self._closed():
             return closed
-        predictors = self.repository.predictors
+        predictors = self._repository.predictors if self._repository else []
         if len(predictors) != 1:
             return None  # one of them may have room
         [predictor] = predictors
