@@ -23,6 +23,7 @@ from bundle.errors import BundleError
 from service.app import create_app
 from service.connection import Connection
 from service.errors import StartFailed
+from service.file_descriptors import allowed_connections
 from service.keys import Keys
 from service.logs import configure_logging
 from service.server import Server
@@ -61,6 +62,7 @@ def _serve(settings: Settings, listening: socket.socket, worker: Worker | None) 
         server.should_exit = True
 
     app = create_app(settings, worker=worker, on_failure=stop)
+    app.state.max_connections = allowed_connections(settings.max_connections)
     server = Server(
         uvicorn.Config(
             app,
