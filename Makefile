@@ -1,5 +1,6 @@
 PYTHON ?= python3
 PORT ?= 8080
+SECONDS ?= 60
 SERVE_VENV := .venv-serve
 VENV := .venv
 PIP_INSTALL = pip install --quiet --disable-pip-version-check --constraint constraints.txt
@@ -21,6 +22,10 @@ check: $(VENV)/.installed  ## formatting, lint, types, import arrows
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 
+fuzz: $(VENV)/.installed  ## feed the parsers that we own with random input, for SECONDS=
+	@end=$$(($$(date +%s) + $(SECONDS))); while [ $$(date +%s) -lt $$end ]; do \
+		AASERVE_FUZZ_EXAMPLES=2000 $(VENV)/bin/python -m pytest -q tests/hostile/test_fuzz.py || exit 1; done
+
 install: $(VENV)/.installed  ## everything for development, into .venv
 
 format: $(VENV)/.installed  ## rewrite the code as `make check` wants it
@@ -38,7 +43,7 @@ up:  ## the service in a container, with Prometheus and Grafana
 	docker compose up --build
 
 clean:  ## remove the environments and what they left
-	rm -rf $(VENV) $(SERVE_VENV) .venv-tritonclient .venv-kserve build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(SERVE_VENV) .venv-tritonclient .venv-kserve .venv-schemathesis build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 
 $(SERVE_VENV)/.installed: pyproject.toml constraints.txt
 	@$(call create-venv,$(SERVE_VENV))
@@ -57,4 +62,4 @@ $(PYTHON) -c 'import sys; sys.exit("aaserve needs Python 3.11 or newer, found " 
 	&& $(PYTHON) -m venv $(1) || { echo "could not create $(1): on Debian and Ubuntu, apt install python3-venv" >&2; exit 1; }
 endef
 
-.PHONY: help serve test check install format export image up clean
+.PHONY: help serve test check fuzz install format export image up clean

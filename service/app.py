@@ -23,6 +23,7 @@ from service.keys import Keys
 from service.lifecycle import Lifecycle
 from service.metrics import Metrics
 from service.observation import Observation
+from service.openapi import Application
 from service.problems import on_http_exception, on_invalid_parameter, on_service_error
 from service.process_metrics import watch_process
 from service.protocol import infer_routes
@@ -59,11 +60,12 @@ def create_app(
             yield
         reporting.cancel()
 
-    app = FastAPI(
+    app = Application(
         title="aaserve",
         description="Attention-augmented image classification.",
         version=VERSION,
         lifespan=lifespan,
+        redirect_slashes=False,  # a redirect would name whatever host the client said
         telemetry={"auto_configure": False, "tracing": False, "metrics": False, "logs": False},  # nothing phones home
     )
     app.state.settings = settings

@@ -22,7 +22,9 @@ CONNECTIONS = 40
 @pytest.fixture(scope="module")
 def strict() -> Iterator[RunningService]:
     """A service that has little patience and few connections."""
-    with running_service("--client-timeout-ms", "600", "--max-connections", str(CONNECTIONS)) as running:
+    limits = {"client-timeout": "600", "request-timeout": "2000"}
+    options = [word for name, value in limits.items() for word in (f"--{name}-ms", value)]
+    with running_service(*options, "--max-connections", str(CONNECTIONS)) as running:
         yield running
 
 
@@ -189,6 +191,12 @@ def test_a_body_that_drips_ends_with_the_deadline(strict: RunningService) -> Non
     head = POST + b"X-Request-Timeout-Ms: 300\r\nConnection: close\r\nContent-Length: 1000\r\n\r\n"
     (answer,) = ask(strict, head + b"\xff\xd8\xff")
     assert (answer.status, answer.json["code"]) == (504, "deadline_exceeded")
+
+
+def test_no_other_body_is_waited_for_either(strict: RunningService) -> None:
+    head = b"POST /v2/repository/index HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 10\r\n\r\n"
+    (answer,) = ask(strict, head + b"{")
+    assert answer.status == 504
 
 
 def test_who_takes_no_answer_is_cut_off(strict: RunningService) -> None:
