@@ -3,9 +3,11 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
+from fastapi.telemetry import TelemetryConfig
 from starlette.exceptions import HTTPException
 
 from service import (
@@ -22,7 +24,7 @@ from service.errors import ServiceError
 from service.keys import Keys
 from service.lifecycle import Lifecycle
 from service.metrics import Metrics
-from service.observation import Observation
+from service.observation import UNLOGGED, Observation
 from service.openapi import Application
 from service.problems import on_http_exception, on_invalid_parameter, on_service_error
 from service.process_metrics import watch_process
@@ -33,11 +35,15 @@ from service.triton_names import TritonNames
 from service.version import VERSION
 from service.workers import Worker
 
+if TYPE_CHECKING:
+    from service.tracing import Tracing
+
 
 def create_app(
     settings: Settings,
     *,
     worker: Worker | None = None,
+    tracing: "Tracing | None" = None,
     on_failure: Callable[[], None] = lambda: None,
 ) -> FastAPI:
     """Build the application that serves the settings' repository, as this worker if there are several.
@@ -53,7 +59,7 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         reporting = asyncio.create_task(metrics.keep_reporting())
-        async with Lifecycle(settings, metrics, on_failure=on_failure) as lifecycle:
+        async with Lifecycle(settings, metrics, tracing, on_failure=on_failure) as lifecycle:
             app.state.lifecycle = lifecycle
             if worker and worker.replacement:
                 await lifecycle.started()  # the others serve meanwhile; nobody should be refused here
@@ -66,7 +72,9 @@ def create_app(
         version=VERSION,
         lifespan=lifespan,
         redirect_slashes=False,  # a redirect would name whatever host the client said
-        telemetry={"auto_configure": False, "tracing": False, "metrics": False, "logs": False},  # nothing phones home
+        telemetry=_telemetry(tracing),
+        docs_url=None,  # FastAPI's pages load their script from elsewhere; /openapi.json stays
+        redoc_url=None,
     )
     app.state.settings = settings
     app.state.keys = Keys(settings.api_keys_file)
@@ -87,5 +95,23 @@ def create_app(
     app.add_exception_handler(RequestValidationError, on_invalid_parameter)
     app.add_exception_handler(HTTPException, on_http_exception)
     app.add_middleware(EarlyRefusal, settings=settings)
-    app.add_middleware(Observation, metrics=metrics)  # the last one added is the outermost
+    app.add_middleware(Observation, metrics=metrics, tracing=tracing)  # the last one added is the outermost
     return app
+
+
+def _telemetry(tracing: "Tracing | None") -> TelemetryConfig:
+    """Nothing phones home by itself; FastAPI makes the span of each request where traces were asked for."""
+    telemetry: TelemetryConfig = {
+        "auto_configure": False,
+        "tracing": False,
+        "metrics": False,
+        "logs": False,
+        "operation_spans": False,
+    }
+    if tracing:
+        telemetry |= {
+            "tracing": True,
+            "tracer_provider": tracing.provider,
+            "exclude": lambda scope: scope["path"] in UNLOGGED,
+        }
+    return telemetry

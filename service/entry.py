@@ -30,6 +30,7 @@ class Entry:
     enqueued: float
     deadline: float
     answer: asyncio.Future[Answer]
+    caller: object = None  # whatever a trace knows it by
     taken: int = 0  # rows handed to the model
     started: float | None = None
     outputs: dict[int, Array] = field(default_factory=dict)  # by the place of the first row

@@ -138,3 +138,7 @@ class LoadFailed(Exception):
 
 class ModelLost(Exception):
     """A model died and could not be loaded again; the message is one line for the operator."""
+
+
+class ModelHung(ModelLost):
+    """A model call does not come back, nor does its thread; only the end of the process gets rid of both."""

@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bundle.bundle import REFERENCES_FILE, Bundle, open_bundle
-from bundle.errors import BundleError
 from bundle.model_input import pixels_input
 from bundle.probe import PROBE, PROBE_TOLERANCES, probe_pixels
 from bundle.references import difference, read_references
 from service.errors import ModelLost, StartFailed
 from service.session import OnnxSession
+from service.watchdog import Watchdog
 
 log = logging.getLogger("aaserve")
 
@@ -28,24 +28,31 @@ class ModelRunner:
     Args:
         open_session: a bundle in, a session out; called again for a successor.
         on_reopen: called before a successor is opened.
+        call_timeout: seconds that one call may take, before `watchdog` says so; opening a session is no call.
 
     Raises:
         StartFailed: the first session cannot be opened or warmed up.
     """
 
     def __init__(
-        self, served: Bundle, open_session: Callable[[Bundle], OnnxSession], on_reopen: Callable[[], None]
+        self,
+        served: Bundle,
+        open_session: Callable[[Bundle], OnnxSession],
+        on_reopen: Callable[[], None],
+        call_timeout: float,
     ) -> None:
         self._served = served
         self._open_session = open_session
         self._on_reopen = on_reopen
+        self.watchdog = Watchdog(call_timeout)
         self._session = self._open(served)
         self.provider = self._session.provider
         self.ready = True
 
     def run(self, batch: NDArray[Any]) -> NDArray[np.float32]:
         """As `OnnxSession.run`."""
-        return self._session.run(batch)
+        with self.watchdog.watching():
+            return self._session.run(batch)
 
     def recover(self) -> None:
         """Make sure that the model works after a batch of which nothing could be answered.
@@ -56,7 +63,8 @@ class ModelRunner:
             ModelLost: it does not, and opening it again failed.
         """
         try:
-            self._session.warm_up(sizes=(1,))
+            with self.watchdog.watching():
+                self._session.warm_up(sizes=(1,))
         except StartFailed as error:
             self._reopen(error)
 
@@ -67,8 +75,8 @@ class ModelRunner:
         self._on_reopen()
         try:
             self._session = self._open(open_bundle(self._served.folder))
-        except (BundleError, StartFailed) as error:
-            raise ModelLost(f"{name} died and could not be opened again: {error}") from cause
+        except Exception as error:  # BundleError, StartFailed; or no memory, no thread, no file to be had
+            raise ModelLost(f"{name} died and could not be opened again: {str(error) or repr(error)}") from cause
         self.ready = True
         log.info("%s works again", name)
 

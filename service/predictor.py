@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,7 @@ from bundle.model_input import read_input
 from service.admission import Admission
 from service.batcher import DynamicBatcher
 from service.decode_pool import DecodePool
-from service.errors import ImageTooLarge, InferenceFailed, InvalidImage, ServiceError, UnsupportedMediaType
+from service.errors import ImageTooLarge, InferenceFailed, InvalidImage, ModelHung, ServiceError, UnsupportedMediaType
 from service.metrics import Metrics
 from service.model_runner import ModelRunner
 from service.ranking import rank
@@ -34,6 +34,9 @@ from service.session import OnnxSession
 from service.settings import Settings
 from service.statistics import Statistics
 from service.throughput import Throughput
+
+if TYPE_CHECKING:
+    from service.tracing import Tracing
 
 _REFUSALS: dict[type[bundle.errors.ImageError], type[ServiceError]] = {
     bundle.errors.InvalidImage: InvalidImage,
@@ -191,7 +194,7 @@ class Predictor:
 
 @asynccontextmanager
 async def open_predictor(
-    served: Bundle, settings: Settings, pool: DecodePool, metrics: Metrics
+    served: Bundle, settings: Settings, pool: DecodePool, metrics: Metrics, tracing: "Tracing | None" = None
 ) -> AsyncIterator[Predictor]:
     """Load and warm up a bundle; on leaving, what is queued is answered first.
 
@@ -211,7 +214,8 @@ async def open_predictor(
         return logits
 
     reopened = metrics.model_reopened.labels(manifest.name)
-    runner = await asyncio.to_thread(ModelRunner, served, open_session, reopened.inc)
+    call_timeout = settings.model_call_timeout_ms / 1000
+    runner = await asyncio.to_thread(ModelRunner, served, open_session, reopened.inc, call_timeout)
     log.info("%s version %s is loaded and warmed up on %s", manifest.name, manifest.version, runner.provider)
     statistics = Statistics()
     throughput = Throughput()
@@ -222,6 +226,7 @@ async def open_predictor(
         max_queue_size=settings.max_queue_size,
         recover=runner.recover,
         on_answered=lambda rows: throughput.answered(rows, more_wait=pool.waiting > 0 or batcher.queue_depth > 0),
+        tracing=tracing.of_model(manifest) if tracing else None,
     )
     admission = Admission(
         max_rows=settings.max_queue_size,
@@ -230,14 +235,23 @@ async def open_predictor(
         computing=lambda: batcher.computing,
         throughput=throughput,
     )
-    async with batcher:
-        yield Predictor(
-            manifest,
-            settings,
-            runner,
-            batcher,
-            pool,
-            admission,
-            metrics,
-            statistics,
-        )
+
+    async def abandon_when_hung() -> None:
+        await runner.watchdog.overdue()
+        batcher.abandon(ModelHung(f"{manifest.name}: a model call took more than {call_timeout:g} s"))
+
+    watching = asyncio.create_task(abandon_when_hung())
+    try:
+        async with batcher:
+            yield Predictor(
+                manifest,
+                settings,
+                runner,
+                batcher,
+                pool,
+                admission,
+                metrics,
+                statistics,
+            )
+    finally:
+        watching.cancel()

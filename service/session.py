@@ -114,7 +114,7 @@ class OnnxSession:
         options.inter_op_num_threads = 1
         spinning = self._settings.intra_op_spinning and provider == "cpu"  # beside a GPU it would only be in the way
         options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
-        options.log_severity_level = 3  # errors; what concerns us is checked below
+        options.log_severity_level = 4  # its errors are raised too; its own lines could stall in a pipe and are no JSON
         if provider != "cpu":
             onnxruntime.preload_dlls()  # the CUDA and cuDNN libraries of the NVIDIA wheels
             options.intra_op_num_threads = 1
@@ -123,7 +123,10 @@ class OnnxSession:
             )  # the GPU works, decoding needs them
         try:
             wanted = providers.with_options(provider, self._bundle.manifest, self._settings)
-            session = onnxruntime.InferenceSession(self._bundle.model_path, options, providers=wanted)
+            # Without it, onnxruntime itself goes on with the CPU where a provider fails, at any call, and prints that.
+            session = onnxruntime.InferenceSession(
+                self._bundle.model_path, options, providers=wanted, enable_fallback=0
+            )
         except Exception as error:
             raise StartFailed(
                 f"{self._bundle.model_path}: expected a model that {names[0]} loads, found: {_line(error)}"

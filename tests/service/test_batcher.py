@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from service.batcher import DynamicBatcher
-from service.errors import DeadlineExceeded, Draining, InferenceFailed, ModelLost, QueueFull, TooManyRows
+from service.errors import DeadlineExceeded, Draining, InferenceFailed, ModelHung, ModelLost, QueueFull, TooManyRows
 from tests.virtual_time import VirtualLoop, run_in_virtual_time
 
 ROW = np.ones((1, 3), np.float32)
@@ -338,6 +338,32 @@ def test_a_model_that_is_lost_ends_every_wait_and_the_batcher() -> None:
             assert not batcher.alive
             with pytest.raises(Draining):
                 await batcher.submit(ROW, deadline=soon())
+
+    run(scenario())
+
+
+def test_a_model_that_is_abandoned_ends_every_wait_though_its_call_does_not_end() -> None:
+    async def scenario() -> None:
+        computing, end, ended = threading.Event(), threading.Event(), threading.Event()
+
+        def hanging(batch: np.ndarray) -> np.ndarray:
+            computing.set()
+            end.wait(5)
+            ended.set()
+            return batch
+
+        async with batching(hanging, size=1) as batcher:
+            callers = [asyncio.create_task(batcher.submit(ROW, deadline=soon())) for _ in range(4)]
+            assert await asyncio.to_thread(computing.wait, 10)
+            await waiting(batcher, 3)  # one prepared, two queued
+            batcher.abandon(ModelHung("hung"))
+            results = await asyncio.gather(*callers, return_exceptions=True)
+            assert {type(result) for result in results} == {InferenceFailed}
+            with pytest.raises(ModelHung):
+                await batcher.ended()
+            assert not batcher.alive
+        assert not ended.is_set()
+        end.set()
 
     run(scenario())
 

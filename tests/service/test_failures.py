@@ -111,3 +111,33 @@ def test_a_bug_in_a_route_is_500_with_a_request_id_and_a_metric(
         assert "secret" not in response.text
         wait_until(lambda: "secret" in caplog.text)
         wait_until(lambda: 'code="500",endpoint="/classify"' in client.get("/metrics").text)
+
+
+def test_a_session_that_dies_with_no_memory_left_for_another_ends_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving() as (client, app):
+        wait_until(lambda: client.get("/health/ready").status_code == 200)
+
+        def run(*_: object) -> None:
+            raise RuntimeError("CUDA failure 700")
+
+        def open_bundle(_: object) -> None:
+            raise MemoryError
+
+        monkeypatch.setattr(OnnxSession, "run", run)
+        monkeypatch.setattr("service.model_runner.open_bundle", open_bundle)
+        assert classify(client).status_code == 500
+        wait_until(lambda: app.state.lifecycle.failure)
+        assert app.state.lifecycle.failure == "aa-cifar100 died and could not be opened again: MemoryError()"
+        assert client.get("/health/live").status_code == 503
+
+
+def test_a_bug_in_the_batcher_ends_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    def take(*_: object) -> None:
+        raise KeyError("a bug")
+
+    with serving() as (client, app):
+        wait_until(lambda: client.get("/health/ready").status_code == 200)
+        monkeypatch.setattr("service.row_queue.RowQueue.take", take)
+        assert classify(client).status_code == 500
+        wait_until(lambda: app.state.lifecycle.failure)
+        assert client.get("/health/live").status_code == 503
