@@ -116,3 +116,11 @@ def test_no_redirect_names_the_host_of_the_clients_choice(service: RunningServic
     answer = service.client.post("/classify/", headers={"Host": "evil.example"})
     assert answer.status_code == 404
     assert "location" not in answer.headers
+
+
+def test_json_of_too_many_values_is_not_even_parsed(service: RunningService) -> None:
+    for path, key, value in (("/classify", "image", '""'), ("/classify/batch", "images", '[""]')):
+        body = f'{{"{key}": {value}, "x": [{"[]," * 200_000}0]}}'
+        answer = service.client.post(path, content=body, headers=JSON)
+        assert (answer.status_code, answer.json().get("code")) == (400, "invalid_request")
+        assert "values" in answer.json()["detail"]

@@ -93,10 +93,12 @@ def test_scans_are_counted_as_the_decoder_sees_them() -> None:
     assert not too_many_scans(progressive_jpeg(64, MAX_SCANS - 1))
     assert too_many_scans(progressive_jpeg(64, MAX_SCANS))
     sound = encode(photograph(), "JPEG", progressive=True)
-    scans = b"\xff\xda" * 60
-    assert not too_many_scans(sound + scans * 10)  # a film behind the picture, as phones have it
-    assert not too_many_scans(encode(photograph(), "JPEG", comment=scans * 10))  # inside a segment
-    assert too_many_scans(progressive_jpeg(64, 200).replace(b"\xff\xda", b"\xff\xff\xda"))  # fill bytes
+    scans = b"\xff\xda\0\2" * 600
+    assert not too_many_scans(sound + b"\0\2" + scans)  # a film behind the picture, as phones have it
+    assert not too_many_scans(encode(photograph(), "JPEG", comment=scans))  # inside a segment
+    many = progressive_jpeg(64, 200)
+    for before in (b"\xff\xff", b"\xff\xd3\xff", b"x\xff\0\xff"):  # fill bytes, a restart, a stuffed byte
+        assert too_many_scans(many.replace(b"\xff\xda", before + b"\xda"))
 
 
 def test_what_belongs_to_other_decoders_never_reaches_one() -> None:
