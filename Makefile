@@ -36,7 +36,7 @@ format: $(VENV)/.installed  ## rewrite the code as `make check` wants it
 
 export: $(VENV)/.installed  ## make the shipped bundle again from its checkpoint, into runs/export/
 	rm -rf runs/export
-	$(VENV)/bin/python -m export model_repository/aa-cifar100/checkpoint.safetensors --name aa-cifar100 --version 1 --repository runs/export
+	$(VENV)/bin/python -m export model_repository/aa-cifar100/checkpoint.safetensors --name aa-cifar100 --version 1 --repository runs/export --with-attention
 
 image:  ## build the container image (TARGET=gpu for NVIDIA GPUs)
 	docker build --target $(TARGET) --tag aaserve:$(TARGET) \

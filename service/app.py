@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from service import (
     admin_routes,
     batch_routes,
+    explain_routes,
     model_routes,
     operator_routes,
     page_routes,
@@ -82,6 +83,7 @@ def create_app(
     for part in (
         routes,
         batch_routes,
+        explain_routes,
         infer_routes,
         protocol_routes,
         torchserve_routes,

@@ -39,6 +39,16 @@ class ModelNotFound(ServiceError):
     code = "model_not_found"
 
 
+class NoAttention(ServiceError):
+    status = 404
+    code = "no_attention"
+
+
+class NotAcceptable(ServiceError):
+    status = 406
+    code = "not_acceptable"
+
+
 class HeadTimeout(ServiceError):
     status = 408
     code = "head_timeout"

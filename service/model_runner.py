@@ -5,16 +5,17 @@ run --raises--> batcher retries caller by caller --all raise--> recover --self-t
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bundle.bundle import REFERENCES_FILE, Bundle, open_bundle
+from bundle.manifest import AttentionMap
 from bundle.model_input import pixels_input
 from bundle.probe import PROBE, PROBE_TOLERANCES, probe_pixels
-from bundle.references import difference, read_references
+from bundle.references import attention_difference, difference, read_references
 from service.errors import ModelLost, StartFailed
 from service.session import OnnxSession
 from service.watchdog import Watchdog
@@ -53,6 +54,11 @@ class ModelRunner:
         """As `OnnxSession.run`."""
         with self.watchdog.watching():
             return self._session.run(batch)
+
+    def attention(self, row: NDArray[Any], layers: Sequence[AttentionMap]) -> dict[str, NDArray[np.floating]]:
+        """As `OnnxSession.attention`."""
+        with self.watchdog.watching():
+            return self._session.attention(row, layers)
 
     def recover(self) -> None:
         """Make sure that the model works after a batch of which nothing could be answered.
@@ -93,9 +99,13 @@ class ModelRunner:
         for reference in read_references(served.folder / REFERENCES_FILE):
             if reference.picture == PROBE:
                 row = pixels_input(probe_pixels(manifest.preprocessing.crop), manifest)
-                found = difference(session.run(row[np.newaxis])[0], reference)
-                if not found <= tolerance:
-                    raise StartFailed(
-                        f"{served.model_path}: expected the stored answer to the probe within {tolerance:.0e}, "
-                        f"found {found:.1e} on {session.provider}"
-                    )
+                found = {"answer to the probe": difference(session.run(row[np.newaxis])[0], reference)}
+                if manifest.attention:
+                    maps = session.attention(row, manifest.attention)
+                    found["attention to the probe"] = attention_difference(maps, reference, manifest)
+                for what, worst in found.items():
+                    if not worst <= tolerance:
+                        raise StartFailed(
+                            f"{served.model_path}: expected the stored {what} within {tolerance:.0e}, "
+                            f"found {worst:.1e} on {session.provider}"
+                        )

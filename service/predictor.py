@@ -7,7 +7,7 @@ tensors (/v2) -------------------------------+                              +-->
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 import bundle.errors
 from bundle.bundle import Bundle
 from bundle.decoding import sniff_format
-from bundle.manifest import Manifest
+from bundle.manifest import AttentionMap, Manifest
 from bundle.model_input import read_input
 from service.admission import Admission
 from service.batcher import DynamicBatcher
+from service.deadlines import until
 from service.decode_pool import DecodePool
 from service.errors import ImageTooLarge, InferenceFailed, InvalidImage, ModelHung, ServiceError, UnsupportedMediaType
 from service.metrics import Metrics
@@ -45,6 +46,7 @@ _REFUSALS: dict[type[bundle.errors.ImageError], type[ServiceError]] = {
 }
 log = logging.getLogger("aaserve")
 Result = TypeVar("Result")
+Maps = Mapping[str, NDArray[np.floating]]  # layer --> (heads, queries, keys)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,7 @@ class Predictor:
         self._batcher = batcher
         self._pool = pool
         self._metrics = metrics
+        self._looking = asyncio.Lock()
 
     @property
     def queue_depth(self) -> int:
@@ -161,6 +164,43 @@ class Predictor:
         """Return the logits of rows (N, ...) of the manifest's input; raises as `predict` does for a good picture."""
         with self.statistics.failures():
             return await self._infer(rows, started=perf_counter(), deadline=deadline)
+
+    async def explain(
+        self,
+        image_bytes: bytes,
+        layers: Sequence[AttentionMap],
+        show: Callable[[NDArray[Any], Maps], bytes],
+        *,
+        deadline: float,
+    ) -> tuple[bytes, dict[str, float]]:
+        """Let `show` make an answer of one picture's input row and attention maps; return it and seconds by stage.
+
+        Raises as `predict`.
+        """
+
+        def look() -> tuple[Maps, float, float]:
+            self._metrics.batch_size.labels(self.manifest.name).observe(1)
+            started = perf_counter()
+            maps = self._runner.attention(row, layers)
+            seconds = perf_counter() - started
+            self.statistics.executed(1, seconds)
+            return maps, started, seconds
+
+        with self.statistics.failures():
+            started = perf_counter()
+            row = await self._decode(image_bytes, deadline)
+            decoded = perf_counter()
+            # Maps may be large, and batches should find company between two of these calls: one at a time.
+            async with until(deadline), self._looking:
+                maps, called, inference = await self._batcher.call(look, deadline=deadline)
+                if not all(np.isfinite(found).all() for found in maps.values()):
+                    raise InferenceFailed
+                rendering = perf_counter()
+                shown = await self._pool.run(partial(show, row, maps), deadline=deadline)
+            stages = {"decode": decoded - started, "queue": called - decoded, "inference": inference}
+            now = perf_counter()
+            self.statistics.answered(1, **stages, total=now - started)
+            return shown, {**stages, "render": now - rendering}
 
     async def offload(self, work: Callable[[], Result], *, deadline: float) -> Result:
         """Return `work()`, done in a decode thread; for what would hold up the event loop.

@@ -9,11 +9,12 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from bundle.bundle import Bundle
+from bundle.manifest import AttentionMap
 from service import providers
 from service.errors import ProviderMissing, StartFailed
 from service.settings import ProviderName, Settings
 
-_TENSOR_TYPES = {"float32": "tensor(float)", "uint8": "tensor(uint8)"}
+_TENSOR_TYPES = {"float32": "tensor(float)", "float16": "tensor(float16)", "uint8": "tensor(uint8)"}
 log = logging.getLogger("aaserve")
 
 
@@ -49,6 +50,15 @@ class OnnxSession:
         manifest = self._bundle.manifest
         logits: NDArray[np.float32] = self._session.run([manifest.output.name], {manifest.input.name: batch})[0]
         return logits
+
+    def attention(self, row: NDArray[Any], layers: Sequence[AttentionMap]) -> dict[str, NDArray[np.floating]]:
+        """Map one row of the manifest's input to the attention maps (heads, queries, keys) of `layers`, by their names.
+
+        The graph computes them anyway; only here are they fetched.
+        """
+        manifest = self._bundle.manifest
+        maps = self._session.run([layer.output for layer in layers], {manifest.input.name: row[np.newaxis]})
+        return {layer.layer: found[0] for layer, found in zip(layers, maps, strict=True)}
 
     def _run_bound(self, batch: NDArray[Any]) -> NDArray[np.float32]:
         rows = len(batch)
@@ -139,14 +149,22 @@ class OnnxSession:
 
     def _check_shapes(self) -> None:
         manifest = self._bundle.manifest
+        wanted_inputs: list[tuple[str, str, tuple[int, ...]]] = [
+            (manifest.input.name, manifest.input.dtype, manifest.input.shape)
+        ]
+        wanted_outputs: list[tuple[str, str, tuple[int, ...]]] = [
+            (manifest.output.name, manifest.output.dtype, manifest.output.shape),
+            *((maps.output, maps.dtype, maps.shape) for maps in manifest.attention),
+        ]
         for role, expected, values in (
-            ("input", manifest.input, self._session.get_inputs()),
-            ("output", manifest.output, self._session.get_outputs()),
+            ("input", wanted_inputs, self._session.get_inputs()),
+            ("output", wanted_outputs, self._session.get_outputs()),
         ):
             found = [(value.name, value.type, tuple(value.shape[1:])) for value in values]
-            wanted = [(expected.name, _TENSOR_TYPES[expected.dtype], expected.shape)]
+            wanted = [(name, _TENSOR_TYPES[dtype], shape) for name, dtype, shape in expected]
             if found != wanted:
-                raise StartFailed(f"{self._bundle.model_path}: expected the {role} {wanted[0]}, found {found}")
+                words = ", ".join(map(str, wanted))
+                raise StartFailed(f"{self._bundle.model_path}: expected the {role} {words}, found {found}")
 
 
 def _buckets(max_batch_size: int) -> list[int]:

@@ -39,6 +39,8 @@ def write_fragile_bundle(
         "version": version,
         "input": {"name": "pixels", "dtype": "uint8", "layout": "NHWC", "shape": [SIDE, SIDE, 3]},
         "output": {"name": "logits", "dtype": "float32", "shape": [CLASSES]},
+        "attention": [],
+        "parity": manifest["parity"] | {"attention_difference": None, "attention_tolerance": None},
         "labels": labels,
         "preprocessing": manifest["preprocessing"] | {"resize": SIDE, "crop": [SIDE, SIDE]},
         "files": {name: sha256_of(content) for name, content in files.items()},
