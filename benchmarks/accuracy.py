@@ -15,8 +15,7 @@ import numpy as np
 from rich.progress import track
 
 from benchmarks.circumstances import write_result
-from training.cifar import Split, read_labels, read_split
-from training.evaluate import as_png
+from training.cifar import Split, as_png, read_labels, read_split
 
 CLIENTS = 4
 TOP_K = 5
@@ -34,7 +33,7 @@ def measure(url: str, split: Split, labels: list[str]) -> dict[str, float]:
             return [prediction["label"] for prediction in response.json()["predictions"]]
 
         answers = list(
-            track(threads.map(ranked, as_png(split.images)), total=len(split.labels), description="classifying")
+            track(threads.map(ranked, map(as_png, split.images)), total=len(split.labels), description="classifying")
         )
     places = np.array(
         [
