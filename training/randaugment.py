@@ -144,7 +144,7 @@ OPERATIONS: dict[str, Operation] = {
 
 
 def _affine(images: Tensor, rows: list[list[Tensor]], fill: Tensor) -> Tensor:
-    """Sample at the places that the matrices [[a, b, c], [d, e, f]] of (B,) send the output's to; centre 0, sides ±1."""
+    """Sample where the matrices [[a, b, c], [d, e, f]], each (B,), send the output's places; centre 0, sides ±1."""
     matrix = torch.stack([torch.stack(row, dim=1) for row in rows], dim=1)  # (B, 2, 3)
     grid = F.affine_grid(matrix, list(images.shape), align_corners=False)  # (B, H, W, 2)
     return F.grid_sample(images - fill, grid, align_corners=False) + fill
