@@ -66,15 +66,16 @@ def _parser() -> argparse.ArgumentParser:
     add("--data", type=Path, required=True, help=f"folder that holds {LAYOUTS}")
     add("--output", type=Path, help="where the run is kept (default: runs/NAME_OF_THE_RECIPE)")
     add("--resume", action="store_true", help="go on where the run in the output folder stopped")
-    add("--save-minutes", type=_minutes, default=10, help="between checkpoints within an epoch (default: 10)")
-    add("--max-minutes", type=_minutes, default=float("inf"), help="save and stop after that (default: no limit)")
+    add("--save-minutes", type=minutes, default=10, help="between checkpoints within an epoch (default: 10)")
+    add("--max-minutes", type=minutes, default=float("inf"), help="save and stop after that (default: no limit)")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: cuda where there is one")
     add("--compile", action="store_true", help="torch.compile; for GPUs")
     add("--deterministic", action="store_true", help="the same bits each time on a GPU too; slower")
     return parser
 
 
-def _minutes(text: str) -> float:
+def minutes(text: str) -> float:
+    """A duration as typed, in minutes."""
     value = float(text)
     if not value > 0:
         raise ValueError
