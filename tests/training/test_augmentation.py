@@ -123,6 +123,13 @@ def test_every_operation_is_drawn_and_its_strength_is_as_asked() -> None:
         torch.testing.assert_close(image[None], apply(name, 0.4, as_tensor(PICTURE)), rtol=0, atol=1e-6)
 
 
+def test_operations_are_applied_one_after_the_other() -> None:
+    names = list(OPERATIONS)
+    draws = np.array([[(names.index(name) + 0.5) / len(names), 0.8, 0.9] for name in ("solarise", "rotate")])
+    found = randaugment(as_tensor(PICTURE), "random", draws.reshape(1, -1), FILL)
+    torch.testing.assert_close(found, apply("rotate", 0.8, apply("solarise", 0.8, as_tensor(PICTURE))))
+
+
 def test_mixup_is_the_weighted_sum_of_images_and_labels() -> None:
     inputs, classes = torch.rand(3, 3, 4, 4), torch.tensor([0, 1, 2])
     mixed, wanted = mix(inputs, classes, Mix(0.25, None), 4)

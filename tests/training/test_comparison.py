@@ -9,7 +9,6 @@ from benchmarks import comparison
 from tests.training.tiny import SHIPPED_RECIPE
 from training.recipe import read_recipe
 
-
 NETWORK = "aa_wide_resnet10_1,position=none"
 
 

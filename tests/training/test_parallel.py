@@ -40,17 +40,20 @@ def test_two_processes_train_what_one_does(data: Path, tmp_path: Path, chosen: P
     # Each process takes half a batch, so it need not divide its own.
     shared = chosen.with_name("shared.toml")
     shared.write_text(chosen.read_text().replace("accumulation = 2", "accumulation = 1"))
-    train = ["-m", "training", str(shared), "--data", str(data), "--output", str(together)]
+    train = f"{sys.executable} -m training {shared} --data {data} --output {together}"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    stopped = subprocess.run(
-        [*TORCHRUN, *train, "--max-minutes", "1e-6"], cwd=ROOT, env=environment, capture_output=True, text=True
-    )
+
+    def run_both(command_line: str) -> subprocess.CompletedProcess[str]:
+        parts = [*TORCHRUN, "--no-python", "bash", "-c", command_line]
+        return subprocess.run(parts, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240)
+
+    # The time of one process being up, both stop.
+    stopped = run_both(f"{train} $(test $RANK = 0 || echo --max-minutes 1e-6)")
     assert stopped.returncode != 0
     assert stopped.stderr.count("stopped; --resume goes on") == 1
     assert load_state(together / "last.pt")["step"] == 10  # of twelve: several processes are asked every tenth step
-    resumed = subprocess.run(
-        [*TORCHRUN, *train, "--resume"], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
-    )
+    resumed = run_both(f"{train} --resume")
+    assert resumed.returncode == 0, resumed.stderr
     assert resumed.stdout.count("test top-1") == 1
     ours, theirs = (load_state(folder / "last.pt") for folder in (together, alone))
     for name, weight in theirs["network"].items():

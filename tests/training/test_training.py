@@ -7,15 +7,18 @@ import pytest
 import torch
 from PIL import Image
 from rich.progress import Progress
+from safetensors.torch import load_file
 
 from bundle.preprocessing import normalise, preprocess
 from export.checkpoint import read_checkpoint
 from tests.helpers import encode, noise
 from tests.training.tiny import CPU, SHIPPED_RECIPE, epochs, recipe, run
 from training import command
+from training.augmentation import augment
+from training.checkpoint import load_state
 from training.data import Data, open_data
 from training.ema import averaged
-from training.evaluate import evaluate
+from training.evaluate import Score, evaluate
 from training.recipe import Recipe, read_recipe
 from training.run import Run
 from training.step import batches, train_step
@@ -77,7 +80,7 @@ def test_an_epoch_shows_every_image_once_and_each_epoch_another_order(data: Path
     assert not torch.equal(seen[0], seen[1])
 
 
-def test_averaged_weights_follow_the_formula_and_are_those_that_are_kept(data: Path) -> None:
+def test_averaged_weights_follow_the_formula() -> None:
     network = torch.nn.Sequential(torch.nn.Conv2d(1, 1, 1), torch.nn.BatchNorm2d(1))
     average = averaged(network, 0.75)
     expected = None
@@ -87,9 +90,36 @@ def test_averaged_weights_follow_the_formula_and_are_those_that_are_kept(data: P
         average.update_parameters(network)
         expected = value if expected is None else 0.75 * expected + 0.25 * value
         assert average.module[0].weight.item() == average.module[1].running_mean.item() == expected
-    one = Run(recipe(ema_decay=0.5), opened(data, recipe()), CPU)
-    assert one.tested is one.average.module
-    assert one.tested is not one.network
+
+
+def test_averaged_weights_are_those_evaluated_and_kept(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluated = []
+
+    def remember(network: torch.nn.Module, *arguments: object) -> Score:
+        evaluated.append({name: value.clone() for name, value in network.state_dict().items()})
+        return Score(16, 0.5, 1.0)
+
+    monkeypatch.setattr("training.trainer.evaluate", remember)
+    run(recipe(ema_decay=0.9, epochs=1), data, tmp_path)
+    average = load_state(tmp_path / "last.pt")["average"]
+    kept = load_file(tmp_path / "model.safetensors")
+    for name, value in kept.items():
+        assert torch.equal(value, average[f"module.{name}"])
+        assert torch.equal(value, evaluated[0][name])
+
+
+def test_what_is_random_differs_from_step_to_step(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+    monkeypatch.setattr(
+        "training.step.augment", lambda *arguments: drawn.append(arguments[-1].tobytes()) or augment(*arguments)
+    )
+    one = Run(recipe(), opened(data, recipe()), CPU)
+    for _ in range(2):
+        for batch in batches(one):
+            train_step(one, *batch)
+    assert len(set(drawn)) == 6
 
 
 def test_evaluation_counts_the_label_among_the_first_and_the_first_five() -> None:
