@@ -1,22 +1,52 @@
-# docker build --target cpu -t aaserve:cpu .
-FROM python:3.11-slim AS build
+# docker build --target cpu -t aaserve:cpu .     `make image` adds version and commit as labels
+# docker build --target gpu -t aaserve:gpu .     NVIDIA GPUs: CUDA and cuDNN come as wheels, the driver (580 or newer) is the host's
+FROM python:3.11-slim-bookworm AS install
 WORKDIR /build
-RUN python -m venv /venv
-COPY pyproject.toml constraints.txt ./
-RUN /venv/bin/pip install --no-cache-dir --disable-pip-version-check --constraint constraints.txt '.[cpu]'
+RUN python -m venv --without-pip /venv
+COPY pyproject.toml constraints.txt constraints-gpu.txt ./
+COPY service/version.py service/
 
-FROM python:3.11-slim AS cpu
-LABEL org.opencontainers.image.title="aaserve" \
-      org.opencontainers.image.description="Attention-augmented image classification over HTTP" \
-      org.opencontainers.image.licenses="Apache-2.0"
-COPY --from=build /venv /venv
+# Nobody needs the packages' own tests here, nor ONNX Runtime's library for C programs: Python's module has its own copy.
+FROM install AS install-cpu
+RUN pip --python /venv/bin/python install --no-cache-dir --constraint constraints.txt '.[cpu,otel]' \
+    && find /venv -type d -name tests -prune -exec rm -r {} + \
+    && rm /venv/lib/python3*/site-packages/onnxruntime/capi/libonnxruntime.so*
+
+FROM install AS install-gpu
+RUN pip --python /venv/bin/python install --no-cache-dir --constraint constraints.txt --constraint constraints-gpu.txt '.[gpu,otel]' \
+    && find /venv -type d -name tests -prune -exec rm -r {} +
+
+FROM python:3.11-slim-bookworm AS app
 WORKDIR /app
 COPY bundle bundle
 COPY service service
-COPY model_repository model_repository
-ENV PATH=/venv/bin:$PATH PYTHONDONTWRITEBYTECODE=1 AASERVE_HOST=0.0.0.0 AASERVE_DRAIN_GRACE_MS=5000
+# On a read-only file system Python could not keep what it compiled.
+RUN python -m compileall -q bundle service
+
+FROM python:3.11-slim-bookworm AS runtime
+COPY --from=app /app /app
+WORKDIR /app
+# What is mounted here takes the place of the bundle that ships.
+COPY model_repository /mnt/models
+ENV PATH=/venv/bin:$PATH PYTHONDONTWRITEBYTECODE=1 \
+    AASERVE_HOST=0.0.0.0 AASERVE_PORT=8080 AASERVE_REPOSITORY=/mnt/models AASERVE_DRAIN_GRACE_MS=5000
 USER 10001:10001
 EXPOSE 8080
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=5s --start-period=30s CMD ["python", "-c", "import os, urllib.request; urllib.request.urlopen('http://127.0.0.1:' + os.environ.get('AASERVE_PORT', '8080') + '/health/ready', timeout=2)"]
+HEALTHCHECK --interval=10s --timeout=5s --start-period=60s CMD ["python", "-m", "service.healthcheck"]
 ENTRYPOINT ["python", "-m", "service"]
+ARG VERSION=unknown
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="aaserve" \
+      org.opencontainers.image.description="Attention-augmented image classification over HTTP" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="$VERSION" \
+      org.opencontainers.image.revision="$REVISION"
+
+FROM runtime AS gpu
+COPY --from=install-gpu /venv /venv
+# Without a GPU this image does not start; a node that should have one and has not is not to serve from its CPU.
+ENV AASERVE_PROVIDER=cuda NVIDIA_DRIVER_CAPABILITIES=compute,utility
+
+FROM runtime AS cpu
+COPY --from=install-cpu /venv /venv

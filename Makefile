@@ -1,5 +1,7 @@
 PYTHON ?= python3
 PORT ?= 8080
+MINUTES ?= 10
+TARGET ?= cpu
 SERVE_VENV := .venv-serve
 VENV := .venv
 PIP_INSTALL = pip install --quiet --disable-pip-version-check --constraint constraints.txt
@@ -7,7 +9,7 @@ PIP_INSTALL = pip install --quiet --disable-pip-version-check --constraint const
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 serve: $(SERVE_VENV)/.installed  ## set up what serving needs (no torch) and serve the shipped bundle on :8080 (PORT=)
 	$(SERVE_VENV)/bin/python -m service --port $(PORT)
@@ -29,16 +31,24 @@ format: $(VENV)/.installed  ## rewrite the code as `make check` wants it
 
 export: $(VENV)/.installed  ## make the shipped bundle again from its checkpoint, into runs/export/
 	rm -rf runs/export
-	$(VENV)/bin/python -m export model_repository/aa-cifar100/checkpoint.safetensors --name aa-cifar100 --version 1 --repository runs/export
+	$(VENV)/bin/python -m export model_repository/aa-cifar100/checkpoint.safetensors --name aa-cifar100 --version 1 --repository runs/export --with-attention
 
-image:  ## build the container image
-	docker build --target cpu --tag aaserve:cpu .
+image:  ## build the container image (TARGET=gpu for NVIDIA GPUs)
+	docker build --target $(TARGET) --tag aaserve:$(TARGET) \
+		--build-arg VERSION=$$($(PYTHON) -c 'from service.version import VERSION; print(VERSION)') \
+		--build-arg REVISION=$$(git rev-parse HEAD) .
+
+image-check: $(VENV)/.installed  ## build and run the image without Docker, report its size (root, ../shared; half a minute)
+	$(VENV)/bin/python -m benchmarks.image --target $(TARGET) --output runs/image.json
+
+soak: $(VENV)/.installed  ## mixed traffic for MINUTES=10, result in benchmarks/results/
+	$(VENV)/bin/python -m benchmarks.soak --minutes $(MINUTES) --output benchmarks/results/$(shell date -u +%F)-soak.json
 
 up:  ## the service in a container, with Prometheus and Grafana
 	docker compose up --build
 
 clean:  ## remove the environments and what they left
-	rm -rf $(VENV) $(SERVE_VENV) .venv-tritonclient .venv-kserve build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(SERVE_VENV) .venv-tritonclient .venv-kserve .venv-manifests .venv-crds build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 
 $(SERVE_VENV)/.installed: pyproject.toml constraints.txt
 	@$(call create-venv,$(SERVE_VENV))
@@ -57,4 +67,4 @@ $(PYTHON) -c 'import sys; sys.exit("aaserve needs Python 3.11 or newer, found " 
 	&& $(PYTHON) -m venv $(1) || { echo "could not create $(1): on Debian and Ubuntu, apt install python3-venv" >&2; exit 1; }
 endef
 
-.PHONY: help serve test check install format export image up clean
+.PHONY: help serve test check install format export image image-check soak up clean

@@ -38,6 +38,26 @@ class Output(_Section):
     shape: tuple[Size] = Field(description="(number of classes,)")
 
 
+class AttentionMap(_Section):
+    """A further output: the attention map of one layer, (heads, queries, keys) without the batch axis.
+
+    Queries and keys are the positions of `grid`, which covers the picture evenly, counted row by row. Each query's keys
+    sum to 1.
+    """
+
+    layer: str = Field(description="Name of the layer in the network.")
+    output: str = Field(description="Name of the output in the graph.")
+    dtype: Literal["float32", "float16"]
+    num_heads: Size
+    grid: tuple[Size, Size] = Field(description="(height, width), of the queries and of the keys.")
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(heads, queries, keys)."""
+        positions = self.grid[0] * self.grid[1]
+        return self.num_heads, positions, positions
+
+
 class Provenance(_Section):
     """Where the bundle comes from."""
 
@@ -54,6 +74,8 @@ class Parity(_Section):
     max_difference: float = Field(ge=0, description="Of any logit, as a share of the largest logit or of 1.")
     tolerance: float = Field(gt=0, description="Largest max_difference allowed.")
     top_1_agreement: float = Field(ge=0, le=1)
+    attention_difference: Share | None = Field(None, description="Largest of any share of the attention maps.")
+    attention_tolerance: Share | None = Field(None, description="Largest attention_difference allowed.")
 
 
 class Accuracy(_Section):
@@ -89,6 +111,7 @@ class Manifest(_Section):
     architecture: str
     input: Input
     output: Output
+    attention: tuple[AttentionMap, ...] = Field((), description="Further outputs, in the order in which layers run.")
     preprocessing: Preprocessing
     labels: tuple[str, ...]
     precision: Precision
@@ -110,6 +133,10 @@ class Manifest(_Section):
             raise ValueError(f"expected an input {forms[0]} or {forms[1]}, found {found}")
         if set(self.files) != {"model.onnx", "references.json"}:
             raise ValueError(f"expected the files model.onnx and references.json, found {sorted(self.files)}")
+        if len({self.output.name, *(maps.output for maps in self.attention)}) != 1 + len(self.attention):
+            raise ValueError("expected outputs of different names, found one twice")
+        if bool(self.attention) != (self.parity.attention_tolerance is not None):
+            raise ValueError("expected parity.attention_tolerance in a bundle with attention maps and only there")
         if (self.precision == "fp32") != (self.lowered is None):
             raise ValueError(
                 f"expected lowered in a bundle below fp32 and only there, found it otherwise in {self.precision}"

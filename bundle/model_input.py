@@ -22,3 +22,12 @@ def read_input(image_bytes: bytes, manifest: Manifest, *, max_pixels: int) -> ND
 def pixels_input(pixels: NDArray[np.uint8], manifest: Manifest) -> NDArray[Any]:
     """The same for pixels (H, W, 3) that are resized and cropped already."""
     return pixels if manifest.input.dtype == "uint8" else normalise(pixels, manifest.preprocessing)
+
+
+def shown_pixels(row: NDArray[Any], manifest: Manifest) -> NDArray[np.uint8]:
+    """The pixels (H, W, 3) that a row of the model's input was made from: what the model sees."""
+    if manifest.input.dtype == "uint8":
+        return row
+    std, mean = (np.asarray(values, np.float32) for values in (manifest.preprocessing.std, manifest.preprocessing.mean))
+    pixels: NDArray[np.uint8] = np.rint(np.moveaxis(row, 0, -1) * std * 255 + mean * 255).clip(0, 255).astype(np.uint8)
+    return pixels

@@ -1,12 +1,16 @@
 """references.json: PyTorch's answers to known pictures, so that a bundle can be checked where there is no torch."""
 
+from collections.abc import Mapping
+from math import inf
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from bundle.attention import gaze
 from bundle.errors import BundleError
+from bundle.manifest import Manifest
 
 
 class Reference(BaseModel):
@@ -17,6 +21,9 @@ class Reference(BaseModel):
     picture: str = Field(pattern=r"^[^/\\]+$", description="File name.")
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="Of the picture's bytes; of the probe's pixels.")
     logits: tuple[float, ...]
+    attention: dict[str, tuple[tuple[float, float], ...]] = Field(
+        {}, description="Of bundles with attention maps: `bundle.attention.gaze` of each head, by layer."
+    )
 
 
 _REFERENCES = TypeAdapter(tuple[Reference, ...])
@@ -40,6 +47,22 @@ def difference(found: NDArray[np.float32], reference: Reference) -> float:
     return float(np.abs(found - expected).max() / max(1.0, np.abs(expected).max()))
 
 
+def attention_difference(maps: Mapping[str, NDArray[np.floating]], reference: Reference, manifest: Manifest) -> float:
+    """Largest difference of any gaze, as a share of the picture; infinite if the layers are not the stored ones.
+
+    Args:
+        maps: (heads, queries, keys) of each layer of the manifest.
+    """
+    if set(maps) != set(reference.attention):
+        return inf
+    differences = []
+    for attention in manifest.attention:
+        expected = np.asarray(reference.attention[attention.layer])
+        found = gaze(maps[attention.layer], attention.grid)
+        differences.append(np.abs(found - expected).max() if found.shape == expected.shape else inf)
+    return float(np.max(differences))  # NaN if a map is not finite
+
+
 def references_json(references: tuple[Reference, ...]) -> bytes:
     """The bytes of references.json."""
-    return _REFERENCES.dump_json(references, indent=1) + b"\n"
+    return _REFERENCES.dump_json(references, indent=1, exclude_defaults=True) + b"\n"

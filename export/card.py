@@ -10,7 +10,7 @@ import onnx
 
 from bundle.bundle import Bundle, open_bundle
 from bundle.errors import BundleError
-from bundle.manifest import Lowered
+from bundle.manifest import Lowered, Manifest
 
 LABELS_SHOWN = 8
 
@@ -41,6 +41,7 @@ def card(opened: Bundle) -> str:
         "input": f"{manifest.input.name}, {manifest.input.dtype} {manifest.input.layout} (batch, "
         f"{', '.join(map(str, manifest.input.shape))})",
         "output": f"{manifest.output.name}, {manifest.output.dtype} (batch, {manifest.output.shape[0]})",
+        **({"attention": _attention(manifest)} if manifest.attention else {}),
         "labels": f"{len(manifest.labels)}: {', '.join(manifest.labels[:LABELS_SHOWN])}"
         + (", …" if len(manifest.labels) > LABELS_SHOWN else ""),
         "pixels": f"resize {spec.resize} {spec.interpolation}, centre crop {spec.crop}, {spec.colour}, "
@@ -61,6 +62,12 @@ def card(opened: Bundle) -> str:
         "with": ", ".join(f"{name} {number}" for name, number in manifest.provenance.versions.items()),
     }
     return "\n".join(f"{name:<12}{text}" for name, text in rows.items())
+
+
+def _attention(manifest: Manifest) -> str:
+    """The maps that the graph gives out, in a line."""
+    maps = [f"{one.layer} ({one.num_heads} heads, {one.grid[0]}x{one.grid[1]})" for one in manifest.attention]
+    return f"{', '.join(maps)}; shares within {manifest.parity.attention_difference:.1e} of PyTorch's"
 
 
 def _cost(cost: Lowered) -> str:

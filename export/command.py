@@ -72,6 +72,7 @@ def _request(arguments: argparse.Namespace, argv: Sequence[str]) -> Request:
         nested_key=arguments.nested_key,
         image_size=arguments.image_size,
         pixel_input=arguments.input == "uint8",
+        with_attention=arguments.with_attention,
         precision=arguments.precision,
         calibration=arguments.calibration,
         allowed_drop=arguments.allow_drop,
@@ -139,6 +140,7 @@ def _parser() -> argparse.ArgumentParser:
         default="uint8",
         help="pixels NHWC, or normalised NCHW (default: %(default)s)",
     )
+    add("--with-attention", action="store_true", help="make the attention maps outputs too, for POST /explain")
     add(
         "--precision",
         choices=("fp32", "fp16", "int8"),

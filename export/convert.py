@@ -2,6 +2,7 @@
 
 import logging
 import warnings
+from collections.abc import Mapping
 
 import onnx_ir as ir
 import torch
@@ -10,22 +11,30 @@ from onnxscript.optimizer import fold_constants
 from torch import Tensor, nn
 
 from export.errors import ExportError
+from export.expose import expose_attention
 from export.fold import fold_batch_normalization
 from export.translate import scaled_dot_product_attention
 from export.unpad import unpad_products
 from export.valid import checked_bytes
+from models.attention import AttentionAugmentedConv2d
 
 INPUT_NAME = "image"
 OUTPUT_NAME = "logits"
 OPSET = 20
 
 
-def convert(network: nn.Module, example: Tensor, metadata: dict[str, str]) -> bytes:
+def convert(
+    network: nn.Module,
+    example: Tensor,
+    metadata: dict[str, str],
+    attention: Mapping[str, AttentionAugmentedConv2d] | None = None,
+) -> bytes:
     """Trace `network` (in eval mode); the same network gives the same bytes.
 
     Args:
         example: an input of two rows, whose type, height and width the graph then requires.
         metadata: names and values that the model file carries.
+        attention: layers by name, in the order in which they run, whose maps become outputs; all or none.
 
     Raises:
         ExportError: PyTorch cannot trace it, or the result is no valid, self-contained ONNX model.
@@ -50,6 +59,8 @@ def convert(network: nn.Module, example: Tensor, metadata: dict[str, str]) -> by
     except Exception as error:  # torch.onnx raises many kinds, with long traces; the first line says what it is
         raise ExportError(f"PyTorch cannot trace the network: {str(error).splitlines()[0]}") from error
     _simplify(program.model)
+    if attention:
+        expose_attention(program.model, attention)
     ClearMetadataAndDocStringPass()(program.model)  # source paths and stack traces of the exporting machine
     model = program.model_proto
     for key, value in sorted(metadata.items()):

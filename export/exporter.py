@@ -5,7 +5,7 @@ checkpoint --load_weights--> network --convert--> ONNX bytes --check_parity--> m
 """
 
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -16,14 +16,16 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from bundle.attention import gaze
 from bundle.bundle import MODEL_FILE, REFERENCES_FILE, check_absent, sha256_of, write_bundle
-from bundle.manifest import Input, Manifest, Output, Provenance
+from bundle.manifest import AttentionMap, Input, Manifest, Output, Precision, Provenance
 from bundle.preprocessing import Preprocessing, normalise
 from bundle.probe import PROBE, probe_pixels
 from bundle.references import Reference, references_json
 from export.checkpoint import Checkpoint, read_checkpoint
 from export.convert import INPUT_NAME, OPSET, OUTPUT_NAME, convert
 from export.errors import ExportError
+from export.expose import output_name
 from export.graph import Graph
 from export.image_size import preprocessing_at
 from export.lower import find_calibration, lower
@@ -35,6 +37,7 @@ from export.request import Request
 from export.speed import Speed
 from export.weights import head_classes, load_weights
 from models import create_model
+from models.attention import AttentionAugmentedConv2d, attention_layers, attention_maps
 from models.resize import resize_relative_tables
 
 VERSIONS_OF = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy", "pillow")
@@ -71,6 +74,7 @@ def export(request: Request, report: Callable[[str], None] = lambda step: None) 
     if request.image_size:
         weights = resize_relative_tables(weights, network)
     load_weights(network, weights)
+    layers = _attention_layers(network, preprocessing) if request.with_attention else {}
 
     report("tracing and folding the graph")
     height, width = preprocessing.crop
@@ -87,26 +91,36 @@ def export(request: Request, report: Callable[[str], None] = lambda step: None) 
         "precision": "fp32",
         "checkpoint_sha256": checkpoint.sha256,
     }
-    model = convert(traced, example, metadata)
+    model = convert(traced, example, metadata, layers)
+    attention = _described_maps(layers, request.precision)
 
     batch_sizes = sorted({1, 2, request.max_batch_size})
     report(f"comparing PyTorch and ONNX Runtime at batch {', '.join(map(str, batch_sizes))}")
     pictures = read_pictures(request.parity_images, preprocessing)
     pixels = np.stack([picture.pixels for picture in pictures])  # (N, H, W, 3)
-    parity = check_parity(network, model, pixels, preprocessing, batch_sizes=batch_sizes)
+    parity = check_parity(network, model, pixels, preprocessing, batch_sizes=batch_sizes, attention=attention)
     cost, speed = None, ()
     if request.precision != "fp32":
         lowered = lower(model, request, preprocessing, samples, pixels, report)
         model, cost, speed = lowered.model, lowered.cost, lowered.speed
         report(f"comparing PyTorch and {request.precision} at batch {', '.join(map(str, batch_sizes))}")
         parity = check_parity(
-            network, model, pixels, preprocessing, batch_sizes=batch_sizes, precision=request.precision
+            network,
+            model,
+            pixels,
+            preprocessing,
+            batch_sizes=batch_sizes,
+            precision=request.precision,
+            attention=attention,
         )
     _check_measurement(request, model)
 
     report("writing the bundle")
     references = references_json(
-        (*_references(network, pictures, pixels, preprocessing), _probe(Graph(model, preprocessing), preprocessing))
+        (
+            *_references(network, pictures, pixels, preprocessing, attention),
+            _probe(Graph(model, preprocessing), preprocessing, attention),
+        )
     )
     manifest = Manifest(
         schema_version=1,
@@ -115,6 +129,7 @@ def export(request: Request, report: Callable[[str], None] = lambda step: None) 
         architecture=architecture,
         input=form,
         output=Output(name=OUTPUT_NAME, dtype="float32", shape=(len(labels),)),
+        attention=attention,
         preprocessing=preprocessing,
         labels=labels,
         precision=request.precision,
@@ -134,21 +149,60 @@ def export(request: Request, report: Callable[[str], None] = lambda step: None) 
     return Exported(folder, manifest, {name: len(content) for name, content in files.items()}, speed)
 
 
-def _references(
-    network: nn.Module, pictures: list[Picture], pixels: NDArray[np.uint8], preprocessing: Preprocessing
-) -> tuple[Reference, ...]:
+def _attention_layers(network: nn.Module, preprocessing: Preprocessing) -> dict[str, AttentionAugmentedConv2d]:
     with torch.inference_mode():
-        logits = network(torch.from_numpy(normalise(pixels, preprocessing)))  # (N, num_classes)
+        layers = attention_layers(network, torch.zeros(1, 3, *preprocessing.crop))
+    if not layers:
+        raise ExportError("--with-attention: expected a network with attention layers, found none in it")
+    return layers
+
+
+def _described_maps(layers: dict[str, AttentionAugmentedConv2d], precision: Precision) -> tuple[AttentionMap, ...]:
     return tuple(
-        Reference(picture=picture.name, sha256=picture.sha256, logits=tuple(round(logit, 6) for logit in row))
-        for picture, row in zip(pictures, logits.tolist(), strict=True)
+        AttentionMap(
+            layer=name,
+            output=output_name(name),
+            dtype="float16" if precision == "fp16" else "float32",
+            num_heads=layer.num_heads,
+            grid=layer.feature_size,
+        )
+        for name, layer in layers.items()
     )
 
 
-def _probe(graph: Graph, preprocessing: Preprocessing) -> Reference:
+def _references(
+    network: nn.Module,
+    pictures: list[Picture],
+    pixels: NDArray[np.uint8],
+    preprocessing: Preprocessing,
+    attention: Sequence[AttentionMap],
+) -> Iterator[Reference]:
+    for picture, content in zip(pictures, pixels, strict=True):
+        row = torch.from_numpy(normalise(content[np.newaxis], preprocessing))  # (1, 3, H, W)
+        with torch.inference_mode():
+            logits = network(row)[0].tolist()
+            maps = attention_maps(network, row) if attention else {}
+        yield _reference(
+            picture.name, picture.sha256, logits, {layer: found.numpy() for layer, found in maps.items()}, attention
+        )
+
+
+def _probe(graph: Graph, preprocessing: Preprocessing, attention: Sequence[AttentionMap]) -> Reference:
     pixels = probe_pixels(preprocessing.crop)
-    logits = tuple(round(logit, 6) for logit in graph(pixels[np.newaxis])[0].tolist())
-    return Reference(picture=PROBE, sha256=sha256_of(pixels.tobytes()), logits=logits)
+    row = pixels[np.newaxis]
+    return _reference(PROBE, sha256_of(pixels.tobytes()), graph(row)[0].tolist(), graph.maps(row, attention), attention)
+
+
+def _reference(
+    picture: str,
+    sha256: str,
+    logits: list[float],
+    maps: Mapping[str, NDArray[np.floating]],
+    attention: Sequence[AttentionMap],
+) -> Reference:
+    """One answer; `maps` are (1, heads, queries, keys)."""
+    gazes = {one.layer: tuple(map(tuple, gaze(maps[one.layer][0], one.grid).round(6).tolist())) for one in attention}
+    return Reference(picture=picture, sha256=sha256, logits=tuple(round(logit, 6) for logit in logits), attention=gazes)
 
 
 def _described(request: Request, checkpoint: Checkpoint) -> tuple[str, tuple[str, ...], Preprocessing]:

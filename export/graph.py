@@ -1,9 +1,12 @@
 """A converted graph in ONNX Runtime on the CPU, fed with pixels whichever input it takes."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from bundle.manifest import AttentionMap
 from bundle.preprocessing import Preprocessing, normalise
 from export.convert import INPUT_NAME, OUTPUT_NAME
 
@@ -29,3 +32,8 @@ class Graph:
         """Every output of the model by name, for models that were given more than the logits."""
         names = [output.name for output in self._session.get_outputs()]
         return dict(zip(names, self._session.run(names, self.feed(pixels)), strict=True))
+
+    def maps(self, pixels: NDArray[np.uint8], attention: Sequence[AttentionMap]) -> dict[str, NDArray[np.floating]]:
+        """The attention maps (B, heads, queries, keys) by layer."""
+        found = self._session.run([maps.output for maps in attention], self.feed(pixels)) if attention else []
+        return dict(zip([maps.layer for maps in attention], found, strict=True))

@@ -39,6 +39,7 @@ class Request:
     nested_key: str | None = None
     image_size: tuple[int, int] | None = None
     pixel_input: bool = True
+    with_attention: bool = False
     precision: Precision = "fp32"
     calibration: Path | None = None
     allowed_drop: float = 1.0

@@ -3,6 +3,8 @@
     checksums, schema --> model loads --> pictures --> logits as PyTorch's were when the bundle was written
                                       --> probe --> logits as the graph's were then
 
+Of a bundle with attention maps also: the outputs that the manifest names, and each head looks where it did then.
+
 Needs no torch.
 """
 
@@ -21,9 +23,11 @@ from bundle.errors import BundleError, ImageError
 from bundle.manifest import Manifest
 from bundle.model_input import pixels_input, read_input
 from bundle.probe import PROBE, PROBE_TOLERANCES, probe_pixels
-from bundle.references import Reference, difference, read_references
+from bundle.references import Reference, attention_difference, difference, read_references
 from export.errors import ExportError
 from export.pictures import MAX_PIXELS
+
+SUM_TOLERANCE = 1e-2  # float16 rounds each share
 
 
 def main(argv: Sequence[str]) -> int:
@@ -52,7 +56,7 @@ def check(session: onnxruntime.InferenceSession, manifest: Manifest, reference: 
     """Largest difference of any logit, relative to the largest logit or 1.
 
     Raises:
-        ExportError: the picture is missing or another one, or the answer is not the stored one.
+        ExportError: the picture is missing or another one, or the answer or an attention map is not the stored one.
     """
     if reference.picture == PROBE:
         row = pixels_input(probe_pixels(manifest.preprocessing.crop), manifest)
@@ -60,7 +64,11 @@ def check(session: onnxruntime.InferenceSession, manifest: Manifest, reference: 
     else:
         row = _read(images / reference.picture, reference, manifest)
         tolerance, any_class = manifest.parity.tolerance, manifest.parity.top_1_agreement < 1
-    found = session.run([manifest.output.name], {manifest.input.name: row[None]})[0][0]
+    names = [manifest.output.name, *(attention.output for attention in manifest.attention)]
+    given = [output.name for output in session.get_outputs()]
+    if missing := [name for name in names if name not in given]:
+        raise ExportError(f"expected the output {missing[0]} in the graph, found {', '.join(given)}")
+    found, *maps = (values[0] for values in session.run(names, {manifest.input.name: row[None]}))
     worst = difference(found, reference)
     same_class = any_class or found.argmax() == np.argmax(reference.logits)
     if not worst <= tolerance or not same_class:
@@ -68,7 +76,33 @@ def check(session: onnxruntime.InferenceSession, manifest: Manifest, reference: 
             f"{reference.picture}: expected the stored logits within {tolerance:.0e}"
             f"{'' if same_class else ' and the same best class'}, found {worst:.1e}"
         )
+    _check_maps(
+        dict(zip([attention.layer for attention in manifest.attention], maps, strict=True)), manifest, reference
+    )
     return worst
+
+
+def _check_maps(maps: dict[str, NDArray[Any]], manifest: Manifest, reference: Reference) -> None:
+    tolerance = manifest.parity.attention_tolerance
+    if tolerance is None:
+        return
+    if reference.picture == PROBE:
+        tolerance = max(tolerance, PROBE_TOLERANCES[manifest.precision])
+    for attention in manifest.attention:
+        found = maps[attention.layer]
+        if (
+            found.shape != attention.shape
+            or not np.abs(found.sum(axis=-1, dtype=np.float64) - 1).max() <= SUM_TOLERANCE
+        ):
+            raise ExportError(
+                f"{reference.picture}: expected {attention.output} {attention.shape}, the shares of each query with "
+                f"a sum of 1, found {found.shape} or another sum"
+            )
+    difference = attention_difference(maps, reference, manifest)
+    if not difference <= tolerance:
+        raise ExportError(
+            f"{reference.picture}: expected heads to look where they did within {tolerance:.0e}, found {difference:.1e}"
+        )
 
 
 def _read(path: Path, reference: Reference, manifest: Manifest) -> NDArray[Any]:

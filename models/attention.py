@@ -9,6 +9,8 @@ Letters in shape comments: B batch, Nh heads, H and W the attention's own featur
 d key channels per head, e value channels per head.
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -125,8 +127,21 @@ class AttentionAugmentedConv2d(nn.Module):
             raise ValueError(f"built for feature size {self.feature_size}, which halving {size} does not reach")
         return x
 
+    def attention_map(self, x: Tensor) -> Tensor:
+        """Where each position looks, given the layer's input: (B, Nh, N, N), queries by keys, each row sums to 1.
+
+        Positions are counted row by row over `feature_size`. For looking at; `forward` never holds all of it.
+        """
+        q, k, _ = self._queries_keys_values(self._pool(x))
+        return (q @ k).softmax(dim=-1)
+
     def _attend(self, x: Tensor) -> Tensor:
-        height, width = self.feature_size
+        q, k, v = self._queries_keys_values(x)
+        heads = _attention(q, k.transpose(2, 3), v)  # (B, Nh, N, e)
+        return self.proj(heads.transpose(2, 3).reshape(-1, self.value_channels, *self.feature_size))  # (B, dv, H, W)
+
+    def _queries_keys_values(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, C, H, W) to what attention multiplies, (B, Nh, N, D), (B, Nh, D, N), (B, Nh, N, e); position included."""
         if self.position == "sinusoidal":
             x = x + self._encoding
         elif self.position == "coordconv":
@@ -138,8 +153,7 @@ class AttentionAugmentedConv2d(nn.Module):
             marks = self._key_position.expand(k.shape[0], self.num_heads, -1, -1)  # (B, Nh, H + W, N)
             q = torch.cat([q, *self._relative_logits(q)], dim=-1)  # (B, Nh, N, d + H + W)
             k = torch.cat([k, marks], dim=2)  # (B, Nh, d + H + W, N)
-        heads = _attention(q, k.transpose(2, 3), v)  # (B, Nh, N, e)
-        return self.proj(heads.transpose(2, 3).reshape(-1, self.value_channels, height, width))  # (B, dv, H, W)
+        return q, k, v
 
     # Queries come out with their channels in rows, keys with their positions in rows, because the product of the two
     # wants them so: transposing them afterwards takes ONNX Runtime longer than the product itself
@@ -168,6 +182,28 @@ class AttentionAugmentedConv2d(nn.Module):
         logits_h = q @ rel_h  # (B, Nh, H, W, H)
         logits_w = (q.transpose(2, 3) @ rel_w).transpose(2, 3)  # (B, Nh, H, W, W)
         return logits_h.flatten(2, 3), logits_w.flatten(2, 3)
+
+
+def attention_maps(network: nn.Module, x: Tensor) -> dict[str, Tensor]:
+    """The `attention_map` of each layer while the network maps `x`, by the layers' names, in the order they run."""
+    maps: dict[str, Tensor] = {}
+
+    def note(name: str, layer: AttentionAugmentedConv2d, inputs: tuple[Tensor]) -> None:
+        maps[name] = layer.attention_map(*inputs)
+
+    layers = [(name, one) for name, one in network.named_modules() if isinstance(one, AttentionAugmentedConv2d)]
+    hooks = [layer.register_forward_pre_hook(partial(note, name)) for name, layer in layers]
+    try:
+        network(x)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return maps
+
+
+def attention_layers(network: nn.Module, x: Tensor) -> dict[str, AttentionAugmentedConv2d]:
+    """The attention layers by name, in the order they run while the network maps `x`."""
+    return {name: network.get_submodule(name) for name in attention_maps(network, x)}
 
 
 def _attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -7,12 +7,14 @@ With several workers this process only binds and supervises (service/workers.py)
 
 import gc
 import logging
+import os
 import signal
 import socket
 import sys
 import tempfile
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import uvicorn
 from pydantic import ValidationError
@@ -24,11 +26,15 @@ from service.app import create_app
 from service.connection import Connection
 from service.errors import StartFailed
 from service.keys import Keys
+from service.log_writer import LogWriter
 from service.logs import configure_logging
 from service.server import Server
 from service.settings import Settings
 from service.threads import take_turns
-from service.workers import Supervisor, Worker
+from service.workers import HUNG, Supervisor, Worker
+
+if TYPE_CHECKING:
+    from service.tracing import Tracing
 
 BACKLOG = 2048  # connections that the kernel holds for us
 log = logging.getLogger("aaserve")
@@ -39,6 +45,7 @@ def main() -> int:
         settings = CliApp.run(Settings)
         scan_repository(settings.repository)
         Keys(settings.api_keys_file)  # a file that is no such file stops the start
+        tracing = _open_tracing() if settings.tracing else None
         worker = Worker.from_environment()
         listening = socket.socket(fileno=worker.listening) if worker else _listen(settings)
     except ValidationError as error:
@@ -46,21 +53,28 @@ def main() -> int:
         return _fail(f"{'.'.join(map(str, first['loc']))}: {first['msg']}, found {first['input']!r}")
     except (BundleError, StartFailed, OSError) as error:
         return _fail(str(error))
-    configure_logging(settings.log_format)
+    logs = configure_logging(settings.log_format, *([tracing.logs] if tracing else []))
     if worker is None:
         log.info("listening on http://%s:%d", *listening.getsockname()[:2])
         if settings.workers > 1:
             return _supervise(settings, listening)
-    return _serve(settings, listening, worker)
+    return _serve(settings, listening, worker, tracing, logs)
 
 
-def _serve(settings: Settings, listening: socket.socket, worker: Worker | None) -> int:
+def _serve(
+    settings: Settings,
+    listening: socket.socket,
+    worker: Worker | None,
+    tracing: "Tracing | None",
+    logs: LogWriter,
+) -> int:
     warnings.filterwarnings("ignore", module="PIL")  # it warns of odd metadata; what matters is checked
 
     def stop() -> None:
         server.should_exit = True
 
-    app = create_app(settings, worker=worker, on_failure=stop)
+    app = create_app(settings, worker=worker, tracing=tracing, on_failure=stop)
+    logs.on_dropped = app.state.metrics.log_lines_dropped.inc
     server = Server(
         uvicorn.Config(
             app,
@@ -84,8 +98,25 @@ def _serve(settings: Settings, listening: socket.socket, worker: Worker | None) 
     gc.freeze()  # what is loaded now stays; looking through it again and again would stop the event loop
     take_turns()
     server.run(sockets=[listening])
+    if tracing:
+        tracing.close()
     failure = app.state.lifecycle.failure
-    return _fail(failure) if failure else 0
+    if failure is None:
+        return 0
+    logs.line(_error(failure))
+    if app.state.lifecycle.hung:
+        logging.shutdown()
+        os._exit(HUNG)  # the interpreter would wait for the thread that hangs
+    return 1
+
+
+def _open_tracing() -> "Tracing":
+    try:
+        from service.tracing import Tracing  # here, so that it is loaded only where it was asked for
+    except ImportError as error:
+        install = "pip install --constraint constraints.txt '.[cpu,otel]'"
+        raise StartFailed(f"tracing: expected the extra otel ({install}), found no module {error.name}") from error
+    return Tracing()
 
 
 def _supervise(settings: Settings, listening: socket.socket) -> int:
@@ -103,8 +134,12 @@ def _listen(settings: Settings) -> socket.socket:
 
 
 def _fail(message: str) -> int:
-    print(f"error: {message}", file=sys.stderr)
+    print(_error(message), file=sys.stderr)
     return 1
+
+
+def _error(message: str) -> str:
+    return f"error: {message}"
 
 
 if __name__ == "__main__":

@@ -3,14 +3,17 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
+from fastapi.telemetry import TelemetryConfig
 from starlette.exceptions import HTTPException
 
 from service import (
     admin_routes,
     batch_routes,
+    explain_routes,
     model_routes,
     operator_routes,
     page_routes,
@@ -22,7 +25,7 @@ from service.errors import ServiceError
 from service.keys import Keys
 from service.lifecycle import Lifecycle
 from service.metrics import Metrics
-from service.observation import Observation
+from service.observation import UNLOGGED, Observation
 from service.problems import on_http_exception, on_invalid_parameter, on_service_error
 from service.process_metrics import watch_process
 from service.protocol import infer_routes
@@ -32,11 +35,15 @@ from service.triton_names import TritonNames
 from service.version import VERSION
 from service.workers import Worker
 
+if TYPE_CHECKING:
+    from service.tracing import Tracing
+
 
 def create_app(
     settings: Settings,
     *,
     worker: Worker | None = None,
+    tracing: "Tracing | None" = None,
     on_failure: Callable[[], None] = lambda: None,
 ) -> FastAPI:
     """Build the application that serves the settings' repository, as this worker if there are several.
@@ -52,7 +59,7 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         reporting = asyncio.create_task(metrics.keep_reporting())
-        async with Lifecycle(settings, metrics, on_failure=on_failure) as lifecycle:
+        async with Lifecycle(settings, metrics, tracing, on_failure=on_failure) as lifecycle:
             app.state.lifecycle = lifecycle
             if worker and worker.replacement:
                 await lifecycle.started()  # the others serve meanwhile; nobody should be refused here
@@ -64,7 +71,9 @@ def create_app(
         description="Attention-augmented image classification.",
         version=VERSION,
         lifespan=lifespan,
-        telemetry={"auto_configure": False, "tracing": False, "metrics": False, "logs": False},  # nothing phones home
+        telemetry=_telemetry(tracing),
+        docs_url=None,  # FastAPI's pages load their script from elsewhere; /openapi.json stays
+        redoc_url=None,
     )
     app.state.settings = settings
     app.state.keys = Keys(settings.api_keys_file)
@@ -72,6 +81,7 @@ def create_app(
     for part in (
         routes,
         batch_routes,
+        explain_routes,
         infer_routes,
         protocol_routes,
         torchserve_routes,
@@ -85,5 +95,23 @@ def create_app(
     app.add_exception_handler(RequestValidationError, on_invalid_parameter)
     app.add_exception_handler(HTTPException, on_http_exception)
     app.add_middleware(EarlyRefusal, settings=settings)
-    app.add_middleware(Observation, metrics=metrics)  # the last one added is the outermost
+    app.add_middleware(Observation, metrics=metrics, tracing=tracing)  # the last one added is the outermost
     return app
+
+
+def _telemetry(tracing: "Tracing | None") -> TelemetryConfig:
+    """Nothing phones home by itself; FastAPI makes the span of each request where traces were asked for."""
+    telemetry: TelemetryConfig = {
+        "auto_configure": False,
+        "tracing": False,
+        "metrics": False,
+        "logs": False,
+        "operation_spans": False,
+    }
+    if tracing:
+        telemetry |= {
+            "tracing": True,
+            "tracer_provider": tracing.provider,
+            "exclude": lambda scope: scope["path"] in UNLOGGED,
+        }
+    return telemetry

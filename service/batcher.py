@@ -10,19 +10,38 @@ run again caller by caller, so that only the culprit fails. Nothing polls: an id
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from typing import Self
+from contextlib import AbstractContextManager, suppress
+from functools import partial
+from typing import Any, NamedTuple, Protocol, Self, TypeVar
 
 import numpy as np
 
-from service.entry import Answer, Array, Entry, Part
-from service.errors import DeadlineExceeded, Draining, QueueFull, TooManyRows
+from service.entry import Answer, Array, Entry, Part, fail
+from service.errors import DeadlineExceeded, Draining, ModelLost, QueueFull, TooManyRows
 from service.row_queue import RowQueue
 from service.threads import INFERENCE, give_way
 
+Result = TypeVar("Result")
 _AT_THE_MODEL = 2  # batches: one computing, one prepared
+
+
+class BatchTracing(Protocol):
+    """Records batches, and whose rows are in them."""
+
+    def caller(self) -> object:
+        """Whoever submits now."""
+
+    def batch(self, callers: Sequence[object], rows: int) -> AbstractContextManager[None]:
+        """Entered around a model call, in the model's thread."""
+
+
+class _Handed(NamedTuple):
+    """What the model's thread has been given and not answered yet."""
+
+    rows: int
+    fail: Callable[[Exception], None]  # tells whoever waits for it
 
 
 class DynamicBatcher:
@@ -35,6 +54,7 @@ class DynamicBatcher:
         recover: called in the model's thread once every caller of a batch has failed alone too; what it raises ends
             the batcher.
         on_answered: called in the event loop with the number of rows a batch has answered.
+        tracing: records batches; without it, nothing does.
         clock: the event loop's clock, in seconds, at its full resolution.
     """
 
@@ -47,6 +67,7 @@ class DynamicBatcher:
         max_queue_size: int,
         recover: Callable[[], None] = lambda: None,
         on_answered: Callable[[int], None] = lambda rows: None,
+        tracing: BatchTracing | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._run_batch = run_batch
@@ -55,11 +76,13 @@ class DynamicBatcher:
         self.max_queue_size = max_queue_size
         self._recover = recover
         self._on_answered = on_answered
+        self._tracing = tracing
         self._clock = clock
         self._queue = RowQueue()
-        self._handed: dict[asyncio.Task[None], int] = {}  # batch --> rows: the first computes, the second is prepared
+        self._handed: dict[asyncio.Task[None], _Handed] = {}  # the first batch computes, the second is prepared
         self._changed = asyncio.Event()
         self._lost: BaseException | None = None
+        self._abandoned = False
         self._accepting = False
 
     async def __aenter__(self) -> Self:
@@ -76,7 +99,16 @@ class DynamicBatcher:
         self._changed.set()
         await asyncio.wait([self._task])
         self._task.exception()  # seen; who wants to know awaits `ended`
-        self._thread.shutdown()
+        self._thread.shutdown(wait=not self._abandoned)
+
+    def abandon(self, cause: ModelLost) -> None:
+        """Give up the model, whose call does not come back: whoever waits gets InferenceFailed, `ended` the cause."""
+        self._abandoned = True
+        self._lost = cause
+        for task, handed in self._handed.items():
+            handed.fail(cause)
+            task.cancel()
+        self._changed.set()
 
     @property
     def alive(self) -> bool:
@@ -86,12 +118,12 @@ class DynamicBatcher:
     @property
     def computing(self) -> int:
         """Rows in the running batch."""
-        return next(iter(self._handed.values()), 0)
+        return next((handed.rows for handed in self._handed.values()), 0)
 
     @property
     def queue_depth(self) -> int:
         """Rows waiting, those in the running batch not counted."""
-        return self._queue.rows + sum(self._handed.values()) - self.computing
+        return self._queue.rows + sum(handed.rows for handed in self._handed.values()) - self.computing
 
     async def ended(self) -> None:
         """Return when the batcher has ended, or raise what ended it."""
@@ -115,7 +147,8 @@ class DynamicBatcher:
         now = self._clock()
         if now >= deadline:
             raise DeadlineExceeded
-        entry = Entry(rows, now, deadline, asyncio.get_running_loop().create_future())
+        caller = self._tracing.caller() if self._tracing else None
+        entry = Entry(rows, now, deadline, asyncio.get_running_loop().create_future(), caller)
         self._queue.add(entry)
         self._changed.set()
         try:
@@ -127,19 +160,44 @@ class DynamicBatcher:
             entry.close()
             self._queue.drop(entry)
 
+    async def call(self, function: Callable[[], Result], *, deadline: float) -> Result:
+        """Return `function()`, run in the model's thread between two batches; it counts as a batch of one row.
+
+        Raises:
+            Draining, DeadlineExceeded: as `submit`.
+            InferenceFailed: it raised; the model is looked after as when a batch fails.
+        """
+        if not self._accepting or not self.alive:
+            raise Draining
+        answer: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self._hand(self._call(function, answer), 1, partial(fail, answer))
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await answer
+        except TimeoutError:
+            raise DeadlineExceeded from None
+        finally:
+            if not answer.cancel() and not answer.cancelled():
+                answer.exception()  # seen, even where the caller left in the moment it was set
+
     async def _run(self) -> None:
         try:
             while await self._wait_for_batch():
                 if parts := self._queue.take(self._max_batch_size, self._clock()):
-                    task = asyncio.create_task(self._answer(parts))
-                    self._handed[task] = sum(map(len, parts))
-                    task.add_done_callback(self._batch_ended)
+                    self._hand(self._answer(parts), sum(map(len, parts)), partial(_fail_all, parts))
         finally:
             for entry in self._queue:  # none, unless the model is lost
                 self._queue.drop(entry)
                 entry.fail(self._lost or RuntimeError("the batcher ended"))
             if self._handed:
                 await asyncio.wait(list(self._handed))
+        if self._lost:  # while it was draining
+            raise self._lost
+
+    def _hand(self, work: Coroutine[Any, Any, None], rows: int, fail: Callable[[Exception], None]) -> None:
+        task = asyncio.create_task(work)
+        self._handed[task] = _Handed(rows, fail)
+        task.add_done_callback(self._batch_ended)
 
     async def _wait_for_batch(self) -> bool:
         """Wait until a batch can go; False once draining is over."""
@@ -190,8 +248,25 @@ class DynamicBatcher:
                 part.entry.fail(cause)
                 self._queue.drop(part.entry)
         if failed and not answered:
-            await asyncio.get_running_loop().run_in_executor(self._thread, self._recover)
+            await self._look_after_the_model()
         return answered
+
+    async def _call(self, function: Callable[[], Result], answer: asyncio.Future[Result]) -> None:
+        def unless_nobody_waits() -> Result | None:
+            return None if answer.done() else function()
+
+        try:
+            result = await asyncio.get_running_loop().run_in_executor(self._thread, unless_nobody_waits)
+        except Exception as error:
+            fail(answer, error)
+            await self._look_after_the_model()
+            return
+        self._on_answered(1)
+        if not answer.done():
+            answer.set_result(result)  # type: ignore[arg-type]  # None only where nobody waits
+
+    async def _look_after_the_model(self) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._recover)
 
     async def _compute(self, parts: list[Part]) -> int:
         """Give the model those parts that are still wanted; return their rows."""
@@ -212,15 +287,25 @@ class DynamicBatcher:
             return [], batch[:0], started
         if len(wanted) < len(parts):
             batch = _stacked(wanted)
-        outputs = self._run_batch(batch)
+        if self._tracing:
+            with self._tracing.batch([part.entry.caller for part in wanted], len(batch)):
+                outputs = self._run_batch(batch)
+        else:
+            outputs = self._run_batch(batch)
         if len(outputs) != len(batch):
             raise RuntimeError(f"expected {len(batch)} rows from the model, found {len(outputs)}")
         return wanted, outputs, started
 
     def _batch_ended(self, task: asyncio.Task[None]) -> None:
         del self._handed[task]
-        self._lost = self._lost or task.exception()
+        if not task.cancelled():
+            self._lost = self._lost or task.exception()
         self._changed.set()
+
+
+def _fail_all(parts: list[Part], cause: Exception) -> None:
+    for part in parts:
+        part.entry.fail(cause)
 
 
 def _stacked(parts: list[Part]) -> Array:

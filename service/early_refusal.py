@@ -20,7 +20,7 @@ from service.problems import problem
 from service.settings import Settings
 
 _USES_A_MODEL = re.compile(
-    r"/classify|/classify/batch|/predictions/[^/]+(/[^/]+)?|/v2/models/[^/]+(/versions/[^/]+)?/infer"
+    r"/classify|/classify/batch|/explain|/predictions/[^/]+(/[^/]+)?|/v2/models/[^/]+(/versions/[^/]+)?/infer"
 )
 _TIMEOUT_HEADER = TIMEOUT_HEADER.lower().encode()
 _LENGTH_HEADER = b"content-length"

@@ -30,6 +30,7 @@ class Entry:
     enqueued: float
     deadline: float
     answer: asyncio.Future[Answer]
+    caller: object = None  # whatever a trace knows it by
     taken: int = 0  # rows handed to the model
     started: float | None = None
     outputs: dict[int, Array] = field(default_factory=dict)  # by the place of the first row
@@ -51,11 +52,8 @@ class Entry:
         return Part(self, start, self.taken)
 
     def fail(self, cause: BaseException) -> None:
-        """End the wait; the caller gets InferenceFailed, the log its cause."""
-        if not self.answer.done():
-            failure = InferenceFailed()
-            failure.__cause__ = cause
-            self.answer.set_exception(failure)
+        """End the wait as `fail` does."""
+        fail(self.answer, cause)
 
     def close(self) -> None:
         """Nobody waits any more, however it ended."""
@@ -89,3 +87,11 @@ class Part:
         joined = np.concatenate([entry.outputs[start] for start in sorted(entry.outputs)])
         answer = Answer(joined, entry.started - entry.enqueued, now - entry.started, entry.batch_size)
         entry.answer.set_result(answer)
+
+
+def fail(answer: "asyncio.Future[Any]", cause: BaseException) -> None:
+    """End whoever waits for the answer: with InferenceFailed for the caller, and its cause for the log."""
+    if not answer.done():
+        failure = InferenceFailed()
+        failure.__cause__ = cause
+        answer.set_exception(failure)

@@ -39,6 +39,16 @@ class ModelNotFound(ServiceError):
     code = "model_not_found"
 
 
+class NoAttention(ServiceError):
+    status = 404
+    code = "no_attention"
+
+
+class NotAcceptable(ServiceError):
+    status = 406
+    code = "not_acceptable"
+
+
 class Conflict(ServiceError):
     status = 409
     code = "conflict"
@@ -119,3 +129,7 @@ class LoadFailed(Exception):
 
 class ModelLost(Exception):
     """A model died and could not be loaded again; the message is one line for the operator."""
+
+
+class ModelHung(ModelLost):
+    """A model call does not come back, nor does its thread; only the end of the process gets rid of both."""

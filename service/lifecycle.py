@@ -10,15 +10,18 @@ import logging
 from collections.abc import Callable
 from contextlib import closing
 from enum import StrEnum
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from bundle.errors import BundleError
 from service.decode_pool import DecodePool
-from service.errors import Draining, LoadFailed, ModelLost, NotReady, ServiceError, StartFailed
+from service.errors import Draining, LoadFailed, ModelHung, ModelLost, NotReady, ServiceError, StartFailed
 from service.metrics import Metrics
 from service.model_repository import RECOVERING, ModelRepository, open_repository
 from service.served_model import ServedModel
 from service.settings import Settings
+
+if TYPE_CHECKING:
+    from service.tracing import Tracing
 
 log = logging.getLogger("aaserve")
 
@@ -40,15 +43,24 @@ class Lifecycle:
         on_failure: called once if nothing can be served or a model is lost; `failure` then says why.
     """
 
-    def __init__(self, settings: Settings, metrics: Metrics, *, on_failure: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        metrics: Metrics,
+        tracing: "Tracing | None" = None,
+        *,
+        on_failure: Callable[[], None],
+    ) -> None:
         self._settings = settings
         self._metrics = metrics
+        self._tracing = tracing
         self._on_failure = on_failure
         self._repository: ModelRepository | None = None
         self._state = State.STARTING
         self._started = asyncio.Event()
         self._stop = asyncio.Event()
         self.failure: str | None = None
+        self.hung = False  # a thread never comes back, and would keep the process from ending
 
     async def __aenter__(self) -> Self:
         self._task = asyncio.create_task(self._live(), name="lifecycle")
@@ -150,7 +162,7 @@ class Lifecycle:
         settings = self._settings
         try:
             with closing(DecodePool(settings.decode_threads)) as pool:
-                async with open_repository(settings, pool, self._metrics) as self._repository:
+                async with open_repository(settings, pool, self._metrics, self._tracing) as self._repository:
                     if self._state is State.STARTING:
                         self._state = State.READY
                         log.info("ready")
@@ -158,6 +170,7 @@ class Lifecycle:
                     await self._stopped_or_lost(self._repository)
         except (BundleError, LoadFailed, StartFailed, ModelLost) as error:
             self.failure = str(error)
+            self.hung = isinstance(error, ModelHung)
         except Exception:
             log.exception("the service failed")
             self.failure = "the service failed; the traceback is above"
@@ -172,6 +185,7 @@ class Lifecycle:
         try:
             await asyncio.wait((stop, lost), return_when=asyncio.FIRST_COMPLETED)
             if lost.done():
+                self._state = State.FAILED  # while the other models answer what they have
                 lost.result()
         finally:
             stop.cancel()

@@ -1,4 +1,4 @@
-"""Log lines: for people on a terminal, one JSON document a line for machines. Goes to stderr."""
+"""Log lines: for people on a terminal, one JSON document a line for machines. log_writer.py takes them to stderr."""
 
 import json
 import logging
@@ -8,18 +8,23 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, Literal
 
+from service.log_writer import LogWriter
+
 LogFormat = Literal["auto", "console", "json"]
 log = logging.getLogger("aaserve")
 
 
-def configure_logging(log_format: LogFormat) -> None:
+def configure_logging(log_format: LogFormat, *filters: logging.Filter) -> LogWriter:
     """Set up the process's one handler; `auto` is console on a terminal and JSON elsewhere."""
     if log_format == "auto":
         log_format = "console" if sys.stderr.isatty() else "json"
-    handler = logging.StreamHandler()
-    handler.setFormatter(JsonFormatter() if log_format == "json" else ConsoleFormatter())
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    writer = LogWriter(sys.stderr.fileno())
+    writer.setFormatter(JsonFormatter() if log_format == "json" else ConsoleFormatter())
+    for each in filters:
+        writer.addFilter(each)
+    logging.basicConfig(level=logging.INFO, handlers=[writer])
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    return writer
 
 
 def log_request(facts: dict[str, Any]) -> None:
@@ -47,7 +52,7 @@ class RefusalLog:
 
 
 class JsonFormatter(logging.Formatter):
-    """time, level, message, what is known of the request, and the traceback if there is one."""
+    """time, level, message, what is known of the request, its trace, and the traceback if there is one."""
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
@@ -56,6 +61,8 @@ class JsonFormatter(logging.Formatter):
             "message": record.getMessage(),
             **getattr(record, "request", {}),
         }
+        if hasattr(record, "trace_id"):
+            line["trace_id"] = record.trace_id
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
         return json.dumps(line, separators=(",", ":"))

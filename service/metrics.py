@@ -134,6 +134,9 @@ class Metrics:
         self.model_reopened = Counter(
             "aaserve_model_reopened_total", "Sessions that died and were opened again.", ["model"], registry=registry
         )
+        self.log_lines_dropped = Counter(
+            "aaserve_log_lines_dropped_total", "Log lines that could not be written.", registry=registry
+        )
 
     def observe_stages(self, model: str, stages: dict[str, float]) -> None:
         """Record seconds by stage."""

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from pydantic import BaseModel, Field
 
-from bundle.manifest import Accuracy, Input, Parity, Provenance
+from bundle.manifest import Accuracy, AttentionMap, Input, Parity, Provenance
 from bundle.preprocessing import Preprocessing
 from service.served_model import LoadedVersion, ServedModel
 
@@ -21,6 +21,7 @@ class VersionCard(BaseModel):
     input: Input
     preprocessing: Preprocessing
     labels: tuple[str, ...]
+    attention: tuple[AttentionMap, ...] = Field(description="What POST /explain can show; empty if nothing.")
     accuracy: Accuracy | None = Field(description="Null if it was never measured.")
     parity: Parity
     provenance: Provenance
@@ -109,6 +110,7 @@ def _version_card(loaded: LoadedVersion, state: str) -> VersionCard:
         input=manifest.input,
         preprocessing=manifest.preprocessing,
         labels=manifest.labels,
+        attention=manifest.attention,
         accuracy=manifest.accuracy,
         parity=manifest.parity,
         provenance=manifest.provenance,

@@ -10,16 +10,20 @@ import logging
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bundle.bundle import open_bundle, scan_repository
 from bundle.errors import BundleError
 from service.decode_pool import DecodePool
-from service.errors import LoadFailed, ModelLost, ModelNotFound, NotReady, ProviderMissing, StartFailed
+from service.errors import LoadFailed, ModelNotFound, NotReady, ProviderMissing, StartFailed
 from service.metrics import Metrics
 from service.model_settings import SERVING_FILE, read_model_settings
 from service.predictor import Predictor, open_predictor
 from service.served_model import LoadedVersion, ServedModel, retire
 from service.settings import Settings
+
+if TYPE_CHECKING:
+    from service.tracing import Tracing
 
 RECOVERING = "recovering: a model stopped working and is being loaded again"
 log = logging.getLogger("aaserve")
@@ -28,10 +32,13 @@ log = logging.getLogger("aaserve")
 class ModelRepository:
     """All models of one process. Changes queue up behind each other; requests never wait for them."""
 
-    def __init__(self, settings: Settings, pool: DecodePool, metrics: Metrics) -> None:
+    def __init__(
+        self, settings: Settings, pool: DecodePool, metrics: Metrics, tracing: "Tracing | None" = None
+    ) -> None:
         self._settings = settings
         self._pool = pool
         self._metrics = metrics
+        self._tracing = tracing
         self._models: dict[str, ServedModel] = {}
         self._changing = asyncio.Lock()
         self._retiring: set[asyncio.Future[list[None]]] = set()
@@ -165,13 +172,18 @@ class ModelRepository:
         await asyncio.shield(self._lost)
 
     async def close(self) -> None:
-        """Answer what is queued, then let go of everything."""
+        """Answer what is queued, then let go of everything.
+
+        Raises:
+            ModelLost: a model died, before or meanwhile.
+        """
         async with self._changing:
             for model in self:
                 self._retire(model.clear())
             await asyncio.gather(*self._retiring)
-            for task in self._watching:
-                task.cancel()
+            await asyncio.gather(*self._watching)  # all have ended, one way or the other
+        if self._lost.done():
+            self._lost.result()
 
     def _in_public(self, error: Exception) -> str:
         """What is wrong, without where on the disk the repository is."""
@@ -199,10 +211,16 @@ class ModelRepository:
                 if loaded and (loaded.bundle.manifest, loaded.serving_file) == (bundle.manifest, serving_file):
                     return loaded
             lifetime = AsyncExitStack()
-            predictor = await lifetime.enter_async_context(open_predictor(bundle, settings, self._pool, self._metrics))
+            predictor = await lifetime.enter_async_context(
+                open_predictor(bundle, settings, self._pool, self._metrics, self._tracing)
+            )
         except (BundleError, StartFailed) as error:
             model.failures[version] = self._in_public(error)
             raise
+        except (MemoryError, OSError, RuntimeError) as error:  # no memory, no file or no thread to be had
+            failure = StartFailed(f"{model.folder / version}: cannot be opened: {str(error) or 'out of memory'}")
+            model.failures[version] = self._in_public(failure)
+            raise failure from error
         loaded = LoadedVersion(bundle, predictor, lifetime, serving_file)
         opened.append(loaded)
         task = asyncio.create_task(self._watch(predictor))
@@ -213,7 +231,7 @@ class ModelRepository:
     async def _watch(self, predictor: Predictor) -> None:
         try:
             await predictor.ended()
-        except ModelLost as error:
+        except Exception as error:  # ModelLost; anything else is a bug, and ends the service as well
             if not self._lost.done():
                 self._lost.set_exception(error)
 
@@ -229,13 +247,15 @@ class ModelRepository:
 
 
 @asynccontextmanager
-async def open_repository(settings: Settings, pool: DecodePool, metrics: Metrics) -> AsyncIterator[ModelRepository]:
+async def open_repository(
+    settings: Settings, pool: DecodePool, metrics: Metrics, tracing: "Tracing | None" = None
+) -> AsyncIterator[ModelRepository]:
     """All models of `settings.repository`; on leaving, what is queued is answered first.
 
     Raises:
         As `ModelRepository.open`.
     """
-    repository = ModelRepository(settings, pool, metrics)
+    repository = ModelRepository(settings, pool, metrics, tracing)
     try:
         await repository.open()
         yield repository

@@ -5,19 +5,20 @@ run --raises--> batcher retries caller by caller --all raise--> recover --self-t
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bundle.bundle import REFERENCES_FILE, Bundle, open_bundle
-from bundle.errors import BundleError
+from bundle.manifest import AttentionMap
 from bundle.model_input import pixels_input
 from bundle.probe import PROBE, PROBE_TOLERANCES, probe_pixels
-from bundle.references import difference, read_references
+from bundle.references import attention_difference, difference, read_references
 from service.errors import ModelLost, StartFailed
 from service.session import OnnxSession
+from service.watchdog import Watchdog
 
 log = logging.getLogger("aaserve")
 
@@ -28,24 +29,36 @@ class ModelRunner:
     Args:
         open_session: a bundle in, a session out; called again for a successor.
         on_reopen: called before a successor is opened.
+        call_timeout: seconds that one call may take, before `watchdog` says so; opening a session is no call.
 
     Raises:
         StartFailed: the first session cannot be opened or warmed up.
     """
 
     def __init__(
-        self, served: Bundle, open_session: Callable[[Bundle], OnnxSession], on_reopen: Callable[[], None]
+        self,
+        served: Bundle,
+        open_session: Callable[[Bundle], OnnxSession],
+        on_reopen: Callable[[], None],
+        call_timeout: float,
     ) -> None:
         self._served = served
         self._open_session = open_session
         self._on_reopen = on_reopen
+        self.watchdog = Watchdog(call_timeout)
         self._session = self._open(served)
         self.provider = self._session.provider
         self.ready = True
 
     def run(self, batch: NDArray[Any]) -> NDArray[np.float32]:
         """As `OnnxSession.run`."""
-        return self._session.run(batch)
+        with self.watchdog.watching():
+            return self._session.run(batch)
+
+    def attention(self, row: NDArray[Any], layers: Sequence[AttentionMap]) -> dict[str, NDArray[np.floating]]:
+        """As `OnnxSession.attention`."""
+        with self.watchdog.watching():
+            return self._session.attention(row, layers)
 
     def recover(self) -> None:
         """Make sure that the model works after a batch of which nothing could be answered.
@@ -56,7 +69,8 @@ class ModelRunner:
             ModelLost: it does not, and opening it again failed.
         """
         try:
-            self._session.warm_up(sizes=(1,))
+            with self.watchdog.watching():
+                self._session.warm_up(sizes=(1,))
         except StartFailed as error:
             self._reopen(error)
 
@@ -67,8 +81,8 @@ class ModelRunner:
         self._on_reopen()
         try:
             self._session = self._open(open_bundle(self._served.folder))
-        except (BundleError, StartFailed) as error:
-            raise ModelLost(f"{name} died and could not be opened again: {error}") from cause
+        except Exception as error:  # BundleError, StartFailed; or no memory, no thread, no file to be had
+            raise ModelLost(f"{name} died and could not be opened again: {str(error) or repr(error)}") from cause
         self.ready = True
         log.info("%s works again", name)
 
@@ -85,9 +99,13 @@ class ModelRunner:
         for reference in read_references(served.folder / REFERENCES_FILE):
             if reference.picture == PROBE:
                 row = pixels_input(probe_pixels(manifest.preprocessing.crop), manifest)
-                found = difference(session.run(row[np.newaxis])[0], reference)
-                if not found <= tolerance:
-                    raise StartFailed(
-                        f"{served.model_path}: expected the stored answer to the probe within {tolerance:.0e}, "
-                        f"found {found:.1e} on {session.provider}"
-                    )
+                found = {"answer to the probe": difference(session.run(row[np.newaxis])[0], reference)}
+                if manifest.attention:
+                    maps = session.attention(row, manifest.attention)
+                    found["attention to the probe"] = attention_difference(maps, reference, manifest)
+                for what, worst in found.items():
+                    if not worst <= tolerance:
+                        raise StartFailed(
+                            f"{served.model_path}: expected the stored {what} within {tolerance:.0e}, "
+                            f"found {worst:.1e} on {session.provider}"
+                        )

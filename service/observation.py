@@ -8,7 +8,7 @@ import re
 import time
 from dataclasses import dataclass, field
 from random import getrandbits
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -19,8 +19,11 @@ from service.logs import RefusalLog, log_request
 from service.metrics import Metrics
 from service.problems import problem
 
+if TYPE_CHECKING:
+    from service.tracing import Tracing
+
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
-_UNLOGGED = frozenset({"/health/live", "/health/ready", "/metrics"})  # asked every few seconds, by machines
+UNLOGGED = frozenset({"/health/live", "/health/ready", "/metrics"})  # asked every few seconds, by machines
 _REFUSED = frozenset({429, 503})
 CLIENT_LEFT = 499  # nginx's word; nobody sees it but the metrics
 log = logging.getLogger("aaserve")
@@ -41,6 +44,13 @@ class Record:
     error: ServiceError | None = None
     predicted_at: float | None = None
 
+    @property
+    def outcome(self) -> str:
+        """In a word: `ok`, an error code, `disconnected`, or the status of the framework's own answers."""
+        if self.status == CLIENT_LEFT:
+            return "disconnected"
+        return self.error.code if self.error else "ok" if self.status < 400 else str(self.status)
+
     def asks(self, manifest: Manifest) -> None:
         """Note whom the request is for."""
         self.model, self.version = manifest.name, manifest.version
@@ -59,9 +69,10 @@ class Record:
 class Observation:
     """Pure ASGI middleware, outermost."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, tracing: "Tracing | None" = None) -> None:
         self._app = app
         self._metrics = metrics
+        self._tracing = tracing
         self._refusals = RefusalLog()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -70,6 +81,8 @@ class Observation:
             return
         record = Record(_request_id(scope))
         scope.setdefault("state", {})["record"] = record
+        if self._tracing:
+            self._tracing.begin()
 
         async def send_observed(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -80,6 +93,9 @@ class Observation:
                 ]
                 if scope["app"].state.lifecycle.draining:
                     headers.append((b"connection", b"close"))  # the next request is better sent elsewhere
+                if self._tracing:
+                    self._tracing.finish(record)
+                    headers += self._tracing.response_headers()
                 message["headers"] = [*message["headers"], *headers]
             await send(message)
 
@@ -97,6 +113,8 @@ class Observation:
 
     def _observe(self, scope: Scope, record: Record) -> None:
         now = time.perf_counter()
+        if self._tracing and record.status == CLIENT_LEFT:
+            self._tracing.finish(record)
         if record.predicted_at is not None:
             record.stages["respond"] = now - record.predicted_at
         endpoint = getattr(scope.get("route"), "path", record.endpoint)
@@ -105,7 +123,7 @@ class Observation:
         self._metrics.observe_stages(record.model, record.stages)
         if record.status in _REFUSED and record.error:
             self._refusals.add(record.error.code)
-        elif endpoint not in _UNLOGGED or record.status >= 500:
+        elif endpoint not in UNLOGGED or record.status >= 500:
             log_request(_facts(scope, record, now))
         if record.error is not None:
             self._metrics.rejected.labels(record.error.code).inc()
@@ -115,13 +133,12 @@ class Observation:
 
 def _facts(scope: Scope, record: Record, now: float) -> dict[str, Any]:
     """What the log says of a request."""
-    outcome = record.error.code if record.error else "ok" if record.status < 400 else str(record.status)
     return {
         "request_id": record.request_id,
         "method": scope["method"],
         "path": scope["path"],
         "status": record.status,
-        "outcome": "disconnected" if record.status == CLIENT_LEFT else outcome,
+        "outcome": record.outcome,
         "model": record.model,
         "version": record.version,
         "batch_size": record.batch_size,

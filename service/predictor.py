@@ -7,12 +7,12 @@ tensors (/v2) -------------------------------+                              +-->
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,12 +20,13 @@ from numpy.typing import NDArray
 import bundle.errors
 from bundle.bundle import Bundle
 from bundle.decoding import sniff_format
-from bundle.manifest import Manifest
+from bundle.manifest import AttentionMap, Manifest
 from bundle.model_input import read_input
 from service.admission import Admission
 from service.batcher import DynamicBatcher
+from service.deadlines import until
 from service.decode_pool import DecodePool
-from service.errors import ImageTooLarge, InferenceFailed, InvalidImage, ServiceError, UnsupportedMediaType
+from service.errors import ImageTooLarge, InferenceFailed, InvalidImage, ModelHung, ServiceError, UnsupportedMediaType
 from service.metrics import Metrics
 from service.model_runner import ModelRunner
 from service.ranking import rank
@@ -35,6 +36,9 @@ from service.settings import Settings
 from service.statistics import Statistics
 from service.throughput import Throughput
 
+if TYPE_CHECKING:
+    from service.tracing import Tracing
+
 _REFUSALS: dict[type[bundle.errors.ImageError], type[ServiceError]] = {
     bundle.errors.InvalidImage: InvalidImage,
     bundle.errors.ImageTooLarge: ImageTooLarge,
@@ -42,6 +46,7 @@ _REFUSALS: dict[type[bundle.errors.ImageError], type[ServiceError]] = {
 }
 log = logging.getLogger("aaserve")
 Result = TypeVar("Result")
+Maps = Mapping[str, NDArray[np.floating]]  # layer --> (heads, queries, keys)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +89,7 @@ class Predictor:
         self._batcher = batcher
         self._pool = pool
         self._metrics = metrics
+        self._looking = asyncio.Lock()
 
     @property
     def queue_depth(self) -> int:
@@ -159,6 +165,43 @@ class Predictor:
         with self.statistics.failures():
             return await self._infer(rows, started=perf_counter(), deadline=deadline)
 
+    async def explain(
+        self,
+        image_bytes: bytes,
+        layers: Sequence[AttentionMap],
+        show: Callable[[NDArray[Any], Maps], bytes],
+        *,
+        deadline: float,
+    ) -> tuple[bytes, dict[str, float]]:
+        """Let `show` make an answer of one picture's input row and attention maps; return it and seconds by stage.
+
+        Raises as `predict`.
+        """
+
+        def look() -> tuple[Maps, float, float]:
+            self._metrics.batch_size.labels(self.manifest.name).observe(1)
+            started = perf_counter()
+            maps = self._runner.attention(row, layers)
+            seconds = perf_counter() - started
+            self.statistics.executed(1, seconds)
+            return maps, started, seconds
+
+        with self.statistics.failures():
+            started = perf_counter()
+            row = await self._decode(image_bytes, deadline)
+            decoded = perf_counter()
+            # Maps may be large, and batches should find company between two of these calls: one at a time.
+            async with until(deadline), self._looking:
+                maps, called, inference = await self._batcher.call(look, deadline=deadline)
+                if not all(np.isfinite(found).all() for found in maps.values()):
+                    raise InferenceFailed
+                rendering = perf_counter()
+                shown = await self._pool.run(partial(show, row, maps), deadline=deadline)
+            stages = {"decode": decoded - started, "queue": called - decoded, "inference": inference}
+            now = perf_counter()
+            self.statistics.answered(1, **stages, total=now - started)
+            return shown, {**stages, "render": now - rendering}
+
     async def offload(self, work: Callable[[], Result], *, deadline: float) -> Result:
         """Return `work()`, done in a decode thread; for what would hold up the event loop.
 
@@ -191,7 +234,7 @@ class Predictor:
 
 @asynccontextmanager
 async def open_predictor(
-    served: Bundle, settings: Settings, pool: DecodePool, metrics: Metrics
+    served: Bundle, settings: Settings, pool: DecodePool, metrics: Metrics, tracing: "Tracing | None" = None
 ) -> AsyncIterator[Predictor]:
     """Load and warm up a bundle; on leaving, what is queued is answered first.
 
@@ -211,7 +254,8 @@ async def open_predictor(
         return logits
 
     reopened = metrics.model_reopened.labels(manifest.name)
-    runner = await asyncio.to_thread(ModelRunner, served, open_session, reopened.inc)
+    call_timeout = settings.model_call_timeout_ms / 1000
+    runner = await asyncio.to_thread(ModelRunner, served, open_session, reopened.inc, call_timeout)
     log.info("%s version %s is loaded and warmed up on %s", manifest.name, manifest.version, runner.provider)
     statistics = Statistics()
     throughput = Throughput()
@@ -222,6 +266,7 @@ async def open_predictor(
         max_queue_size=settings.max_queue_size,
         recover=runner.recover,
         on_answered=lambda rows: throughput.answered(rows, more_wait=pool.waiting > 0 or batcher.queue_depth > 0),
+        tracing=tracing.of_model(manifest) if tracing else None,
     )
     admission = Admission(
         max_rows=settings.max_queue_size,
@@ -230,14 +275,23 @@ async def open_predictor(
         computing=lambda: batcher.computing,
         throughput=throughput,
     )
-    async with batcher:
-        yield Predictor(
-            manifest,
-            settings,
-            runner,
-            batcher,
-            pool,
-            admission,
-            metrics,
-            statistics,
-        )
+
+    async def abandon_when_hung() -> None:
+        await runner.watchdog.overdue()
+        batcher.abandon(ModelHung(f"{manifest.name}: a model call took more than {call_timeout:g} s"))
+
+    watching = asyncio.create_task(abandon_when_hung())
+    try:
+        async with batcher:
+            yield Predictor(
+                manifest,
+                settings,
+                runner,
+                batcher,
+                pool,
+                admission,
+                metrics,
+                statistics,
+            )
+    finally:
+        watching.cancel()

@@ -26,7 +26,7 @@ from service.uploads import body_bytes, read_image
 router = APIRouter()
 
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
-_IMAGE_BODY: dict[str, Any] = {
+IMAGE_BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "content": {
@@ -47,7 +47,7 @@ _IMAGE_BODY: dict[str, Any] = {
 }
 
 
-@router.post("/classify", response_model=Classification, responses=PROBLEMS, openapi_extra=_IMAGE_BODY)
+@router.post("/classify", response_model=Classification, responses=PROBLEMS, openapi_extra=IMAGE_BODY)
 async def classify(
     request: Request,
     top_k: TopK = None,

@@ -1,5 +1,7 @@
 """The shapes of answers, as OpenAPI shows them."""
 
+from typing import Literal
+
 from pydantic import BaseModel, Field
 
 
@@ -32,6 +34,38 @@ class BatchClassification(BaseModel):
     model: str
     version: str
     results: list[BatchItem]
+
+
+class Position(BaseModel):
+    """A point in what the model sees, as fractions of its width and height from the top left corner."""
+
+    x: float = Field(ge=0, le=1)
+    y: float = Field(ge=0, le=1)
+
+
+class HeadMap(BaseModel):
+    """Where one head looks."""
+
+    head: int | Literal["mean"]
+    attention: list[list[float]] = Field(description="Share of each cell, row by row; all of them add up to 1.")
+
+
+class LayerMaps(BaseModel):
+    """Where the heads of one layer look, in cells that cover the picture evenly."""
+
+    layer: str
+    grid: tuple[int, int] = Field(description="Rows and columns.")
+    query: tuple[int, int] | None = Field(description="Row and column of the cell that looks; null for the average.")
+    heads: list[HeadMap]
+
+
+class Explanation(BaseModel):
+    """Where the network looks in a picture, layer by layer in the order in which they run."""
+
+    model: str
+    version: str
+    position: Position | None = Field(description="The point that was asked about; null for the average over all.")
+    layers: list[LayerMaps]
 
 
 class Problem(BaseModel):

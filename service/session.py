@@ -9,11 +9,12 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from bundle.bundle import Bundle
+from bundle.manifest import AttentionMap
 from service import providers
 from service.errors import ProviderMissing, StartFailed
 from service.settings import ProviderName, Settings
 
-_TENSOR_TYPES = {"float32": "tensor(float)", "uint8": "tensor(uint8)"}
+_TENSOR_TYPES = {"float32": "tensor(float)", "float16": "tensor(float16)", "uint8": "tensor(uint8)"}
 log = logging.getLogger("aaserve")
 
 
@@ -49,6 +50,15 @@ class OnnxSession:
         manifest = self._bundle.manifest
         logits: NDArray[np.float32] = self._session.run([manifest.output.name], {manifest.input.name: batch})[0]
         return logits
+
+    def attention(self, row: NDArray[Any], layers: Sequence[AttentionMap]) -> dict[str, NDArray[np.floating]]:
+        """Map one row of the manifest's input to the attention maps (heads, queries, keys) of `layers`, by their names.
+
+        The graph computes them anyway; only here are they fetched.
+        """
+        manifest = self._bundle.manifest
+        maps = self._session.run([layer.output for layer in layers], {manifest.input.name: row[np.newaxis]})
+        return {layer.layer: found[0] for layer, found in zip(layers, maps, strict=True)}
 
     def _run_bound(self, batch: NDArray[Any]) -> NDArray[np.float32]:
         rows = len(batch)
@@ -114,7 +124,7 @@ class OnnxSession:
         options.inter_op_num_threads = 1
         spinning = self._settings.intra_op_spinning and provider == "cpu"  # beside a GPU it would only be in the way
         options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
-        options.log_severity_level = 3  # errors; what concerns us is checked below
+        options.log_severity_level = 4  # its errors are raised too; its own lines could stall in a pipe and are no JSON
         if provider != "cpu":
             onnxruntime.preload_dlls()  # the CUDA and cuDNN libraries of the NVIDIA wheels
             options.intra_op_num_threads = 1
@@ -123,7 +133,10 @@ class OnnxSession:
             )  # the GPU works, decoding needs them
         try:
             wanted = providers.with_options(provider, self._bundle.manifest, self._settings)
-            session = onnxruntime.InferenceSession(self._bundle.model_path, options, providers=wanted)
+            # Without it, onnxruntime itself goes on with the CPU where a provider fails, at any call, and prints that.
+            session = onnxruntime.InferenceSession(
+                self._bundle.model_path, options, providers=wanted, enable_fallback=0
+            )
         except Exception as error:
             raise StartFailed(
                 f"{self._bundle.model_path}: expected a model that {names[0]} loads, found: {_line(error)}"
@@ -136,14 +149,22 @@ class OnnxSession:
 
     def _check_shapes(self) -> None:
         manifest = self._bundle.manifest
+        wanted_inputs: list[tuple[str, str, tuple[int, ...]]] = [
+            (manifest.input.name, manifest.input.dtype, manifest.input.shape)
+        ]
+        wanted_outputs: list[tuple[str, str, tuple[int, ...]]] = [
+            (manifest.output.name, manifest.output.dtype, manifest.output.shape),
+            *((maps.output, maps.dtype, maps.shape) for maps in manifest.attention),
+        ]
         for role, expected, values in (
-            ("input", manifest.input, self._session.get_inputs()),
-            ("output", manifest.output, self._session.get_outputs()),
+            ("input", wanted_inputs, self._session.get_inputs()),
+            ("output", wanted_outputs, self._session.get_outputs()),
         ):
             found = [(value.name, value.type, tuple(value.shape[1:])) for value in values]
-            wanted = [(expected.name, _TENSOR_TYPES[expected.dtype], expected.shape)]
+            wanted = [(name, _TENSOR_TYPES[dtype], shape) for name, dtype, shape in expected]
             if found != wanted:
-                raise StartFailed(f"{self._bundle.model_path}: expected the {role} {wanted[0]}, found {found}")
+                words = ", ".join(map(str, wanted))
+                raise StartFailed(f"{self._bundle.model_path}: expected the {role} {words}, found {found}")
 
 
 def _buckets(max_batch_size: int) -> list[int]:

@@ -70,6 +70,12 @@ class Settings(BaseSettings):
     request_timeout_ms: int = Field(
         10_000, ge=1, le=600_000, description="Milliseconds to answer in, if X-Request-Timeout-Ms does not say less."
     )
+    model_call_timeout_ms: int = Field(
+        30_000,
+        ge=100,
+        le=3_600_000,
+        description="Milliseconds of one model call, at most; a process whose model hangs longer ends.",
+    )
     max_body_bytes: int = Field(10 * 2**20, ge=1, description="Bytes of a request body, at most; beyond that 413.")
     max_inflight_bytes: int = Field(
         256 * 2**20, ge=1, description="Bytes of all bodies in flight for one model, at most; beyond that 429."
@@ -82,6 +88,7 @@ class Settings(BaseSettings):
         0, ge=0, le=600_000, description="Milliseconds after SIGTERM in which readiness is off and requests are taken."
     )
     log_format: LogFormat = Field("auto", description="console, json, or auto: console on a terminal, else json.")
+    tracing: bool = Field(False, description="Send traces over OTLP, as OTEL_* say; needs the extra otel.")
     metrics_compat: Literal["none", "triton"] = Field(
         "none", description="triton: the same figures also under Triton's names, nv_inference_*; for one process."
     )

@@ -1,3 +1,3 @@
-"""The version of the service, as its clients see it; the same as in pyproject.toml."""
+"""The version of the service. pyproject.toml and the image's label take it from here."""
 
 VERSION = "0.1.0"

@@ -4,7 +4,7 @@ supervisor: bind --> N times python -m service on that socket --> one that is ki
 worker:     its slot, the socket and the supervisor's lifeline, from the environment
 
 A worker that ends by itself with an error (a bundle that broke, a provider that went away) would fail again, so it ends
-the service with its status. A worker that a signal kills is replaced.
+the service with its status. A worker that a signal kills, or that ends because a model call hangs, is replaced.
 """
 
 import json
@@ -22,6 +22,7 @@ from prometheus_client.multiprocess import mark_process_dead
 
 VARIABLE = "_AASERVE_WORKER"
 METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"  # the client library's name: set, it counts in files that workers share
+HUNG = 75  # exit status of a process that only a new one can help: EX_TEMPFAIL of sysexits.h
 RESTART_PAUSE = 1.0  # seconds between two starts in a slot, at least
 log = logging.getLogger("aaserve")
 
@@ -89,12 +90,13 @@ class Supervisor:
         if self._stopping:
             if status != -signal.SIGTERM:  # which is the end of one that had hardly begun
                 self._status = self._status or status
-        elif status >= 0:
+        elif status >= 0 and status != HUNG:
             log.error("worker %d ended with status %d; stopping", slot, status)
             self._status = status or 1
             self._pass_on(signal.SIGTERM, None)
         else:
-            log.error("worker %d was killed by signal %d; replacing it", slot, -status)
+            end = "hung" if status == HUNG else f"was killed by signal {-status}"
+            log.error("worker %d %s; replacing it", slot, end)
             time.sleep(max(0.0, RESTART_PAUSE - (time.monotonic() - self._started[slot])))
             if not self._stopping:
                 self._start(slot, replacement=True)

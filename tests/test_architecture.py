@@ -1,5 +1,6 @@
 """The arrows between the packages, proved by importing."""
 
+import ast
 import os
 import subprocess
 import sys
@@ -68,3 +69,16 @@ def test_everything_that_is_installed_is_pinned() -> None:
     direct = [*project["dependencies"], *(r for name, extra in extras.items() if name != "gpu" for r in extra)]
     names = {requirement.split(">=")[0].lower() for requirement in direct if not requirement.startswith("aaserve[")}
     assert names <= pinned
+
+
+def test_nothing_that_is_timed_looks_at_the_wall_clock() -> None:
+    """It can be set back. Log lines take theirs from `logging`."""
+    found = set()
+    for path in sorted((ROOT / "service").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = {f"{ast.unparse(node.value)}.{node.attr}"} if isinstance(node, ast.Attribute) else set()
+            if isinstance(node, ast.ImportFrom):
+                names = {f"{node.module}.{alias.name}" for alias in node.names}
+            if names & {"time.time", "time.time_ns", "datetime.datetime", "datetime.datetime.now"}:
+                found.add(str(path.relative_to(ROOT)))
+    assert found == {"service/statistics.py", "service/tracing.py"}  # dates for people: last_inference, spans

@@ -1,22 +1,20 @@
-"""What is documented is what is there: settings, error codes, metrics, and the README's first screen."""
+"""What is documented is what is there: settings, error codes, metrics, addresses, and whatever a document names."""
 
-import json
 import re
-import shlex
-import subprocess
-import sys
+from pathlib import Path
 
 import pytest
 
 from export.command import _parser as export_parser
 from service import errors
+from service.app import create_app
 from service.metrics import Metrics
 from service.problems import FRAMEWORK_CODES
 from service.settings import Settings
 from tests.helpers import ROOT, RunningService
 
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
-README = (ROOT / "README.md").read_text()
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def table(heading: str) -> list[list[str]]:
@@ -53,34 +51,47 @@ def test_every_metric_is_documented_with_its_labels() -> None:
 
 
 def test_every_option_of_export_is_documented_and_no_other() -> None:
-    text = (ROOT / "docs" / "export.md").read_text()
+    text = (ROOT / "docs" / "exporting.md").read_text()
     documented = set(re.findall(r"--[a-z][a-z-]+", text))
     options = {option for action in export_parser()._actions for option in action.option_strings}
     assert documented == options - {"-h", "--help"}
 
 
-def test_the_readmes_curl_gives_the_readmes_answer(service: RunningService) -> None:
-    command, answer = re.search(r"^    \$ (curl .*)\n    (\{.*)$", README, re.MULTILINE).groups()
-    arguments = [
-        word.replace("localhost:8080", service.client.base_url.netloc.decode()) for word in shlex.split(command)
-    ]
-    done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=True)
-    found, expected = json.loads(done.stdout), json.loads(answer)
-    for ours, theirs in zip(found["predictions"], expected["predictions"], strict=True):
-        assert ours["label"] == theirs["label"]
-        assert ours["score"] == pytest.approx(theirs["score"], abs=5e-4)
-    assert found["model"], found["version"] == (expected["model"], expected["version"])
-
-
-def test_the_readme_names_targets_and_files_that_exist() -> None:
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.stem)
+def test_what_a_document_names_exists(document: Path) -> None:
+    text = document.read_text()
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    assert set(re.findall(r"(?:\$ |`)make ([a-z-]+)", README)) <= targets
-    for path in re.findall(r"\b(?:docs|service|bundle|export|models|training|benchmarks)/[\w./-]*\w", README):
-        assert (ROOT / path).exists(), path
+    assert set(re.findall(r"(?:^|\$ |`)make ([a-z-]+)", text, re.MULTILINE)) <= targets
+    for path in re.findall(
+        r"(?<![/\w])(?:docs|service|bundle|export|models|training|benchmarks|deploy|tests)/[\w./-]*\w", text
+    ):
+        assert list(ROOT.glob(f"{path}*")), path
+    for path in re.findall(r"\]\(([\w./-]+)\)", text):
+        assert (document.parent / path).exists(), path
+    for module in re.findall(r"python -m ([a-z_.]+)", text):
+        assert (ROOT / module.replace(".", "/")).is_dir() or (ROOT / f"{module.replace('.', '/')}.py").exists(), module
 
 
-def test_the_example_in_plain_onnx_runtime_gives_the_services_answer(service: RunningService) -> None:
-    script = re.search(r"```python\n(.*?)```", (ROOT / "docs" / "export.md").read_text(), re.DOTALL)[1]
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
-    answer = service.classify((ROOT / "examples" / "rocket.jpg").read_bytes(), top_k=1).json()
-    assert done.stdout.strip() == answer["predictions"][0]["label"]
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.stem)
+def test_a_metric_or_an_alert_that_a_document_names_exists(document: Path) -> None:
+    text = document.read_text()
+    metrics = {row[0].strip("`") for row in table("Metrics")}
+    for name in re.findall(r"\baaserve_[a-z_]+[a-z]\b", text):
+        assert re.sub("_(bucket|sum|count)$", "", name) in metrics, name
+    alerts = set(re.findall(r"alert: (\w+)", (ROOT / "deploy/prometheus/rules/alerts.yml").read_text()))
+    assert set(re.findall(r"\bAaserve[A-Z]\w+", text)) <= alerts
+
+
+def test_every_address_is_documented() -> None:
+    requests = (ROOT / "docs" / "requests.md").read_text()
+    documented = set(re.findall(r"(?<![\w`])/[\w{}/\[\].-]+", requests))
+    app = create_app(Settings())
+    for path in app.openapi()["paths"]:
+        prefixes = ("/v2", "/predictions", "/admin/models")
+        assert path in documented or path.startswith(prefixes), path
+
+
+@pytest.mark.parametrize("path", ["/docs", "/redoc"])
+def test_no_page_needs_anything_from_elsewhere(service: RunningService, path: str) -> None:
+    assert service.client.get(path).json()["code"] == "not_found"
+    assert service.client.get("/openapi.json").json()["info"]["title"] == "aaserve"

@@ -14,15 +14,24 @@ from tests.helpers import REPOSITORY, encode
 
 SIDE, CLASSES = 8, 4
 NOT_A_NUMBER = 150  # a red of this gives NaN for that picture alone
+HANGS = 151  # with a red of this in the batch, the call practically never returns
 OUT_OF_RANGE = 200  # from here on the graph fails, and with it every batch that the picture is in
 LABELS = tuple("abcd")
 
 
 def write_fragile_bundle(
-    repository: Path, *, name: str = "fragile", version: str = "1", labels: tuple[str, ...] = LABELS
+    repository: Path,
+    *,
+    name: str = "fragile",
+    version: str = "1",
+    labels: tuple[str, ...] = LABELS,
+    ballast_bytes: int = 0,
 ) -> Path:
-    """NAME/VERSION in `repository`: logits are a row of a table, by the red of the first pixel. Replaces an old one."""
-    model = _graph().SerializeToString()
+    """NAME/VERSION in `repository`: logits are a row of a table, by the red of the first pixel. Replaces an old one.
+
+    With ballast, the table has as many bytes more, so that loading it needs memory.
+    """
+    model = _graph(ballast_bytes).SerializeToString()
     files = {MODEL_FILE: model, REFERENCES_FILE: b"[]"}
     manifest = json.loads((REPOSITORY / "aa-cifar100" / "1" / MANIFEST_FILE).read_text())
     manifest |= {
@@ -30,6 +39,8 @@ def write_fragile_bundle(
         "version": version,
         "input": {"name": "pixels", "dtype": "uint8", "layout": "NHWC", "shape": [SIDE, SIDE, 3]},
         "output": {"name": "logits", "dtype": "float32", "shape": [CLASSES]},
+        "attention": [],
+        "parity": manifest["parity"] | {"attention_difference": None, "attention_tolerance": None},
         "labels": labels,
         "preprocessing": manifest["preprocessing"] | {"resize": SIDE, "crop": [SIDE, SIDE]},
         "files": {name: sha256_of(content) for name, content in files.items()},
@@ -48,17 +59,31 @@ def label_of(red: int) -> str:
     return LABELS[red % CLASSES]
 
 
-def _graph() -> onnx.ModelProto:
-    table = np.zeros((OUT_OF_RANGE, CLASSES), np.float32)
+def _graph(ballast_bytes: int) -> onnx.ModelProto:
+    table = np.zeros((OUT_OF_RANGE + ballast_bytes // CLASSES // 4, CLASSES), np.float32)
     table[np.arange(OUT_OF_RANGE), np.arange(OUT_OF_RANGE) % CLASSES] = 5
     table[NOT_A_NUMBER] = np.nan
-    constants = {"table": table, "pixel": np.array(0), "red": np.array(0), "row": np.array(0)}
+    constants = {
+        "table": table,
+        "pixel": np.array(0),
+        "red": np.array(0),
+        "row": np.array(0),
+        "hangs": np.array(HANGS),
+        "forever": np.array(2**62),
+        "nothing": np.array(0, np.float32),
+    }
     nodes = [
         helper.make_node("Gather", ["pixels", "row"], ["top"], axis=1),  # (B, W, 3)
         helper.make_node("Gather", ["top", "pixel"], ["corner"], axis=1),  # (B, 3)
         helper.make_node("Gather", ["corner", "red"], ["reds"], axis=1),  # (B,)
         helper.make_node("Cast", ["reds"], ["index"], to=TensorProto.INT64),
-        helper.make_node("Gather", ["table", "index"], ["logits"], axis=0),  # (B, classes)
+        helper.make_node("Equal", ["index", "hangs"], ["hanging"]),
+        helper.make_node("Cast", ["hanging"], ["is_hanging"], to=TensorProto.INT64),
+        helper.make_node("ReduceMax", ["is_hanging"], ["any_hanging"], keepdims=0),
+        helper.make_node("Mul", ["any_hanging", "forever"], ["times"]),
+        helper.make_node("Loop", ["times", "", "nothing"], ["zero"], body=_squaring()),
+        helper.make_node("Gather", ["table", "index"], ["found"], axis=0),  # (B, classes)
+        helper.make_node("Add", ["found", "zero"], ["logits"]),
     ]
     graph = helper.make_graph(
         nodes,
@@ -68,3 +93,18 @@ def _graph() -> onnx.ModelProto:
         [numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+
+
+def _squaring() -> onnx.GraphProto:
+    """The body of the loop: a number becomes its square."""
+    nodes = [
+        helper.make_node("Identity", ["goes_on"], ["still_goes_on"]),
+        helper.make_node("Mul", ["number", "number"], ["square"]),
+    ]
+    inputs = [("turn", TensorProto.INT64), ("goes_on", TensorProto.BOOL), ("number", TensorProto.FLOAT)]
+    outputs = [("still_goes_on", TensorProto.BOOL), ("square", TensorProto.FLOAT)]
+    return helper.make_graph(
+        nodes,
+        "squaring",
+        *([helper.make_tensor_value_info(name, kind, []) for name, kind in values] for values in (inputs, outputs)),
+    )

@@ -1,4 +1,4 @@
-"""Environments for clients that pin libraries which we pin otherwise: .venv-NAME, made on first use from NAME.txt."""
+"""Environments for what pins libraries which we pin otherwise: .venv-NAME, made on first use from NAME.txt."""
 
 import shutil
 import subprocess
@@ -8,10 +8,10 @@ from pathlib import Path
 from tests.helpers import ROOT
 
 
-def environment(client: str) -> Path:
-    """The interpreter that has the client installed."""
-    folder = ROOT / f".venv-{client}"
-    requirements = Path(__file__).parent / f"{client}.txt"
+def environment(name: str, requirements_in: Path = Path(__file__).parent) -> Path:
+    """The interpreter that has it installed."""
+    folder = ROOT / f".venv-{name}"
+    requirements = requirements_in / f"{name}.txt"
     installed = folder / ".installed"
     python = folder / "bin" / "python"
     if not installed.is_file() or installed.read_bytes() != requirements.read_bytes():

@@ -82,6 +82,8 @@ def test_a_lower_precision_serves_verifies_and_says_what_it_cost(
     trained: Path, tmp_path: Path, precision: str, form: str, capsys: pytest.CaptureFixture
 ) -> None:
     options = ("--precision", precision, "--calibration", str(trained / "pictures"), "--input", form)
+    if form == "uint8":
+        options += ("--with-attention",)
     assert export(trained, tmp_path, *options) == 0, capsys.readouterr().err
     log = capsys.readouterr().err
     assert "accuracy" in log
@@ -99,6 +101,12 @@ def test_a_lower_precision_serves_verifies_and_says_what_it_cost(
     picture = (trained / "pictures" / "cat" / "2.png").read_bytes()
     logits = session.run(read_input(picture, manifest, max_pixels=10**6)[None])
     assert LABELS[logits.argmax()] == "cat"
+    if form == "uint8":
+        maps = session.attention(read_input(picture, manifest, max_pixels=10**6), manifest.attention)
+        assert maps["layer3.0.conv1"].dtype == ("float16" if precision == "fp16" else "float32")
+        np.testing.assert_allclose(maps["layer3.0.conv1"].sum(axis=-1), 1, atol=1e-2)
+        tolerance = {"fp16": 2e-2, "int8": 0.3}[precision]
+        assert manifest.parity.attention_difference <= manifest.parity.attention_tolerance == tolerance
 
     assert verify.main([str(opened.folder), "--images", str(EXAMPLES)]) == 0, capsys.readouterr().err
     assert card.main([str(opened.folder)]) == 0

@@ -18,17 +18,19 @@ SHIPPED = REPOSITORY / "aa-cifar100"
 
 def test_exporting_the_shipped_checkpoint_gives_the_shipped_bundles_answers(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "export", "model_repository/aa-cifar100/checkpoint.safetensors"]
-    command += ["--name", "aa-cifar100", "--version", "1", "--repository", str(tmp_path)]
+    command += ["--name", "aa-cifar100", "--version", "1", "--repository", str(tmp_path), "--with-attention"]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     again, shipped = open_bundle(tmp_path / "aa-cifar100" / "1"), open_bundle(SHIPPED / "1")
     assert again.manifest.provenance.checkpoint_sha256 == shipped.manifest.provenance.checkpoint_sha256
     assert again.manifest.labels == shipped.manifest.labels
     assert again.manifest.preprocessing == shipped.manifest.preprocessing
+    assert again.manifest.attention == shipped.manifest.attention != ()
     inputs = np.random.default_rng(0).integers(0, 256, (16, 32, 32, 3), dtype=np.uint8)
-    found, expected = (
-        onnxruntime.InferenceSession(opened.model_path).run(None, {"image": inputs})[0] for opened in (again, shipped)
-    )
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    answers = [
+        onnxruntime.InferenceSession(opened.model_path).run(None, {"image": inputs}) for opened in (again, shipped)
+    ]
+    for found, expected in zip(*answers, strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_the_shipped_network_attends_and_was_measured() -> None:

@@ -25,17 +25,23 @@ def relative_logits_1d(q: Tensor, table: Tensor) -> Tensor:
     return logits.expand(-1, -1, -1, -1, height, -1)
 
 
-def papers_attention(layer: AttentionAugmentedConv2d, x: Tensor) -> Tensor:
-    """The attention branch with whole (N, N) matrices of relative logits."""
-    (batch, _, height, width), heads = x.shape, layer.num_heads
+def papers_map(layer: AttentionAugmentedConv2d, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Attention weights (B, Nh, N, N) with whole matrices of relative logits, and values (B, Nh, N, e)."""
+    heads = layer.num_heads
     q, k, v = layer.qkv(x).split([layer.key_channels, layer.key_channels, layer.value_channels], dim=1)
     q, k, v = (part.unflatten(1, (heads, -1)).permute(0, 1, 3, 4, 2) for part in (q, k, v))  # (B, Nh, H, W, d)
     q = q * q.shape[-1] ** -0.5
     of_width = relative_logits_1d(q, layer.key_rel_w)  # (B, Nh, H, W, H, W)
     of_height = relative_logits_1d(q.transpose(2, 3), layer.key_rel_h).permute(0, 1, 3, 2, 5, 4)  # (B, Nh, H, W, H, W)
     logits = torch.einsum("bhxyd,bhuvd->bhxyuv", q, k) + of_height + of_width
-    weights = logits.flatten(2, 3).flatten(3, 4).softmax(dim=-1)  # (B, Nh, N, N)
-    attended = weights @ v.flatten(2, 3)  # (B, Nh, N, e)
+    return logits.flatten(2, 3).flatten(3, 4).softmax(dim=-1), v.flatten(2, 3)
+
+
+def papers_attention(layer: AttentionAugmentedConv2d, x: Tensor) -> Tensor:
+    """The attention branch."""
+    batch, _, height, width = x.shape
+    weights, v = papers_map(layer, x)
+    attended = weights @ v  # (B, Nh, N, e)
     return layer.proj(attended.transpose(2, 3).reshape(batch, -1, height, width))
 
 
@@ -47,6 +53,7 @@ def test_padding_and_reshaping_as_in_the_paper_gives_the_same(size: tuple[int, i
     ).double()
     x = torch.randn(2, 6, *size, dtype=torch.float64)
     torch.testing.assert_close(layer(x)[:, 4:], papers_attention(layer, x), atol=1e-12, rtol=1e-10)
+    torch.testing.assert_close(layer.attention_map(x), papers_map(layer, x)[0], atol=1e-12, rtol=1e-10)
 
 
 def test_gradients_of_the_relative_tables_match_finite_differences() -> None:

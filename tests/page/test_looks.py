@@ -92,7 +92,8 @@ def test_everything_that_can_be_used_has_a_name_and_room_for_a_finger(
     browser: Browser, service: RunningService, broken: Path
 ) -> None:
     tab = with_answers(browser, service, broken, viewport={"width": 360, "height": 800})
-    tab.locator("summary").first.click()
+    for summary in tab.locator("summary").all():
+        summary.click()
     session = tab.context.new_cdp_session(tab)
     nodes = session.send("Accessibility.getFullAXTree")["nodes"]
     roles = {"button", "link", "textbox", "searchbox", "combobox", "img", "image", "list", "heading", "region"}

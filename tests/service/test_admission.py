@@ -135,3 +135,21 @@ def test_nothing_is_predicted_from_the_first_small_batches_of_a_burst() -> None:
         clock.now += 0.3
         throughput.answered(1, more_wait=True)
     assert throughput.seconds_for(64) is None
+
+
+def test_a_process_that_was_stopped_does_not_take_itself_for_slow() -> None:
+    clock = Clock()
+    throughput = Throughput(clock)
+    for seconds in [0.1] * 50 + [60.0] + [0.1] * 20:  # SIGSTOP in the midst of work
+        clock.now += seconds
+        throughput.answered(10, more_wait=True)
+    assert throughput.seconds_for(10) == pytest.approx(0.1, rel=0.5)
+
+
+def test_a_model_that_really_became_slow_is_noticed() -> None:
+    clock = Clock()
+    throughput = Throughput(clock)
+    for seconds in [0.01] * 500 + [3.0] * 5:
+        clock.now += seconds
+        throughput.answered(10, more_wait=True)
+    assert throughput.seconds_for(10) == pytest.approx(3, rel=0.5)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from service.batcher import DynamicBatcher
-from service.errors import DeadlineExceeded, Draining, InferenceFailed, ModelLost, QueueFull, TooManyRows
+from service.errors import DeadlineExceeded, Draining, InferenceFailed, ModelHung, ModelLost, QueueFull, TooManyRows
 from tests.virtual_time import VirtualLoop, run_in_virtual_time
 
 ROW = np.ones((1, 3), np.float32)
@@ -342,6 +342,34 @@ def test_a_model_that_is_lost_ends_every_wait_and_the_batcher() -> None:
     run(scenario())
 
 
+def test_a_model_that_is_abandoned_ends_every_wait_though_its_call_does_not_end() -> None:
+    async def scenario() -> None:
+        computing, end, ended = threading.Event(), threading.Event(), threading.Event()
+
+        def hanging(batch: np.ndarray) -> np.ndarray:
+            computing.set()
+            end.wait(5)
+            ended.set()
+            return batch
+
+        async with batching(hanging, size=1) as batcher:
+            callers = [asyncio.create_task(batcher.submit(ROW, deadline=soon())) for _ in range(4)]
+            assert await asyncio.to_thread(computing.wait, 10)
+            await waiting(batcher, 3)  # one prepared, two queued
+            callers.append(asyncio.create_task(batcher.call(lambda: None, deadline=soon())))
+            await waiting(batcher, 4)
+            batcher.abandon(ModelHung("hung"))
+            results = await asyncio.gather(*callers, return_exceptions=True)
+            assert {type(result) for result in results} == {InferenceFailed}
+            with pytest.raises(ModelHung):
+                await batcher.ended()
+            assert not batcher.alive
+        assert not ended.is_set()
+        end.set()
+
+    run(scenario())
+
+
 def test_draining_answers_what_is_queued_and_takes_nothing_new() -> None:
     async def scenario() -> None:
         model = Model(held=True)
@@ -355,5 +383,73 @@ def test_draining_answers_what_is_queued_and_takes_nothing_new() -> None:
         with pytest.raises(Draining):
             await batcher.submit(ROW, deadline=soon())
         assert not batcher.alive
+
+    run(scenario())
+
+
+def test_a_call_runs_between_batches_and_those_who_come_meanwhile_share_one() -> None:
+    async def scenario() -> None:
+        model, called, go = Model(), threading.Event(), threading.Event()
+
+        def function() -> str:
+            called.set()
+            assert go.wait(10)
+            return threading.current_thread().name
+
+        async with batching(model) as batcher:
+            call = asyncio.create_task(batcher.call(function, deadline=soon()))
+            assert await asyncio.to_thread(called.wait, 10)
+            assert batcher.computing == 1
+            callers = [asyncio.create_task(batcher.submit(ROW, deadline=soon())) for _ in range(3)]
+            await waiting(batcher, 3)
+            go.set()
+            await asyncio.gather(*callers)
+            assert (await call).startswith("inference")
+        assert model.batches == [3]
+
+    run(scenario())
+
+
+def test_a_call_whose_caller_left_or_whose_deadline_passed_is_never_made() -> None:
+    async def scenario() -> None:
+        model, made = Model(held=True), []
+        async with batching(model) as batcher:
+            batch = asyncio.create_task(batcher.submit(ROW, deadline=soon()))
+            await started(model)
+            leaver = asyncio.create_task(batcher.call(lambda: made.append("left"), deadline=soon()))
+            await waiting(batcher, 1)
+            leaver.cancel()
+            with pytest.raises(DeadlineExceeded):
+                await batcher.call(lambda: made.append("late"), deadline=soon(0.01))
+            model.go.set()
+            await batch
+        assert made == []
+        with pytest.raises(Draining):
+            await batcher.call(lambda: None, deadline=soon())
+
+    run(scenario())
+
+
+def test_a_call_that_fails_asks_for_recovery_and_may_end_the_batcher() -> None:
+    async def scenario() -> None:
+        lost: list[bool] = [False]
+        recovered = threading.Event()
+
+        def recover() -> None:
+            recovered.set()
+            if lost[0]:
+                raise ModelLost("the model is lost")
+
+        async with batching(Model(), recover=recover) as batcher:
+            with pytest.raises(InferenceFailed) as failure:
+                await batcher.call(lambda: 1 // 0, deadline=soon())
+            assert isinstance(failure.value.__cause__, ZeroDivisionError)
+            assert (await batcher.submit(ROW, deadline=soon())).rows[0, 0] == 2
+            assert recovered.is_set()
+            lost[0] = True
+            with pytest.raises(InferenceFailed):
+                await batcher.call(lambda: 1 // 0, deadline=soon())
+            with pytest.raises(ModelLost):
+                await batcher.ended()
 
     run(scenario())

@@ -2,7 +2,8 @@
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import httpx
@@ -11,8 +12,10 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 
+from bundle.manifest import AttentionMap
 from service.app import create_app
 from service.errors import StartFailed
+from service.explanations import FORMS
 from service.session import OnnxSession
 from service.settings import Settings
 from tests.helpers import EXAMPLES, REPOSITORY, wait_until
@@ -111,3 +114,125 @@ def test_a_bug_in_a_route_is_500_with_a_request_id_and_a_metric(
         assert "secret" not in response.text
         wait_until(lambda: "secret" in caplog.text)
         wait_until(lambda: 'code="500",endpoint="/classify"' in client.get("/metrics").text)
+
+
+def test_a_session_that_dies_with_no_memory_left_for_another_ends_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving() as (client, app):
+        wait_until(lambda: client.get("/health/ready").status_code == 200)
+
+        def run(*_: object) -> None:
+            raise RuntimeError("CUDA failure 700")
+
+        def open_bundle(_: object) -> None:
+            raise MemoryError
+
+        monkeypatch.setattr(OnnxSession, "run", run)
+        monkeypatch.setattr("service.model_runner.open_bundle", open_bundle)
+        assert classify(client).status_code == 500
+        wait_until(lambda: app.state.lifecycle.failure)
+        assert app.state.lifecycle.failure == "aa-cifar100 died and could not be opened again: MemoryError()"
+        assert client.get("/health/live").status_code == 503
+
+
+def test_a_bug_in_the_batcher_ends_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    def take(*_: object) -> None:
+        raise KeyError("a bug")
+
+    with serving() as (client, app):
+        wait_until(lambda: client.get("/health/ready").status_code == 200)
+        monkeypatch.setattr("service.row_queue.RowQueue.take", take)
+        assert classify(client).status_code == 500
+        wait_until(lambda: app.state.lifecycle.failure)
+        assert client.get("/health/live").status_code == 503
+
+
+def explain(client: httpx.Client, **headers: str) -> httpx.Response:
+    return client.post("/explain", content=JPEG, headers={"Content-Type": "image/jpeg", **headers})
+
+
+def test_attention_that_fails_is_500_and_the_model_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving() as (client, _):
+        wait_until(lambda: client.get("/health/ready").status_code == 200)
+        for fault in (RuntimeError("out of memory"), np.nan):
+
+            def attention(_: object, row: np.ndarray, layers: Sequence[AttentionMap], fault: object = fault) -> object:
+                if isinstance(fault, Exception):
+                    raise fault
+                return {layer.layer: np.full(layer.shape, fault, np.float32) for layer in layers}
+
+            with monkeypatch.context() as broken:
+                broken.setattr(OnnxSession, "attention", attention)
+                response = explain(client)
+            assert (response.status_code, response.json()["code"]) == (500, "internal")
+            assert classify(client).status_code == 200
+            assert explain(client).status_code == 200
+
+
+@pytest.mark.parametrize("damage", [lambda maps: maps[:, ::-1], lambda maps: maps * np.nan], ids=["turned", "NaN"])
+def test_attention_to_the_probe_that_differs_stops_the_start(
+    monkeypatch: pytest.MonkeyPatch, damage: Callable[[np.ndarray], np.ndarray]
+) -> None:
+    attention = OnnxSession.attention
+
+    def damaged(*arguments: object) -> dict[str, np.ndarray]:
+        return {layer: damage(maps) for layer, maps in attention(*arguments).items()}  # type: ignore[arg-type]
+
+    monkeypatch.setattr(OnnxSession, "attention", damaged)
+    with serving() as (_, app):
+        wait_until(lambda: app.state.lifecycle.failure)
+        assert "expected the stored attention to the probe within 1e-03" in app.state.lifecycle.failure
+
+
+def test_an_explanation_takes_a_place_in_the_queue_and_has_a_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    attention, begun, go = OnnxSession.attention, threading.Event(), threading.Event()
+
+    def held(*arguments: object) -> dict[str, np.ndarray]:
+        begun.set()
+        assert go.wait(10)
+        return attention(*arguments)  # type: ignore[arg-type]
+
+    with serving(max_queue_size=1) as (client, app), ThreadPoolExecutor(2) as threads:
+        wait_until(lambda: client.get("/health/ready").status_code == 200)
+        monkeypatch.setattr(OnnxSession, "attention", held)
+        first = threads.submit(explain, client)
+        assert begun.wait(10)
+        late = explain(client, **{"X-Request-Timeout-Ms": "50"})
+        assert (late.status_code, late.json()["code"]) == (504, "deadline_exceeded")
+        second = threads.submit(explain, client)
+        [predictor] = app.state.lifecycle.repository.predictors
+        wait_until(lambda: predictor.admission.refusal(body_bytes=1, timeout=10))
+        for ask in (explain, classify):
+            refused = ask(client)
+            assert (refused.status_code, refused.json()["code"]) == (429, "queue_full")
+        early = client.post("/explain?layer=none", content=JPEG, headers={"Content-Type": "image/jpeg"})
+        assert early.status_code == 429  # from its head, before anybody looks at its parameters
+        go.set()
+        assert [done.result().status_code for done in (first, second)] == [200, 200]
+
+
+def test_one_explanation_is_computed_and_drawn_before_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Maps are large: however many ask, memory holds those of one."""
+    drawing, go, computed = threading.Event(), threading.Event(), []
+    attention, draw = OnnxSession.attention, FORMS["image/png"]
+
+    def counted(*arguments: object) -> dict[str, np.ndarray]:
+        computed.append(drawing.is_set() and not go.is_set())
+        return attention(*arguments)  # type: ignore[arg-type]
+
+    def held(*arguments: object) -> bytes:
+        drawing.set()
+        assert go.wait(10)
+        return draw(*arguments)  # type: ignore[arg-type]
+
+    with serving(decode_threads=4) as (client, _), ThreadPoolExecutor(3) as threads:
+        wait_until(lambda: client.get("/health/ready").status_code == 200)
+        monkeypatch.setattr(OnnxSession, "attention", counted)
+        monkeypatch.setitem(FORMS, "image/png", held)
+        answers = [threads.submit(explain, client, Accept="image/png") for _ in range(3)]
+        assert drawing.wait(10)
+        # The others are decoded; an ordinary request still finds the model free.
+        wait_until(lambda: 'outcome="decoded"} 3.0' in client.get("/metrics").text)
+        assert classify(client).status_code == 200
+        go.set()
+        assert [answer.result().status_code for answer in answers] == [200, 200, 200]
+        assert computed == [False, False, False]

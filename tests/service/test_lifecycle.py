@@ -49,6 +49,15 @@ DAMAGES = {
         ),
         "expected the input",
     ),
+    "another attention map": (
+        lambda folder: edit_manifest(
+            folder,
+            attention=[
+                {"layer": "x", "output": "attention.x", "dtype": "float32", "num_heads": 4, "grid": [8, 8]},
+            ],
+        ),
+        "expected the output ('logits', 'tensor(float)', (100,)), ('attention.x'",
+    ),
 }
 
 

@@ -1,16 +1,23 @@
 """Many models and versions, changed while they are served."""
 
+import asyncio
 import concurrent.futures
 import hashlib
 import json
 import shutil
 import signal
 import socket
+from contextlib import closing
 from pathlib import Path
 
 import httpx
 import pytest
 
+from service.decode_pool import DecodePool
+from service.errors import LoadFailed
+from service.metrics import Metrics
+from service.model_repository import open_repository
+from service.settings import Settings
 from tests.helpers import EXAMPLES, REPOSITORY, RunningService, running_service, start_that_fails, wait_until
 from tests.toy_bundles import picture, write_fragile_bundle
 
@@ -270,3 +277,26 @@ def test_a_version_replaced_in_place_comes_back_after_a_rollback(repository: Pat
         assert said(ask(service, model="fragile")) == ("2", "D")
         assert change(service, "load").status_code == 204  # what is on the disk, which is in memory still
         assert said(ask(service, model="fragile")) == ("2", "d")
+
+
+@pytest.mark.parametrize("cause", [MemoryError(), RuntimeError("can't start new thread"), OSError(24, "no more files")])
+def test_a_process_that_has_nothing_left_for_a_new_version_keeps_the_old_one(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, cause: Exception
+) -> None:
+    async def scenario() -> None:
+        settings = Settings(repository=repository, provider="cpu")
+        with closing(DecodePool(1)) as pool:
+            async with open_repository(settings, pool, Metrics()) as models:
+                before = models.predictor("fragile", None)
+
+                def open_bundle(_: Path) -> None:
+                    raise cause
+
+                monkeypatch.setattr("service.model_repository.open_bundle", open_bundle)
+                with pytest.raises(LoadFailed, match="fragile/2: cannot be opened: "):
+                    await models.load("fragile")
+                assert models.predictor("fragile", None) is before
+                [served] = [model for model in models if model.name == "fragile"]
+                assert served.failures["2"].startswith("fragile/2: cannot be opened: ")
+
+    asyncio.run(scenario())

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
+from onnxruntime.capi.onnxruntime_pybind11_state import EPFail
 
 from bundle.bundle import open_bundle
 from service.errors import StartFailed
@@ -39,6 +40,23 @@ def test_auto_takes_the_cpu_where_cuda_does_not_work_and_says_so(
     session = OnnxSession(SHIPPED, Settings(provider="auto", intra_op_num_threads=1, max_batch_size=4))
     assert session.provider == "CPUExecutionProvider"
     assert "provider auto: no CUDA" in caplog.text
+
+
+def test_a_provider_that_fails_in_the_midst_of_work_is_not_replaced_in_silence() -> None:
+    """Left to itself, onnxruntime's `run` would go on with the CPU from here on."""
+
+    class FailingProvider:
+        def __getattr__(self, name: str) -> object:
+            return getattr(sound, name)
+
+        def run(self, *_: object) -> None:
+            raise EPFail("CUDA failure 700")
+
+    session = OnnxSession(SHIPPED, Settings(provider="cpu", intra_op_num_threads=1, max_batch_size=1))
+    sound = session._session._sess
+    session._session._sess = FailingProvider()  # no CPU can be made to fail like this
+    with pytest.raises(EPFail):
+        session.run(np.zeros((1, 32, 32, 3), np.uint8))
 
 
 def test_runs_batches_of_any_size() -> None:

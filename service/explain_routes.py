@@ -1,0 +1,73 @@
+"""POST /explain: where the network looks in a picture. The same way as /classify, but alone: never in a batch."""
+
+from functools import partial
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+from starlette.responses import Response
+
+from service.deadlines import until
+from service.disconnect import unless_client_leaves
+from service.explanations import FORMS, NPY, PNG, for_form
+from service.look import checked_look
+from service.negotiation import preferred
+from service.observation import Record
+from service.parameters import PROBLEMS, ModelName, ModelVersion, TimeoutMs, deadline_of, parts
+from service.routes import IMAGE_BODY
+from service.schemas import Explanation, Problem
+from service.uploads import body_bytes, read_image
+
+router = APIRouter()
+
+Layer = Annotated[
+    str | None, Query(description="Name of a layer (default: all; the last in a PNG and an array). GET /models/NAME.")
+]
+Head = Annotated[str | None, Query(description="Number of a head, or mean (default: each; their mean in a PNG).")]
+Position = Annotated[
+    str | None,
+    Query(
+        description="Whose attention: x,y as fractions of what the model sees, from its top left corner, such as "
+        "0.5,0.25 (default: the average over all positions)."
+    ),
+]
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
+_RESPONSES: dict[int | str, dict[str, Any]] = {
+    **PROBLEMS,
+    200: {"content": {PNG: _BINARY, NPY: _BINARY}, "description": "JSON, a PNG or an array, as Accept says."},
+    406: {"model": Problem},
+}
+
+
+@router.post("/explain", response_model=Explanation, responses=_RESPONSES, openapi_extra=IMAGE_BODY)
+async def explain(
+    request: Request,
+    layer: Layer = None,
+    head: Head = None,
+    position: Position = None,
+    model: ModelName = None,
+    version: ModelVersion = None,
+    timeout_ms: TimeoutMs = None,
+) -> Response:
+    """Where each attention layer and head looks in one image.
+
+    JSON with the shares of each; with `Accept: image/png` one map over the picture as the model sees it; with
+    `Accept: application/x-npy` the whole map of a layer, float32 (heads, rows, columns, rows, columns).
+    """
+    lifecycle, settings, _ = parts(request)
+    record: Record = request.state.record
+    predictor = lifecycle.repository.predictor(model, version)
+    record.asks(predictor.manifest)
+    media_type = preferred(request.headers.get("accept", ""), list(FORMS))
+    look = for_form(checked_look(predictor.manifest, layer=layer, head=head, position=position), media_type)
+    show = partial(FORMS[media_type], predictor.manifest, look)
+    timeout, deadline = deadline_of(timeout_ms, settings)
+    size = body_bytes(request, max_body_bytes=settings.max_body_bytes)
+
+    with predictor.admission.admit(body_bytes=size, timeout=timeout):
+        async with until(deadline):
+            image_bytes = await read_image(request, max_body_bytes=settings.max_body_bytes)
+        record.received()
+        work = predictor.explain(image_bytes, look.layers, show, deadline=deadline)
+        shown, stages = await unless_client_leaves(request, work)
+    record.predicted(stages, batch_size=1)
+    return Response(shown, media_type=media_type, headers={"Vary": "Accept"})

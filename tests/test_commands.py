@@ -1,0 +1,252 @@
+"""Every command in README.md and docs/*.md is run, in a copy of the tree, and prints what the document shows.
+
+How to write one:
+- ```console: lines that begin with `$ ` are commands, with `> ` they go on; what follows is what they print, stdout and
+  stderr, with `…` for what varies. Nothing shown: anything may be printed, but the command has to succeed. One that
+  fails shows what it says.
+- ```sh: commands only, which all have to succeed.
+- ```python: a script; `# → text` in it is part of what it prints.
+- `<!-- not run: REASON -->` above a block: it is not. `<!-- with NAME -->` above a Python script: in the environment
+  of tests/clients/NAME.txt.
+- A document is one shell session, from top to bottom. `make serve` and `python -m service` stay in the background
+  until the document starts the next one, or ends; 8080 stands for a free port.
+- The test environment has everything installed, so installing is skipped: SUBSTITUTES.
+"""
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.clients.environments import environment
+from tests.helpers import ROOT
+
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+SUBSTITUTES = {
+    r"make serve\b.*": "python -m service",
+    r"make install": "true",
+    r"\. \.venv/bin/activate": "true",
+}
+LEFT_OUT = shutil.ignore_patterns(".git", ".venv*", "runs", "build", "*_cache", "__pycache__", ".hypothesis")
+STARTS_SERVICE = re.compile(r"^((?:\w+=\S* )*python -m service\b(?:.*\\\n)*.*?) *(?:&|# .*)? *$", re.MULTILINE)
+COMMAND_WITHOUT_FENCE = re.compile(
+    r"^ {4,}(\$ |(\.venv/bin/)?python |curl |docker |helm |kubectl |make |pip ).*", re.MULTILINE
+)
+PRELUDE = r"""
+exec 2>&1
+touch service.log
+serve() {
+    if [ -n "$service" ]; then kill "$service"; wait "$service"; fi
+    "$@" > service.log 2>&1 &
+    service=$!
+    until grep -qw ready service.log || ! kill -0 "$service"; do sleep 0.05; done 2> /dev/null
+    cat service.log
+    kill -0 "$service" 2> /dev/null || { wait "$service"; local status=$?; service=; return "$status"; }
+}
+trap '[ -z "$service" ] || { kill "$service"; wait "$service"; }' EXIT
+"""
+BEGIN, END = "\x1e", "\x1f"
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block; `comment` stands above it."""
+
+    document: Path
+    line: int
+    language: str
+    text: str
+    comment: str
+
+    @property
+    def place(self) -> str:
+        return f"{self.document.name}:{self.line}"
+
+    @property
+    def not_run(self) -> str | None:
+        """Why not."""
+        found = re.fullmatch(r"<!-- not run: (.+) -->", self.comment)
+        return found[1] if found else None
+
+
+@dataclass(frozen=True)
+class Command:
+    """What to give to the shell, and what is shown of what it prints."""
+
+    place: str
+    script: str
+    shown: str = ""
+    contained: tuple[str, ...] = ()
+    stops: bool = False  # at the first failure within
+
+
+def blocks(document: Path) -> list[Block]:
+    found: list[Block] = []
+    lines = document.read_text().splitlines()
+    opened = None
+    for number, line in enumerate(lines):
+        if not line.startswith("```"):
+            continue
+        if opened is None:
+            opened = number
+            continue
+        above = [each for each in lines[:opened] if each][-1:]
+        found.append(
+            Block(document, opened + 2, lines[opened][3:], "\n".join(lines[opened + 1 : number]), "".join(above))
+        )
+        opened = None
+    assert opened is None, f"{document}: a block has no end"
+    return found
+
+
+def commands(block: Block) -> list[Command]:
+    if block.language == "sh":
+        return [Command(block.place, block.text, stops=True)]
+    if block.language == "python":
+        client = re.fullmatch(r"<!-- with (\w+) -->", block.comment)
+        interpreter = environment(client[1]) if client else sys.executable
+        contained = tuple(re.findall(r"# → (.*)$", block.text, re.MULTILINE))
+        return [Command(block.place, f"{interpreter} - <<'SCRIPT'\n{block.text}\nSCRIPT", contained=contained)]
+    if block.language == "console":
+        return transcript(block)
+    return []
+
+
+def transcript(block: Block) -> list[Command]:
+    found: list[Command] = []
+    lines = block.text.splitlines()
+    while lines:
+        script = lines.pop(0).removeprefix("$ ")
+        while lines and lines[0].startswith("> "):
+            script += "\n" + lines.pop(0).removeprefix("> ")
+        shown = []
+        while lines and not lines[0].startswith("$ "):
+            shown.append(lines.pop(0))
+        found.append(Command(block.place, script, "\n".join(shown)))
+    return found
+
+
+def run(commands: list[Command], folder: Path) -> list[tuple[str, int | None]]:
+    """What each printed, and its status; None for one that never came to its end."""
+    port = free_port()
+    script = PRELUDE
+    for command in commands:
+        here = command.script
+        for pattern, substitute in SUBSTITUTES.items():
+            here = re.sub(f"^{pattern}$", substitute, here, flags=re.MULTILINE)
+        here = re.sub(r"\b8080\b", str(port), here)
+        here = STARTS_SERVICE.sub(rf"serve env \1 --port {port}", here) if "--help" not in here else here
+        if command.stops:
+            here = f"set -e\n{here}\nset +e"
+        script += f"printf '{BEGIN}'\n{here}\nprintf '{END}%d' $?\n"
+    variables = {name: value for name, value in os.environ.items() if not name.startswith(("AASERVE_", "OTEL_"))}
+    variables |= {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "AASERVE_LOG_FORMAT": "console",  # what people see, at a terminal
+        "service": "",
+    }
+    done = subprocess.run(["bash", "-c", script], cwd=folder, env=variables, stdout=subprocess.PIPE, timeout=300)
+    printed = re.sub(rf"\b{port}\b", "8080", done.stdout.decode(errors="replace"))
+    results: list[tuple[str, int | None]] = []
+    for part in printed.split(BEGIN)[1:]:
+        output, _, status = part.partition(END)
+        results.append((output.strip(), int(re.match(r"\d+", status)[0]) if status else None))
+    return results + [("", None)] * (len(commands) - len(results))
+
+
+def complaint(command: Command, output: str, status: int | None) -> str | None:
+    """What is wrong with what a command did, if anything is."""
+    pattern = re.escape(command.shown.strip()).replace("…", ".*?")
+    if command.shown and not re.fullmatch(pattern, output, re.DOTALL):
+        reason = f"shows\n{command.shown}\nand printed"
+    elif missing := [text for text in command.contained if text not in output]:
+        reason = f"shows {missing[0]!r} and printed"
+    elif status is None or (status and not command.shown):
+        reason = f"ended with status {status} and printed"
+    else:
+        return None
+    return f"{command.place}: {command.script}\n{reason}\n{output}\n"
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        return listening.getsockname()[1]
+
+
+def run_document(document: Path, folder: Path) -> list[str]:
+    """Everything that is wrong with the commands of a document."""
+    wanted = [command for block in blocks(document) if not block.not_run for command in commands(block)]
+    if not wanted:
+        return []
+    shutil.copytree(ROOT, folder, ignore=LEFT_OUT)
+    results = run(wanted, folder)
+    return [
+        wrong
+        for command, result in zip(wanted, results, strict=True)
+        if (wrong := complaint(command, *result)) is not None
+    ]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.stem)
+def test_the_commands_of_a_document_do_what_it_says(document: Path, tmp_path: Path) -> None:
+    wrong = run_document(document, tmp_path / "aaserve")
+    assert not wrong, "\n".join(wrong)
+
+
+MARKED = [block for document in DOCUMENTS for block in blocks(document) if block.not_run]
+
+
+@pytest.mark.parametrize("block", MARKED, ids=lambda block: block.place)
+def test_a_marked_command(block: Block) -> None:
+    pytest.skip(block.not_run)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.stem)
+def test_no_command_hides_from_these_tests(document: Path) -> None:
+    for block in blocks(document):
+        assert block.language in {"console", "sh", "python", "text", "json", "toml", "yaml"}, block.place
+        assert block.language != "console" or block.text.startswith("$ "), block.place
+    prose = re.sub(r"^```.*?^```$", "", document.read_text(), flags=re.DOTALL | re.MULTILINE)
+    assert not COMMAND_WITHOUT_FENCE.search(prose), f"{document}: a command without ```console or ```sh"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("```console\n$ echo hello\nhello\n```", None),
+        ("```console\n$ echo hello 17 times\nhello … times\n```", None),
+        ("```console\n$ echo hello\ngoodbye\n```", "shows\ngoodbye"),
+        ("```console\n$ false\n```", "status 1"),
+        ("```console\n$ false\n$ echo on\non\n```", "status 1"),
+        ("```console\n$ sh -c 'echo no; exit 2'\nno\n```", None),
+        ("```sh\nfalse\ntrue\n```", "status None"),
+        ("```sh\nname=value\n```\n```console\n$ echo $name\nvalue\n```", None),
+        ("```console\n$ cat <<'END'\n> text\n> END\ntext\n```", None),
+        ("```console\n$ echo one \\\n> two\none two\n```", None),
+        ("```python\nprint(6 * 7)  # → 42\n```", None),
+        ("```python\nprint(6 * 7)  # → 43\n```", "'43'"),
+        ("<!-- not run: needs docker -->\n```sh\nfalse\n```", None),
+        ("<!-- not run: -->\n```sh\nfalse\n```", "status None"),
+        ("```console\n$ python -m service --repository nowhere\nerror: nowhere…\n```", None),
+        ("```console\n$ python -m service\n```", None),
+        ("```console\n$ python -m service --max-batch-size 0\n```", "status 1"),
+        ('```console\n$ make serve\n$ curl -s localhost:8080/health/ready\n{"state":"ready"}\n```', None),
+    ],
+    ids=lambda value: value.replace("\n", " ")[:60] if value else "fine",
+)
+def test_what_is_wrong_in_a_document_is_seen(text: str, said: str | None, tmp_path: Path) -> None:
+    document = tmp_path / "made-up.md"
+    document.write_text(text)
+    found = [command for block in blocks(document) if not block.not_run for command in commands(block)]
+    for name in ("service", "bundle", "model_repository"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    wrong = [complaint(command, *result) for command, result in zip(found, run(found, tmp_path), strict=True)]
+    seen = [each for each in wrong if each]
+    assert bool(seen) == bool(said), seen
+    assert not said or said in seen[0]
