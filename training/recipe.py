@@ -38,6 +38,12 @@ class Optimisation(_Section):
     seed: int = Field(ge=0)
     evaluate_every: int = Field(1, ge=1, description="Epochs between two evaluations; the last epoch always is.")
 
+    @model_validator(mode="after")
+    def _momentum_can_fall(self) -> Self:
+        if self.schedule == "one-cycle" and self.momentum < 0.1:
+            raise ValueError(f"one-cycle lowers momentum by 0.1, got {self.momentum}")
+        return self
+
 
 class Augmentation(_Section):
     resized_crop_area: tuple[float, float] | None = Field(

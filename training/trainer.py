@@ -68,9 +68,9 @@ def train(
         status = _train_epoch(run, last, stop, progress, save_every)
         if not status:
             _end_epoch(run, progress)
-            _save(run, last)
-            if machine.writes:
+            if machine.writes:  # first the log: a checkpoint without its line would never get one
                 write_log(output / "log.csv", run.history)
+            _save(run, last)
     if machine.writes and run.history:
         draw_curves(output / "curves.png", {recipe.network.architecture: run.history})
     if status:

@@ -167,6 +167,7 @@ def test_the_command_reports_errors_in_one_line(data: Path, tmp_path: Path, capf
         (changed("toml", "epochs = 30", "epochs ="), data, "not TOML"),
         (changed("name", "aa_wide_resnet22_2", "aa_wide_resnt22_2"), data, "did you mean aa_wide_resnet22_2"),
         (changed("option", "[optimisation]", "[network.options]\ndept = 1\n[optimisation]"), data, "'dept'"),
+        (changed("cycle", "momentum = 0.9", 'schedule = "one-cycle"\nmomentum = 0.0'), data, "lowers momentum by 0.1"),
         (changed("batch", "batch_size = 128", "batch_size = 64"), data, "less than one batch"),
         (changed("parts", "batch_size = 128", "batch_size = 16\naccumulation = 3"), data, "does not divide by 1"),
         (changed("area", "crop_padding", "resized_crop_area = [0.5, 1]\ncrop_padding"), data, "32x32 already"),
