@@ -28,6 +28,9 @@ fuzz: $(VENV)/.installed  ## feed the parsers that we own with random input, for
 	@end=$$(($$(date +%s) + $(SECONDS))); while [ $$(date +%s) -lt $$end ]; do \
 		AASERVE_FUZZ_EXAMPLES=2000 $(VENV)/bin/python -m pytest -q tests/hostile/test_fuzz.py || exit 1; done
 
+audit:  ## known vulnerabilities in what is pinned; asks osv.dev, and says so if it cannot
+	@PYTHON=$(PYTHON) .ci/audit
+
 install: $(VENV)/.installed  ## everything for development, into .venv
 
 format: $(VENV)/.installed  ## rewrite the code as `make check` wants it
@@ -53,7 +56,7 @@ up:  ## the service in a container, with Prometheus and Grafana
 	docker compose up --build
 
 clean:  ## remove the environments and what they left
-	rm -rf $(VENV) $(SERVE_VENV) .venv-tritonclient .venv-kserve .venv-schemathesis .venv-manifests .venv-crds build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(SERVE_VENV) .venv-tritonclient .venv-kserve .venv-schemathesis .venv-manifests .venv-crds .venv-audit build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 
 $(SERVE_VENV)/.installed: pyproject.toml constraints.txt
 	@$(call create-venv,$(SERVE_VENV))
@@ -72,4 +75,4 @@ $(PYTHON) -c 'import sys; sys.exit("aaserve needs Python 3.11 or newer, found " 
 	&& $(PYTHON) -m venv $(1) || { echo "could not create $(1): on Debian and Ubuntu, apt install python3-venv" >&2; exit 1; }
 endef
 
-.PHONY: help serve test check fuzz install format export image image-check soak up clean
+.PHONY: help serve test check fuzz audit install format export image image-check soak up clean

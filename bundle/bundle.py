@@ -14,6 +14,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from bundle.errors import BundleError
+from bundle.graph_file import check_graph
 from bundle.manifest import Manifest
 
 MANIFEST_FILE = "manifest.json"
@@ -40,10 +41,10 @@ def open_bundle(folder: Path) -> Bundle:
         BundleError: anything off; one line that names file, expected and found.
     """
     path = folder / MANIFEST_FILE
+    if folder.is_symlink():
+        raise BundleError(f"{folder}: expected a plain folder, found a link")
     try:
-        manifest = Manifest.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise BundleError(f"{path}: expected a readable file, found {error.strerror or 'an error'}") from error
+        manifest = Manifest.model_validate_json(_content(path))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"])) or "manifest"
@@ -53,8 +54,11 @@ def open_bundle(folder: Path) -> Bundle:
             f"{path}: expected name and version as its folders {folder.parent.name}/{folder.name}, "
             f"found {manifest.name}/{manifest.version}"
         )
-    for name, expected in manifest.files.items():
-        _check_file(folder / name, expected)
+    contents = {name: _checked(folder / name, expected) for name, expected in manifest.files.items()}
+    try:
+        check_graph(contents[MODEL_FILE])
+    except BundleError as error:
+        raise BundleError(f"{folder / MODEL_FILE}: {error}") from error
     return Bundle(folder, manifest)
 
 
@@ -145,10 +149,17 @@ def sha256_of(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _check_file(path: Path, expected: str) -> None:
+def _checked(path: Path, expected: str) -> bytes:
+    content = _content(path)
+    if (found := sha256_of(content)) != expected:
+        raise BundleError(f"{path}: expected sha256 {expected}, found {found}")
+    return content
+
+
+def _content(path: Path) -> bytes:
     if path.is_symlink() or not path.is_file():
         raise BundleError(f"{path}: expected a plain file, found {'a link' if path.is_symlink() else 'none'}")
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != expected:
-        raise BundleError(f"{path}: expected sha256 {expected}, found {found}")
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise BundleError(f"{path}: expected a readable file, found {error.strerror or 'an error'}") from error

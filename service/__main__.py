@@ -13,6 +13,7 @@ import socket
 import sys
 import tempfile
 import warnings
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,7 @@ from service.logs import configure_logging
 from service.server import Server
 from service.settings import Settings
 from service.threads import take_turns
+from service.tls import Certificate
 from service.workers import HUNG, Supervisor, Worker
 
 if TYPE_CHECKING:
@@ -45,27 +47,37 @@ def main() -> int:
     try:
         settings = CliApp.run(Settings)
         scan_repository(settings.repository)
-        Keys(settings.api_keys_file)  # a file that is no such file stops the start
+        if settings.api_keys_file is not None:
+            Keys(settings.api_keys_file)  # a file that is no such file stops the start
+        certificate = None
+        if settings.tls_certificate is not None and settings.tls_key is not None:
+            certificate = Certificate(settings.tls_certificate, settings.tls_key)
         tracing = _open_tracing() if settings.tracing else None
         worker = Worker.from_environment()
         listening = socket.socket(fileno=worker.listening) if worker else _listen(settings)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
+        if not first["loc"]:  # settings that do not go together
+            return _fail(first["msg"].removeprefix("Value error, "))
         return _fail(f"{'.'.join(map(str, first['loc']))}: {first['msg']}, found {first['input']!r}")
     except (BundleError, StartFailed, OSError) as error:
         return _fail(str(error))
     logs = configure_logging(settings.log_format, *([tracing.logs] if tracing else []))
     if worker is None:
-        log.info("listening on http://%s:%d", *listening.getsockname()[:2])
+        host, port = listening.getsockname()[:2]
+        log.info("listening on %s://%s:%d", "https" if certificate else "http", host, port)
+        if settings.api_keys_file is None and not ip_address(host).is_loopback:
+            log.warning("no api_keys_file is set: whoever reaches this address may classify and read /metrics")
         if settings.workers > 1:
             return _supervise(settings, listening)
-    return _serve(settings, listening, worker, tracing, logs)
+    return _serve(settings, listening, worker, certificate, tracing, logs)
 
 
 def _serve(
     settings: Settings,
     listening: socket.socket,
     worker: Worker | None,
+    certificate: Certificate | None,
     tracing: "Tracing | None",
     logs: LogWriter,
 ) -> int:
@@ -84,6 +96,8 @@ def _serve(
             log_config=None,
             access_log=False,
             server_header=False,
+            headers=[("X-Content-Type-Options", "nosniff")],
+            ssl_context_factory=(lambda *_: certificate.context) if certificate else None,
             ws="none",
             backlog=BACKLOG,
             # Every request has its deadline; this only bounds connections that never end.
@@ -91,10 +105,12 @@ def _serve(
         ),
         drain_grace=settings.drain_grace_ms / 1000,
         lifeline=worker.lifeline if worker else None,
+        certificate=certificate,
     )
-    # uvicorn raises the signal again once it has stopped; a stop that was asked for is no failure.
-    signal.signal(signal.SIGTERM, lambda *_: None)
-    signal.signal(signal.SIGINT, lambda *_: None)
+    # One that comes before uvicorn listens for it must not be lost; it raises those that came later again once it has
+    # stopped, and a stop that was asked for is no failure.
+    signal.signal(signal.SIGTERM, lambda *_: stop())
+    signal.signal(signal.SIGINT, lambda *_: stop())
     signal.signal(signal.SIGHUP, lambda *_: None)  # until there are models to reload
     gc.collect()
     gc.freeze()  # what is loaded now stays; looking through it again and again would stop the event loop

@@ -9,6 +9,7 @@ from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi.telemetry import TelemetryConfig
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 
 from service import (
     admin_routes,
@@ -20,6 +21,7 @@ from service import (
     routes,
     torchserve_routes,
 )
+from service.access import Access
 from service.early_refusal import EarlyRefusal
 from service.errors import ServiceError
 from service.keys import Keys
@@ -27,6 +29,7 @@ from service.lifecycle import Lifecycle
 from service.metrics import Metrics
 from service.observation import UNLOGGED, Observation
 from service.openapi import Application
+from service.parameters import TIMEOUT_HEADER
 from service.problems import on_http_exception, on_invalid_parameter, on_service_error
 from service.process_metrics import watch_process
 from service.protocol import infer_routes
@@ -78,7 +81,6 @@ def create_app(
         redoc_url=None,
     )
     app.state.settings = settings
-    app.state.keys = Keys(settings.api_keys_file)
     app.state.metrics = metrics
     for part in (
         routes,
@@ -97,6 +99,16 @@ def create_app(
     app.add_exception_handler(RequestValidationError, on_invalid_parameter)
     app.add_exception_handler(HTTPException, on_http_exception)
     app.add_middleware(EarlyRefusal, settings=settings)
+    if settings.api_keys_file is not None:
+        app.add_middleware(Access, keys=Keys(settings.api_keys_file))
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins.split(","),
+            allow_methods=["GET", "POST", "PUT"],
+            allow_headers=["Authorization", TIMEOUT_HEADER, "X-Request-ID"],
+            expose_headers=["Retry-After", "Server-Timing", "X-Request-ID"],
+        )
     app.add_middleware(Observation, metrics=metrics, tracing=tracing)  # the last one added is the outermost
     return app
 

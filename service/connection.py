@@ -20,6 +20,8 @@ MAX_HEAD_BYTES = 65_536  # also of trailers and of a chunk's extensions: of all 
 MAX_HEADERS = 100
 MAX_CHUNKS = 65_536  # of one body; as Triton has it
 
+GOODBYE = 0.2  # seconds
+
 
 class Connection(HttpToolsProtocol):
     """One client's connection; `last_activity` is when it was opened, sent bytes or was answered (loop time)."""
@@ -127,6 +129,12 @@ class Connection(HttpToolsProtocol):
         """Whether the client's turn is next: no request is being received or answered."""
         return self.cycle is None or self.cycle.response_complete
 
+    def shutdown(self) -> None:
+        super().shutdown()
+        if self.scheme == "https" and self.awaits_request():
+            # TLS waits for the client's goodbye, and a client that has nothing to ask reads ours only when it does.
+            self.loop.call_later(GOODBYE, self.transport.abort)
+
     def _expect_head(self) -> None:
         self._head_deadline = self.loop.call_later(self._timeout, self._head_late)
 
@@ -134,7 +142,7 @@ class Connection(HttpToolsProtocol):
         if self._in_head:
             self._refuse(HeadTimeout())
         else:
-            self.transport.close()  # nothing was asked, so there is nothing to answer
+            self.transport.abort()  # nothing was asked, so there is nothing to answer
 
     def _stop_parsing(self, refusal: ServiceError) -> None:
         self._refusal = refusal
@@ -152,6 +160,8 @@ class Connection(HttpToolsProtocol):
             self._metrics.requests.labels("other", "", refusal.status).inc()
             self._answer(refusal)
         self.transport.close()
+        if self.scheme == "https":
+            self.loop.call_later(GOODBYE, self.transport.abort)
 
     def _answer(self, refusal: ServiceError) -> None:
         request_id = uuid.uuid4().hex
@@ -159,5 +169,8 @@ class Connection(HttpToolsProtocol):
         response = problem(refusal, request_id, path)
         response.headers["X-Request-ID"] = request_id
         response.headers["Connection"] = "close"
-        lines = [name + b": " + value + b"\r\n" for name, value in response.raw_headers]
+        lines = [
+            name + b": " + value + b"\r\n"
+            for name, value in [*self.server_state.default_headers, *response.raw_headers]
+        ]
         self.transport.write(b"".join([STATUS_LINE[refusal.status], *lines, b"\r\n", response.body]))

@@ -15,6 +15,8 @@ PROBLEM_TYPE = "application/problem+json"
 _JSON = "application/json"
 _TORCHSERVE_TYPES = {
     400: "BadRequestException",
+    401: "InvalidKeyException",
+    403: "InvalidKeyException",
     404: "ResourceNotFoundException",
     405: "MethodNotAllowedException",
     413: "RequestEntityTooLargeException",

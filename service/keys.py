@@ -1,75 +1,77 @@
-"""Who may do what: a file of hashed keys, read again whenever it changes.
+"""Who may do what: a file of hashed keys, read again as soon as it changes.
 
     scope[,scope] sha256-of-the-key  anything else is a comment
 
-A key comes as `Authorization: Bearer KEY`. The file holds no secret that would be of use to who reads it.
+The file holds nothing of use to who reads it, and neither a key nor a line of the file is ever logged.
 """
 
 import hashlib
 import hmac
+import logging
 import re
 from pathlib import Path
-from typing import Literal
 
-from starlette.requests import Request
+from service.errors import StartFailed
 
-from service.errors import Forbidden, StartFailed, Unauthorized
-
-Scope = Literal["infer", "admin", "metrics"]
 _LINE = re.compile(r"((?:infer|admin|metrics)(?:,(?:infer|admin|metrics))*)\s+([0-9a-f]{64})(?:\s.*)?")
+log = logging.getLogger("aaserve")
 
 
 class Keys:
-    """The keys of a file; none without one.
+    """The keys of a file as it is now; a file that is broken later leaves them as they were, and the log says so.
 
     Raises:
-        StartFailed: the file cannot be read, or a line is no key.
+        StartFailed: the file cannot be read, a line is no key, or there is no key in it.
     """
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path) -> None:
         self._path = path
-        self._stamp = 0
-        self._keys: list[tuple[frozenset[str], str]] = []
-        self._refresh()
+        self._found = _state(path)
+        self._keys = _read(path)
 
-    def require(self, request: Request, scope: Scope) -> None:
-        """Return if the request's key has the scope.
-
-        Raises:
-            Unauthorized: no key, or one that is not known.
-            Forbidden: a key without this scope; or there are no keys at all, so that nobody may.
-        """
+    def scopes(self, key: bytes) -> frozenset[str]:
+        """What the key is for; nothing if it is none of the file's."""
         self._refresh()
-        if not self._keys:
-            raise Forbidden("off: no api_keys_file is set")
-        kind, _, key = request.headers.get("authorization", "").partition(" ")
-        found = hashlib.sha256(key.strip().encode()).hexdigest()
+        digest = hashlib.sha256(key).hexdigest()
         # All are compared, each in constant time: how long it takes says nothing of how near a guess was.
-        scopes = [scopes for scopes, digest in self._keys if hmac.compare_digest(digest, found)]
-        if kind.lower() != "bearer" or not scopes:
-            raise Unauthorized
-        if not any(scope in allowed for allowed in scopes):
-            raise Forbidden(f"this key is not for {scope}")
+        matching = [scopes for known, scopes in self._keys if hmac.compare_digest(known, digest)]
+        return frozenset().union(*matching)
 
     def _refresh(self) -> None:
-        if self._path is None:
+        found = _state(self._path)
+        if found == self._found:
             return
+        self._found = found
         try:
-            stamp = self._path.stat().st_mtime_ns
-            if stamp != self._stamp:
-                self._keys = [_parsed(line, self._path) for line in _lines(self._path)]
-                self._stamp = stamp
-        except OSError as error:
-            raise StartFailed(f"{self._path}: expected a readable file of keys, found {error.strerror}") from error
+            self._keys = _read(self._path)
+            log.info("%s: read again, keys: %d", self._path, len(self._keys))
+        except StartFailed as error:
+            log.error("the keys stay as they were: %s", error)
 
 
-def _lines(path: Path) -> list[str]:
-    lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
-    return [line for line in lines if line and not line.startswith("#")]
+def _state(path: Path) -> object:
+    """What changes with the file."""
+    try:
+        found = path.stat()
+    except OSError as error:
+        return error.errno
+    return found.st_mtime_ns, found.st_size, found.st_ino
 
 
-def _parsed(line: str, path: Path) -> tuple[frozenset[str], str]:
-    match = _LINE.fullmatch(line)
-    if match is None:
-        raise StartFailed(f"{path}: expected `scope[,scope] sha256`, found {line.split()[0]!r} and more")
-    return frozenset(match[1].split(",")), match[2]
+def _read(path: Path) -> list[tuple[str, frozenset[str]]]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "bytes that are no text"
+        raise StartFailed(f"{path}: expected a readable file of keys, found {reason}") from error
+    keys = []
+    for number, line in enumerate(map(str.strip, lines), start=1):
+        if not line or line.startswith("#"):
+            continue
+        match = _LINE.fullmatch(line)
+        if match is None:
+            raise StartFailed(f"{path}: expected `scope[,scope] sha256`, found something else in line {number}")
+        keys.append((match[2], frozenset(match[1].split(","))))
+    if not keys:
+        raise StartFailed(f"{path}: expected at least one key, found none")
+    return keys

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 UNLOGGED = frozenset({"/health/live", "/health/ready", "/metrics"})  # asked every few seconds, by machines
-_REFUSED = frozenset({429, 503})
+_REFUSED = frozenset({401, 429, 503})  # as many as strangers like, so the log has their number only
 CLIENT_LEFT = 499  # nginx's word; nobody sees it but the metrics
 log = logging.getLogger("aaserve")
 

@@ -19,7 +19,7 @@ ModelName = Annotated[str | None, Query(description="Name of the model, where se
 ModelVersion = Annotated[str | None, Query(description="Version of the model (default: the highest).")]
 TimeoutMs = Annotated[int | None, Header(alias=TIMEOUT_HEADER, ge=1, description="Milliseconds to answer in.")]
 
-_STATUSES = (400, 404, 413, 415, 422, 429, 500, 503, 504)
+_STATUSES = (400, 401, 403, 404, 413, 415, 422, 429, 500, 503, 504)
 
 
 def failures(model: type[BaseModel]) -> dict[int | str, dict[str, Any]]:

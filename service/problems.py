@@ -23,6 +23,8 @@ _REASONS = {
 def problem(error: ServiceError, request_id: str, path: str) -> Response:
     """The answer for one of our own errors at an address."""
     headers = {"Retry-After": str(error.retry_after)} if error.retry_after is not None else {}
+    if error.status == 401:
+        headers["WWW-Authenticate"] = 'Bearer realm="aaserve"'
     if error.code == "body_too_large":
         headers["Connection"] = "close"  # the rest of the body is not worth reading
     return _response(path, described(error, request_id), headers)

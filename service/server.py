@@ -1,7 +1,7 @@
 """uvicorn that stops without losing anybody.
 
 SIGTERM --> readiness off --> grace: still serving --> no more connections --> all that was accepted is answered --> end
-SIGHUP --> models as the repository says now
+SIGHUP --> models as the repository says now, and the certificate as its files are
 
 Load balancers learn of the readiness while the grace lasts; answers then carry `Connection: close`, so that clients who
 keep connections open take their next request elsewhere. Whoever was given no such answer, because the connection was
@@ -12,12 +12,15 @@ import asyncio
 import logging
 import signal
 import socket
+from contextlib import suppress
 from types import FrameType
 
 import uvicorn
 
 from service.connection import Connection
+from service.tls import Certificate
 
+HANDSHAKE = 5.0  # seconds; TLS takes the client's part in it
 SETTLE = 0.05  # seconds; whatever a connection has already sent is read by then
 SILENCE = 2.0  # seconds, at most the grace; who has been silent that long is not about to send
 log = logging.getLogger("aaserve")
@@ -29,10 +32,19 @@ class Server(uvicorn.Server):
     Args:
         drain_grace: seconds between readiness off and the last connection taken.
         lifeline: a file descriptor that reaches its end when this process shall stop, as if by SIGTERM.
+        certificate: whose context the config has; read again on SIGHUP.
     """
 
-    def __init__(self, config: uvicorn.Config, *, drain_grace: float, lifeline: int | None = None) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        *,
+        drain_grace: float,
+        lifeline: int | None = None,
+        certificate: Certificate | None = None,
+    ) -> None:
         super().__init__(config)
+        self._certificate = certificate
         self._drain_grace = drain_grace
         self._lifeline = lifeline
         self._draining = False
@@ -71,11 +83,20 @@ class Server(uvicorn.Server):
             listening.setblocking(False)
             waiting += _accepted(listening)
             listening.close()
-        for connection in waiting:
-            await self._loop.connect_accepted_socket(self._protocol, connection)
+        await self._connect(waiting)
         await asyncio.sleep(SETTLE)
         await self._silence()
         await super().shutdown([])
+
+    async def _connect(self, accepted: list[socket.socket]) -> None:
+        """Go on with these as the loop does with those that it accepted itself."""
+        opening = [
+            self._loop.connect_accepted_socket(self._protocol, connection, ssl=self.config.ssl)
+            for connection in accepted
+        ]
+        with suppress(TimeoutError):
+            async with asyncio.timeout(HANDSHAKE):
+                await asyncio.gather(*opening, return_exceptions=True)  # who fails at TLS concerns nobody else
 
     async def _silence(self) -> None:
         """Return when nobody has been connected or answered so lately that a request may be on its way."""
@@ -92,6 +113,8 @@ class Server(uvicorn.Server):
         return Connection(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
 
     def _reload(self) -> None:
+        if self._certificate is not None:
+            self._certificate.renew()
         self._reloading = asyncio.ensure_future(self.config.app.state.lifecycle.reload())  # type: ignore[union-attr]
 
     def _stop(self) -> None:

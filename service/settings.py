@@ -10,6 +10,7 @@ from service.cores import available_cores
 from service.logs import LogFormat
 
 ProviderName = Literal["auto", "cpu", "cuda", "tensorrt"]
+_ORIGIN = r"https?://[a-zA-Z0-9.\[\]:-]+"
 
 
 def _cores_of_a_worker(validated: dict[str, Any]) -> int:
@@ -92,7 +93,16 @@ class Settings(BaseSettings):
     max_image_pixels: int = Field(
         50_000_000, ge=1, description="Width times height of an image, at most; beyond that 413."
     )
-    api_keys_file: Path | None = Field(None, description="File of hashed keys; without it, nobody may change models.")
+    api_keys_file: Path | None = Field(
+        None, description="File of hashed keys; without it, all may classify and nobody may change models."
+    )
+    tls_certificate: Path | None = Field(None, description="PEM file, the whole chain; with tls_key, for HTTPS.")
+    tls_key: Path | None = Field(None, description="PEM file of the certificate's key, without a password.")
+    cors_origins: str = Field(
+        "",
+        pattern=rf"^(\*|{_ORIGIN}(,{_ORIGIN})*)?$",
+        description="Whose pages may ask from a browser: https://HOST[:PORT], separated by commas, or *.",
+    )
     drain_grace_ms: int = Field(
         0, ge=0, le=600_000, description="Milliseconds after SIGTERM in which readiness is off and requests are taken."
     )
@@ -101,6 +111,12 @@ class Settings(BaseSettings):
     metrics_compat: Literal["none", "triton"] = Field(
         "none", description="triton: the same figures also under Triton's names, nv_inference_*; for one process."
     )
+
+    @model_validator(mode="after")
+    def _certificate_and_key(self) -> Self:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("tls_certificate and tls_key are only of use together, found one of them")
+        return self
 
     @model_validator(mode="after")
     def _one_process(self) -> Self:

@@ -67,10 +67,17 @@ class RunningService:
 
 
 @contextmanager
-def running_service(*options: str, repository: Path = REPOSITORY) -> Iterator[RunningService]:
-    """Start the service as a user would, wait until it is ready, and stop it in the end."""
+def running_service(
+    *options: str, repository: Path = REPOSITORY, run: tuple[str, ...] = ("-m", "service"), **client_options: Any
+) -> Iterator[RunningService]:
+    """Start the service as a user would, wait until it is ready, and stop it in the end.
+
+    Args:
+        run: what Python is to run instead.
+        client_options: of httpx.Client.
+    """
     process = subprocess.Popen(
-        [sys.executable, "-m", "service", "--port", "0", "--repository", str(repository), *CONSOLE, *options],
+        [sys.executable, *run, "--port", "0", "--repository", str(repository), *CONSOLE, *options],
         cwd=ROOT,
         stderr=subprocess.PIPE,
         text=True,
@@ -78,10 +85,10 @@ def running_service(*options: str, repository: Path = REPOSITORY) -> Iterator[Ru
     log: list[str] = []
     reader = threading.Thread(target=lambda: log.extend(process.stderr), daemon=True)  # keeps the pipe empty
     try:
-        url = _wait_for(process, log, r"listening on (http://[\w.:]+)")
+        url = _wait_for(process, log, r"listening on (https?://[\w.:]+)")
         _wait_for(process, log, r"\bready\b()")
         reader.start()
-        with httpx.Client(base_url=url, timeout=30) as client:
+        with httpx.Client(base_url=url, timeout=30, **client_options) as client:
             yield RunningService(process, client, log)
     finally:
         process.terminate()

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,57 @@ def test_everything_that_is_installed_is_pinned() -> None:
     direct = [*project["dependencies"], *(r for name, extra in extras.items() if name != "gpu" for r in extra)]
     names = {requirement.split(">=")[0].lower() for requirement in direct if not requirement.startswith("aaserve[")}
     assert names <= pinned
+
+
+FORBIDDEN_MODULES = {  # what could run or unpack foreign code, or fetch something
+    *("pickle", "marshal", "shelve", "dill", "joblib", "ctypes", "runpy", "importlib", "yaml", "subprocess"),
+    *("urllib", "http", "ftplib", "smtplib", "requests", "httpx", "aiohttp", "urllib3", "xmlrpc", "webbrowser"),
+}
+FORBIDDEN_NAMES = {
+    *("eval", "exec", "compile", "__import__", "breakpoint", "np.load", "allow_pickle"),
+    *("os.system", "os.popen", "os.execv", "os.execve", "os.execvp", "os.spawnv", "os.posix_spawn", "os.fork"),
+    *("socket.create_connection", "asyncio.open_connection", "asyncio.create_subprocess_exec"),
+    *("register_custom_ops_library", "add_initializer", "add_external_initializers"),
+}
+ALLOWED = {
+    "service/healthcheck.py": {"http"},  # another process, which asks this one and no other
+    "service/problems.py": {"http"},  # HTTPStatus, the names of the numbers
+    "service/workers.py": {"subprocess"},  # this service itself, N times
+}
+
+
+@pytest.mark.parametrize("folder", ["service", "bundle"])
+def test_the_serving_side_can_neither_run_foreign_code_nor_fetch_anything(folder: str) -> None:
+    for path in sorted((ROOT / folder).rglob("*.py")):
+        name = path.relative_to(ROOT).as_posix()
+        tree = ast.parse(path.read_text())
+        found = FORBIDDEN_MODULES.intersection(modules_in(tree)) | FORBIDDEN_NAMES.intersection(names_in(tree))
+        assert found == ALLOWED.get(name, set()), name
+
+
+def modules_in(tree: ast.AST) -> Iterator[str]:
+    """The first part of what is imported."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Import(names):
+                yield from (alias.name.partition(".")[0] for alias in names)
+            case ast.ImportFrom(module):
+                yield (module or "").partition(".")[0]
+
+
+def names_in(tree: ast.AST) -> Iterator[str]:
+    """Names and keywords as they are used; `a.b` is found as that and as `b`, but for `re.compile`."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Name(name) | ast.keyword(str(name)):
+                yield name
+            case ast.Attribute(ast.Name(owner), name):
+                yield f"{owner}.{name}"
+                yield "" if name == "compile" and owner == "re" else name
+            case ast.Attribute(_, name):
+                yield name
+            case ast.ImportFrom(module, names):
+                yield from (f"{module}.{alias.name}" for alias in names)
 
 
 def test_nothing_that_is_timed_looks_at_the_wall_clock() -> None:

@@ -10,7 +10,7 @@ from bundle.errors import BundleError
 from bundle.manifest import Manifest
 from tests.helpers import REPOSITORY
 
-FILES = {"model.onnx": b"not a graph, but bytes like any other", "references.json": b"[]"}
+FILES = {"model.onnx": b"\x08\x0a", "references.json": b"[]"}
 
 
 def manifest(**changes: object) -> Manifest:
@@ -79,12 +79,27 @@ def test_a_manifest_of_another_model_is_not_written(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_link_in_the_models_place_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["model.onnx", "references.json", "manifest.json"])
+def test_a_link_in_a_files_place_is_refused(tmp_path: Path, name: str) -> None:
     folder = write_bundle(tmp_path, manifest(), FILES)
-    (folder / "model.onnx").rename(tmp_path / "elsewhere")
-    (folder / "model.onnx").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(BundleError, match="expected a plain file, found a link"):
+    (folder / name).rename(tmp_path / "elsewhere")
+    (folder / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(BundleError, match=f"{name}: expected a plain file, found a link"):
         open_bundle(folder)
+
+
+def test_a_link_in_a_bundles_place_is_refused(tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path, manifest(), FILES)
+    folder.rename(tmp_path / "elsewhere")
+    folder.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(BundleError, match="1: expected a plain folder, found a link"):
+        open_bundle(folder)
+
+
+@pytest.mark.parametrize("name", ["../model.onnx", "/etc/passwd", "weights.bin"])
+def test_a_manifest_names_its_two_files_and_no_others(name: str) -> None:
+    with pytest.raises(ValueError, match=r"expected the files model\.onnx and references\.json"):
+        manifest(files={"model.onnx": "0" * 64, name: "0" * 64})
 
 
 def test_errors_are_one_line_that_names_the_file(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from kserve import InferenceRESTClient, InferInput, InferRequest, RESTConfig
 from kserve.protocol.infer_type import RequestedOutput
 
 URL = os.environ["AASERVE_URL"].rstrip("/")
+KEY = {"Authorization": f"Bearer {os.environ['KEY']}"}
 MODEL = "aa-cifar100"
 PICTURES = "aa-cifar100:pictures"
 PICTURE = (Path(os.environ["PICTURES"]) / "cat.jpg").read_bytes()
@@ -21,7 +22,8 @@ PICTURE = (Path(os.environ["PICTURES"]) / "cat.jpg").read_bytes()
 
 def classify():
     """What our own address says: scores by class."""
-    request = urllib.request.Request(f"{URL}/classify?top_k=100", PICTURE, {"Content-Type": "application/octet-stream"})
+    headers = {"Content-Type": "application/octet-stream", **KEY}
+    request = urllib.request.Request(f"{URL}/classify?top_k=100", PICTURE, headers)
     with urllib.request.urlopen(request) as answer:
         predictions = json.load(answer)["predictions"]
     return [each["score"] for each in sorted(predictions, key=lambda each: each["class_index"])]
@@ -39,14 +41,14 @@ def talk(work):
 
 
 def infer(data, model):
-    return talk(lambda client: client.infer(URL, data, model_name=model))
+    return talk(lambda client: client.infer(URL, data, model_name=model, headers=dict(KEY)))  # it adds to them
 
 
 def test_health():
     assert talk(lambda client: client.is_server_live(URL)) is True
     assert talk(lambda client: client.is_server_ready(URL)) is True
-    assert talk(lambda client: client.is_model_ready(URL, MODEL)) is True
-    assert talk(lambda client: client.is_model_ready(URL, PICTURES)) is True
+    assert talk(lambda client: client.is_model_ready(URL, MODEL, headers=KEY)) is True
+    assert talk(lambda client: client.is_model_ready(URL, PICTURES, headers=KEY)) is True
 
 
 @pytest.mark.parametrize("binary_out", [True, False], ids=["binary out", "JSON out"])

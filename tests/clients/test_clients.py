@@ -15,7 +15,7 @@ import pytest
 from tests.clients.environments import environment
 from tests.helpers import EXAMPLES, RunningService, running_service
 
-KEY = "a key for admin"
+KEY = "a key for admin and infer"
 FOLDER = Path(__file__).parent
 ALONE = ["-c", os.devnull, "--rootdir", FOLDER, "--noconftest", "-p", "no:cacheprovider"]  # nothing of our pytest
 
@@ -24,7 +24,7 @@ ALONE = ["-c", os.devnull, "--rootdir", FOLDER, "--noconftest", "-p", "no:cachep
 def changeable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
     """A service whose models a key can change."""
     keys = tmp_path_factory.mktemp("keys") / "keys"
-    keys.write_text(f"admin {hashlib.sha256(KEY.encode()).hexdigest()}\n")
+    keys.write_text(f"admin,infer {hashlib.sha256(KEY.encode()).hexdigest()}\n")
     with running_service("--api-keys-file", str(keys)) as running:
         yield running
 

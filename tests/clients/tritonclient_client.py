@@ -14,6 +14,7 @@ from tritonclient.utils import InferenceServerException
 
 URL = os.environ["AASERVE_URL"].rstrip("/")
 HOST = URL.removeprefix("http://")
+KEY = {"Authorization": f"Bearer {os.environ['KEY']}"}
 MODEL = "aa-cifar100"
 PICTURES = "aa-cifar100:pictures"
 FILES = [path.read_bytes() for path in sorted(Path(os.environ["PICTURES"]).glob("*.jpg"))]
@@ -21,7 +22,8 @@ FILES = [path.read_bytes() for path in sorted(Path(os.environ["PICTURES"]).glob(
 
 def classify(picture):
     """What our own address says: [(label, index, score)]."""
-    request = urllib.request.Request(f"{URL}/classify?top_k=100", picture, {"Content-Type": "application/octet-stream"})
+    headers = {"Content-Type": "application/octet-stream", **KEY}
+    request = urllib.request.Request(f"{URL}/classify?top_k=100", picture, headers)
     with urllib.request.urlopen(request) as answer:
         return [(each["label"], each["class_index"], each["score"]) for each in json.load(answer)["predictions"]]
 
@@ -54,9 +56,17 @@ def tensor_input(values, binary):
     return triton.InferInput("image", list(values.shape), "UINT8").set_data_from_numpy(values, binary_data=binary)
 
 
+class Key(triton.InferenceServerClientPlugin):
+    """Its own way to send a key with every request."""
+
+    def __call__(self, request):
+        request.headers.update(KEY)
+
+
 @pytest.fixture(scope="module")
 def client():
     with triton.InferenceServerClient(HOST) as opened:
+        opened.register_plugin(Key())
         yield opened
 
 
@@ -198,7 +208,7 @@ def test_a_timeout_is_a_deadline(client):
 
 def test_a_request_body_that_was_made_in_advance(client):
     body, length = triton.InferenceServerClient.generate_request_body([picture_input(FILES[:1])])
-    request = urllib.request.Request(f"{URL}/v2/models/{PICTURES}/infer", body)
+    request = urllib.request.Request(f"{URL}/v2/models/{PICTURES}/infer", body, KEY)
     request.add_header("Inference-Header-Content-Length", str(length))
     with urllib.request.urlopen(request) as answer:
         content = answer.read()
@@ -208,18 +218,31 @@ def test_a_request_body_that_was_made_in_advance(client):
     np.testing.assert_allclose(result.as_numpy("scores")[0], scores_by_index(EXPECTED[0]), atol=1e-5)
 
 
-def test_models_are_loaded_and_unloaded_with_a_key(client):
-    key = {"Authorization": f"Bearer {os.environ['KEY']}"}
-    with pytest.raises(InferenceServerException, match="key"):
-        client.unload_model(MODEL)
-    client.unload_model(MODEL, headers=key)
+def test_who_has_no_key_is_told_so_in_its_exceptions():
+    with triton.InferenceServerClient(HOST) as stranger:
+        assert stranger.is_server_live()
+        assert stranger.is_server_ready()
+        assert not stranger.is_model_ready(MODEL)
+        for ask in (
+            lambda: stranger.infer(PICTURES, [picture_input()]),
+            lambda: stranger.get_model_metadata(MODEL),
+            lambda: stranger.unload_model(MODEL),
+        ):
+            with pytest.raises(InferenceServerException, match="a key is needed") as caught:
+                ask()
+            assert caught.value.status() == "401"
+        assert stranger.infer(PICTURES, [picture_input()], headers=KEY).as_numpy("scores") is not None
+
+
+def test_models_are_loaded_and_unloaded(client):
+    client.unload_model(MODEL)
     assert not client.is_model_ready(MODEL)
     assert client.get_model_repository_index() == []
     with pytest.raises(InferenceServerException, match="no such model"):
         client.infer(PICTURES, [picture_input()])
     with pytest.raises(InferenceServerException, match="no such model"):
-        client.load_model("nope", headers=key)
-    client.load_model(MODEL, headers=key)
+        client.load_model("nope")
+    client.load_model(MODEL)
     assert client.is_model_ready(MODEL)
     result = client.infer(PICTURES, [picture_input(FILES[:1])])
     np.testing.assert_allclose(result.as_numpy("scores")[0], scores_by_index(EXPECTED[0]), atol=1e-5)
@@ -228,6 +251,7 @@ def test_models_are_loaded_and_unloaded_with_a_key(client):
 def test_the_asyncio_client():
     async def talk():
         async with triton_aio.InferenceServerClient(HOST) as client:
+            client.register_plugin(Key())
             assert await client.is_server_live()
             assert await client.is_server_ready()
             assert await client.is_model_ready(PICTURES)

@@ -2,13 +2,15 @@
 
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 
 import httpx
 import pytest
 
-from tests.helpers import EXAMPLES, RunningService, running_service, wait_until
+from tests.helpers import EXAMPLES, ROOT, RunningService, running_service, wait_until
 
 JPEG = (EXAMPLES / "rocket.jpg").read_bytes()
 HEADERS = {"Content-Type": "image/jpeg"}
@@ -88,3 +90,13 @@ def test_sigterm_under_load_from_64_clients_loses_no_request(attempt: int) -> No
             client.join(30)
     assert status == 0
     assert set(outcomes) <= {"200", "429"}  # on a slow machine 64 clients may be more than it can do in time
+
+
+def test_a_sigterm_that_comes_while_the_process_starts_is_not_lost() -> None:
+    """Between its own handlers and uvicorn's; a worker that is hardly there when the service stops gets it there."""
+    script = (
+        "import gc, os, signal, sys; from service.__main__ import main; "
+        "gc.collect = lambda: os.kill(os.getpid(), signal.SIGTERM); sys.exit(main())"
+    )
+    done = subprocess.run([sys.executable, "-c", script, "--port", "0"], cwd=ROOT, timeout=30, capture_output=True)
+    assert done.returncode == 0

@@ -37,7 +37,10 @@ def edit_manifest(folder: Path, **changes: object) -> None:
 DAMAGES = {
     "one bit of the model": (damage_model, "model.onnx: expected sha256"),
     "no model": (lambda folder: (folder / "model.onnx").unlink(), "model.onnx: expected a plain file, found none"),
-    "no manifest": (lambda folder: (folder / "manifest.json").unlink(), "manifest.json: expected a readable file"),
+    "no manifest": (
+        lambda folder: (folder / "manifest.json").unlink(),
+        "manifest.json: expected a plain file, found none",
+    ),
     "half a manifest": (lambda folder: (folder / "manifest.json").write_text('{"name":'), "manifest.json: expected"),
     "no preprocessing": (lambda folder: edit_manifest(folder, preprocessing=None), "expected a valid preprocessing"),
     "a label too few": (lambda folder: edit_manifest(folder, labels=["a"]), "expected 100 labels"),

@@ -24,6 +24,7 @@ from tests.toy_bundles import picture, write_fragile_bundle
 JPEG = (EXAMPLES / "rocket.jpg").read_bytes()
 OLD, NEW = ("a", "b", "c", "d"), ("A", "B", "C", "D")
 KEY = "correct horse battery staple"
+AUTHORIZED = {"Authorization": f"Bearer {KEY}"}
 
 
 @pytest.fixture
@@ -101,7 +102,7 @@ def test_a_model_that_cannot_be_served_leaves_the_others_alone(repository: Path,
 
 def test_a_new_version_is_served_after_sighup_and_rolled_back_by_key(repository: Path, keys: Path) -> None:
     shutil.rmtree(repository / "fragile" / "2")
-    with running_service("--api-keys-file", str(keys), repository=repository) as service:
+    with running_service("--api-keys-file", str(keys), repository=repository, headers=AUTHORIZED) as service:
         assert said(ask(service, model="fragile")) == ("1", "d")
         write_fragile_bundle(repository, version="2", labels=NEW)
         reload(service)
@@ -120,7 +121,7 @@ def test_a_new_version_is_served_after_sighup_and_rolled_back_by_key(repository:
 
 
 def test_a_damaged_new_version_changes_nothing(repository: Path, keys: Path) -> None:
-    with running_service("--api-keys-file", str(keys), repository=repository) as service:
+    with running_service("--api-keys-file", str(keys), repository=repository, headers=AUTHORIZED) as service:
         write_fragile_bundle(repository, version="3", labels=OLD)
         (repository / "fragile" / "3" / "model.onnx").write_bytes(b"no model")
         reload(service)
@@ -179,6 +180,17 @@ def test_fifty_reloads_under_load_lose_nothing_and_mix_nothing(repository: Path)
     assert memory[-1] - memory[9] < 40 * 1024  # forty sessions more would be far above that
 
 
+def test_a_served_version_that_is_damaged_in_place_is_not_loaded_again(repository: Path) -> None:
+    with running_service(repository=repository) as service:
+        model = repository / "fragile" / "2" / "model.onnx"
+        content = model.read_bytes()
+        model.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        reload(service)
+        described = service.client.get("/models/fragile").json()
+        assert described["failures"][0]["reason"].startswith("fragile/2/model.onnx: expected sha256")
+        assert said(ask(service, model="fragile")) == ("2", "D")  # what is in memory is whole
+
+
 def test_changes_need_a_key_for_them(repository: Path, keys: Path) -> None:
     with running_service("--api-keys-file", str(keys), repository=repository) as service:
         for headers, status in (
@@ -218,7 +230,7 @@ def digest(key: str) -> str:
 @pytest.fixture
 def keys(tmp_path: Path) -> Path:
     path = tmp_path / "keys"
-    path.write_text(f"# who\nadmin,infer {digest(KEY)} operations\nmetrics {digest('only for metrics')}\n")
+    path.write_text(f"# who\nadmin,infer,metrics {digest(KEY)} operations\nmetrics {digest('only for metrics')}\n")
     return path
 
 
@@ -268,7 +280,7 @@ def test_a_request_that_was_let_in_is_answered_by_the_version_that_let_it_in(rep
 
 
 def test_a_version_replaced_in_place_comes_back_after_a_rollback(repository: Path, keys: Path) -> None:
-    with running_service("--api-keys-file", str(keys), repository=repository) as service:
+    with running_service("--api-keys-file", str(keys), repository=repository, headers=AUTHORIZED) as service:
         assert change(service, "rollback").status_code == 404  # nothing was there before
         write_fragile_bundle(repository, version="2", labels=OLD)
         reload(service)

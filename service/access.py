@@ -1,0 +1,74 @@
+"""Who may ask what, where there are keys: settled before routing and before a byte of the body is read.
+
+request --> Observation --> a key, and for this? --no--> 401 or 403
+                                   |
+                                  yes --> early refusal, routes
+
+A key comes as `Authorization: Bearer KEY` and in no other way: addresses end up in logs and histories.
+"""
+
+import re
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from service.errors import Forbidden, ServiceError, Unauthorized
+from service.keys import Keys
+from service.observation import Record
+from service.problems import problem
+
+OPEN = "nobody needs a key"
+ANY = "any key will do"
+# What is not listed needs `infer`: a new address is closed until somebody opens it. The patterns end as those of
+# Starlette's routes do ("$" also allows a last line feed), so that both always mean the same request.
+_NEEDS = [
+    (re.compile(pattern), needs)
+    for pattern, needs in (
+        (r"/(health/(live|ready)|v2/health/(live|ready)|ping)$", OPEN),  # they tell nothing of the models
+        (r"/(page/examples/[^/]+|openapi\.json)?$", OPEN),  # the same in every service
+        (r"/metrics$", "metrics"),
+        (r"/admin/|/v2/repository/models/", "admin"),
+        (r"/models(/[^/]+)?$|/v2/repository/index$", ANY),
+        (r"/v2(/models(/[^/]+(/versions/[^/]+)?(/(ready|config|stats|versions))?)?)?$", ANY),
+    )
+]
+
+
+class Access:
+    """Pure ASGI middleware between `Observation` and `EarlyRefusal`; there only if there are keys."""
+
+    def __init__(self, app: ASGIApp, keys: Keys) -> None:
+        self._app = app
+        self._keys = keys
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        refusal = self._refusal(scope) if scope["type"] == "http" else None
+        if refusal is None:
+            await self._app(scope, receive, send)
+            return
+        record: Record = scope["state"]["record"]
+        record.error = refusal
+        await problem(refusal, record.request_id, scope["path"])(scope, receive, send)
+
+    def _refusal(self, scope: Scope) -> ServiceError | None:
+        needed = needs(scope["path"])
+        if needed == OPEN:
+            return None
+        scopes = self._keys.scopes(_key(scope))
+        if not scopes:
+            return Unauthorized()
+        if needed != ANY and needed not in scopes:
+            return Forbidden(f"this key is not for {needed}")
+        return None
+
+
+def needs(path: str) -> str:
+    """The scope that a request for this path needs: `infer`, `admin`, `metrics`, `ANY` or `OPEN`."""
+    return next((needed for pattern, needed in _NEEDS if pattern.match(path)), "infer")
+
+
+def _key(scope: Scope) -> bytes:
+    for name, value in scope["headers"]:
+        if name == b"authorization":
+            kind, _, key = value.partition(b" ")
+            return bytes(key.strip()) if kind.lower() == b"bearer" else b""
+    return b""
