@@ -141,7 +141,7 @@ class Connection(HttpToolsProtocol):
         if self._in_head:
             self._refuse(HeadTimeout())
         else:
-            self.transport.close()  # nothing was asked, so there is nothing to answer
+            self.transport.abort()  # nothing was asked, so there is nothing to answer
 
     def _stop_parsing(self, refusal: ServiceError) -> None:
         self._refusal = refusal
@@ -159,6 +159,8 @@ class Connection(HttpToolsProtocol):
             self._metrics.requests.labels("other", "", refusal.status).inc()
             self._answer(refusal)
         self.transport.close()
+        if self.scheme == "https":
+            self.loop.call_later(GOODBYE, self.transport.abort)
 
     def _answer(self, refusal: ServiceError) -> None:
         request_id = new_request_id()

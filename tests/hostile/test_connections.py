@@ -38,6 +38,7 @@ def is_problem(answer: Answer, status: int, code: str) -> bool:
         and answer.headers["content-type"] == "application/problem+json"
         and answer.headers["x-request-id"] == answer.json["request_id"]
         and answer.headers["connection"] == "close"
+        and answer.headers["x-content-type-options"] == "nosniff"
     )
 
 
