@@ -5,6 +5,7 @@ MINUTES ?= 10
 TARGET ?= cpu
 SERVE_VENV := .venv-serve
 VENV := .venv
+RAY_VENV := .venv-ray
 PIP_INSTALL = pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
@@ -41,6 +42,9 @@ export: $(VENV)/.installed  ## make the shipped bundle again from its checkpoint
 	rm -rf runs/export
 	$(VENV)/bin/python -m export model_repository/aa-cifar100/checkpoint.safetensors --name aa-cifar100 --version 1 --repository runs/export --with-attention
 
+ray-check: $(RAY_VENV)/.installed  ## Ray Serve on three nodes in network namespaces (needs root, 10 minutes); result in runs/
+	$(RAY_VENV)/bin/python -m benchmarks.ray_serve --output runs/ray-serve.json
+
 image:  ## build the container image (TARGET=gpu for NVIDIA GPUs)
 	docker build --target $(TARGET) --tag aaserve:$(TARGET) \
 		--build-arg VERSION=$$($(PYTHON) -c 'from service.version import VERSION; print(VERSION)') \
@@ -56,12 +60,18 @@ up:  ## the service in a container, with Prometheus and Grafana
 	docker compose up --build
 
 clean:  ## remove the environments and what they left
-	rm -rf $(VENV) $(SERVE_VENV) .venv-tritonclient .venv-kserve .venv-schemathesis .venv-manifests .venv-crds .venv-audit build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(SERVE_VENV) $(RAY_VENV) .venv-tritonclient .venv-kserve .venv-schemathesis .venv-manifests .venv-crds .venv-audit build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 
 $(SERVE_VENV)/.installed: pyproject.toml constraints.txt
 	@$(call create-venv,$(SERVE_VENV))
 	@echo "installing what serving needs into $(SERVE_VENV) …"
 	@$(SERVE_VENV)/bin/$(PIP_INSTALL) '.[cpu]'
+	@touch $@
+
+$(RAY_VENV)/.installed: pyproject.toml constraints.txt
+	@$(call create-venv,$(RAY_VENV))
+	@echo "installing the service with Ray into $(RAY_VENV) …"
+	@$(RAY_VENV)/bin/$(PIP_INSTALL) '.[cpu,ray]'
 	@touch $@
 
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -75,4 +85,4 @@ $(PYTHON) -c 'import sys; sys.exit("aaserve needs Python 3.11 or newer, found " 
 	&& $(PYTHON) -m venv $(1) || { echo "could not create $(1): on Debian and Ubuntu, apt install python3-venv" >&2; exit 1; }
 endef
 
-.PHONY: help serve test check audit fuzz install format export image image-check soak up clean
+.PHONY: help serve test check audit fuzz install format export ray-check image image-check soak up clean
