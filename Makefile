@@ -1,5 +1,6 @@
 PYTHON ?= python3
 PORT ?= 8080
+SECONDS ?= 60
 MINUTES ?= 10
 TARGET ?= cpu
 SERVE_VENV := .venv-serve
@@ -26,6 +27,10 @@ check: $(VENV)/.installed  ## formatting, lint, types, import arrows
 
 audit:  ## known vulnerabilities in what is pinned; asks osv.dev, and says so if it cannot
 	@PYTHON=$(PYTHON) .ci/audit
+
+fuzz: $(VENV)/.installed  ## feed the parsers that we own with random input, for SECONDS=
+	@end=$$(($$(date +%s) + $(SECONDS))); while [ $$(date +%s) -lt $$end ]; do \
+		AASERVE_FUZZ_EXAMPLES=2000 $(VENV)/bin/python -m pytest -q tests/hostile/test_fuzz.py || exit 1; done
 
 install: $(VENV)/.installed  ## everything for development, into .venv
 
@@ -55,7 +60,7 @@ up:  ## the service in a container, with Prometheus and Grafana
 	docker compose up --build
 
 clean:  ## remove the environments and what they left
-	rm -rf $(VENV) $(SERVE_VENV) $(RAY_VENV) .venv-tritonclient .venv-kserve .venv-manifests .venv-crds .venv-audit build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(SERVE_VENV) $(RAY_VENV) $(RAY_VENV) .venv-tritonclient .venv-kserve .venv-schemathesis .venv-manifests .venv-crds .venv-audit build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 
 $(SERVE_VENV)/.installed: pyproject.toml constraints.txt
 	@$(call create-venv,$(SERVE_VENV))
@@ -80,4 +85,4 @@ $(PYTHON) -c 'import sys; sys.exit("aaserve needs Python 3.11 or newer, found " 
 	&& $(PYTHON) -m venv $(1) || { echo "could not create $(1): on Debian and Ubuntu, apt install python3-venv" >&2; exit 1; }
 endef
 
-.PHONY: help serve test check audit install format export ray-check image image-check soak up clean
+.PHONY: help serve test check audit fuzz install format export ray-check ray-check image image-check soak up clean

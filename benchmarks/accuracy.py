@@ -1,12 +1,13 @@
 """python -m benchmarks.accuracy --data DIR --output FILE [--url URL]
 
 Accuracy as a client sees it: every CIFAR-100 test image goes as a PNG file to `POST /classify` of a running service.
-The result is what `python -m export --accuracy FILE` puts into the manifest.
+`python -m export --accuracy FILE` puts top-1 and top-5 into the manifest; docs/results.md shows those of each class.
 """
 
 import argparse
 import re
 import sys
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,15 +16,14 @@ import numpy as np
 from rich.progress import track
 
 from benchmarks.circumstances import write_result
-from training.cifar import Split, read_labels, read_split
-from training.evaluate import as_png
+from training.cifar import Split, as_png, read_labels, read_split
 
 CLIENTS = 4
 TOP_K = 5
 
 
-def measure(url: str, split: Split, labels: list[str]) -> dict[str, float]:
-    """Return top-1 and top-5 accuracy; any answer but 200 ends the measurement."""
+def answers(url: str, split: Split) -> list[list[str]]:
+    """The first labels that each image gets, best first; any answer but 200 ends the measurement."""
     with httpx.Client(base_url=url, timeout=30) as client, ThreadPoolExecutor(CLIENTS) as threads:
 
         def ranked(png: bytes) -> list[str]:
@@ -33,16 +33,32 @@ def measure(url: str, split: Split, labels: list[str]) -> dict[str, float]:
             response.raise_for_status()
             return [prediction["label"] for prediction in response.json()["predictions"]]
 
-        answers = list(
-            track(threads.map(ranked, as_png(split.images)), total=len(split.labels), description="classifying")
-        )
-    places = np.array(
-        [
-            answer.index(labels[label]) if labels[label] in answer else TOP_K
-            for answer, label in zip(answers, split.labels, strict=True)
-        ]
-    )
-    return {"top_1": float((places == 0).mean()), "top_5": float((places < TOP_K).mean())}
+        classified = threads.map(ranked, map(as_png, split.images))
+        return list(track(classified, total=len(split.labels), description="classifying"))
+
+
+def accuracies(found: list[list[str]], right: list[str]) -> dict[str, float]:
+    """Top-1 and top-5 accuracy."""
+    return {
+        "top_1": float(np.mean([label == answer[0] for label, answer in zip(right, found, strict=True)])),
+        "top_5": float(np.mean([label in answer for label, answer in zip(right, found, strict=True)])),
+    }
+
+
+def classes(found: list[list[str]], right: list[str]) -> dict[str, dict[str, object]]:
+    """Of each class: accuracy, and what its images were most often taken for, with the share of its images."""
+    firsts: dict[str, Counter[str]] = {label: Counter() for label in sorted(set(right))}
+    for label, answer in zip(right, found, strict=True):
+        firsts[label][answer[0]] += 1
+    rows = {}
+    for label, counts in firsts.items():
+        images = counts.total()
+        row: dict[str, object] = {"images": images, "top_1": counts.pop(label, 0) / images}
+        if counts:
+            other, times = counts.most_common(1)[0]
+            row |= {"taken_for": other, "share": times / images}
+        rows[label] = row
+    return rows
 
 
 def served_model(url: str) -> dict[str, str]:
@@ -61,7 +77,10 @@ def main() -> int:
     arguments = parser.parse_args()
     split = read_split(arguments.data, "test")
     model = served_model(arguments.url)
-    accuracy = measure(arguments.url, split, read_labels(arguments.data))
+    labels = read_labels(arguments.data)
+    right = [labels[index] for index in split.labels]
+    found = answers(arguments.url, split)
+    accuracy = accuracies(found, right)
     result = {
         "model": model,
         "accuracy": {
@@ -71,6 +90,7 @@ def main() -> int:
             "measured": "python -m benchmarks.accuracy: every image as a PNG over HTTP to POST /classify, "
             f"{model['provider']}",
         },
+        "classes": classes(found, right),
     }
     write_result(arguments.output, result, "onnxruntime", "pillow", "fastapi", "uvicorn")
     print(f"top-1 {accuracy['top_1']:.2%}, top-5 {accuracy['top_5']:.2%} of {len(split.labels)} images")

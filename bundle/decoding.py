@@ -2,25 +2,26 @@
 
     bytes --magic number--> format on the list? --header--> few enough pixels? --decode--> RGB --EXIF--> upright
 
-Only the one decoder that the magic number names is ever tried, and only those imported here: Pillow's other decoders
-are where most of its vulnerabilities have been.
+Only the one decoder that the magic number names is ever tried. Image.open is not asked: it looks through a registry
+that any import may add to, and its JPEG entry hands some files to the MPO plugin. Pillow's other decoders are where
+most of its vulnerabilities have been.
 """
 
 import io
 
 import numpy as np
-from PIL import (
-    BmpImagePlugin,  # noqa: F401  (importing a plugin registers its decoder; Image.open would import them all)
-    ExifTags,
-    GifImagePlugin,  # noqa: F401
-    Image,
-    JpegImagePlugin,  # noqa: F401
-    PngImagePlugin,  # noqa: F401
-    TiffImagePlugin,  # noqa: F401
-    WebPImagePlugin,  # noqa: F401
-)
+from PIL import ExifTags, Image
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.GifImagePlugin import GifImageFile
+from PIL.ImageFile import ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
 
-from bundle.errors import ImageTooLarge, InvalidImage, UnsupportedImage
+from bundle.errors import ImageError, ImageTooLarge, InvalidImage, UnsupportedImage
+from bundle.jpeg_scans import MAX_SCANS, too_many_scans
+from bundle.tiff_layout import check_tiff_layout
 
 _MAGIC_NUMBERS = (
     (b"\xff\xd8\xff", "JPEG"),
@@ -33,6 +34,14 @@ _MAGIC_NUMBERS = (
     (b"II+\0", "TIFF"),
     (b"MM\0+", "TIFF"),
 )
+_DECODERS: dict[str, type[ImageFile]] = {
+    "JPEG": JpegImageFile,
+    "PNG": PngImageFile,
+    "GIF": GifImageFile,
+    "BMP": BmpImageFile,
+    "TIFF": TiffImageFile,
+    "WEBP": WebPImageFile,
+}
 _UPRIGHT = {  # EXIF orientation --> what makes the picture upright (TIFF 6.0, tag 274)
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -82,14 +91,18 @@ def decode(
 
 def _load(image_bytes: bytes, image_format: str, max_pixels: int) -> tuple[Image.Image, int]:
     """Decode with Pillow; return the picture in its own mode and its EXIF orientation."""
+    if image_format == "JPEG" and too_many_scans(image_bytes):
+        raise InvalidImage(f"the JPEG image has more than {MAX_SCANS} scans")
+    if image_format == "TIFF":
+        check_tiff_layout(image_bytes, max_pixels=max_pixels)
     try:
-        image = Image.open(io.BytesIO(image_bytes), formats=(image_format,))
+        image = _DECODERS[image_format](io.BytesIO(image_bytes))
         width, height = image.size
         if width * height > max_pixels:
             raise _too_large(max_pixels)
         image.load()
         return image, _orientation(image)
-    except ImageTooLarge:
+    except ImageError:
         raise
     except Image.DecompressionBombError as error:  # Pillow's own limit, met while it reads the header
         raise _too_large(max_pixels) from error

@@ -4,7 +4,6 @@
 """
 
 import json
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,15 +56,18 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(path, framework="pt") as file:
             weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (no mapping)
-            return weights, json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
-    except (SafetensorError, ValueError) as error:
+            metadata = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
+    except (SafetensorError, ValueError, RecursionError) as error:
         raise ExportError(f"{path}: not a readable safetensors file") from error
+    if not isinstance(metadata, dict):
+        raise ExportError(f"{path}: expected a JSON object as {METADATA_KEY!r} in its header, found something else")
+    return weights, metadata
 
 
 def _read_pickle(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except Exception as error:  # torch's unpickler raises nearly anything on damaged bytes
         raise ExportError(
             f"{path}: not a file of plain tensors; it is damaged or would run code when loaded, which is refused. "
             "Where it was made, save the state dict alone: safetensors.torch.save_file(network.state_dict(), FILE)"

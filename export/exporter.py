@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -67,7 +68,8 @@ def export(request: Request, report: Callable[[str], None] = lambda step: None) 
 
     report(f"building {architecture} for {preprocessing.crop[0]}x{preprocessing.crop[1]} pixels")
     _check_classes(request, architecture, labels, checkpoint)
-    network = create_model(architecture, num_classes=len(labels), image_size=preprocessing.crop).eval()
+    options = _options(architecture, checkpoint)
+    network = create_model(architecture, num_classes=len(labels), image_size=preprocessing.crop, **options).eval()
     weights = checkpoint.weights
     if request.image_size:
         weights = resize_relative_tables(weights, network)
@@ -216,6 +218,12 @@ def _described(request: Request, checkpoint: Checkpoint) -> tuple[str, tuple[str
     if request.image_size:
         preprocessing = preprocessing_at(preprocessing, request.image_size)
     return architecture, labels, preprocessing
+
+
+def _options(architecture: str, checkpoint: Checkpoint) -> dict[str, Any]:
+    """Further arguments of create_model that the network was trained with."""
+    recorded = checkpoint.metadata.get("recipe", {}).get("network", {})
+    return recorded.get("options", {}) if recorded.get("architecture") == architecture else {}
 
 
 def _check_classes(request: Request, architecture: str, labels: tuple[str, ...], checkpoint: Checkpoint) -> None:

@@ -26,6 +26,7 @@ from bundle.errors import BundleError
 from service.app import create_app
 from service.connection import Connection
 from service.errors import StartFailed
+from service.file_descriptors import allowed_connections
 from service.keys import Keys
 from service.log_writer import LogWriter
 from service.logs import configure_logging
@@ -86,6 +87,7 @@ def _serve(
         server.should_exit = True
 
     app = create_app(settings, worker=worker, tracing=tracing, on_failure=stop)
+    app.state.max_connections = allowed_connections(settings.max_connections)
     logs.on_dropped = app.state.metrics.log_lines_dropped.inc
     server = Server(
         uvicorn.Config(

@@ -28,6 +28,7 @@ from service.keys import Keys
 from service.lifecycle import Lifecycle
 from service.metrics import Metrics
 from service.observation import UNLOGGED, Observation
+from service.openapi import Application
 from service.parameters import TIMEOUT_HEADER
 from service.problems import on_http_exception, on_invalid_parameter, on_service_error
 from service.process_metrics import watch_process
@@ -69,11 +70,12 @@ def create_app(
             yield
         reporting.cancel()
 
-    app = FastAPI(
+    app = Application(
         title="aaserve",
         description="Attention-augmented image classification.",
         version=VERSION,
         lifespan=lifespan,
+        redirect_slashes=False,  # a redirect would name whatever host the client said
         telemetry=_telemetry(tracing),
         docs_url=None,  # FastAPI's pages load their script from elsewhere; /openapi.json stays
         redoc_url=None,

@@ -1,9 +1,24 @@
-"""uvicorn's HTTP connection, which also knows how long it has been silent."""
+"""uvicorn's HTTP connection, with bounds on what a client may do before there is a request to answer.
+
+opened --head_timeout--> head --MAX_HEAD_BYTES, MAX_HEADERS--> request --> app --> answer --write_timeout--> next head
+
+Whatever is no HTTP is answered here, in the form that its address would have. The body has its bounds in the routes;
+only the number of its chunks is counted here.
+"""
 
 import asyncio
+from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+import httptools
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from service.errors import BodyTooLarge, HeadTimeout, HeadTooLarge, InvalidRequest, ServiceError, TooManyConnections
+from service.observation import new_request_id
+from service.problems import problem
+
+MAX_HEAD_BYTES = 65_536  # also of trailers and of a chunk's extensions: of all that is neither a request nor its body
+MAX_HEADERS = 100
+MAX_CHUNKS = 65_536  # of one body; as Triton has it
 GOODBYE = 0.2  # seconds
 
 
@@ -12,17 +27,102 @@ class Connection(HttpToolsProtocol):
 
     last_activity: float
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        state = self.config.app.state  # type: ignore[union-attr]
+        self._timeout: float = state.settings.client_timeout_ms / 1000
+        self._max_connections: int = state.max_connections
+        self._metrics = state.metrics
+        self._head_deadline: asyncio.TimerHandle | None = None
+        self._write_deadline: asyncio.TimerHandle | None = None
+        self._in_head = False
+        self._idle_bytes = 0  # received since there was last a head or a piece of a body
+        self._headers_left = MAX_HEADERS
+        self._chunks_left = MAX_CHUNKS
+        self._refusal: ServiceError = InvalidRequest("the request is not HTTP/1.1")
+        self._refused = False
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self.last_activity = self.loop.time()
         super().connection_made(transport)
+        if len(self.connections) > self._max_connections:
+            self._refuse(TooManyConnections())
+        else:
+            self._expect_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        for timer in (self._head_deadline, self._write_deadline):
+            if timer is not None:
+                timer.cancel()
 
     def data_received(self, data: bytes) -> None:
         self.last_activity = self.loop.time()
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        if self._refused:
+            return
+        self._idle_bytes += len(data)
+        try:
+            self.parser.feed_data(data)
+            if self._idle_bytes > MAX_HEAD_BYTES:
+                self._refuse(HeadTooLarge())
+        except httptools.HttpParserUpgrade:
+            self.cycle.keep_alive = False  # answered as if it had not asked; what follows is in no protocol of ours
+        except httptools.HttpParserError:
+            self._refuse(self._refusal)
+        if self._head_deadline is None and self.awaits_request():
+            self._expect_head()
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._in_head = True
+        self._headers_left, self._chunks_left = MAX_HEADERS, MAX_CHUNKS
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._headers_left -= 1
+        if self._headers_left < 0:
+            self._stop_parsing(HeadTooLarge())
+        if self._in_head:  # a trailer is no header: what checked the head has not seen it
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        if sum(len(name) + len(value) for name, value in self.headers) + len(self.url) > MAX_HEAD_BYTES:
+            self._stop_parsing(HeadTooLarge())
+        has_body = any(name in (b"content-length", b"transfer-encoding") for name, _ in self.headers)
+        if has_body and self.parser.should_upgrade():
+            self._stop_parsing(InvalidRequest("a request with a body cannot ask for another protocol"))
+        super().on_headers_complete()
+        self._in_head = False
+        self._idle_bytes = 0
+        if self._head_deadline is not None:
+            self._head_deadline.cancel()
+            self._head_deadline = None
+
+    def on_chunk_header(self) -> None:
+        """Called by httptools for each chunk of a body."""
+        self._chunks_left -= 1
+        if self._chunks_left < 0:
+            self._stop_parsing(BodyTooLarge(f"the body has more than {MAX_CHUNKS} chunks"))
+
+    def on_body(self, body: bytes) -> None:
+        self._idle_bytes = 0
+        super().on_body(body)
 
     def on_response_complete(self) -> None:
         self.last_activity = self.loop.time()
         super().on_response_complete()
+        if self._in_head and self._head_deadline is None:  # the next one was begun meanwhile
+            self._unset_keepalive_if_required()
+            self._expect_head()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._write_deadline = self.loop.call_later(self._timeout, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._write_deadline is not None:
+            self._write_deadline.cancel()
 
     def awaits_request(self) -> bool:
         """Whether the client's turn is next: no request is being received or answered."""
@@ -33,3 +133,41 @@ class Connection(HttpToolsProtocol):
         if self.scheme == "https" and self.awaits_request():
             # TLS waits for the client's goodbye, and a client that has nothing to ask reads ours only when it does.
             self.loop.call_later(GOODBYE, self.transport.abort)
+
+    def _expect_head(self) -> None:
+        self._head_deadline = self.loop.call_later(self._timeout, self._head_late)
+
+    def _head_late(self) -> None:
+        if self._in_head:
+            self._refuse(HeadTimeout())
+        else:
+            self.transport.abort()  # nothing was asked, so there is nothing to answer
+
+    def _stop_parsing(self, refusal: ServiceError) -> None:
+        self._refusal = refusal
+        raise refusal  # httptools makes an HttpParserError of it, which data_received knows
+
+    def _refuse(self, refusal: ServiceError) -> None:
+        """Answer what never became a request, and close; requests before it are still answered."""
+        self._refused = True
+        self._metrics.rejected.labels(refusal.code).inc()
+        if not self.awaits_request() and not self.cycle.more_body:
+            self.cycle.keep_alive = False
+            self.flow.pause_reading()
+            return
+        if self.awaits_request() or not self.cycle.response_started:
+            self._metrics.requests.labels("other", "", refusal.status).inc()
+            self._answer(refusal)
+        self.transport.close()
+        if self.scheme == "https":
+            self.loop.call_later(GOODBYE, self.transport.abort)
+
+    def _answer(self, refusal: ServiceError) -> None:
+        request_id = new_request_id()
+        path = (getattr(self, "url", None) or b"/").decode("latin-1")
+        response = problem(refusal, request_id, path)
+        response.headers["X-Request-ID"] = request_id
+        response.headers["Connection"] = "close"
+        headers = [*self.server_state.default_headers, *response.raw_headers]
+        lines = [name + b": " + value + b"\r\n" for name, value in headers]
+        self.transport.write(b"".join([STATUS_LINE[refusal.status], *lines, b"\r\n", response.body]))

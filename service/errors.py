@@ -49,6 +49,12 @@ class NotAcceptable(ServiceError):
     code = "not_acceptable"
 
 
+class HeadTimeout(ServiceError):
+    status = 408
+    code = "head_timeout"
+    message = "the head of the request did not come in time"
+
+
 class Conflict(ServiceError):
     status = 409
     code = "conflict"
@@ -79,6 +85,12 @@ class TooManyRows(ServiceError):
     code = "too_many_images"
 
 
+class HeadTooLarge(ServiceError):
+    status = 431
+    code = "head_too_large"
+    message = "the head of the request is too large, or has too many headers"
+
+
 class QueueFull(ServiceError):
     """Refused at once; `retry_after` is when what is ahead should be answered."""
 
@@ -103,6 +115,13 @@ class Draining(ServiceError):
     code = "draining"
     message = "stopping: no new requests are taken"
     retry_after = 5
+
+
+class TooManyConnections(ServiceError):
+    status = 503
+    code = "too_many_connections"
+    message = "too many connections are open"
+    retry_after = 1
 
 
 class DeadlineExceeded(ServiceError):

@@ -7,10 +7,12 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from typing import Any, Literal
+from urllib.parse import quote
 
 from service.log_writer import LogWriter
 
 LogFormat = Literal["auto", "console", "json"]
+_READABLE = "/:@!$&'()*+,;=~"  # in a path; the rest, such as a line's end, is logged as %0A
 log = logging.getLogger("aaserve")
 
 
@@ -80,7 +82,12 @@ class ConsoleFormatter(logging.Formatter):
         if facts is None:
             return line
         stages = ", ".join(f"{stage} {milliseconds:.1f}" for stage, milliseconds in facts["stages_ms"].items())
-        words = [facts["method"], facts["path"], str(facts["status"]), f"{facts['total_ms']:.1f} ms"]
+        words = [
+            facts["method"],
+            quote(facts["path"], safe=_READABLE),
+            str(facts["status"]),
+            f"{facts['total_ms']:.1f} ms",
+        ]
         words += [f"({stages})"] * bool(stages)
         words += [f"{facts['model']}/{facts['version']} batch {facts['batch_size']}"] * bool(facts["model"])
         return f"{line}: {' '.join(words)} {facts['outcome']} {facts['request_id']}"

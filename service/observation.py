@@ -147,12 +147,17 @@ def _facts(scope: Scope, record: Record, now: float) -> dict[str, Any]:
     }
 
 
+def new_request_id() -> str:
+    """Thirty-two hexadecimal digits that need only be rare, not hard to guess."""
+    return f"{getrandbits(128):032x}"
+
+
 def _request_id(scope: Scope) -> str:
-    """The caller's own if it is fit to be printed; else one that need only be rare, not hard to guess."""
+    """The caller's own if it is fit to be printed."""
     for name, value in scope["headers"]:
         if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
             return str(value, "ascii")
-    return f"{getrandbits(128):032x}"
+    return new_request_id()
 
 
 def _server_timing(record: Record) -> str:

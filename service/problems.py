@@ -55,7 +55,12 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     code = FRAMEWORK_CODES.get(error.status_code, "invalid_request")
     described = _problem(error.status_code, code, HTTPStatus(error.status_code).phrase, request.state.record.request_id)
-    return _response(request.scope["path"], described, dict(error.headers or {}))
+    headers = dict(error.headers or {})
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        route = getattr(request.scope.get("route"), "path", "")
+        if operations := request.app.openapi()["paths"].get(route):  # the framework only names the first one's method
+            headers["Allow"] = ", ".join(sorted(method.upper() for method in operations))
+    return _response(request.scope["path"], described, headers)
 
 
 def _problem(status: int, code: str, detail: str, request_id: str) -> Problem:

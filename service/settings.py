@@ -71,6 +71,15 @@ class Settings(BaseSettings):
     request_timeout_ms: int = Field(
         10_000, ge=1, le=600_000, description="Milliseconds to answer in, if X-Request-Timeout-Ms does not say less."
     )
+    client_timeout_ms: int = Field(
+        10_000,
+        ge=1,
+        le=600_000,
+        description="Milliseconds in which a client must send a request's head, and go on taking an answer.",
+    )
+    max_connections: int = Field(
+        4096, ge=1, le=1_000_000, description="Connections of one process, at most; beyond that 503."
+    )
     model_call_timeout_ms: int = Field(
         30_000,
         ge=100,

@@ -1,5 +1,7 @@
 """TorchServe's addresses, for those whose clients still call them: `curl HOST:8080/predictions/MODEL -T kitten.jpg`."""
 
+from typing import Any
+
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
@@ -12,6 +14,18 @@ from service.uploads import media_type_of, read_body, read_form_image
 router = APIRouter(tags=["TorchServe"])
 _FIELD = "data"
 _ERRORS = failures(TorchServeError)
+_PICTURE = {"type": "string", "format": "binary", "minLength": 1}
+_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/octet-stream": {"schema": _PICTURE},
+            "multipart/form-data": {
+                "schema": {"type": "object", "required": [_FIELD], "properties": {_FIELD: _PICTURE}}
+            },
+        },
+    }
+}
 
 
 @router.get("/ping", response_model=dict[str, str])
@@ -24,10 +38,10 @@ async def ping(request: Request) -> Response:
     return JSONResponse({"status": "Healthy"})
 
 
-@router.post("/predictions/{model}", response_model=dict[str, float], responses=_ERRORS)
-@router.put("/predictions/{model}", response_model=dict[str, float], responses=_ERRORS)
-@router.post("/predictions/{model}/{version}", response_model=dict[str, float], responses=_ERRORS)
-@router.put("/predictions/{model}/{version}", response_model=dict[str, float], responses=_ERRORS)
+@router.post("/predictions/{model}", response_model=dict[str, float], responses=_ERRORS, openapi_extra=_BODY)
+@router.put("/predictions/{model}", response_model=dict[str, float], responses=_ERRORS, openapi_extra=_BODY)
+@router.post("/predictions/{model}/{version}", response_model=dict[str, float], responses=_ERRORS, openapi_extra=_BODY)
+@router.put("/predictions/{model}/{version}", response_model=dict[str, float], responses=_ERRORS, openapi_extra=_BODY)
 async def predictions(
     request: Request, model: str, version: str | None = None, timeout_ms: TimeoutMs = None
 ) -> Response:

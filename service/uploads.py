@@ -17,6 +17,7 @@ LIST_FIELD = "images"
 _MAX_FILES = 16  # enough to tell that there is more than one; the parser stops there
 _MAX_FIELDS = 16
 _MAX_FIELD_BYTES = 2**16
+_MAX_JSON_VALUES = 100_000  # ten megabytes of small ones would stop the event loop for half a second; base64 has none
 
 
 class _InMemoryParser(MultiPartParser):
@@ -148,6 +149,8 @@ async def _contents(form: FormData, field: str) -> list[bytes | ServiceError]:
 
 
 def _json_value(body: bytes, name: str) -> Any:
+    if sum(map(body.count, (b",", b"[", b"{"))) > _MAX_JSON_VALUES:
+        raise InvalidRequest(f"the JSON has more than {_MAX_JSON_VALUES} values")
     try:
         content = json.loads(body)
     except (ValueError, RecursionError) as error:

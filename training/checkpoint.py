@@ -1,6 +1,7 @@
 """What a run leaves behind: `last.pt` to resume from, `model.safetensors` to export from."""
 
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,21 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
 
 
 def load_state(path: Path) -> dict[str, Any]:
-    """Read what `save_state` wrote, tensors and plain values only."""
-    return torch.load(path, map_location="cpu", weights_only=True)
+    """Read what `save_state` wrote, tensors and plain values only.
+
+    Raises:
+        FileNotFoundError: nothing there.
+        ValueError: not such a file.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise ValueError(f"{path}: not a checkpoint of python -m training, or damaged") from error
 
 
 def save_weights(path: Path, network: nn.Module, metadata: dict[str, Any]) -> None:
     """Write the weights as safetensors, with `metadata` (JSON) under the key "aaserve"."""
-    weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    weights = {name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}
     partial = path.with_suffix(".partial")
     save_file(weights, partial, metadata={METADATA_KEY: json.dumps(metadata, sort_keys=True)})
     partial.replace(path)

@@ -1,39 +1,69 @@
-"""Everything that decides a training run, read from one TOML file."""
+"""Everything that decides what a run learns, read from one TOML file. What the machine decides is in machine.py."""
 
+import difflib
 import tomllib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from bundle.preprocessing import Preprocessing
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+Probability = Annotated[float, Field(ge=0, le=1)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Network(_Section):
-    architecture: str
+    architecture: str = Field(description="As python -m models lists them.")
+    options: dict[str, Any] = Field({}, description="Further arguments of models.create_model, such as position.")
 
 
 class Optimisation(_Section):
+    optimiser: Literal["sgd", "adamw"] = Field("sgd", description="sgd is with Nesterov momentum.")
     epochs: int = Field(ge=1)
-    batch_size: int = Field(ge=1)
+    batch_size: int = Field(ge=1, description="Images behind one step of the optimiser, over all processes.")
+    accumulation: int = Field(1, ge=1, description="Passes that a process divides its share of a batch into.")
+    schedule: Literal["cosine", "one-cycle"] = "cosine"
     max_learning_rate: float = Field(gt=0)
-    warm_up_fraction: float = Field(gt=0, lt=1)
-    momentum: Fraction
+    warm_up_fraction: float = Field(ge=0, lt=1, description="Share of all steps in which the learning rate rises.")
+    momentum: Fraction = Field(description="Of SGD; beta 1 of AdamW.")
     weight_decay: float = Field(ge=0)
     label_smoothing: Fraction
-    precision: Literal["fp32", "bf16"]
-    seed: int
+    ema_decay: Fraction = Field(0.0, description="Of the averaged weights, which are then those tested and kept.")
+    precision: Literal["fp32", "bf16"] = Field(description="bf16: autocast of forward and backward; weights stay fp32.")
+    seed: int = Field(ge=0)
+    evaluate_every: int = Field(1, ge=1, description="Epochs between two evaluations; the last epoch always is.")
+
+    @model_validator(mode="after")
+    def _momentum_can_fall(self) -> Self:
+        if self.schedule == "one-cycle" and self.momentum < 0.1:
+            raise ValueError(f"one-cycle lowers momentum by 0.1, got {self.momentum}")
+        return self
 
 
 class Augmentation(_Section):
+    resized_crop_area: tuple[float, float] | None = Field(
+        None, description="Smallest and largest share of a picture's area to cut out; for folders of pictures."
+    )
     crop_padding: int = Field(ge=0, description="Pixels of zeros around an image before a random crop.")
     horizontal_flip: bool
+    operations: int = Field(0, ge=0, description="RandAugment: random operations on each image.")
+    magnitude: Probability | Literal["random"] = Field(
+        "random", description="Their strength; random for each image, with one operation, is TrivialAugment."
+    )
+    mixup_alpha: float = Field(0.0, ge=0)
+    cutmix_alpha: float = Field(0.0, ge=0)
+    mix_probability: Probability = Field(1.0, description="Of a batch to be mixed at all.")
+
+    @model_validator(mode="after")
+    def _area_is_a_range(self) -> Self:
+        if self.resized_crop_area and not 0 < self.resized_crop_area[0] <= self.resized_crop_area[1] <= 1:
+            raise ValueError(f"resized_crop_area must rise within 0..1, got {self.resized_crop_area}")
+        return self
 
 
 class Recipe(_Section):
@@ -51,8 +81,23 @@ def read_recipe(path: Path) -> Recipe:
     """
     try:
         return Recipe.model_validate(tomllib.loads(path.read_text()))
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not TOML: {error}") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        raise ValueError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+        # An unknown field first: where one is missing, it is usually that one misspelt.
+        first = min(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
+        name = ".".join(map(str, first["loc"]))
+        message = _unknown(first["loc"]) if first["type"] == "extra_forbidden" else first["msg"]
+        raise ValueError(f"{path}: {f'{name}: ' if name else ''}{message}") from error
+
+
+def _unknown(location: tuple[int | str, ...]) -> str:
+    section: Any = Recipe
+    for name in location[:-1]:
+        section = section.model_fields[name].annotation
+    near = difflib.get_close_matches(str(location[-1]), section.model_fields, n=1)
+    return (
+        f"no such field; did you mean {near[0]}?"
+        if near
+        else f"no such field; there are {', '.join(section.model_fields)}"
+    )

@@ -1,148 +1,151 @@
 """One training run, from a recipe to weights.
 
-    images --augment--> batches --network--> loss --SGD, one cycle--> weights --after each epoch--> last.pt, log.csv
-
-A run is a pure function of recipe, data and machine: every epoch draws its shuffle and its augmentation from a
-generator seeded by (seed, epoch), so that a resumed run repeats what an uninterrupted one does.
+epoch: batches --train_step--> weights --evaluate--> history --> last.pt, log.csv
+end:   weights --> model.safetensors, history --> curves.png
 """
 
-import csv
-import math
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-import torch
 from rich.progress import Progress
-from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.optim import SGD
-from torch.optim.lr_scheduler import LambdaLR
 
-from bundle.preprocessing import normalise
-from models import create_model
-from training.augment import augment
 from training.checkpoint import load_state, save_state, save_weights
-from training.cifar import Split, read_labels, read_split
-from training.evaluate import accuracy, preprocessed
-from training.recipe import Optimisation, Recipe
+from training.data import open_data
+from training.evaluate import Score, evaluate
+from training.log import draw_curves, write_log
+from training.machine import Machine
+from training.recipe import Recipe
+from training.run import Run
+from training.step import batches, train_step
+from training.stop import Stop
+
+SAVE = 1  # what may be due after a step, beside an exit status to stop with, which is larger
+ASK_EVERY = 10  # steps, where processes have to agree what is due
+CHECK_EVERY = 50  # steps between looks at the loss, each of which waits for the device
 
 
-def train(recipe: Recipe, data: Path, output: Path, *, resume: bool, progress: Progress) -> float:
-    """Train, and return the top-1 accuracy on the test images.
+def train(
+    recipe: Recipe,
+    data_folder: Path,
+    output: Path,
+    *,
+    machine: Machine,
+    stop: Stop,
+    progress: Progress,
+    resume: bool = False,
+    save_every: float = float("inf"),
+) -> Score | int:
+    """Train to the end and return the score on the test images; or stop before, and return the exit status for that.
 
-    Writes `last.pt` and a line of `log.csv` after each epoch and `model.safetensors` at the end, all in `output`.
+    Writes into `output`: `last.pt` after each epoch, every `save_every` seconds and on stopping; `log.csv` after each
+    epoch; `curves.png` on stopping and at the end; `model.safetensors` at the end.
 
     Raises:
-        ValueError: `resume` with another recipe than the run was started with, or an unknown architecture.
+        ValueError: what the recipe wants cannot be had here, or `resume` with another recipe or other data.
         FileNotFoundError: no data, or nothing to resume.
         FileExistsError: a run is there and `resume` was not asked for.
+        FloatingPointError: the loss is not finite any more.
     """
-    settings = recipe.optimisation
     last = output / "last.pt"
     if last.exists() and not resume:
         raise FileExistsError(f"{last} exists: --resume continues it, another --output starts afresh")
     state = load_state(last) if resume else None
-    if state and state["recipe"] != recipe.model_dump_json():
-        raise ValueError(f"{last} was made by another recipe; start afresh with another --output")
-
-    labels = read_labels(data)
-    torch.manual_seed(settings.seed)
-    network = create_model(recipe.network.architecture, num_classes=len(labels), image_size=recipe.preprocessing.crop)
-    network.to(memory_format=torch.channels_last)
-    training, test = read_split(data, "train"), read_split(data, "test")
-    test_inputs = preprocessed(
-        progress.track(test.images, description="preparing the test images"), recipe.preprocessing
-    )
-    test_labels = torch.from_numpy(test.labels)
-    steps = math.ceil(len(training.labels) / settings.batch_size)
-    optimiser = SGD(_parameter_groups(network, settings), lr=1, momentum=settings.momentum, nesterov=True)
-    schedule = LambdaLR(optimiser, lambda step: _one_cycle(step / (steps * settings.epochs), settings))
-    if state:
-        network.load_state_dict(state["network"])
-        optimiser.load_state_dict(state["optimiser"])
-        schedule.load_state_dict(state["schedule"])
-
+    if recipe.optimisation.precision == "bf16" and not machine.has_bf16:
+        raise ValueError(f"precision bf16: {machine} has none; the recipe needs fp32")
+    with _task(progress, "reading the pictures"):
+        area = recipe.augmentation.resized_crop_area
+        data = open_data(data_folder, recipe.preprocessing, area=area, device=machine.device)
+    run = Run(recipe, data, machine)
+    progress.console.print(f"{recipe.network.architecture} on {machine}")
+    if state and run.load(state) != str(machine):
+        progress.console.print(f"begun on {state['machine']}: not bit for bit what it would have become there")
     output.mkdir(parents=True, exist_ok=True)
-    top_1 = 0.0
-    for epoch in range(state["epoch"] if state else 0, settings.epochs):
-        started = time.monotonic()
-        task = progress.add_task(f"epoch {epoch + 1}/{settings.epochs}", total=steps)
-        loss = 0.0
-        network.train()
-        for inputs, wanted in _batches(training, recipe, epoch):
-            loss += _step(network, inputs, wanted, optimiser, settings) / steps
-            schedule.step()
-            progress.advance(task)
+
+    status = 0
+    while not status and run.step < run.steps * recipe.optimisation.epochs:
+        status = _train_epoch(run, last, stop, progress, save_every)
+        if not status:
+            _end_epoch(run, progress)
+            if machine.writes:  # first the log: a checkpoint without its line would never get one
+                write_log(output / "log.csv", run.history)
+            _save(run, last)
+    if machine.writes and run.history:
+        draw_curves(output / "curves.png", {recipe.network.architecture: run.history})
+    if status:
+        return status
+    final = run.history[-1]
+    score = Score(len(data.test.classes), final["top_1"], final["top_5"])
+    if machine.writes:
+        test = {"images": score.images, "top_1": score.top_1, "top_5": score.top_5}
+        metadata = {"recipe": recipe.model_dump(mode="json"), "labels": list(data.labels), "test": test}
+        save_weights(output / "model.safetensors", run.tested, metadata)
+    return score
+
+
+def _train_epoch(run: Run, last: Path, stop: Stop, progress: Progress, save_every: float) -> int:
+    """Train what is left of an epoch and return 0; or save before its end, and return the exit status to stop with."""
+    epoch, done = divmod(run.step, run.steps)
+    run.network.train()
+    started = saved = time.monotonic()
+    with _task(progress, f"epoch {epoch + 1}/{run.recipe.optimisation.epochs}", run.steps, done) as advance:
+        for pixels, classes in batches(run):
+            train_step(run, pixels, classes)
+            ended = run.step % run.steps == 0
+            if ended or run.step % CHECK_EVERY == 0:
+                run.check_loss()
+            run.seconds += time.monotonic() - started
+            started = time.monotonic()
+            advance()
+            if ended or (run.machine.processes > 1 and run.step % ASK_EVERY):
+                continue
+            due = run.machine.largest(stop.status or (SAVE if started - saved >= save_every else 0))
+            if due:
+                _save(run, last)
+                started = saved = time.monotonic()
+            if due > SAVE:
+                return due
+    return 0
+
+
+def _end_epoch(run: Run, progress: Progress) -> None:
+    """Evaluate, write down what came out, and begin the next epoch's sums."""
+    settings = run.recipe.optimisation
+    epoch = run.step // run.steps
+    loss = float(run.machine.sum(run.loss)) / run.machine.processes / run.steps
+    score = None
+    if epoch % settings.evaluate_every == 0 or epoch == settings.epochs:
+        score = evaluate(run.tested, run.data.test, run.recipe.preprocessing, run.machine)
+    run.history.append(
+        {
+            "epoch": epoch,
+            "loss": round(loss, 4),
+            "top_1": score.top_1 if score else None,
+            "top_5": score.top_5 if score else None,
+            "images_per_second": round(run.steps * settings.batch_size / run.seconds, 1),
+            "seconds": round(run.seconds, 1),
+        }
+    )
+    tested = f"test top-1 {score.top_1:.2%}  " if score else ""
+    progress.console.print(f"epoch {epoch:3}  loss {loss:.3f}  {tested}{run.seconds:.0f} s")
+    run.loss.zero_()
+    run.seconds = 0.0
+
+
+def _save(run: Run, path: Path) -> None:
+    state = run.state()
+    if run.machine.writes:
+        save_state(path, state)
+
+
+@contextmanager
+def _task(
+    progress: Progress, description: str, total: int | None = None, completed: int = 0
+) -> Iterator[Callable[[], None]]:
+    """A line of the display while something runs; yields what moves it on."""
+    task = progress.add_task(description, total=total, completed=completed)
+    try:
+        yield lambda: progress.advance(task)
+    finally:
         progress.remove_task(task)
-        top_1 = accuracy(network, test_inputs, test_labels)
-        seconds = time.monotonic() - started
-        _log(output / "log.csv", epoch=epoch + 1, loss=f"{loss:.4f}", top_1=f"{top_1:.4f}", seconds=f"{seconds:.1f}")
-        progress.console.print(f"epoch {epoch + 1:3}  loss {loss:.3f}  test top-1 {top_1:.2%}  {seconds:.0f} s")
-        save_state(
-            last,
-            {
-                "recipe": recipe.model_dump_json(),
-                "epoch": epoch + 1,
-                "network": network.state_dict(),
-                "optimiser": optimiser.state_dict(),
-                "schedule": schedule.state_dict(),
-            },
-        )
-    metadata = {
-        "recipe": recipe.model_dump(mode="json"),
-        "labels": labels,
-        "test": {
-            "images": len(test_labels),
-            "top_1": accuracy(network, test_inputs, test_labels),
-            "top_5": accuracy(network, test_inputs, test_labels, top_k=5),
-        },
-    }
-    save_weights(output / "model.safetensors", network, metadata)
-    return metadata["test"]["top_1"]
-
-
-def _batches(split: Split, recipe: Recipe, epoch: int):
-    """Shuffled, augmented, normalised batches: (B, 3, H, W) and labels (B,)."""
-    settings = recipe.optimisation
-    generator = torch.Generator().manual_seed(settings.seed * 100_003 + epoch)
-    order = torch.randperm(len(split.labels), generator=generator)
-    for index in order.split(settings.batch_size):
-        inputs = torch.from_numpy(normalise(split.images[index.numpy()], recipe.preprocessing))
-        yield augment(inputs, recipe.augmentation, generator), torch.from_numpy(split.labels[index.numpy()])
-
-
-def _step(network: nn.Module, inputs: Tensor, wanted: Tensor, optimiser: SGD, settings: Optimisation) -> float:
-    with torch.autocast("cpu", torch.bfloat16, enabled=settings.precision == "bf16"):
-        logits = network(inputs)
-    loss = F.cross_entropy(logits.float(), wanted, label_smoothing=settings.label_smoothing)
-    if not loss.isfinite():
-        raise FloatingPointError(f"the loss is {loss.item()}: lower max_learning_rate")
-    optimiser.zero_grad()
-    loss.backward()
-    optimiser.step()
-    return loss.item()
-
-
-def _one_cycle(done: float, settings: Optimisation) -> float:
-    """Learning rate after the share `done` of all steps: linear up, cosine down to zero (Smith & Topin 2018)."""
-    if done < settings.warm_up_fraction:
-        return settings.max_learning_rate * done / settings.warm_up_fraction
-    left = (1 - done) / (1 - settings.warm_up_fraction)
-    return settings.max_learning_rate * (1 - math.cos(math.pi * left)) / 2
-
-
-def _parameter_groups(network: nn.Module, settings: Optimisation) -> list[dict]:
-    """Weight decay for kernels only: not for normalisation, biases and position embeddings."""
-    decayed, free = [], []
-    for name, parameter in network.named_parameters():
-        (free if parameter.ndim < 2 or "key_rel" in name else decayed).append(parameter)
-    return [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": free, "weight_decay": 0.0}]
-
-
-def _log(path: Path, **row: object) -> None:
-    new = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, row)
-        if new:
-            writer.writeheader()
-        writer.writerow(row)

@@ -8,10 +8,11 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from service.admin_routes import changeable, load_model
+from service.deadlines import until
 from service.errors import InvalidRequest
 from service.lifecycle import State
 from service.model_repository import ModelRepository
-from service.parameters import parts
+from service.parameters import deadline_of, parts
 from service.predictor import Predictor
 from service.protocol.descriptions import (
     Json,
@@ -30,6 +31,8 @@ router = APIRouter(
     tags=["Open Inference Protocol v2"], responses={404: {"model": ProtocolError}, 503: {"model": ProtocolError}}
 )
 _CHANGES: dict[int | str, dict[str, Any]] = {code: {"model": ProtocolError} for code in (401, 403, 409)}
+_ASKED: dict[int | str, dict[str, Any]] = {code: {"model": ProtocolError} for code in (400, 413, 504)}
+_MAX_INDEX_BYTES = 65_536  # of what asks for the index; it is parsed on the event loop
 _MODEL = "/v2/models/{model}"
 _VERSION = _MODEL + "/versions/{version}"
 
@@ -122,11 +125,12 @@ async def statistics(request: Request, model: str, version: str | None = None) -
     return JSONResponse({"model_stats": [model_statistics(view, predictor.statistics)]})
 
 
-@router.post("/v2/repository/index", response_model=list[Json])
+@router.post("/v2/repository/index", response_model=list[Json], responses=_ASKED)
 async def index(request: Request) -> Response:
     """Every model and its state; with `{"ready": true}` only those that answer."""
     lifecycle, settings, _ = parts(request)
-    body = await read_body(request, max_body_bytes=settings.max_body_bytes)
+    async with until(deadline_of(None, settings)[1]):
+        body = await read_body(request, max_body_bytes=_MAX_INDEX_BYTES)
     try:
         only_ready = bool(body) and json.loads(body).get("ready", False) is True
     except (ValueError, RecursionError, AttributeError) as error:

@@ -18,7 +18,9 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 from service.connection import Connection
+from service.metrics import Metrics
 from service.server import Server
+from service.settings import Settings
 from service.tls import Certificate
 from tests.helpers import EXAMPLES, RunningService, running_service, start_that_fails, wait_until
 
@@ -169,6 +171,7 @@ def test_who_waited_to_be_accepted_when_the_port_closed_is_answered_over_tls(
 
     app = Starlette(routes=[Route("/", lambda _: PlainTextResponse("hello"))])
     app.state.lifecycle = SimpleNamespace(drain=lambda: None)
+    app.state.settings, app.state.metrics, app.state.max_connections = Settings(_cli_parse_args=False), Metrics(), 10
     config = uvicorn.Config(
         app, http=Connection, log_config=None, ssl_context_factory=lambda *_: certificate.context, lifespan="off"
     )

@@ -1,145 +1,147 @@
-"""python -m training on a CIFAR-100 folder of noise: small, but the whole way."""
+"""python -m training: what a run learns, leaves behind and says."""
 
-import csv
-import pickle
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from rich.progress import Progress
 from safetensors.torch import load_file
 
 from bundle.preprocessing import normalise, preprocess
 from export.checkpoint import read_checkpoint
-from tests.helpers import ROOT, encode, noise
-from training.__main__ import main
-from training.augment import augment
-from training.checkpoint import save_state
-from training.cifar import read_labels, read_split
-from training.evaluate import accuracy
-from training.recipe import Augmentation, Recipe, read_recipe
+from tests.helpers import encode, noise
+from tests.training.tiny import CPU, SHIPPED_RECIPE, epochs, recipe, run
+from training import command
+from training.augmentation import augment
+from training.checkpoint import load_state
+from training.data import Data, open_data
+from training.ema import averaged
+from training.evaluate import Score, evaluate
+from training.recipe import Recipe, read_recipe
+from training.run import Run
+from training.step import batches, train_step
+from training.stop import Stop
 from training.trainer import train
-
-SHIPPED_RECIPE = ROOT / "training" / "recipes" / "aa_cifar100.toml"
-
-
-@pytest.fixture(scope="session")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A `cifar-100-python/` folder of 48 + 16 images of noise, in the official form."""
-    folder = tmp_path_factory.mktemp("data") / "cifar-100-python"
-    folder.mkdir()
-    random = np.random.default_rng(0)
-    for split, count in (("train", 48), ("test", 16)):
-        pixels = random.integers(0, 256, (count, 3072), dtype=np.uint8)
-        content = {b"data": pixels, b"fine_labels": random.integers(0, 100, count).tolist()}
-        (folder / split).write_bytes(pickle.dumps(content, protocol=4))
-    names = {b"fine_label_names": [f"class {i}".encode() for i in range(100)]}
-    (folder / "meta").write_bytes(pickle.dumps(names, protocol=4))
-    return folder.parent
-
-
-def recipe(**optimisation: object) -> Recipe:
-    shipped = read_recipe(SHIPPED_RECIPE).model_dump()
-    shipped["network"] = {"architecture": "aa_wide_resnet10_1"}
-    shipped["optimisation"] |= {"epochs": 3, "batch_size": 20, **optimisation}
-    return Recipe.model_validate(shipped)
-
-
-def epochs(output: Path) -> list[dict[str, str]]:
-    with (output / "log.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def run(chosen: Recipe, data: Path, output: Path, *, resume: bool = False) -> float:
-    with Progress(disable=True) as progress:
-        return train(chosen, data, output, resume=resume, progress=progress)
-
-
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_run_that_was_stopped_and_resumed_equals_one_that_was_not(
-    data: Path, tmp_path: Path, precision: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    chosen = recipe(precision=precision)
-    run(chosen, data, tmp_path / "whole")
-
-    class Stopped(Exception):
-        pass
-
-    def stop_after_the_first_epoch(*arguments: object) -> None:
-        save_state(*arguments)
-        raise Stopped
-
-    with monkeypatch.context() as stopping:
-        stopping.setattr("training.trainer.save_state", stop_after_the_first_epoch)
-        with pytest.raises(Stopped):
-            run(chosen, data, tmp_path / "parts")
-    assert not (tmp_path / "parts" / "model.safetensors").exists()
-    run(chosen, data, tmp_path / "parts", resume=True)
-
-    whole, parts = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "parts"))
-    assert whole.keys() == parts.keys()
-    for name, tensor in whole.items():
-        assert torch.equal(tensor, parts[name]), name
-    assert [row["epoch"] for row in epochs(tmp_path / "parts")] == ["1", "2", "3"]
 
 
 def test_the_weights_carry_what_export_needs(data: Path, tmp_path: Path) -> None:
-    top_1 = run(recipe(epochs=1), data, tmp_path)
+    chosen = recipe(epochs=1, options={"dropout": 0.1})
+    score = run(chosen, data, tmp_path)
     metadata = read_checkpoint(tmp_path / "model.safetensors").metadata
     assert metadata["labels"][7] == "class 7"
-    assert metadata["test"]["top_1"] == top_1
-    assert Recipe.model_validate(metadata["recipe"]) == recipe(epochs=1)
-
-
-def test_a_run_is_neither_overwritten_nor_resumed_with_another_recipe(data: Path, tmp_path: Path) -> None:
-    run(recipe(epochs=1), data, tmp_path)
-    with pytest.raises(FileExistsError, match="--resume"):
-        run(recipe(epochs=1), data, tmp_path)
-    with pytest.raises(ValueError, match="another recipe"):
-        run(recipe(epochs=2), data, tmp_path, resume=True)
-    with pytest.raises(FileNotFoundError):
-        run(recipe(epochs=1), data, tmp_path / "elsewhere", resume=True)
-
-
-def test_a_loss_that_is_not_finite_stops_the_run(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(FloatingPointError, match="max_learning_rate"):
-        run(recipe(max_learning_rate=1e30), data, tmp_path)
+    assert metadata["test"] == {"images": 16, "top_1": score.top_1, "top_5": score.top_5}
+    assert Recipe.model_validate(metadata["recipe"]) == chosen
 
 
 def test_the_network_learns(data: Path, tmp_path: Path) -> None:
     """Noise can be learned by heart: the loss on the training images must fall far below chance."""
-    run(recipe(epochs=40, max_learning_rate=0.1, batch_size=16), data, tmp_path)
-    losses = [float(row["loss"]) for row in epochs(tmp_path)]
-    assert losses[-1] < 0.75 * losses[0]
+    run(recipe(epochs=20, max_learning_rate=0.1, batch_size=8, evaluate_every=10), data, tmp_path)
+    rows = epochs(tmp_path)
+    assert float(rows[-1]["loss"]) < 0.75 * float(rows[0]["loss"])
+    assert [row["epoch"] for row in rows if row["top_1"]] == ["10", "20"]
+    with Image.open(tmp_path / "curves.png") as curves:
+        assert curves.size == (1320, 540)
 
 
-def test_the_command_reports_errors_in_one_line(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
-    broken = tmp_path / "recipe.toml"
-    broken.write_text(SHIPPED_RECIPE.read_text().replace("epochs = ", "epochz = "))
-    for recipe_file, data, message in (
-        (SHIPPED_RECIPE, tmp_path, "No such file"),
-        (broken, tmp_path, "optimisation.epoch"),
-        (tmp_path / "nowhere.toml", tmp_path, "No such file"),
-    ):
-        assert main([str(recipe_file), "--data", str(data), "--output", str(tmp_path)]) == 1
-        stderr = capfd.readouterr().err
-        assert stderr.startswith("error: ")
-        assert message in stderr
-        assert len(stderr.splitlines()) == 1
+def test_accumulated_parts_of_a_batch_move_the_weights_as_the_whole(data: Path) -> None:
+    """Without normalisation over the batch, which sees the parts."""
+    runs = []
+    for accumulation in (1, 4):
+        chosen = recipe(accumulation=accumulation, augmentation={"cutmix_alpha": 0.0})
+        runs.append(Run(chosen, opened(data, chosen), CPU))
+    for one in runs:
+        one.network.eval()
+        train_step(one, *next(batches(one)))
+    for whole, parts in zip(*(one.network.parameters() for one in runs), strict=True):
+        torch.testing.assert_close(whole, parts, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(runs[0].loss, runs[1].loss, rtol=1e-5, atol=0)
 
 
-def test_a_cifar_pickle_cannot_call_anything(tmp_path: Path) -> None:
-    folder = tmp_path / "cifar-100-python"
-    folder.mkdir()
+def test_the_seed_and_nothing_else_decides(data: Path) -> None:
+    def weights(seed: int) -> torch.Tensor:
+        one = Run(recipe(seed=seed, options={"dropout": 0.5}), opened(data, recipe()), CPU)
+        train_step(one, *next(batches(one)))
+        return torch.cat([parameter.detach().flatten() for parameter in one.network.parameters()])
 
-    class Evil:
-        def __reduce__(self) -> tuple:
-            return (print, ("ran",))
+    first = weights(0)
+    assert torch.equal(first, weights(0))
+    assert not torch.equal(first, weights(1))
 
-    (folder / "meta").write_bytes(pickle.dumps(Evil()))
-    with pytest.raises(pickle.UnpicklingError, match="refused"):
-        read_labels(tmp_path)
+
+def test_an_epoch_shows_every_image_once_and_each_epoch_another_order(data: Path) -> None:
+    one = Run(recipe(), opened(data, recipe()), CPU)
+    seen = [torch.cat([classes for _, classes in batches(one)])]
+    one.step = one.steps
+    seen.append(torch.cat([classes for _, classes in batches(one)]))
+    assert torch.equal(seen[0].sort().values, torch.from_numpy(one.data.training.classes).sort().values)
+    assert torch.equal(seen[0].sort().values, seen[1].sort().values)
+    assert not torch.equal(seen[0], seen[1])
+
+
+def test_averaged_weights_follow_the_formula() -> None:
+    network = torch.nn.Sequential(torch.nn.Conv2d(1, 1, 1), torch.nn.BatchNorm2d(1))
+    average = averaged(network, 0.75)
+    expected = None
+    for value in (1.0, 2.0, 4.0):
+        network[0].weight.data.fill_(value)
+        network[1].running_mean.fill_(value)
+        average.update_parameters(network)
+        expected = value if expected is None else 0.75 * expected + 0.25 * value
+        assert average.module[0].weight.item() == average.module[1].running_mean.item() == expected
+
+
+def test_averaged_weights_are_those_evaluated_and_kept(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluated = []
+
+    def remember(network: torch.nn.Module, *arguments: object) -> Score:
+        evaluated.append({name: value.clone() for name, value in network.state_dict().items()})
+        return Score(16, 0.5, 1.0)
+
+    monkeypatch.setattr("training.trainer.evaluate", remember)
+    run(recipe(ema_decay=0.9, epochs=1), data, tmp_path)
+    average = load_state(tmp_path / "last.pt")["average"]
+    kept = load_file(tmp_path / "model.safetensors")
+    for name, value in kept.items():
+        assert torch.equal(value, average[f"module.{name}"])
+        assert torch.equal(value, evaluated[0][name])
+
+
+def test_what_is_random_differs_from_step_to_step(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+    monkeypatch.setattr(
+        "training.step.augment", lambda *arguments: drawn.append(arguments[-1].tobytes()) or augment(*arguments)
+    )
+    one = Run(recipe(), opened(data, recipe()), CPU)
+    for _ in range(2):
+        for batch in batches(one):
+            train_step(one, *batch)
+    assert len(set(drawn)) == 6
+
+
+def test_evaluation_counts_the_label_among_the_first_and_the_first_five() -> None:
+    class Told:
+        """The pixel of an image is its class; the network below answers with neighbours of it."""
+
+        classes = np.array([0, 1, 2, 3])
+
+        def batches(self, order, seed):
+            for index in order:
+                yield torch.from_numpy(self.classes[index]).to(torch.uint8)[:, None, None, None].expand(-1, 1, 1, 3)
+
+    class Network(torch.nn.Module):
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            values = (inputs[:, 0, 0, 0] * 255).round()
+            places = torch.arange(8.0)
+            best = torch.tensor([0.0, 1.0, 3.0, 7.0])[values.long()]  # right, right, second, fifth of the nearest
+            return -(places[None] - best[:, None]).abs()
+
+    neutral = recipe().preprocessing.model_copy(update={"mean": (0, 0, 0), "std": (1, 1, 1)})
+    score = evaluate(Network(), Told(), neutral, CPU)
+    assert (score.images, score.top_1, score.top_5) == (4, 0.5, 1.0)
 
 
 def test_training_sees_the_pixels_that_the_service_sees(data: Path) -> None:
@@ -147,25 +149,49 @@ def test_training_sees_the_pixels_that_the_service_sees(data: Path) -> None:
     image = noise(32, 32)
     direct = normalise(np.asarray(image), chosen)
     np.testing.assert_array_equal(direct, preprocess(encode(image, "PNG"), chosen, max_pixels=10**6))
-    assert read_split(data, "train").images.shape == (48, 32, 32, 3)
 
 
-def test_augmentation_shifts_and_mirrors_and_nothing_else() -> None:
-    images = torch.arange(2 * 3 * 6 * 6, dtype=torch.float32).reshape(2, 3, 6, 6) + 1
-    generator = torch.Generator().manual_seed(0)
-    seen = set()
-    for _ in range(300):
-        augmented = augment(images, Augmentation(crop_padding=1, horizontal_flip=True), generator)
-        assert augmented.shape == images.shape
-        seen.add(tuple(augmented[1, 2].flatten().tolist()))
-    padded = torch.nn.functional.pad(images[1, 2], (1, 1, 1, 1))
-    crops = [padded[top : top + 6, left : left + 6] for top in range(3) for left in range(3)]
-    assert seen == {tuple(variant.flatten().tolist()) for crop in crops for variant in (crop, crop.flip(1))}
+def test_the_command_reports_errors_in_one_line(data: Path, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    def changed(name: str, old: str, new: str) -> Path:
+        path = tmp_path / f"{name}.toml"
+        path.write_text(SHIPPED_RECIPE.read_text().replace(old, new))
+        assert new in path.read_text()
+        return path
+
+    for chosen, folder, message in (
+        (SHIPPED_RECIPE, tmp_path / "nowhere", "nowhere: no such folder; --data names the folder that holds cifar-100"),
+        (SHIPPED_RECIPE, tmp_path, "found "),
+        (tmp_path / "nowhere.toml", data, "No such file"),
+        (changed("typo", "epochs = ", "epochz = "), data, "optimisation.epochz: no such field; did you mean epochs?"),
+        (changed("value", "epochs = 30", "epochs = 0"), data, "optimisation.epochs: Input should be greater"),
+        (changed("toml", "epochs = 30", "epochs ="), data, "not TOML"),
+        (changed("name", "aa_wide_resnet22_2", "aa_wide_resnt22_2"), data, "did you mean aa_wide_resnet22_2"),
+        (changed("option", "[optimisation]", "[network.options]\ndept = 1\n[optimisation]"), data, "'dept'"),
+        (changed("cycle", "momentum = 0.9", 'schedule = "one-cycle"\nmomentum = 0.0'), data, "lowers momentum by 0.1"),
+        (changed("batch", "batch_size = 128", "batch_size = 64"), data, "less than one batch"),
+        (changed("parts", "batch_size = 128", "batch_size = 16\naccumulation = 3"), data, "does not divide by 1"),
+        (changed("area", "crop_padding", "resized_crop_area = [0.5, 1]\ncrop_padding"), data, "32x32 already"),
+    ):
+        assert command.main([str(chosen), "--data", str(folder), "--output", str(tmp_path / "run")]) == 1
+        stderr = capfd.readouterr().err
+        assert stderr.startswith("error: ")
+        assert message in stderr
+        assert len(stderr.splitlines()) == 1
 
 
-def test_accuracy_counts_the_label_among_the_top_k() -> None:
-    network = torch.nn.Identity()
-    logits = torch.tensor([[3.0, 2, 1], [3, 2, 1], [1, 2, 3], [1, 2, 3]])
-    labels = torch.tensor([0, 1, 1, 0])
-    assert accuracy(network, logits, labels) == 0.25
-    assert accuracy(network, logits, labels, top_k=2) == 0.75
+def test_a_device_that_is_not_there_is_an_error(data: Path, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    assert command.main([str(SHIPPED_RECIPE), "--data", str(data), "--device", "cuda"]) == 1
+    assert "finds no CUDA device" in capfd.readouterr().err
+
+
+def test_other_pixels_than_the_pictures_have_are_resized_as_the_service_does(data: Path, tmp_path: Path) -> None:
+    larger = recipe("aa_wide_resnet10_1", epochs=1, preprocessing={"resize": 40, "crop": (36, 36)})
+    with Progress(disable=True) as progress:
+        train(larger, data, tmp_path, machine=CPU, stop=Stop(), progress=progress)
+    assert next(opened(data, larger).test.batches([np.arange(3)], ())).shape == (3, 36, 36, 3)
+
+
+def opened(folder: Path, chosen: Recipe) -> Data:
+    return open_data(folder, chosen.preprocessing, area=None, device=torch.device("cpu"))

@@ -1,0 +1,277 @@
+"""What a client can do with a connection before, between and instead of requests."""
+
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from service.connection import MAX_CHUNKS, MAX_HEAD_BYTES, MAX_HEADERS
+from tests.helpers import EXAMPLES, ROOT, RunningService, running_service, wait_until
+from tests.hostile.wire import Answer, answers, ask, connect, received, send
+
+JPEG = (EXAMPLES / "rocket.jpg").read_bytes()
+POST = b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\n"
+LIVE = b"GET /health/live HTTP/1.1\r\nHost: x\r\n"
+CLOSE = b"Connection: close\r\n\r\n"
+CONNECTIONS = 40
+
+
+@pytest.fixture(scope="module")
+def strict() -> Iterator[RunningService]:
+    """A service that has little patience and few connections."""
+    limits = {"client-timeout": "600", "request-timeout": "2000"}
+    options = [word for name, value in limits.items() for word in (f"--{name}-ms", value)]
+    with running_service(*options, "--max-connections", str(CONNECTIONS)) as running:
+        yield running
+
+
+def descriptors(service: RunningService) -> int:
+    return len(list(Path(f"/proc/{service.process.pid}/fd").iterdir()))
+
+
+def is_problem(answer: Answer, status: int, code: str) -> bool:
+    return (
+        (answer.status, answer.json["code"], answer.json["status"]) == (status, code, status)
+        and answer.headers["content-type"] == "application/problem+json"
+        and answer.headers["x-request-id"] == answer.json["request_id"]
+        and answer.headers["connection"] == "close"
+        and answer.headers["x-content-type-options"] == "nosniff"
+    )
+
+
+NOT_HTTP = {
+    "noise": bytes(range(128, 256)),
+    "TLS": bytes.fromhex("160301020001000001fc0303") + bytes(200),
+    "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    "a method of nobody's": b"EAT / HTTP/1.1\r\n\r\n",
+    "no colon": b"GET / HTTP/1.1\r\nHost\r\n\r\n",
+    "a space before the colon": b"GET / HTTP/1.1\r\nHost : x\r\n\r\n",
+    "a folded header": b"GET / HTTP/1.1\r\nA: b\r\n c\r\n : d\r\n\r\n",
+    "a null byte in a header": b"GET / HTTP/1.1\r\nA: b\0c\r\n\r\n",
+    "bare line feeds": b"GET / HTTP/1.1\nA: b\n\n",
+    "a path beyond ASCII": "GET /ä HTTP/1.1\r\n\r\n".encode(),
+    "a null byte in the path": b"GET /\0 HTTP/1.1\r\n\r\n",
+    "no path": b"CONNECT x HTTP/1.1\r\n\r\n",
+    "length twice": POST + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
+    "the same length twice": POST + b"Content-Length: 5\r\nContent-Length: 5\r\n\r\nhello",
+    "lengths in a list": POST + b"Content-Length: 5, 5\r\n\r\nhello",
+    "a negative length": POST + b"Content-Length: -5\r\n\r\nhello",
+    "a signed length": POST + b"Content-Length: +5\r\n\r\nhello",
+    "a hexadecimal length": POST + b"Content-Length: 0x5\r\n\r\nhello",
+    "a length beyond 64 bits": POST + b"Content-Length: 18446744073709551617\r\n\r\nhello",
+    "length and chunks": POST + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "chunks and length": POST + b"Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n",
+    "a coding of nobody's": POST + b"Transfer-Encoding: xchunked\r\n\r\nhello",
+    "chunked, but not last": POST + b"Transfer-Encoding: chunked, gzip\r\n\r\n0\r\n\r\n",
+    "chunked twice": POST + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n0\r\n\r\n",
+    "a chunk of no size": POST + b"Transfer-Encoding: chunked\r\n\r\nz\r\n",
+    "a chunk of a negative size": POST + b"Transfer-Encoding: chunked\r\n\r\n-1\r\nhello\r\n",
+    "a chunk beyond 64 bits": POST + b"Transfer-Encoding: chunked\r\n\r\n11111111111111111\r\n",
+    "an upgrade with a body": POST + b"Connection: upgrade\r\nUpgrade: h2c\r\nContent-Length: 5\r\n\r\nhello",
+}
+
+
+@pytest.mark.parametrize("data", NOT_HTTP.values(), ids=NOT_HTTP)
+def test_what_is_no_http_gets_one_400_in_our_form(service: RunningService, data: bytes) -> None:
+    (answer,) = ask(service, data)
+    assert is_problem(answer, 400, "invalid_request")
+    assert service.client.get("/health/live").status_code == 200
+
+
+def test_the_form_is_that_of_the_address(service: RunningService) -> None:
+    (answer,) = ask(service, b"POST /v2/models/m/infer HTTP/1.1\r\nContent-Length: x\r\n\r\n")
+    assert (answer.status, list(answer.json), answer.headers["content-type"]) == (400, ["error"], "application/json")
+
+
+@pytest.mark.parametrize("piecemeal", [False, True], ids=["at once", "piecemeal"])
+@pytest.mark.parametrize(
+    "head",
+    [
+        LIVE + b"".join(b"A%d: b\r\n" % number for number in range(MAX_HEADERS)) + b"\r\n",
+        LIVE + b"A: " + b"b" * MAX_HEAD_BYTES + b"\r\n\r\n",
+        LIVE + b"".join(b"A%d: %b\r\n" % (number, b"b" * 1000) for number in range(70)) + b"\r\n",
+        b"GET /" + b"a" * MAX_HEAD_BYTES + b" HTTP/1.1\r\n\r\n",
+        LIVE + b"A: " + b"b" * 1_000_000,  # without an end
+    ],
+    ids=["count", "value", "together", "path", "endless"],
+)
+def test_a_head_has_its_limits(service: RunningService, head: bytes, piecemeal: bool) -> None:
+    with connect(service) as connection:
+        step = 5000 if piecemeal else len(head)
+        for start in range(0, len(head), step):
+            send(connection, head[start : start + step])
+        (answer,) = answers(received(connection))
+    assert is_problem(answer, 431, "head_too_large") or answer.json["error"]
+
+
+def test_a_head_within_the_limits_is_fine(service: RunningService) -> None:
+    headers = [b"A%d: %b\r\n" % (number, b"b" * 600) for number in range(MAX_HEADERS - 2)]
+    (answer,) = ask(service, LIVE + b"".join(headers) + CLOSE)
+    assert answer.status == 200
+
+
+def test_trailers_are_bounded_and_are_no_headers(service: RunningService) -> None:
+    chunked = POST + b"Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n%x\r\n%b\r\n0\r\n" % (len(JPEG), JPEG)
+    (answer,) = ask(service, chunked + b"X-Request-ID: trailer\r\nX-Request-Timeout-Ms: soon\r\n\r\n")
+    assert answer.status == 200
+    assert answer.headers["x-request-id"] != "trailer"
+    (answer,) = ask(service, chunked + b"".join(b"A%d: b\r\n" % number for number in range(MAX_HEADERS + 1)))
+    assert is_problem(answer, 431, "head_too_large")
+    (answer,) = ask(service, chunked + b"A: " + b"b" * 1_000_000)
+    assert is_problem(answer, 431, "head_too_large")
+
+
+def test_chunks_are_counted(service: RunningService) -> None:
+    chunks = POST + b"Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n" + b"1\r\nx\r\n" * (MAX_CHUNKS - 1)
+    (answer,) = ask(service, chunks + b"0\r\n\r\n")
+    assert (answer.status, answer.json["code"]) == (415, "unsupported_media_type")  # it was read, and is no picture
+    (answer,) = ask(service, chunks + b"1\r\nx\r\n0\r\n\r\n")
+    assert is_problem(answer, 413, "body_too_large")
+    assert "chunks" in answer.json["detail"]
+
+
+def test_endless_chunk_extensions_end(service: RunningService) -> None:
+    (answer,) = ask(service, POST + b"Transfer-Encoding: chunked\r\n\r\n1;a=" + b"b" * 1_000_000)
+    assert is_problem(answer, 431, "head_too_large")
+
+
+def test_a_head_that_does_not_end_in_time_is_answered_and_silence_is_not(strict: RunningService) -> None:
+    (answer,) = ask(strict, LIVE)
+    assert is_problem(answer, 408, "head_timeout")
+    assert ask(strict, b"") == []
+    assert ask(strict, b"\r\n") == []
+    assert strict.metric("aaserve_rejected_total", reason="head_timeout") == 1
+
+
+def test_a_head_that_drips_ends_in_time(strict: RunningService) -> None:
+    """Each byte comes well within the time; all of them together do not."""
+    with connect(strict) as connection:
+        connection.settimeout(0.05)
+        content = b""
+        for number in range(1000):
+            send(connection, b"A" if number else LIVE)
+            try:
+                content += connection.recv(65536)
+                break
+            except TimeoutError:
+                continue
+    assert is_problem(answers(content)[0], 408, "head_timeout")
+
+
+def test_the_second_head_of_a_connection_has_its_time_too(strict: RunningService) -> None:
+    first, second = ask(strict, LIVE + b"\r\n" + LIVE)
+    assert first.status == 200
+    assert is_problem(second, 408, "head_timeout")
+
+
+def test_a_body_that_nobody_wants_does_not_keep_the_connection(strict: RunningService) -> None:
+    with connect(strict) as connection:
+        send(connection, LIVE + b"Content-Length: 1000000000\r\n\r\n")
+        connection.settimeout(0.05)
+        content, closed = b"", False
+        for _ in range(1000):
+            send(connection, b"x")
+            try:
+                piece = connection.recv(65536)
+            except TimeoutError:
+                continue
+            except ConnectionResetError:
+                piece = b""
+            content += piece
+            closed = not piece
+            if closed:
+                break
+    assert closed
+    assert [answer.status for answer in answers(content)] == [200]
+
+
+def test_a_body_that_drips_ends_with_the_deadline(strict: RunningService) -> None:
+    head = POST + b"X-Request-Timeout-Ms: 300\r\nConnection: close\r\nContent-Length: 1000\r\n\r\n"
+    (answer,) = ask(strict, head + b"\xff\xd8\xff")
+    assert (answer.status, answer.json["code"]) == (504, "deadline_exceeded")
+
+
+def test_no_other_body_is_waited_for_either(strict: RunningService) -> None:
+    head = b"POST /v2/repository/index HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 10\r\n\r\n"
+    (answer,) = ask(strict, head + b"{")
+    assert answer.status == 504
+
+
+def test_who_takes_no_answer_is_cut_off(strict: RunningService) -> None:
+    """Requests one after another, whose answers nobody reads: they pile up only until the time is over."""
+    before = descriptors(strict)
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.settimeout(20)
+        connection.connect((strict.client.base_url.host, strict.client.base_url.port))
+        send(connection, b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n" * 5000)
+        wait_until(lambda: descriptors(strict) <= before)
+        wait_until(lambda: strict.metric("aaserve_inflight_requests") == 1)  # the one that asks
+
+
+def test_garbage_behind_a_request_does_not_take_the_place_of_its_answer(service: RunningService) -> None:
+    request = POST + b"Content-Length: %d\r\n\r\n" % len(JPEG) + JPEG
+    (answer,) = ask(service, request + b"\x80 nonsense\r\n\r\n")
+    assert answer.status == 200
+    assert answer.json["predictions"]
+
+
+def test_an_upgrade_without_a_body_is_ignored(service: RunningService) -> None:
+    (answer,) = ask(service, LIVE + b"Connection: upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n\r\n" + LIVE + b"\r\n")
+    assert answer.status == 200
+
+
+def test_connections_beyond_the_limit_are_told_so(strict: RunningService) -> None:
+    strict.client.get("/health/live")  # one connection is the client's own
+    rest = strict.metric("aaserve_rejected_total", reason="too_many_connections")
+    opened = [connect(strict) for _ in range(CONNECTIONS - 1)]
+    with connect(strict) as one_more:
+        (answer,) = answers(received(one_more))
+        assert is_problem(answer, 503, "too_many_connections")
+        assert answer.headers["retry-after"] == "1"
+    for connection in opened:
+        connection.close()
+    wait_until(lambda: strict.metric("aaserve_rejected_total", reason="too_many_connections") == rest + 1)
+    wait_until(lambda: ask(strict, LIVE + CLOSE)[0].status == 200)
+
+
+def test_ten_thousand_connections_leave_nothing_behind(service: RunningService) -> None:
+    service.client.get("/health/live")
+    before = descriptors(service)
+    address = service.client.base_url.host, service.client.base_url.port
+    for wave in range(20):
+        connections = []
+        for number in range(500):
+            connection = socket.create_connection(address, 20)
+            if (wave + number) % 3 == 1:
+                send(connection, LIVE)
+            elif (wave + number) % 3 == 2:
+                send(connection, POST + b"Content-Length: 100\r\n\r\nx")
+            connections.append(connection)
+        for connection in connections:
+            connection.close()
+    wait_until(lambda: descriptors(service) <= before, 30)
+    wait_until(lambda: service.metric("aaserve_inflight_requests") == 1)
+    assert service.classify(JPEG).status_code == 200
+
+
+@pytest.mark.parametrize(("hard", "expected"), [(200, "72 200"), (100, "1 100"), (5000, "4096 4224")])
+def test_there_are_no_more_connections_than_files(hard: int, expected: str) -> None:
+    script = (
+        "import resource\nfrom service.file_descriptors import allowed_connections\n"
+        f"resource.setrlimit(resource.RLIMIT_NOFILE, (64, {hard}))\n"
+        "print(allowed_connections(4096), resource.getrlimit(resource.RLIMIT_NOFILE)[0])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == expected
+    assert ("max_connections" in done.stderr) == (hard < 4096)
+
+
+def test_a_path_cannot_write_a_line_of_the_log(service: RunningService) -> None:
+    answer = service.client.get("/nope%0a2026-01-01%20ERROR%20forged")
+    assert answer.status_code == 404
+    wait_until(lambda: any(answer.json()["request_id"] in line for line in service.log))
+    assert not any(line.startswith("2026-01-01") for line in service.log)

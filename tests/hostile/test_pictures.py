@@ -1,0 +1,156 @@
+"""Pictures made to hurt: the answer is a classification or a documented error, soon, and costs what a picture costs."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmarks.hostile import ANSWERS, answers
+from bundle.decoding import decode
+from bundle.errors import ImageError, InvalidImage
+from bundle.jpeg_scans import MAX_SCANS, too_many_scans
+from tests.helpers import EXAMPLES, ROOT, SHARED, RunningService, encode, photograph
+from tests.hostile.bombs import BOMBS, jpeg_that_says_mpo, progressive_jpeg, tiff_of_one_tile, tiff_of_strips
+
+BAD_IMAGES = SHARED / "data" / "bad_images"
+MUTATIONS = 600
+
+
+def decoded(image_bytes: bytes, max_pixels: int = 50_000_000) -> Image.Image:
+    return decode(image_bytes, max_pixels=max_pixels, background=(0, 0, 0), exif_orientation=True)
+
+
+def test_damaged_pictures_get_documented_answers(service: RunningService) -> None:
+    """The short form of `python -m benchmarks.hostile`."""
+    counts, _ = answers(str(service.client.base_url), MUTATIONS, seed=8, clients=8)
+    assert sum(found.total() for found in counts.values()) == MUTATIONS
+    for name, found in counts.items():
+        assert set(found) <= ANSWERS, name
+        assert found["200"], f"{name}: nothing was decoded"
+        assert found["400 invalid_image"], f"{name}: nothing was damaged"
+    assert service.classify((EXAMPLES / "rocket.jpg").read_bytes()).status_code == 200
+
+
+@pytest.mark.parametrize("bomb", BOMBS.values(), ids=BOMBS)
+def test_a_bomb_is_refused(service: RunningService, bomb: bytes) -> None:
+    answer = service.classify(bomb)
+    assert (answer.status_code, answer.json()["code"]) in {(400, "invalid_image"), (413, "image_too_large")}
+
+
+def test_bombs_take_no_memory() -> None:
+    """In a process of its own: the decoders' memory is not Python's."""
+    script = (
+        "import resource, sys\n"
+        "from tests.hostile.bombs import BOMBS, HARMLESS\n"
+        "from tests.hostile.test_pictures import decoded\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "for name, bomb in (BOMBS | HARMLESS).items():\n"
+        "    try: decoded(bomb)\n"
+        "    except ValueError: pass\n"
+        "    now = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "    if now - before > 150_000: sys.exit(f'{name}: {now - before} kB')\n"
+    )
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_tile_larger_than_the_picture_is_fine_and_so_are_many_strips() -> None:
+    assert decoded(tiff_of_one_tile(10, 64), max_pixels=64 * 64).size == (10, 10)
+    with pytest.raises(ImageError):
+        decoded(tiff_of_one_tile(10, 64), max_pixels=64 * 64 - 1)
+    assert decoded(tiff_of_strips(2000, data=b"\x07")).size == (1, 2000)
+
+
+def test_the_layout_of_a_tiff_must_be_unambiguous() -> None:
+    """Pillow and libtiff do not read the same types; what only one of them sees is no limit for the other."""
+    tile = tiff_of_one_tile(10, 64)
+    for kind in (1, 6, 9, 11, 17):
+        hidden = tile.replace(b"\x42\x01\x04\x00", b"\x42\x01" + kind.to_bytes(2, "little"))  # TileWidth
+        with pytest.raises(InvalidImage, match="directory"):
+            decoded(hidden)
+
+
+@pytest.mark.parametrize("big_tiff", [False, True])
+def test_pages_behind_the_first_cost_nothing(big_tiff: bool) -> None:
+    page = photograph()
+    pages = encode(page, "TIFF", save_all=True, append_images=[page] * 20, compression="tiff_lzw", big_tiff=big_tiff)
+    np.testing.assert_array_equal(np.asarray(decoded(pages)), np.asarray(page))
+
+
+@pytest.mark.parametrize("image_format", ["GIF", "WEBP", "PNG"])
+def test_frames_behind_the_first_are_not_looked_at(image_format: str) -> None:
+    frames = [Image.new("RGB", (100, 100), (80 * number, 0, 0)) for number in range(3)]
+    animation = encode(frames[0], image_format, save_all=True, append_images=frames[1:], duration=50)
+    middle = len(animation) // 2
+    for content in (animation, animation[:middle] + bytes(30) + animation[middle + 30 :]):  # damaged further on
+        assert decoded(content, max_pixels=100 * 100).getpixel((50, 50)) == (0, 0, 0)
+
+
+def test_scans_are_counted_as_the_decoder_sees_them() -> None:
+    assert not too_many_scans(progressive_jpeg(64, MAX_SCANS - 1))
+    assert too_many_scans(progressive_jpeg(64, MAX_SCANS))
+    sound = encode(photograph(), "JPEG", progressive=True)
+    scans = b"\xff\xda\0\2" * 600
+    assert not too_many_scans(sound + b"\0\2" + scans)  # a film behind the picture, as phones have it
+    assert not too_many_scans(encode(photograph(), "JPEG", comment=scans))  # inside a segment
+    many = progressive_jpeg(64, 200)
+    for before in (b"\xff\xff", b"\xff\xd3\xff", b"x\xff\0\xff"):  # fill bytes, a restart, a stuffed byte
+        assert too_many_scans(many.replace(b"\xff\xda", before + b"\xda"))
+
+
+def test_what_belongs_to_other_decoders_never_reaches_one() -> None:
+    """All of Pillow's plugins are loaded and every one off the list replaced by a tripwire."""
+    if not BAD_IMAGES.is_dir():
+        pytest.skip("no ../shared/data/bad_images")
+    script = """
+import json, sys, pathlib
+from PIL import Image, ImageFile
+Image.init()
+from bundle.decoding import _DECODERS
+reached = []
+def trip(self, *_, **__):
+    reached.append(type(self).__name__)
+    raise SyntaxError
+def classes(kind):
+    for each in kind.__subclasses__():
+        yield each
+        yield from classes(each)
+guarded = [each for each in classes(ImageFile.ImageFile) if each not in _DECODERS.values()]
+for each in guarded:
+    each.__init__ = trip
+Image.OPEN.clear()  # nor is the registry asked
+from tests.hostile.test_pictures import BAD_IMAGES, decoded, jpeg_that_says_mpo
+pictures = [path.read_bytes() for path in sorted(BAD_IMAGES.iterdir())]
+decoded_count = 0
+for picture in [*pictures, *map(bytes.fromhex, sys.argv[1:])]:
+    try:
+        decoded(picture)
+        decoded_count += 1
+    except ValueError:
+        pass
+print(json.dumps([len(guarded), decoded_count, reached]))
+"""
+    mpo = jpeg_that_says_mpo().hex()
+    command = [sys.executable, "-W", "ignore", "-c", script, mpo]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    guarded, count, reached = json.loads(done.stdout)
+    assert guarded > 30
+    assert count > 50
+    assert reached == []
+
+
+def test_the_picture_in_front_of_a_multi_picture_file_is_read_without_its_plugin() -> None:
+    script = (
+        "import sys\nfrom bundle.decoding import decode\n"
+        "picture = bytes.fromhex(sys.argv[1])\n"
+        "image = decode(picture, max_pixels=10**6, background=(0, 0, 0), exif_orientation=True)\n"
+        "print(image.getpixel((3, 3))[0] > 250, 'PIL.MpoImagePlugin' in sys.modules)"
+    )
+    command = [sys.executable, "-c", script, jpeg_that_says_mpo().hex()]
+    assert subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split() == [
+        "True",
+        "False",
+    ]

@@ -1,0 +1,43 @@
+"""docs/results.md has the figures of the files that it names."""
+
+import json
+import re
+
+from tests.helpers import REPOSITORY, ROOT
+
+DOCUMENT = (ROOT / "docs" / "results.md").read_text()
+RESULTS = ROOT / "benchmarks" / "results"
+MEASURED = json.loads((RESULTS / "2026-11-22-accuracy-per-class-aa-cifar100.json").read_text())
+
+
+def test_each_class_has_the_accuracy_that_was_measured() -> None:
+    table = DOCUMENT.split("| class | top-1 |")[-1]
+    found = dict(re.findall(r"\b([a-z_]+) \| (\d+)%", table))
+    assert found == {name: f"{row['top_1']:.0%}"[:-1] for name, row in MEASURED["classes"].items()}
+
+
+def test_the_card_is_of_the_bundle_that_ships() -> None:
+    manifest = json.loads((REPOSITORY / "aa-cifar100" / "1" / "manifest.json").read_text())
+    accuracy = MEASURED["accuracy"]
+    assert {name: manifest["accuracy"][name] for name in ("top_1", "top_5")} == {
+        name: accuracy[name] for name in ("top_1", "top_5")
+    }
+    assert f"{accuracy['top_1']:.2%} top-1, {accuracy['top_5']:.2%} top-5".replace("%", " %") in DOCUMENT
+
+
+def test_confusions_are_those_that_were_measured() -> None:
+    card = DOCUMENT.split("are confused: ")[1].split("Four classes")[0]
+    shares = [int(share) / 100 for share in re.findall(r"(\d+) %", card)]
+    classes = ("seal", "maple_tree", "boy", "woman", "mouse")
+    taken_for = ("otter", "oak_tree", "man", "man", "shrew")
+    rows = [MEASURED["classes"][name] for name in classes]
+    assert [(row["taken_for"], row["share"]) for row in rows] == list(zip(taken_for, shares, strict=True))
+    below_half = {name for name, row in MEASURED["classes"].items() if row["top_1"] < 0.5}
+    assert below_half == {"seal", "boy", "lizard", "otter"}
+
+
+def test_files_and_recipes_that_are_named_exist() -> None:
+    for name in re.findall(r"`(?:benchmarks/results/)?(20[\w-]+\.(?:json|csv))`", DOCUMENT):
+        assert (RESULTS / name).exists(), name
+    for name in re.findall(r"`(?:training/recipes/)?(\w+\.toml)`", DOCUMENT):
+        assert (ROOT / "training" / "recipes" / name).exists(), name

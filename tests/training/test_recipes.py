@@ -1,0 +1,34 @@
+"""The recipes that ship."""
+
+import tomllib
+
+import pytest
+import torch
+
+from models import create_model
+from tests.helpers import ROOT
+from training.recipe import read_recipe
+
+RECIPES = sorted((ROOT / "training" / "recipes").glob("*.toml"))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_is_valid_and_says_how_it_is_run_and_what_came_out(path) -> None:
+    recipe = read_recipe(path)
+    with torch.device("meta"):
+        create_model(recipe.network.architecture, image_size=recipe.preprocessing.crop, **recipe.network.options)
+    header = path.read_text().split("\n[")[0]
+    assert f"training/recipes/{path.name}" in header
+    assert "% top-1 and" in header or "Unproven: " in header or "Not run yet" in header
+
+
+def test_the_papers_network_and_its_baseline_differ_in_the_network_alone() -> None:
+    augmented, plain = (
+        tomllib.loads((ROOT / "training" / "recipes" / f"{name}_cifar100.toml").read_text())
+        for name in ("aa_wide_resnet28_10", "wide_resnet28_10")
+    )
+    assert (augmented.pop("network"), plain.pop("network")) == (
+        {"architecture": "aa_wide_resnet28_10"},
+        {"architecture": "wide_resnet28_10"},
+    )
+    assert augmented == plain

@@ -1,0 +1,51 @@
+"""Pixels --> inputs of the network, varied at random, a whole batch at once on its device.
+
+    uint8 (B, H, W, 3) --RandAugment--> 0..1 --normalise--> --crop, mirror--> float32 (B, 3, H, W)
+
+What is random comes as a table of numbers, a row an image, so that a batch is augmented alike however it is divided
+among processes and on whatever device.
+"""
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from bundle.preprocessing import Preprocessing
+from training.randaugment import DRAWS_PER_OPERATION, randaugment
+from training.recipe import Augmentation
+
+_DRAWS = 3  # top, left, mirrored
+
+
+def draws_per_image(augmentation: Augmentation) -> int:
+    """Columns of the table that `augment` wants."""
+    return _DRAWS + augmentation.operations * DRAWS_PER_OPERATION
+
+
+def augment(pixels: Tensor, augmentation: Augmentation, preprocessing: Preprocessing, draws: NDArray) -> Tensor:
+    """Vary and normalise uint8 (B, H, W, 3).
+
+    Args:
+        draws: uniform in 0..1, (B, draws_per_image(augmentation)).
+    """
+    images = pixels.permute(0, 3, 1, 2).float() / 255  # (B, 3, H, W), channels last in memory
+    mean = torch.tensor(preprocessing.mean, device=images.device)[:, None, None]  # (3, 1, 1)
+    std = torch.tensor(preprocessing.std, device=images.device)[:, None, None]
+    if augmentation.operations:
+        images = randaugment(images, augmentation.magnitude, draws[:, _DRAWS:], fill=mean)
+    return crop_and_mirror((images - mean) / std, augmentation, draws[:, :_DRAWS])
+
+
+def crop_and_mirror(images: Tensor, augmentation: Augmentation, draws: NDArray) -> Tensor:
+    """Shift each image of (B, C, H, W) by up to `crop_padding` pixels, zeros coming in, and mirror half of them."""
+    batch, _, height, width = images.shape
+    padding = augmentation.crop_padding
+    top, left, mirrored = torch.from_numpy(draws).to(images.device).T[..., None]  # (B, 1) each
+    rows = (top * (2 * padding + 1)).long() + torch.arange(height, device=images.device)  # (B, H)
+    columns = (left * (2 * padding + 1)).long() + torch.arange(width, device=images.device)  # (B, W)
+    if augmentation.horizontal_flip:
+        columns = torch.where(mirrored < 0.5, columns.flip(1), columns)
+    padded = F.pad(images, (padding,) * 4).permute(0, 2, 3, 1)  # (B, H + 2p, W + 2p, C)
+    index = torch.arange(batch, device=images.device)[:, None, None]
+    return padded[index, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)  # (B, C, H, W), channels last

@@ -1,0 +1,82 @@
+"""python -m training RECIPE.toml --data DIR [--output DIR] [--resume] …"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from training.data import LAYOUTS
+from training.machine import open_machine
+from training.recipe import read_recipe
+from training.stop import Stop
+from training.trainer import train
+
+
+def main(argv: Sequence[str]) -> int:
+    arguments = _parser().parse_args(argv)
+    output = arguments.output or Path("runs") / arguments.recipe.stem
+    # Of several processes only the first tells how far all of them are.
+    console = Console(stderr=True, quiet=os.environ.get("RANK", "0") != "0")
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    try:
+        recipe = read_recipe(arguments.recipe)
+        with (
+            Stop(arguments.max_minutes * 60) as stop,
+            open_machine(
+                arguments.device, compiled=arguments.compile, deterministic=arguments.deterministic
+            ) as machine,
+            Progress(*columns, console=console, disable=not console.is_terminal) as progress,
+        ):
+            outcome = train(
+                recipe,
+                arguments.data,
+                output,
+                machine=machine,
+                stop=stop,
+                progress=progress,
+                resume=arguments.resume,
+                save_every=arguments.save_minutes * 60,
+            )
+    except (ValueError, OSError, FloatingPointError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    if isinstance(outcome, int):
+        if machine.writes:
+            print(f"stopped; --resume goes on from exactly there, {output / 'last.pt'}", file=sys.stderr)
+        return outcome
+    if machine.writes:
+        print(f"test top-1 {outcome.top_1:.2%}; weights in {output / 'model.safetensors'}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m training",
+        description="Train a network as a recipe says.",
+        epilog="Exit status: 0 trained, 1 error, 75 time is up, 130 or 143 stopped by SIGINT or SIGTERM; after the "
+        "last three --resume goes on. python -m training split FILE and join FILE: a checkpoint in small parts. "
+        "Several processes: torchrun --nproc-per-node N -m training …",
+    )
+    add = parser.add_argument
+    add("recipe", type=Path, help="TOML file, such as those in training/recipes/")
+    add("--data", type=Path, required=True, help=f"folder that holds {LAYOUTS}")
+    add("--output", type=Path, help="where the run is kept (default: runs/NAME_OF_THE_RECIPE)")
+    add("--resume", action="store_true", help="go on where the run in the output folder stopped")
+    add("--save-minutes", type=minutes, default=10, help="between checkpoints within an epoch (default: 10)")
+    add("--max-minutes", type=minutes, default=float("inf"), help="save and stop after that (default: no limit)")
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: cuda where there is one")
+    add("--compile", action="store_true", help="torch.compile; for GPUs")
+    add("--deterministic", action="store_true", help="the same bits each time on a GPU too; slower")
+    return parser
+
+
+def minutes(text: str) -> float:
+    """A duration as typed, in minutes."""
+    value = float(text)
+    if not value > 0:
+        raise ValueError
+    return value

@@ -1,0 +1,91 @@
+"""A folder of pictures, in one of the layouts that we know --> labels, training pictures, test pictures.
+
+Both splits are decoded, resized and cropped by bundle.preprocessing, so a network is trained and judged on the pixels
+that the service will show it.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bundle.preprocessing import Preprocessing, read_pixels
+from training import cifar
+from training.folders import MAX_PIXELS, PictureFiles, read_classes
+
+LAYOUTS = "cifar-100-python/, cifar-10-batches-py/, or train/ and val/ (or test/) with a folder for each class"
+
+
+class Pictures(Protocol):
+    """Pictures of a split; `classes` are int64 (N,)."""
+
+    classes: NDArray[np.int64]
+
+    def batches(self, order: Sequence[NDArray[np.int64]], seed: Sequence[int]) -> Iterator[Tensor]:
+        """Pixels uint8 (B, H, W, 3) of each batch of indices; whatever is random follows from `seed`."""
+
+
+@dataclass(frozen=True)
+class Data:
+    labels: tuple[str, ...]
+    training: Pictures
+    test: Pictures
+
+
+def open_data(
+    folder: Path, preprocessing: Preprocessing, *, area: tuple[float, float] | None, device: torch.device
+) -> Data:
+    """Open the data set in `folder`; small pictures for training are held on `device`.
+
+    Args:
+        area: share of a picture's area for random crops, see PictureFiles.
+
+    Raises:
+        FileNotFoundError: no such folder, or none of the layouts in it.
+        ValueError: damaged or empty, or random crops of pictures that are small already.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such folder; --data names the folder that holds {LAYOUTS}")
+    threads = len(os.sched_getaffinity(0))
+    if any((folder / form.folder).is_dir() for form in cifar.FORMS):
+        if area:
+            raise ValueError("resized_crop_area is for pictures in folders; CIFAR's are 32x32 already")
+        splits = {name: cifar.read_split(folder, name) for name in ("train", "test")}
+        return Data(
+            tuple(cifar.read_labels(folder)),
+            PicturesInMemory(splits["train"], preprocessing, device, threads),
+            PicturesInMemory(splits["test"], preprocessing, torch.device("cpu"), threads),
+        )
+    test = next((folder / name for name in ("val", "test") if (folder / name).is_dir()), None)
+    if test is None or not (folder / "train").is_dir():
+        found = ", ".join(sorted(path.name for path in folder.iterdir())[:5]) or "nothing"
+        raise FileNotFoundError(f"{folder}: expected {LAYOUTS}; found {found}")
+    labels = read_classes(folder / "train")
+    return Data(
+        tuple(labels),
+        PictureFiles(folder / "train", labels, preprocessing, area=area, threads=threads),
+        PictureFiles(test, labels, preprocessing, area=None, threads=threads),
+    )
+
+
+class PicturesInMemory:
+    """Small pictures, each read once as the service would read it: encoded, decoded, resized, cropped."""
+
+    def __init__(self, split: cifar.Split, preprocessing: Preprocessing, device: torch.device, threads: int) -> None:
+        def read(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+            return read_pixels(cifar.as_png(image), preprocessing, max_pixels=MAX_PIXELS)
+
+        with ThreadPoolExecutor(threads) as pool:
+            self._pixels = torch.from_numpy(np.stack(list(pool.map(read, split.images)))).to(device)  # (N, H, W, 3)
+        self.classes = split.labels
+
+    def batches(self, order: Sequence[NDArray[np.int64]], seed: Sequence[int]) -> Iterator[Tensor]:
+        for index in order:
+            yield self._pixels[torch.from_numpy(index).to(self._pixels.device)]
