@@ -85,4 +85,4 @@ $(PYTHON) -c 'import sys; sys.exit("aaserve needs Python 3.11 or newer, found " 
 	&& $(PYTHON) -m venv $(1) || { echo "could not create $(1): on Debian and Ubuntu, apt install python3-venv" >&2; exit 1; }
 endef
 
-.PHONY: help serve test check audit fuzz install format export ray-check ray-check image image-check soak up clean
+.PHONY: help serve test check audit fuzz install format export ray-check image image-check soak up clean
