@@ -19,6 +19,7 @@ from pathlib import Path
 from benchmarks.circumstances import ROOT
 from benchmarks.faults.running import HOST, Service, running, wait_until
 from benchmarks.faults.traffic import FOREIGN, SILENT, Traffic, ask, head
+from service.metrics import REFRESH
 from tests.toy_bundles import HANGS, picture, write_fragile_bundle
 
 PICTURES = [path.read_bytes() for path in sorted((ROOT / "examples").glob("*.jpg"))]
@@ -349,8 +350,14 @@ def _ended(traffic: Traffic, counted: dict[str, int]) -> Findings:
 
 
 def _nothing_left(service: Service, others: int = 0) -> bool:
-    """Whether nothing waits and only this question is in flight, and what `others` have."""
-    return service.metric("aaserve_queue_depth") <= others and service.metric("aaserve_inflight_requests") <= 1 + others
+    """Whether soon nothing waits and only this question is in flight, and what `others` have."""
+    end = time.monotonic() + 3 * REFRESH  # workers report no more often
+    while time.monotonic() < end:
+        waiting, inflight = service.metric("aaserve_queue_depth"), service.metric("aaserve_inflight_requests")
+        if waiting <= others and inflight <= 1 + others:
+            return True
+        time.sleep(0.05)
+    return False
 
 
 def _limit(service: Service, kind: int, soft: int) -> None:
