@@ -40,6 +40,7 @@ from tests.toy_bundles import picture, write_fragile_bundle
 GROWTH = 0.03  # of the resident memory after the warm-up, at most
 WARM_UP = 0.25  # of the run, ten minutes at most
 KEY = "soak"
+AUTHORIZATION = {"Authorization": f"Bearer {KEY}"}
 MODEL = "aa-cifar100"
 
 
@@ -145,7 +146,7 @@ class _Sources:
         self._service = service
         self._repository = repository
         self._record = record
-        self._client = httpx.AsyncClient(base_url=f"http://{HOST}:{service.port}", timeout=60)
+        self._client = httpx.AsyncClient(base_url=f"http://{HOST}:{service.port}", headers=AUTHORIZATION, timeout=60)
         self._photograph = (ROOT / "examples" / "rocket.jpg").read_bytes()
 
     async def leave(self) -> None:
@@ -180,8 +181,7 @@ class _Sources:
             serving.write_text("max_queue_size = nothing\n")
             self._service.process.send_signal(signal.SIGHUP)
         else:
-            headers = {"Authorization": f"Bearer {KEY}"}
-            response = await self._client.post(f"/admin/models/fragile/{way}", headers=headers)
+            response = await self._client.post(f"/admin/models/fragile/{way}")
             self._record.ended[f"admin {way}", response.status_code] += 1
 
 
@@ -246,10 +246,9 @@ def _by_minute(samples: list[tuple[float, int, int, int]]) -> list[float]:
 
 
 def _post(path: str, body: bytes, content_type: str = "application/octet-stream") -> bytes:
-    head = (
-        f"POST {path} HTTP/1.1\r\nHost: aaserve\r\nContent-Type: {content_type}\r\nContent-Length: {len(body)}\r\n\r\n"
-    )
-    return head.encode() + body
+    headers = {"Host": "aaserve", **AUTHORIZATION, "Content-Type": content_type, "Content-Length": str(len(body))}
+    lines = [f"POST {path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
+    return "".join(f"{line}\r\n" for line in [*lines, ""]).encode() + body
 
 
 def _form(path: str, pictures: list[bytes]) -> bytes:
@@ -289,7 +288,7 @@ def main() -> int:
         repository, keys = Path(folder) / "repository", Path(folder) / "keys"
         write_fragile_bundle(repository)
         shutil.copytree(ROOT / "model_repository" / MODEL, repository / MODEL)
-        keys.write_text(f"admin {hashlib.sha256(KEY.encode()).hexdigest()}\n")
+        keys.write_text(f"infer,admin,metrics {hashlib.sha256(KEY.encode()).hexdigest()}\n")
         with running("--repository", str(repository), "--api-keys-file", str(keys)) as service:
             uvloop.run(soak(service, repository, arguments.minutes * 60, record))
     found = findings(record, arguments.minutes * 60)
