@@ -60,6 +60,10 @@ class ModelRunner:
         with self.watchdog.watching():
             return self._session.attention(row, layers)
 
+    def close(self) -> None:
+        """Let go of the session, its memory and its threads now, not when the garbage collector comes by."""
+        del self._session
+
     def recover(self) -> None:
         """Make sure that the model works after a batch of which nothing could be answered.
 

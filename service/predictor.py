@@ -295,3 +295,4 @@ async def open_predictor(
             )
     finally:
         watching.cancel()
+        runner.close()
