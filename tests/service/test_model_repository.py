@@ -183,14 +183,18 @@ def test_fifty_reloads_under_load_lose_nothing_and_mix_nothing(repository: Path)
 def test_a_version_that_is_out_of_memory_has_left_no_thread_behind(repository: Path, keys: Path) -> None:
     with running_service("--api-keys-file", str(keys), repository=repository, headers=AUTHORIZED) as service:
 
-        def threads_after(loads: int) -> int:
-            for number in range(loads):
-                (repository / "fragile" / "serving.toml").write_text(f"max_batch_size = {4 + number % 2}\n")
+        def load(times: int) -> None:
+            for number in range(times):
+                (repository / "fragile" / "serving.toml").write_text(f"max_batch_size = {times + number}\n")
                 assert change(service, "load").status_code == 204
+
+        def threads() -> int:
             return len(list(Path(f"/proc/{service.process.pid}/task").iterdir()))
 
-        few = threads_after(4)
-        wait_until(lambda: threads_after(8) <= few + 1)
+        load(4)
+        few = threads()
+        load(24)
+        wait_until(lambda: threads() <= few + 1)
 
 
 def test_a_served_version_that_is_damaged_in_place_is_not_loaded_again(repository: Path) -> None:
