@@ -1,5 +1,6 @@
 """Pictures to send, and the real service to send them to."""
 
+import asyncio
 import io
 import os
 import re
@@ -15,6 +16,8 @@ from typing import Any
 
 import httpx
 import numpy as np
+import uvicorn
+from fastapi import FastAPI
 from PIL import Image
 
 ROOT = Path(__file__).parent.parent
@@ -96,6 +99,22 @@ def running_service(
         if reader.ident:
             reader.join()
         process.stderr.close()
+
+
+@contextmanager
+def served(app: FastAPI) -> Iterator[tuple[httpx.Client, uvicorn.Server]]:
+    """The application over a socket, in a thread of this process: for tests that reach into it."""
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, lifespan="on"))
+    thread = threading.Thread(target=lambda: asyncio.run(server.serve()))
+    thread.start()
+    try:
+        wait_until(lambda: server.started)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=10) as client:
+            yield client, server
+    finally:
+        server.should_exit = True
+        thread.join(20)
 
 
 def start_that_fails(*options: str, repository: Path = REPOSITORY, **environment: str) -> tuple[int, str]:

@@ -1,6 +1,5 @@
 """What only a broken model shows: the application over a socket, with a session that misbehaves."""
 
-import asyncio
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +8,6 @@ from contextlib import contextmanager
 import httpx
 import numpy as np
 import pytest
-import uvicorn
 from fastapi import FastAPI
 
 from bundle.manifest import AttentionMap
@@ -18,7 +16,7 @@ from service.errors import StartFailed
 from service.explanations import FORMS
 from service.session import OnnxSession
 from service.settings import Settings
-from tests.helpers import EXAMPLES, REPOSITORY, wait_until
+from tests.helpers import EXAMPLES, REPOSITORY, served, wait_until
 
 JPEG = (EXAMPLES / "rocket.jpg").read_bytes()
 
@@ -26,18 +24,9 @@ JPEG = (EXAMPLES / "rocket.jpg").read_bytes()
 @contextmanager
 def serving(**options: object) -> Iterator[tuple[httpx.Client, FastAPI]]:
     app = create_app(Settings(port=0, repository=REPOSITORY, **options))
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, lifespan="on"))
-    thread = threading.Thread(target=lambda: asyncio.run(server.serve()))
-    thread.start()
-    try:
-        wait_until(lambda: server.started)
-        port = server.servers[0].sockets[0].getsockname()[1]
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=10) as client:
-            app.state.server = server
-            yield client, app
-    finally:
-        server.should_exit = True
-        thread.join(20)
+    with served(app) as (client, server):
+        app.state.server = server
+        yield client, app
 
 
 def classify(client: httpx.Client) -> httpx.Response:

@@ -1,6 +1,5 @@
 """Traces: what is recorded of a request and its batch, what leaves the process, and what a bad collector costs."""
 
-import asyncio
 import concurrent.futures
 import json
 import re
@@ -15,7 +14,6 @@ from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 from fastapi import FastAPI
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.trace import ReadableSpan
@@ -26,7 +24,7 @@ from service.app import create_app
 from service.errors import QueueFull
 from service.settings import Settings
 from service.tracing import Tracing
-from tests.helpers import EXAMPLES, REPOSITORY, RunningService, running_service, start_that_fails, wait_until
+from tests.helpers import EXAMPLES, REPOSITORY, RunningService, running_service, served, start_that_fails, wait_until
 from tests.toy_bundles import OUT_OF_RANGE, picture, write_fragile_bundle
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e47{:02x}"
@@ -73,19 +71,10 @@ def traced(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Traced]:
     tracing = Tracing(exporter)
     settings = Settings(port=0, repository=repository, max_batch_size=3, max_queue_delay_ms=600)
     app = create_app(settings, tracing=tracing)
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, lifespan="on"))
-    thread = threading.Thread(target=lambda: asyncio.run(server.serve()))
-    thread.start()
-    try:
-        wait_until(lambda: server.started)
-        port = server.servers[0].sockets[0].getsockname()[1]
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=10) as client:
-            wait_until(lambda: client.get("/health/ready").status_code == 200)
-            yield Traced(client, app, tracing, exporter)
-    finally:
-        server.should_exit = True
-        thread.join(20)
-        tracing.close()
+    with served(app) as (client, _):
+        wait_until(lambda: client.get("/health/ready").status_code == 200)
+        yield Traced(client, app, tracing, exporter)
+    tracing.close()
 
 
 def test_a_request_is_a_span_under_its_callers_with_its_stages_below(traced: Traced) -> None:
