@@ -161,10 +161,49 @@ def json_base64(picture: bytes, media_type: str) -> tuple[str, bytes]:
     return "application/json", json.dumps({"image": base64.b64encode(picture).decode()}).encode()
 
 
+def json_list_base64(picture: bytes, media_type: str) -> tuple[str, bytes]:
+    return "application/json", json.dumps({"images": [base64.b64encode(picture).decode()]}).encode()
+
+
+def v2_base64(picture: bytes, media_type: str) -> tuple[str, bytes]:
+    """The Open Inference Protocol without its binary extension."""
+    image = {
+        "name": "image",
+        "shape": [1, 1],
+        "datatype": "BYTES",
+        "parameters": {"content_type": "base64"},
+        "data": [base64.b64encode(picture).decode()],
+    }
+    return "application/json", json.dumps({"inputs": [image]}).encode()
+
+
 def best_prediction(answer: bytes) -> int:
     """Of {"predictions": [{"label", "class_index", "score"}, …]}, best first."""
     index: int = json.loads(answer)["predictions"][0]["class_index"]
     return index
+
+
+def first_best_prediction(answer: bytes) -> int:
+    """Of a list of one such answer."""
+    index: int = json.loads(answer)[0]["predictions"][0]["class_index"]
+    return index
+
+
+def v2_class_index(answer: bytes) -> int:
+    """Of the tensor `class_index`, best first."""
+    outputs = {output["name"]: output for output in json.loads(answer)["outputs"]}
+    index: int = outputs["class_index"]["data"][0]
+    return index
+
+
+def v2_binary_class_index(answer: bytes) -> int:
+    """The same where tensors follow the JSON as bytes."""
+    outputs, position = json.JSONDecoder().raw_decode(answer.decode("latin-1"))
+    for output in outputs["outputs"]:
+        if output["name"] == "class_index":
+            return int.from_bytes(answer[position : position + 4], "little")
+        position += output["parameters"]["binary_data_size"]
+    raise ValueError("no class_index in the answer")
 
 
 def _free_port() -> int:
