@@ -1,7 +1,5 @@
 """A server that aaserve is compared with: how it is installed, started and asked."""
 
-import base64
-import json
 import os
 import socket
 import sys
@@ -113,19 +111,20 @@ class Peer:
             StartFailed: it ended, or did not answer in time; with the end of its log.
         """
         port = _free_port()
-        command = [self.install(), "-m", f"benchmarks.peers.servers.{self.name}_server"]
+        python = self.install()
         with tempfile.TemporaryDirectory(prefix="peer-", ignore_cleanup_errors=True) as scratch:
             folder = Path(scratch)
             environment = {
                 "ORT_DISABLE_TELEMETRY": "1",  # bundle/telemetry.py
                 "PYTHONPATH": str(ROOT),
-                "PATH": f"{command[0].parent}{os.pathsep}{os.environ['PATH']}",  # some run commands of their own
+                "PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}",  # some run commands of their own
                 "HOME": scratch,  # what they leave there or among temporary files goes with it
                 "TMPDIR": scratch,
                 "PEER_BUNDLE": str(bundle.resolve()),
                 "PEER_PORT": str(port),
                 **self.environment,
             }
+            command: list[str | Path] = [python, "-m", f"benchmarks.peers.servers.{self.name}_server"]
             with process_tree(command, environment=environment, cores=cores, folder=folder) as root:
                 served = Served(HOST, port, self.path, root.pid, self.body, self.top_1, self.headers)
                 picture = (ROOT / "examples" / "cat.jpg").read_bytes()
@@ -143,67 +142,6 @@ class Peer:
     @property
     def _requirements(self) -> Path:
         return REQUIREMENTS / f"{self.name}.txt"
-
-
-def raw(picture: bytes, media_type: str) -> tuple[str, bytes]:
-    return media_type, picture
-
-
-def multipart(picture: bytes, media_type: str) -> tuple[str, bytes]:
-    """A form with the file `image`."""
-    boundary = "ce1f2c9f0b4c4e0e"
-    head = f'--{boundary}\r\nContent-Disposition: form-data; name="image"; filename="image"\r\n'
-    body = f"{head}Content-Type: {media_type}\r\n\r\n".encode() + picture + f"\r\n--{boundary}--\r\n".encode()
-    return f"multipart/form-data; boundary={boundary}", body
-
-
-def json_base64(picture: bytes, media_type: str) -> tuple[str, bytes]:
-    return "application/json", json.dumps({"image": base64.b64encode(picture).decode()}).encode()
-
-
-def json_list_base64(picture: bytes, media_type: str) -> tuple[str, bytes]:
-    return "application/json", json.dumps({"images": [base64.b64encode(picture).decode()]}).encode()
-
-
-def v2_base64(picture: bytes, media_type: str) -> tuple[str, bytes]:
-    """The Open Inference Protocol without its binary extension."""
-    image = {
-        "name": "image",
-        "shape": [1, 1],
-        "datatype": "BYTES",
-        "parameters": {"content_type": "base64"},
-        "data": [base64.b64encode(picture).decode()],
-    }
-    return "application/json", json.dumps({"inputs": [image]}).encode()
-
-
-def best_prediction(answer: bytes) -> int:
-    """Of {"predictions": [{"label", "class_index", "score"}, …]}, best first."""
-    index: int = json.loads(answer)["predictions"][0]["class_index"]
-    return index
-
-
-def first_best_prediction(answer: bytes) -> int:
-    """Of a list of one such answer."""
-    index: int = json.loads(answer)[0]["predictions"][0]["class_index"]
-    return index
-
-
-def v2_class_index(answer: bytes) -> int:
-    """Of the tensor `class_index`, best first."""
-    outputs = {output["name"]: output for output in json.loads(answer)["outputs"]}
-    index: int = outputs["class_index"]["data"][0]
-    return index
-
-
-def v2_binary_class_index(answer: bytes) -> int:
-    """The same where tensors follow the JSON as bytes."""
-    outputs, position = json.JSONDecoder().raw_decode(answer.decode("latin-1"))
-    for output in outputs["outputs"]:
-        if output["name"] == "class_index":
-            return int.from_bytes(answer[position : position + 4], "little")
-        position += output["parameters"]["binary_data_size"]
-    raise ValueError("no class_index in the answer")
 
 
 def _free_port() -> int:
