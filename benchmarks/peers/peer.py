@@ -1,11 +1,11 @@
 """A server that aaserve is compared with: how it is installed, started and asked."""
 
+import http.client
 import os
 import socket
 import sys
 import tempfile
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -129,10 +129,13 @@ class Peer:
                 served = Served(HOST, port, self.path, root.pid, self.body, self.top_1, self.headers)
                 picture = (ROOT / "examples" / "cat.jpg").read_bytes()
                 deadline = time.monotonic() + PATIENCE
-                while not _answers(served, picture):
-                    if root.poll() is not None or time.monotonic() > deadline:
-                        raise StartFailed(f"{self.name}: {_ending(root.poll())}; its log ends so:\n{_tail(folder)}")
-                    time.sleep(0.2)
+                while objection := _objection(served, picture):
+                    if root.poll() is not None:
+                        objection = f"ended with status {root.returncode}"
+                    elif time.monotonic() < deadline:
+                        time.sleep(0.2)
+                        continue
+                    raise StartFailed(f"{self.name}: {objection}; its log ends so:\n{_tail(folder)}")
                 yield served
 
     @property
@@ -151,16 +154,13 @@ def _free_port() -> int:
         return port
 
 
-def _answers(served: Served, picture: bytes) -> bool:
+def _objection(served: Served, picture: bytes) -> str | None:
+    """Why this is no server that is ready."""
     try:
         served.top_1(served.ask(picture, "image/jpeg"))
-    except (OSError, ValueError):
-        return False
-    return True
-
-
-def _ending(status: int | None) -> str:
-    return f"no answer within {PATIENCE:.0f} s" if status is None else f"ended with status {status}"
+    except (OSError, http.client.HTTPException) as error:
+        return str(error) or type(error).__name__
+    return None
 
 
 def _tail(folder: Path) -> str:

@@ -8,6 +8,8 @@ import os
 import secrets
 import signal
 import subprocess
+import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -28,7 +30,7 @@ class _Process:
 def process_tree(
     command: Sequence[str | Path], *, environment: Mapping[str, str], cores: Sequence[int] | None, folder: Path
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run `command` in `folder`, its output in `folder/log`; end all of it on leaving, whatever happened.
+    """Run `command` in `folder`, its output in `folder/log`; end all of it on leaving, also where we get SIGTERM.
 
     Args:
         cores: those it may run on; all if None.
@@ -47,9 +49,23 @@ def process_tree(
             start_new_session=True,  # Ctrl-C is for the driver, which then ends the tree
         )
     try:
-        yield root
+        with _exit_on_sigterm():
+            yield root
     finally:
         _end(root, mark.encode())
+
+
+@contextmanager
+def _exit_on_sigterm() -> Iterator[None]:
+    """As an exception, so that nothing is left running; only the main thread can have that."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def tree(root: int) -> list[int]:

@@ -2,6 +2,8 @@
 
 import json
 import os
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -23,6 +25,13 @@ if os.fork() == 0:
         os._exit(0)
     open("daemon", "w").write(str(os.getpid()))
 time.sleep(1000)
+"""
+DRIVER = f"""
+import pathlib, sys, time
+from benchmarks.peers.process_tree import process_tree
+daemon = [sys.executable, "-c", {DAEMON!r}]
+with process_tree(daemon, environment={{}}, cores=None, folder=pathlib.Path(sys.argv[1])):
+    time.sleep(1000)
 """
 
 
@@ -64,6 +73,14 @@ def test_daemons_are_ended_too(tmp_path: Path) -> None:
         assert is_alive(daemon)
     assert not is_alive(daemon)
     assert not is_alive(root.pid)
+
+
+def test_a_driver_that_is_terminated_ends_its_tree(tmp_path: Path) -> None:
+    driver = subprocess.Popen([sys.executable, "-c", DRIVER, tmp_path], cwd=ROOT)
+    wait_until(lambda: (tmp_path / "daemon").exists() and (tmp_path / "daemon").read_text() != "")
+    driver.terminate()
+    assert driver.wait(30) == 128 + signal.SIGTERM
+    assert not is_alive(int((tmp_path / "daemon").read_text()))
 
 
 def test_all_peers_run_on_the_engine_and_the_decoder_that_we_run_on() -> None:

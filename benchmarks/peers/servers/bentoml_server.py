@@ -18,7 +18,7 @@ from benchmarks.peers.servers.classifier import CORES, PORT, Classifier
 MAX_BATCH_SIZE = 8
 
 
-@bentoml.service(workers=CORES, traffic={"timeout": 60})
+@bentoml.service(workers=CORES, traffic={"timeout": 60}, logging={"access": {"enabled": False}})
 class Classify:
     """Pictures in base64 --> answers."""
 
