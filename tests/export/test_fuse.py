@@ -39,7 +39,7 @@ def fused(network: torch.nn.Module, spec: Preprocessing) -> bytes:
 @pytest.fixture(scope="module")
 def small() -> tuple[torch.nn.Module, Preprocessing, bytes]:
     """A network that is not square, what it sees, and its graph with fused attention."""
-    network, spec = network_and_spec("aa_wide_resnet22_2", (16, 32))
+    network, spec = network_and_spec("aa_wide_resnet22_2", (16, 24))
     return network, spec, fused(network, spec)
 
 
