@@ -2,8 +2,8 @@
 
     wheels.tar.part-… --join--> wheels --pip, --no-index--> this Python --> does the shipped bundle load on the card?
 
-Installed into the Python that has PyTorch: ONNX Runtime looks for CUDA and cuDNN beside itself. Its CPU build goes first,
-which has the same import name. Needs nothing but the standard library.
+Installed into the Python that has PyTorch, because ONNX Runtime looks for CUDA and cuDNN beside itself. Its CPU build,
+which has the same import name, goes first. Needs nothing but the standard library.
 """
 
 import argparse
@@ -18,11 +18,13 @@ ARCHIVE = "wheels.tar"
 # In a process of its own, because this one has not seen what was just installed.
 CHECK = """
 import bundle.telemetry, onnxruntime
+from pathlib import Path
 from bundle.bundle import open_bundle
 from service.session import OnnxSession
 from service.settings import Settings
 import service.app
-session = OnnxSession(open_bundle(__import__("pathlib").Path("model_repository/aa-cifar100/1")), Settings(provider={provider!r}))
+shipped = open_bundle(Path("model_repository/aa-cifar100/1"))
+session = OnnxSession(shipped, Settings(provider={provider!r}))
 session.warm_up()
 print("onnxruntime", onnxruntime.__version__, "runs the shipped bundle on", session.provider)
 """

@@ -29,6 +29,7 @@ NAMES = (
     "onnx-ir",
     "onnxruntime-gpu",
     "onnxscript",
+    "opentelemetry-api",  # FastAPI's
     "pillow",
     "prometheus_client",
     "pydantic",
@@ -38,6 +39,7 @@ NAMES = (
     "python-multipart",
     "starlette",
     "typing-inspection",
+    "typing_extensions",
     "uvicorn",
     "uvloop",
 )
