@@ -33,6 +33,7 @@ def open_device(device: str) -> dict[str, Any]:
     if not torch.cuda.is_available():
         raise SystemExit("error: PyTorch finds no CUDA device; --device cpu is the dry run")
     torch.cuda.set_stream(torch.cuda.Stream())
+    torch.backends.cudnn.allow_tf32 = False  # on by default; float32 is to mean float32 here
     card = torch.cuda.get_device_properties(0)
     return {
         **facts,

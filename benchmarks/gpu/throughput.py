@@ -35,42 +35,32 @@ def run(plan: Plan, results: Results, work: Path) -> None:
     if gpu:
         ways["fp16, graph"] = lambda name, rows: _bound(name, "fp16", plan, rows, work, cuda_graph=True)
         ways["fp16, fused, graph"] = lambda name, rows: _bound(name, "fp16-fused", plan, rows, work, cuda_graph=True)
+
+    def timed(name: str, way: str, rows: int, prepare: Callable[[str, int], Callable[[], object]]) -> None:
+        def measure() -> dict[str, Any]:
+            return _row(name, rows, milliseconds(prepare(name, rows), plan.device, plan.seconds), work)
+
+        results.case(f"{name}, {way}, batch {rows}", measure)
+
     for rows in plan.batches:
         for name in (plan.augmented, plan.plain):
             for way, prepare in ways.items():
-                if name == plan.plain and "fused" in way:
-                    continue
-                results.case(
-                    f"{name}, {way}, batch {rows}",
-                    lambda name=name, rows=rows, prepare=prepare: _measured(
-                        name, rows, milliseconds(prepare(name, rows), plan.device, plan.seconds), work
-                    ),
-                )
+                if name == plan.augmented or "fused" not in way:
+                    timed(name, way, rows, prepare)
             results.case(
                 f"{name}, as the service calls it, batch {rows}",
-                lambda name=name, rows=rows: _measured(name, rows, _service(name, plan, rows, work), work),
-            )
-    for rows in plan.compiled:
-        for name in (plan.augmented, plan.plain):
-            results.case(
-                f"{name}, torch.compile max-autotune, batch {rows}",
-                lambda name=name, rows=rows: _measured(
-                    name,
-                    rows,
-                    milliseconds(_torch(name, rows, plan.device, compiled=True), plan.device, plan.seconds),
-                    work,
-                ),
+                lambda name=name, rows=rows: _row(name, rows, _service(name, plan, rows, work), work),
             )
     if gpu and find_spec("tensorrt_libs"):  # of which PyPI has no wheel for Python 3.12
-        for rows in (1, 64):
-            results.case(
-                f"{plan.augmented}, tensorrt, batch {rows}",
-                lambda rows=rows: _measured(
-                    plan.augmented,
-                    rows,
-                    milliseconds(_tensorrt(plan.augmented, rows, work), plan.device, plan.seconds),
-                    work,
-                ),
+        for rows in plan.compiled:
+            timed(plan.augmented, "tensorrt", rows, lambda name, rows: _tensorrt(name, rows, work))
+    for rows in plan.compiled:
+        for name in (plan.augmented, plan.plain):
+            timed(
+                name,
+                "torch.compile max-autotune",
+                rows,
+                lambda name, rows: _torch(name, rows, plan.device, compiled=True),
             )
 
 
@@ -116,7 +106,7 @@ def _service(name: str, plan: Plan, rows: int, work: Path) -> float:
     return wall_milliseconds(lambda: session.run(batch), plan.seconds)
 
 
-def _measured(name: str, rows: int, taken: float, work: Path) -> dict[str, Any]:
+def _row(name: str, rows: int, taken: float, work: Path) -> dict[str, Any]:
     row = {"ms": taken, "images_per_second": rows / taken * 1000}
     ceilings = work / "results" / "ceilings.json"
     found = json.loads(ceilings.read_text())["cases"] if ceilings.exists() else {}
