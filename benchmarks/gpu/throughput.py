@@ -62,6 +62,13 @@ def run(plan: Plan, results: Results, work: Path) -> None:
                 rows,
                 lambda name, rows: _torch(name, rows, plan.device, compiled=True),
             )
+    for name, row in list(results.cases.items()):
+        network_name, _, rest = name.partition(", ")
+        plain = results.cases.get(f"{plan.plain}, {rest.replace(', fused', '')}", {})
+        if network_name == plan.augmented and "ms" in row and "ms" in plain:
+            results.case(
+                f"attention over none, {rest}", lambda row=row, plain=plain: {"times": row["ms"] / plain["ms"]}
+            )
 
 
 def _bound(name: str, form: str, plan: Plan, rows: int, work: Path, *, cuda_graph: bool = False) -> Bound:

@@ -60,8 +60,12 @@ def test_the_steps_measure_what_they_are_for(dry_run: tuple[Path, subprocess.Com
     assert parity["shipped onnxruntime, cpu, fp32-fused"]["nodes"]["CPUExecutionProvider"]["Attention"] == 3
     assert "Attention" not in parity["shipped onnxruntime, cpu, fp32"]["nodes"]["CPUExecutionProvider"]
     assert 1e-6 < parity["shipped onnxruntime, cpu, fp16"]["relative_error"] < 1e-2
-    throughput = cases(work, "throughput")["shipped, fp16, batch 2"]
-    assert throughput["of_limit"] == pytest.approx(throughput["limit_ms"] / throughput["ms"])
+    throughput = cases(work, "throughput")
+    row, fused, plain = (
+        throughput[f"{way}, batch 2"] for way in ("shipped, fp16", "shipped, fp16, fused", "wide_resnet16_2, fp16")
+    )
+    assert row["of_limit"] == pytest.approx(row["limit_ms"] / row["ms"])
+    assert throughput["attention over none, fp16, fused, batch 2"]["times"] == pytest.approx(fused["ms"] / plain["ms"])
     served = cases(work, "serving")["1 workers"]["2 clients"]
     assert served["per_second"] > 0
     assert served["not_answered"] == 0
