@@ -2,7 +2,6 @@
 
 import http.client
 import os
-import socket
 import sys
 import tempfile
 import time
@@ -16,6 +15,7 @@ from pathlib import Path
 from benchmarks.circumstances import ROOT
 from benchmarks.environments import is_made, make_environment
 from benchmarks.peers.process_tree import process_tree
+from benchmarks.peers.servers.ports import spare_port
 
 ENVIRONMENTS = ROOT / ".venv-peers"
 REQUIREMENTS = Path(__file__).parent / "requirements"
@@ -110,7 +110,7 @@ class Peer:
         Raises:
             StartFailed: it ended, or did not answer in time; with the end of its log.
         """
-        port = _free_port()
+        port = spare_port()
         python = self.install()
         with tempfile.TemporaryDirectory(prefix="peer-", ignore_cleanup_errors=True) as scratch:
             folder = Path(scratch)
@@ -145,13 +145,6 @@ class Peer:
     @property
     def _requirements(self) -> Path:
         return REQUIREMENTS / f"{self.name}.txt"
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind((HOST, 0))
-        port: int = free.getsockname()[1]
-        return port
 
 
 def _objection(served: Served, picture: bytes) -> str | None:
