@@ -53,7 +53,7 @@ if __name__ == "__main__":
         "name": "classify",
         "implementation": "benchmarks.peers.servers.mlserver_server.Classify",
         "max_batch_size": MAX_BATCH_SIZE,
-        "max_batch_time": 0.005,
+        "max_batch_time": 0.001,
     }
     Path("settings.json").write_text(json.dumps(settings))
     Path("model-settings.json").write_text(json.dumps(model))
