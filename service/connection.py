@@ -7,14 +7,19 @@ only the number of its chunks is counted here.
 """
 
 import asyncio
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httptools
+from starlette.responses import Response
+from uvicorn.protocols.http.flow_control import CLOSE_HEADER
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from service.errors import BodyTooLarge, HeadTimeout, HeadTooLarge, InvalidRequest, ServiceError, TooManyConnections
 from service.observation import new_request_id
 from service.problems import problem
+
+if TYPE_CHECKING:
+    from service.early_refusal import EarlyRefusal
 
 MAX_HEAD_BYTES = 65_536  # also of trailers and of a chunk's extensions: of all that is neither a request nor its body
 MAX_HEADERS = 100
@@ -33,6 +38,7 @@ class Connection(HttpToolsProtocol):
         self._timeout: float = state.settings.client_timeout_ms / 1000
         self._max_connections: int = state.max_connections
         self._metrics = state.metrics
+        self._early_refusal: EarlyRefusal | None = getattr(state, "early_refusal", None)
         self._head_deadline: asyncio.TimerHandle | None = None
         self._write_deadline: asyncio.TimerHandle | None = None
         self._in_head = False
@@ -41,6 +47,7 @@ class Connection(HttpToolsProtocol):
         self._chunks_left = MAX_CHUNKS
         self._refusal: ServiceError = InvalidRequest("the request is not HTTP/1.1")
         self._refused = False
+        self._discarding = False  # the body of a request that is answered already
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self.last_activity = self.loop.time()
@@ -70,10 +77,11 @@ class Connection(HttpToolsProtocol):
             self.cycle.keep_alive = False  # answered as if it had not asked; what follows is in no protocol of ours
         except httptools.HttpParserError:
             self._refuse(self._refusal)
-        if self._head_deadline is None and self.awaits_request():
+        if self._head_deadline is None and self.timeout_keep_alive_task is None and self.awaits_request():
             self._expect_head()
 
     def on_message_begin(self) -> None:
+        self._unset_keepalive_if_required()
         super().on_message_begin()
         self._in_head = True
         self._headers_left, self._chunks_left = MAX_HEADERS, MAX_CHUNKS
@@ -91,12 +99,11 @@ class Connection(HttpToolsProtocol):
         has_body = any(name in (b"content-length", b"transfer-encoding") for name, _ in self.headers)
         if has_body and self.parser.should_upgrade():
             self._stop_parsing(InvalidRequest("a request with a body cannot ask for another protocol"))
-        super().on_headers_complete()
+        if not self._refuse_early():
+            super().on_headers_complete()
         self._in_head = False
         self._idle_bytes = 0
-        if self._head_deadline is not None:
-            self._head_deadline.cancel()
-            self._head_deadline = None
+        self._forget_head_deadline()
 
     def on_chunk_header(self) -> None:
         """Called by httptools for each chunk of a body."""
@@ -106,7 +113,16 @@ class Connection(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         self._idle_bytes = 0
-        super().on_body(body)
+        if not self._discarding:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        if not self._discarding:
+            super().on_message_complete()
+            return
+        self._discarding = False
+        self._forget_head_deadline()
+        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
     def on_response_complete(self) -> None:
         self.last_activity = self.loop.time()
@@ -134,8 +150,33 @@ class Connection(HttpToolsProtocol):
             # TLS waits for the client's goodbye, and a client that has nothing to ask reads ours only when it does.
             self.loop.call_later(GOODBYE, self.transport.abort)
 
+    def _refuse_early(self) -> bool:
+        """Answer at once what can be refused by its head, unless others are to be answered before it."""
+        if self._early_refusal is None or not self.awaits_request() or self.parser.should_upgrade():
+            return False
+        response = self._early_refusal.answer(self.parser.get_method(), self.url, self.headers)
+        if response is None:
+            return False
+        keep_alive = (
+            self.parser.get_http_version() != "1.0"
+            and self.parser.should_keep_alive()
+            and CLOSE_HEADER not in response.raw_headers
+        )
+        if not keep_alive and CLOSE_HEADER not in response.raw_headers:
+            response.raw_headers.append(CLOSE_HEADER)
+        self._write(response)
+        self._discarding = True
+        if not keep_alive:
+            self.transport.close()
+        return True
+
     def _expect_head(self) -> None:
         self._head_deadline = self.loop.call_later(self._timeout, self._head_late)
+
+    def _forget_head_deadline(self) -> None:
+        if self._head_deadline is not None:
+            self._head_deadline.cancel()
+            self._head_deadline = None
 
     def _head_late(self) -> None:
         if self._in_head:
@@ -168,6 +209,9 @@ class Connection(HttpToolsProtocol):
         response = problem(refusal, request_id, path)
         response.headers["X-Request-ID"] = request_id
         response.headers["Connection"] = "close"
+        self._write(response)
+
+    def _write(self, response: Response) -> None:
         headers = [*self.server_state.default_headers, *response.raw_headers]
         lines = [name + b": " + value + b"\r\n" for name, value in headers]
-        self.transport.write(b"".join([STATUS_LINE[refusal.status], *lines, b"\r\n", response.body]))
+        self.transport.write(b"".join([STATUS_LINE[response.status_code], *lines, b"\r\n", response.body]))

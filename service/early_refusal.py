@@ -1,8 +1,8 @@
-"""Refuses from the head alone what cannot be served now: before routing, before a byte of the body is read.
+"""Refuses from the head alone what cannot be served now: before a byte of the body is read, before there is a request.
 
-request --> Observation --> room for it? --no--> 429 or 503
-                                 |
-                                yes --> routes
+head --Connection--> room for it? --no--> 429 or 503, in one write; the body is read and thrown away
+                         |
+                        yes, or another answer goes first --> Observation, routes
 
 Under overload nearly every request ends here, so this is the cheapest way through the service. What it lets through,
 the route looks at again, with all it knows by then.
@@ -10,11 +10,16 @@ the route looks at again, with all it knows by then.
 
 import re
 from functools import lru_cache
+from urllib.parse import unquote
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+import httptools
+from starlette.datastructures import State
+from starlette.responses import Response
 
+from service.access import refusal_for
+from service.keys import Keys
 from service.lifecycle import Lifecycle
-from service.observation import Record
+from service.observation import Observer, Record, answer_headers, request_id
 from service.parameters import TIMEOUT_HEADER
 from service.problems import problem
 from service.settings import Settings
@@ -27,35 +32,54 @@ _LENGTH_HEADER = b"content-length"
 
 
 class EarlyRefusal:
-    """Pure ASGI middleware, just inside `Observation`."""
+    """What a `Connection` asks as soon as it has a head.
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
-        self._app = app
+    Args:
+        state: of the application, with its lifecycle once that has begun.
+        keys: whose owners may ask; None where all may.
+    """
+
+    def __init__(self, state: State, settings: Settings, observer: Observer, keys: Keys | None) -> None:
+        self._state = state
         self._settings = settings
+        self._observer = observer
+        self._keys = keys
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if (
-            scope["type"] != "http"
-            or scope["method"] not in ("POST", "PUT")
-            or not _USES_A_MODEL.fullmatch(scope["path"])
-        ):
-            await self._app(scope, receive, send)
-            return
-        lifecycle: Lifecycle = scope["app"].state.lifecycle
-        timeout_ms, length = self._limits(scope)
+    def answer(self, method: bytes, url: bytes, headers: list[tuple[bytes, bytes]]) -> Response | None:
+        """The whole answer to a request that is refused; None if it may go on.
+
+        Args:
+            headers: their names in lower case.
+
+        Raises:
+            httptools.HttpParserInvalidURLError: there is no path in the address.
+        """
+        if method not in (b"POST", b"PUT"):
+            return None
+        path = unquote(httptools.parse_url(url).path.decode("ascii"))
+        if not _USES_A_MODEL.fullmatch(path):
+            return None
+        lifecycle: Lifecycle = self._state.lifecycle
+        timeout_ms, length = self._limits(headers)
         refusal = lifecycle.refusal(body_bytes=length, timeout=timeout_ms / 1000)
-        if refusal is None:
-            await self._app(scope, receive, send)
-            return
-        record: Record = scope["state"]["record"]
-        record.endpoint = _endpoint(scope["path"])
-        record.error = refusal
-        await problem(refusal, record.request_id, scope["path"])(scope, receive, send)
+        if refusal is None or self._goes_another_way(path, headers):
+            return None
+        record = Record(request_id(headers), endpoint=_endpoint(path), status=refusal.status, error=refusal)
+        response = problem(refusal, record.request_id, path)
+        response.raw_headers += answer_headers(record, lifecycle)
+        self._observer.ended(record, method.decode(), path)
+        return response
 
-    def _limits(self, scope: Scope) -> tuple[int, int]:
+    def _goes_another_way(self, path: str, headers: list[tuple[bytes, bytes]]) -> bool:
+        """Whether the application has more to say than that there is no room."""
+        if self._keys is not None and refusal_for(path, headers, self._keys):
+            return True
+        return bool(self._settings.cors_origins) and any(name == b"origin" for name, _ in headers)
+
+    def _limits(self, headers: list[tuple[bytes, bytes]]) -> tuple[int, int]:
         """Milliseconds and bytes that the request asks for; where it makes no sense, as much as is allowed."""
         timeout_ms, length = self._settings.request_timeout_ms, self._settings.max_body_bytes
-        for name, value in scope["headers"]:
+        for name, value in headers:
             if name == _TIMEOUT_HEADER and value.isdigit():
                 timeout_ms = min(timeout_ms, int(value[:9])) or timeout_ms
             elif name == _LENGTH_HEADER and value.isdigit():
