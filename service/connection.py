@@ -25,6 +25,7 @@ MAX_HEAD_BYTES = 65_536  # also of trailers and of a chunk's extensions: of all 
 MAX_HEADERS = 100
 MAX_CHUNKS = 65_536  # of one body; as Triton has it
 GOODBYE = 0.2  # seconds
+_BODY_HEADERS = (b"content-length", b"transfer-encoding")
 
 
 class Connection(HttpToolsProtocol):
@@ -43,11 +44,13 @@ class Connection(HttpToolsProtocol):
         self._write_deadline: asyncio.TimerHandle | None = None
         self._in_head = False
         self._idle_bytes = 0  # received since there was last a head or a piece of a body
+        self._head_left = MAX_HEAD_BYTES
         self._headers_left = MAX_HEADERS
         self._chunks_left = MAX_CHUNKS
         self._refusal: ServiceError = InvalidRequest("the request is not HTTP/1.1")
         self._refused = False
-        self._discarding = False  # the body of a request that is answered already
+        self._discarding = False  # what comes belongs to a request that has its answer
+        self._closing = False  # and there will not be another
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self.last_activity = self.loop.time()
@@ -84,20 +87,22 @@ class Connection(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         super().on_message_begin()
         self._in_head = True
-        self._headers_left, self._chunks_left = MAX_HEADERS, MAX_CHUNKS
+        self._head_left, self._headers_left, self._chunks_left = MAX_HEAD_BYTES, MAX_HEADERS, MAX_CHUNKS
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._headers_left -= 1
         if self._headers_left < 0:
             self._stop_parsing(HeadTooLarge())
         if self._in_head:  # a trailer is no header: what checked the head has not seen it
+            self._head_left -= len(name) + len(value)
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        if sum(len(name) + len(value) for name, value in self.headers) + len(self.url) > MAX_HEAD_BYTES:
+        if self._discarding:
+            return
+        if len(self.url) > self._head_left:
             self._stop_parsing(HeadTooLarge())
-        has_body = any(name in (b"content-length", b"transfer-encoding") for name, _ in self.headers)
-        if has_body and self.parser.should_upgrade():
+        if self.parser.should_upgrade() and any(name in _BODY_HEADERS for name, _ in self.headers):
             self._stop_parsing(InvalidRequest("a request with a body cannot ask for another protocol"))
         if not self._refuse_early():
             super().on_headers_complete()
@@ -119,6 +124,9 @@ class Connection(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         if not self._discarding:
             super().on_message_complete()
+            return
+        if self._closing:  # only now: a socket that is closed before all is read takes the answer with it
+            self.transport.close()
             return
         self._discarding = False
         self._forget_head_deadline()
@@ -157,17 +165,12 @@ class Connection(HttpToolsProtocol):
         response = self._early_refusal.answer(self.parser.get_method(), self.url, self.headers)
         if response is None:
             return False
-        keep_alive = (
-            self.parser.get_http_version() != "1.0"
-            and self.parser.should_keep_alive()
-            and CLOSE_HEADER not in response.raw_headers
-        )
-        if not keep_alive and CLOSE_HEADER not in response.raw_headers:
+        last = self.parser.get_http_version() == "1.0" or not self.parser.should_keep_alive()
+        if last and CLOSE_HEADER not in response.raw_headers:
             response.raw_headers.append(CLOSE_HEADER)
         self._write(response)
         self._discarding = True
-        if not keep_alive:
-            self.transport.close()
+        self._closing = CLOSE_HEADER in response.raw_headers
         return True
 
     def _expect_head(self) -> None:

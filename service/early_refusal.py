@@ -56,15 +56,15 @@ class EarlyRefusal:
         """
         if method not in (b"POST", b"PUT"):
             return None
-        path = unquote(httptools.parse_url(url).path.decode("ascii"))
-        if not _USES_A_MODEL.fullmatch(path):
+        path, endpoint = _target(url)
+        if endpoint is None:
             return None
         lifecycle: Lifecycle = self._state.lifecycle
         timeout_ms, length = self._limits(headers)
         refusal = lifecycle.refusal(body_bytes=length, timeout=timeout_ms / 1000)
         if refusal is None or self._goes_another_way(path, headers):
             return None
-        record = Record(request_id(headers), endpoint=_endpoint(path), status=refusal.status, error=refusal)
+        record = Record(request_id(headers), endpoint=endpoint, status=refusal.status, error=refusal)
         response = problem(refusal, record.request_id, path)
         response.raw_headers += answer_headers(record, lifecycle)
         self._observer.ended(record, method.decode(), path)
@@ -88,8 +88,13 @@ class EarlyRefusal:
 
 
 @lru_cache(maxsize=256)
+def _target(url: bytes) -> tuple[str, str | None]:
+    """The path, and if it uses a model the same as its route has it: for whatever else somebody types there is no label."""
+    path = unquote(httptools.parse_url(url).path.decode("ascii"))
+    return path, _endpoint(path) if _USES_A_MODEL.fullmatch(path) else None
+
+
 def _endpoint(path: str) -> str:
-    """The path as its route has it: the metrics must not have a label for whatever somebody types."""
     path = re.sub("^/v2/models/[^/]+", "/v2/models/{model}", path)
     path = re.sub("/versions/[^/]+", "/versions/{version}", path)
     return re.sub(
