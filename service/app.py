@@ -94,7 +94,7 @@ def create_app(
         admin_routes,
         page_routes,
     ):
-        app.include_router(part.router)
+        app.router.routes.extend(part.router.routes)  # as they are: an included router is gone through twice a request
     app.add_exception_handler(ServiceError, on_service_error)
     app.add_exception_handler(RequestValidationError, on_invalid_parameter)
     app.add_exception_handler(HTTPException, on_http_exception)

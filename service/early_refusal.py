@@ -89,7 +89,7 @@ class EarlyRefusal:
 
 @lru_cache(maxsize=256)
 def _target(url: bytes) -> tuple[str, str | None]:
-    """The path, and if it uses a model the same as its route has it: for whatever else somebody types there is no label."""
+    """The path, and that of its route if it uses a model: whatever else somebody types must not become a label."""
     path = unquote(httptools.parse_url(url).path.decode("ascii"))
     return path, _endpoint(path) if _USES_A_MODEL.fullmatch(path) else None
 

@@ -76,7 +76,9 @@ class Observer:
     def __init__(self, metrics: Metrics) -> None:
         self.metrics = metrics
         self._refusals = RefusalLog()
-        self._counted = lru_cache(maxsize=1024)(self._series)  # looking them up takes longer than counting
+        # Looking series up by their labels takes longer than counting.
+        self._counted = lru_cache(maxsize=1024)(self._series)
+        self._stage = lru_cache(maxsize=1024)(metrics.stage_duration.labels)
 
     def ended(self, record: Record, method: str, path: str) -> None:
         """Note that the answer is sent, or that nobody waits for it any more."""
@@ -86,7 +88,8 @@ class Observer:
         requests, duration = self._counted(record.endpoint, record.model, record.status)
         requests.inc()
         duration.observe(now - record.started)
-        self.metrics.observe_stages(record.model, record.stages)
+        for stage, seconds in record.stages.items():
+            self._stage(stage, record.model).observe(seconds)
         if record.status in _REFUSED and record.error:
             self._refusals.add(record.error.code)
         elif record.endpoint not in UNLOGGED or record.status >= 500:
@@ -97,7 +100,9 @@ class Observer:
                 log.error("request %s: %s", record.request_id, record.error.code, exc_info=record.error)
 
     def _series(self, endpoint: str, model: str, status: int) -> tuple[Counter, Histogram]:
-        return self.metrics.requests.labels(endpoint, model, status), self.metrics.request_duration.labels(endpoint, model)
+        return self.metrics.requests.labels(endpoint, model, status), self.metrics.request_duration.labels(
+            endpoint, model
+        )
 
 
 class Observation:
