@@ -10,7 +10,6 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 import httptools
-from starlette.responses import Response
 from uvicorn.protocols.http.flow_control import CLOSE_HEADER
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
@@ -162,15 +161,15 @@ class Connection(HttpToolsProtocol):
         """Answer at once what can be refused by its head, unless others are to be answered before it."""
         if self._early_refusal is None or not self.awaits_request() or self.parser.should_upgrade():
             return False
-        response = self._early_refusal.answer(self.parser.get_method(), self.url, self.headers)
-        if response is None:
+        answer = self._early_refusal.answer(self.parser.get_method(), self.url, self.headers)
+        if answer is None:
             return False
         last = self.parser.get_http_version() == "1.0" or not self.parser.should_keep_alive()
-        if last and CLOSE_HEADER not in response.raw_headers:
-            response.raw_headers.append(CLOSE_HEADER)
-        self._write(response)
+        if last and CLOSE_HEADER not in answer.headers:
+            answer.headers.append(CLOSE_HEADER)
+        self._write(answer.status, answer.headers, answer.body)
         self._discarding = True
-        self._closing = CLOSE_HEADER in response.raw_headers
+        self._closing = CLOSE_HEADER in answer.headers
         return True
 
     def _expect_head(self) -> None:
@@ -212,9 +211,8 @@ class Connection(HttpToolsProtocol):
         response = problem(refusal, request_id, path)
         response.headers["X-Request-ID"] = request_id
         response.headers["Connection"] = "close"
-        self._write(response)
+        self._write(response.status_code, response.raw_headers, bytes(response.body))
 
-    def _write(self, response: Response) -> None:
-        headers = [*self.server_state.default_headers, *response.raw_headers]
-        lines = [name + b": " + value + b"\r\n" for name, value in headers]
-        self.transport.write(b"".join([STATUS_LINE[response.status_code], *lines, b"\r\n", response.body]))
+    def _write(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+        lines = [name + b": " + value + b"\r\n" for name, value in (*self.server_state.default_headers, *headers)]
+        self.transport.write(b"".join([STATUS_LINE[status], *lines, b"\r\n", body]))
