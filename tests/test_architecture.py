@@ -85,6 +85,7 @@ FORBIDDEN_NAMES = {
     *("register_custom_ops_library", "add_initializer", "add_external_initializers"),
 }
 ALLOWED = {
+    "service/early_refusal.py": {"urllib"},  # unquote, as uvicorn does it with the same path
     "service/healthcheck.py": {"http"},  # another process, which asks this one and no other
     "service/logs.py": {"urllib"},  # quote, which makes a path printable
     "service/problems.py": {"http"},  # HTTPStatus, the names of the numbers
