@@ -76,7 +76,8 @@ class Connection(HttpToolsProtocol):
             if self._idle_bytes > MAX_HEAD_BYTES:
                 self._refuse(HeadTooLarge())
         except httptools.HttpParserUpgrade:
-            self.cycle.keep_alive = False  # answered as if it had not asked; what follows is in no protocol of ours
+            if not self._discarding:
+                self.cycle.keep_alive = False  # answered as if it had not asked; what follows is in no protocol of ours
         except httptools.HttpParserError:
             self._refuse(self._refusal)
         if self._head_deadline is None and self.timeout_keep_alive_task is None and self.awaits_request():
@@ -158,8 +159,10 @@ class Connection(HttpToolsProtocol):
             self.loop.call_later(GOODBYE, self.transport.abort)
 
     def _refuse_early(self) -> bool:
-        """Answer at once what can be refused by its head, unless others are to be answered before it."""
-        if self._early_refusal is None or not self.awaits_request() or self.parser.should_upgrade():
+        """Answer at once what can be refused by its head, unless others come first or the client takes no answers."""
+        if self._early_refusal is None or not self.awaits_request() or self.flow.write_paused:
+            return False
+        if self.parser.should_upgrade():
             return False
         answer = self._early_refusal.answer(self.parser.get_method(), self.url, self.headers)
         if answer is None:
@@ -191,14 +194,14 @@ class Connection(HttpToolsProtocol):
         raise refusal  # httptools makes an HttpParserError of it, which data_received knows
 
     def _refuse(self, refusal: ServiceError) -> None:
-        """Answer what never became a request, and close; requests before it are still answered."""
+        """Answer what never became a request, or is not answered yet, and close; requests before it are still answered."""
         self._refused = True
         self._metrics.rejected.labels(refusal.code).inc()
         if not self.awaits_request() and not self.cycle.more_body:
             self.cycle.keep_alive = False
             self.flow.pause_reading()
             return
-        if self.awaits_request() or not self.cycle.response_started:
+        if not self._discarding and (self.awaits_request() or not self.cycle.response_started):
             self._metrics.requests.labels("other", "", refusal.status).inc()
             self._answer(refusal)
         self.transport.close()
