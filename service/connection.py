@@ -194,7 +194,7 @@ class Connection(HttpToolsProtocol):
         raise refusal  # httptools makes an HttpParserError of it, which data_received knows
 
     def _refuse(self, refusal: ServiceError) -> None:
-        """Answer what never became a request, or is not answered yet, and close; requests before it are still answered."""
+        """Answer what is not answered yet and never became a request, and close; those before it are still answered."""
         self._refused = True
         self._metrics.rejected.labels(refusal.code).inc()
         if not self.awaits_request() and not self.cycle.more_body:
