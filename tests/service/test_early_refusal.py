@@ -140,8 +140,17 @@ def test_who_wants_no_further_answer_gets_the_whole_of_this_one_and_the_end(
     crowded: RunningService, request_: bytes
 ) -> None:
     upgrade = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n"
-    (answer,) = ask(crowded, request_ + post(JPEG) + LIVE + upgrade)
+    with connect(crowded) as connection:
+        connection.sendall(request_)  # all of it is taken, or this would fail
+        send(connection, post(JPEG) + LIVE + upgrade)
+        (answer,) = answers(received(connection))
     assert (answer.status, answer.headers["connection"]) == (429, "close")
+
+
+def test_what_comes_behind_the_last_request_of_a_connection_is_no_request(crowded: RunningService) -> None:
+    before = crowded.metric("aaserve_requests_total", endpoint="/classify", code="429")
+    assert statuses(ask(crowded, post(b"x", "Connection: close") + post(b"x"))) == [429]
+    assert crowded.metric("aaserve_requests_total", endpoint="/classify", code="429") == before + 1
 
 
 def test_nobody_is_told_to_go_on_with_a_body_that_is_not_wanted(crowded: RunningService) -> None:
@@ -169,7 +178,8 @@ def test_who_takes_no_answers_is_not_read_any_further(crowded: RunningService) -
 
 def test_an_upgrade_is_ignored_here_too(crowded: RunningService) -> None:
     head = b"POST /classify HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n"
-    assert statuses(ask(crowded, head)) == [429]
+    (answer,) = ask(crowded, head)
+    assert (answer.status, answer.headers["connection"]) == (429, "close")
 
 
 def test_garbage_and_too_many_chunks_behind_a_refusal_end_the_connection(crowded: RunningService) -> None:
