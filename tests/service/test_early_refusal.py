@@ -14,7 +14,7 @@ from tests.hostile.wire import Answer, answers, ask, connect, received, send
 from tests.service.test_access import bearer, lines
 
 JPEG = (EXAMPLES / "rocket.jpg").read_bytes()
-LARGE = bytes(3_000_000)
+LARGE, HUGE = bytes(3_000_000), bytes(30_000_000)  # the second is more than the kernel keeps
 FULL = ("--max-queue-size", "1", "--request-timeout-ms", "60000")
 ORIGIN = "https://app.example"
 LIVE = b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -133,8 +133,12 @@ def test_answers_keep_the_order_of_the_requests(crowded: RunningService) -> None
 
 @pytest.mark.parametrize(
     "request_",
-    [post(LARGE, "Connection: close"), post(LARGE, version="1.0")],
-    ids=["connection: close", "HTTP/1.0"],
+    [
+        post(HUGE, "Connection: close"),
+        post(HUGE, version="1.0"),
+        post(HUGE, "Connection: keep-alive", version="1.0"),
+    ],
+    ids=["connection: close", "HTTP/1.0", "HTTP/1.0 keep-alive"],
 )
 def test_who_wants_no_further_answer_gets_the_whole_of_this_one_and_the_end(
     crowded: RunningService, request_: bytes
@@ -145,12 +149,6 @@ def test_who_wants_no_further_answer_gets_the_whole_of_this_one_and_the_end(
         send(connection, post(JPEG) + LIVE + upgrade)
         (answer,) = answers(received(connection))
     assert (answer.status, answer.headers["connection"]) == (429, "close")
-
-
-def test_what_comes_behind_the_last_request_of_a_connection_is_no_request(crowded: RunningService) -> None:
-    before = crowded.metric("aaserve_requests_total", endpoint="/classify", code="429")
-    assert statuses(ask(crowded, post(b"x", "Connection: close") + post(b"x"))) == [429]
-    assert crowded.metric("aaserve_requests_total", endpoint="/classify", code="429") == before + 1
 
 
 def test_nobody_is_told_to_go_on_with_a_body_that_is_not_wanted(crowded: RunningService) -> None:
@@ -174,6 +172,10 @@ def test_who_takes_no_answers_is_not_read_any_further(crowded: RunningService) -
         connection.connect((crowded.client.base_url.host, crowded.client.base_url.port))
         with pytest.raises((BrokenPipeError, ConnectionResetError)):
             connection.sendall(post(bytes(1000)) * 30_000)  # more than the kernel keeps, and so are the answers
+
+
+def test_the_head_behind_a_refusal_has_its_time(crowded: RunningService) -> None:
+    assert statuses(ask(crowded, post(b"x") + b"GET / HTTP/1.1\r\n")) == [429, 408]
 
 
 def test_an_upgrade_is_ignored_here_too(crowded: RunningService) -> None:
@@ -233,7 +235,9 @@ def test_while_the_service_stops_the_next_request_is_better_sent_elsewhere() -> 
     with full("--drain-grace-ms", "20000") as running, connect(running) as connection:
         running.process.send_signal(signal.SIGTERM)
         wait_until(lambda: running.client.get("/health/ready").status_code == 503)
-        send(connection, post(LARGE) + LIVE)
+        before = running.metric("aaserve_requests_total", endpoint="/classify")
+        send(connection, post(b"x") + post(b"x"))
         (answer,) = answers(received(connection))
         assert (answer.status, answer.headers["connection"]) == (429, "close")
+        assert running.metric("aaserve_requests_total", endpoint="/classify") == before + 1
         running.process.send_signal(signal.SIGTERM)  # enough
