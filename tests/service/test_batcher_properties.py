@@ -118,7 +118,7 @@ def play(schedule: Schedule) -> Schedule:
     timed = 0
 
     def next_duration() -> float:
-        """Of what a lane has just done: of all its calls together, of nothing where nobody wanted the batch any more."""
+        """Of what a lane has just done: all its calls together, none where nobody wanted the batch any more."""
         nonlocal timed
         calls, timed = len(schedule.batches) - timed, len(schedule.batches)
         return sum(next(durations) for _ in range(calls))
