@@ -276,13 +276,19 @@ class DynamicBatcher:
         self._handed[key] = handed
 
         def ended(result: Any, error: Exception | None) -> None:
-            if self._handed.pop(key, None):
+            if key not in self._handed:
+                return
+            del self._handed[key]
+            try:
                 if error:
                     handed.fail(error)
                     self._look_after_the_model()
                 else:
                     then(result)
-                self._look()
+            except Exception as bug:
+                handed.fail(bug)
+                self._lost = bug
+            self._look()
 
         self._lanes.give(work, ended)
 

@@ -145,6 +145,61 @@ def test_few_rows_are_computed_by_all_the_cores_and_a_crowd_side_by_side() -> No
     run(scenario())
 
 
+def test_who_comes_while_all_cores_work_waits_for_them_until_it_is_a_crowd() -> None:
+    async def scenario() -> None:
+        one, few = Model(held=True), Model(held=True)
+        async with (
+            batching(one, size=4, lanes=Lanes(2), few=Few(few, crowd=3)) as batcher,
+            asyncio.TaskGroup() as callers,
+        ):
+            callers.create_task(batcher.submit(ROW, deadline=soon()))
+            await started(few)
+            callers.create_task(batcher.submit(ROW, deadline=soon()))
+            await asyncio.sleep(0.01)
+            assert (batcher.queue_depth, one.batches) == (1, [])
+            callers.create_task(batcher.submit(ROW, deadline=soon()))
+            await started(one)
+            one.go.set(), few.go.set()
+        assert few.batches == [1]
+
+    run(scenario())
+
+
+def test_nothing_is_given_to_a_model_that_is_being_looked_after() -> None:
+    async def scenario() -> None:
+        model, recovering, go = Model(), threading.Event(), threading.Event()
+        model.failure = RuntimeError("device lost")
+
+        def recover() -> None:
+            recovering.set()
+            assert go.wait(10)
+            model.failure = None
+
+        async with batching(model, lanes=Lanes(2), recover=recover) as batcher:
+            with pytest.raises(InferenceFailed):
+                await batcher.submit(ROW, deadline=soon())
+            assert await asyncio.to_thread(recovering.wait, 10)
+            later = asyncio.create_task(batcher.submit(ROW, deadline=soon()))
+            await waiting(batcher, 1)
+            await asyncio.sleep(0.01)
+            assert model.batches == [1]
+            go.set()
+            assert (await later).rows[0, 0] == 2
+
+    run(scenario())
+
+
+def test_a_full_batch_is_with_the_lanes_before_one_is_free() -> None:
+    lanes = VirtualLanes(1, lambda: 1.0)
+
+    async def scenario(loop: VirtualLoop) -> None:
+        async with batching(lambda batch: batch, size=2, lanes=lanes) as batcher:
+            await asyncio.gather(*(batcher.submit(ROW, deadline=loop.time() + 10) for _ in range(6)))
+
+    run_in_virtual_time(scenario)
+    assert lanes.most_jobs == 2
+
+
 def test_a_row_that_is_made_in_a_lane_fails_alone_and_not_if_nobody_wants_it() -> None:
     async def scenario() -> None:
         model, made = Model(held=True), []
