@@ -63,7 +63,7 @@ class Settings(BaseSettings):
         128,
         ge=1,
         le=100_000,
-        description="Rows waiting (for their body, a decode thread or the model), at most; beyond that 429.",
+        description="Rows waiting (for their body, for decoding or for the model), at most; beyond that 429.",
     )
     max_batch_items: int = Field(
         32, ge=1, le=10_000, description="Images in one request of /classify/batch, at most; beyond that 413."

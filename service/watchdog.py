@@ -1,7 +1,7 @@
 """Notices a call that does not come back. ONNX Runtime and drivers cannot be interrupted; whoever waits can give up.
 
-model's thread: with watching(): call --> returns
-event loop:     await overdue() --> only if it does not
+a lane:     with watching(): call --> returns
+event loop: await overdue() --> only if it does not
 """
 
 import asyncio
