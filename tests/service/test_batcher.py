@@ -229,6 +229,26 @@ def test_a_row_that_is_made_in_a_lane_fails_alone_and_not_if_nobody_wants_it() -
     run(scenario())
 
 
+def test_who_leaves_while_its_row_is_made_is_not_computed() -> None:
+    async def scenario() -> None:
+        model, making, go = Model(), threading.Event(), threading.Event()
+
+        def make() -> np.ndarray:
+            making.set()
+            assert go.wait(10)
+            return ROW[0]
+
+        async with batching(model) as batcher:
+            leaver = asyncio.create_task(batcher.submit_later(make, deadline=soon()))
+            assert await asyncio.to_thread(making.wait, 10)
+            leaver.cancel()
+            await asyncio.wait([leaver])
+            go.set()
+        assert model.batches == []
+
+    run(scenario())
+
+
 def test_with_a_delay_a_batch_waits_until_it_is_full() -> None:
     async def scenario() -> None:
         model = Model()
