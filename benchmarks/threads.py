@@ -1,6 +1,7 @@
 """python -m benchmarks.threads --output FILE [--rounds 2]
 
-How the model's threads and the decoding threads share the cores: the shipped bundle, requests per second of 16 clients
+How many lanes a model should have (docs/decisions/0018-lanes.md; results before it are of another engine, in which all
+threads shared each call and decoding had threads of its own): the shipped bundle, requests per second of 16 clients
 and the median latency of one, by number of threads and with the model's threads spinning or not. Interleaved rounds.
 """
 
