@@ -23,6 +23,8 @@ def reduce(image: JpegImageFile, least: tuple[float, float]) -> tuple[float, flo
         (width, height) of the picture then: of its last column and row, which are whole, only a part may lie within.
     """
     width, height = image.size
+    if not image.quantization:  # lossless, without the cosines that could be left out (ITU T.81, annex H)
+        return width, height
     drafted = image.draft(None, (math.ceil(least[0]), math.ceil(least[1])))
     return drafted[1][2:] if drafted else (width, height)
 
