@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from pydantic import ValidationError
@@ -54,6 +54,8 @@ def ramp(height: int, width: int) -> Image.Image:
     orientation=st.sampled_from([*range(10)]),
     applied=st.booleans(),
 )
+@example(size=(128, 400), resize=(32, 32), gap=2.01, orientation=1, applied=True)  # half is 64, the gap 64.32
+@example(size=(800, 200), resize=(200, 50), gap=2.0, orientation=6, applied=True)  # as large as needed once upright
 def test_no_picture_is_decoded_below_the_gap_nor_larger_than_it_needs_to_be(
     size: tuple[int, int], resize: int | tuple[int, int], gap: float, orientation: int, applied: bool
 ) -> None:
