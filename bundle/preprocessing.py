@@ -5,6 +5,7 @@
 The last step happens here or, with the same numbers, inside the graph; the manifest's input says which.
 """
 
+from functools import partial
 from typing import Annotated, Literal, Self
 
 import numpy as np
@@ -12,11 +13,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from bundle.decoding import decode
+from bundle.decoding import Decoded, decode_reduced
 
 Side = Annotated[int, Field(ge=1, le=4096)]
 Byte = Annotated[int, Field(ge=0, le=255)]
 Positive = Annotated[float, Field(gt=0)]
+Gap = Annotated[float, Field(ge=2, le=64)]
 
 _RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
@@ -27,7 +29,7 @@ _RESAMPLING = {
 
 
 class Preprocessing(BaseModel):
-    """How pictures become tensors. A property of the weights, so nothing here has a default."""
+    """How pictures become tensors. A property of the weights, so nothing is guessed: what is absent is not done."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -41,6 +43,12 @@ class Preprocessing(BaseModel):
     crop: tuple[Side, Side] = Field(description="Centre crop (height, width) after the resize, in pixels.")
     mean: tuple[float, float, float] = Field(description="Subtracted from RGB in 0..1.")
     std: tuple[Positive, Positive, Positive] = Field(description="Divides what is left.")
+    jpeg_reducing_gap: Gap | None = Field(
+        None,
+        exclude_if=lambda gap: gap is None,  # as in TOML, which has no null, and in manifests older than this field
+        description="JPEG pictures are decoded at 1/2, 1/4 or 1/8 of their size, where that leaves them at least this "
+        "many times as large as the resize makes them. Absent: at their full size.",
+    )
 
     @model_validator(mode="after")
     def _crop_fits(self) -> Self:
@@ -65,13 +73,14 @@ def read_pixels(image_bytes: bytes, preprocessing: Preprocessing, *, max_pixels:
     Raises:
         UnsupportedImage, ImageTooLarge, InvalidImage: as `bundle.decoding.decode`.
     """
-    image = decode(
+    decoded = decode_reduced(
         image_bytes,
         max_pixels=max_pixels,
         background=preprocessing.background,
         exif_orientation=preprocessing.exif_orientation,
+        least_size=partial(_least_size, preprocessing) if preprocessing.jpeg_reducing_gap else None,
     )
-    return np.asarray(_resize_and_crop(image, preprocessing))
+    return np.asarray(_resize_and_crop(decoded, preprocessing))
 
 
 def normalise(pixels: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[np.float32]:
@@ -82,27 +91,37 @@ def normalise(pixels: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArra
     return np.ascontiguousarray(np.moveaxis(scaled, -1, -3))  # (..., 3, H, W)
 
 
-def _resize_and_crop(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
+def _least_size(preprocessing: Preprocessing, width: int, height: int) -> tuple[float, float]:
+    gap = preprocessing.jpeg_reducing_gap or 1
+    resized_width, resized_height = _resized(preprocessing, width, height)
+    return gap * resized_width, gap * resized_height
+
+
+def _resized(preprocessing: Preprocessing, width: float, height: float) -> tuple[int, int]:
+    """(width, height) after the resize, of a picture all of which is kept."""
+    if isinstance(preprocessing.resize, int):
+        shorter = min(width, height)
+        return int(preprocessing.resize * width // shorter), int(preprocessing.resize * height // shorter)
+    return preprocessing.resize[1], preprocessing.resize[0]
+
+
+def _resize_and_crop(decoded: Decoded, preprocessing: Preprocessing) -> Image.Image:
     """Resize and centre-crop in one step, so that a 1 x 30000 picture never becomes a huge one on the way.
 
     Same sizes and offsets as torchvision's Resize and CenterCrop. Pillow reads beyond `box` at its edges, so the pixels
     are those of resizing everything and cropping then, up to the rounding between its two passes.
     """
-    width, height = image.size
-    if isinstance(preprocessing.resize, int):
-        shorter = min(width, height)
-        resized_height = preprocessing.resize * height // shorter
-        resized_width = preprocessing.resize * width // shorter
-    else:
-        resized_height, resized_width = preprocessing.resize
+    x, y, right, bottom = decoded.box
+    width, height = right - x, bottom - y
+    resized_width, resized_height = _resized(preprocessing, width, height)
     crop_height, crop_width = preprocessing.crop
     top = round((resized_height - crop_height) / 2)
     left = round((resized_width - crop_width) / 2)
     x_scale, y_scale = width / resized_width, height / resized_height
     box = (
-        left * x_scale,
-        top * y_scale,
-        min((left + crop_width) * x_scale, width),
-        min((top + crop_height) * y_scale, height),
+        x + left * x_scale,
+        y + top * y_scale,
+        min(x + (left + crop_width) * x_scale, right),
+        min(y + (top + crop_height) * y_scale, bottom),
     )
-    return image.resize((crop_width, crop_height), _RESAMPLING[preprocessing.interpolation], box=box)
+    return decoded.image.resize((crop_width, crop_height), _RESAMPLING[preprocessing.interpolation], box=box)

@@ -45,7 +45,8 @@ def card(opened: Bundle) -> str:
         "labels": f"{len(manifest.labels)}: {', '.join(manifest.labels[:LABELS_SHOWN])}"
         + (", …" if len(manifest.labels) > LABELS_SHOWN else ""),
         "pixels": f"resize {spec.resize} {spec.interpolation}, centre crop {spec.crop}, {spec.colour}, "
-        f"EXIF {'applied' if spec.exif_orientation else 'ignored'}, transparent on {spec.background}",
+        f"EXIF {'applied' if spec.exif_orientation else 'ignored'}, transparent on {spec.background}"
+        + (f", JPEG decoded at {spec.jpeg_reducing_gap:g} times that or more" if spec.jpeg_reducing_gap else ""),
         "normalised": f"mean {spec.mean}, std {spec.std}",
         "parity": f"logits within {manifest.parity.max_difference:.1e} of PyTorch's, top-1 equal on "
         f"{manifest.parity.top_1_agreement:.0%} of {manifest.parity.images} pictures, "

@@ -20,7 +20,16 @@ from export.presets import PRESETS, parse_resize, parse_three, read_preprocessin
 from export.progress import Progress
 from export.request import Measurement, Request
 
-PREPROCESSING_FIELDS = ("resize", "crop", "interpolation", "mean", "std", "background", "exif_orientation")
+PREPROCESSING_FIELDS = (
+    "resize",
+    "crop",
+    "interpolation",
+    "mean",
+    "std",
+    "background",
+    "exif_orientation",
+    "jpeg_reducing_gap",
+)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -133,6 +142,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--std", type=parse_three, metavar="R,G,B", help="divides what is left")
     add("--background", type=parse_three, metavar="R,G,B", help="0..255, seen through transparent pixels")
     add("--exif-orientation", action=argparse.BooleanOptionalAction, help="turn pictures upright as EXIF says")
+    add(
+        "--jpeg-reducing-gap",
+        type=float,
+        metavar="TIMES",
+        help="decode JPEG at 1/2, 1/4 or 1/8 of its size, never below so many times the resize (default: at its size)",
+    )
 
     add = parser.add_argument_group("graph").add_argument
     add(

@@ -56,7 +56,9 @@ def choose_preprocessing(
     """
     base: Mapping[str, object] = typed.model_dump() if typed else recorded or {"colour": "RGB"}
     stated = {**base, **fields}
-    if missing := [name for name in Preprocessing.model_fields if name not in stated]:
+    if missing := [
+        name for name, field in Preprocessing.model_fields.items() if field.is_required() and name not in stated
+    ]:
         raise ExportError(
             f"--preprocessing is needed: neither it nor the checkpoint nor another option says {', '.join(missing)}"
         )

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 
 from bundle.bundle import open_bundle
 from bundle.preprocessing import preprocess, read_pixels
+from export import card, verify
 from export.command import main
 from models import create_model
 from tests.helpers import EXAMPLES, ROOT
@@ -129,6 +130,21 @@ def test_the_float_form_takes_normalised_input(checkpoint: Path, export: Export)
     inputs = preprocess((EXAMPLES / "cat.jpg").read_bytes(), opened.manifest.preprocessing, max_pixels=10**6)[None]
     found = onnxruntime.InferenceSession(opened.model_path).run(["logits"], {"image": inputs})[0]
     np.testing.assert_allclose(found, network()(torch.from_numpy(inputs)).detach().numpy(), atol=1e-5)
+
+
+def test_a_reduced_size_for_jpeg_is_recorded_checked_and_shown(
+    checkpoint: Path, export: Export, capfd: pytest.CaptureFixture
+) -> None:
+    assert_refused(export(checkpoint, "--jpeg-reducing-gap", "1.5"), checkpoint, "jpeg_reducing_gap")
+    assert export(checkpoint, "--jpeg-reducing-gap", "3").status == 0
+    folder = checkpoint.parent / "repository" / "small" / "1"
+    opened = open_bundle(folder)
+    assert opened.manifest.preprocessing.jpeg_reducing_gap == 3
+    metadata = onnxruntime.InferenceSession(opened.model_path).get_modelmeta().custom_metadata_map
+    assert json.loads(metadata["preprocessing"])["jpeg_reducing_gap"] == 3
+    assert verify.main([str(folder), "--images", str(EXAMPLES)]) == 0  # the references were read reduced too
+    assert card.main([str(folder)]) == 0
+    assert "JPEG decoded at 3 times that or more" in capfd.readouterr().out
 
 
 def test_the_classes_that_were_expected_are_checked(checkpoint: Path, export: Export) -> None:

@@ -51,6 +51,13 @@ def test_all_fields_typed_need_no_file() -> None:
     assert choose_preprocessing(None, None, COMPLETE) == Preprocessing(colour="RGB", **COMPLETE)
 
 
+def test_a_reduced_size_is_off_unless_said_and_kept_once_said() -> None:
+    assert choose_preprocessing(None, None, COMPLETE).jpeg_reducing_gap is None
+    recorded = choose_preprocessing(None, None, COMPLETE | {"jpeg_reducing_gap": 2.5}).model_dump(mode="json")
+    assert choose_preprocessing(None, recorded, {}).jpeg_reducing_gap == 2.5
+    assert choose_preprocessing(None, recorded, {"jpeg_reducing_gap": 4.0}).jpeg_reducing_gap == 4
+
+
 @pytest.mark.parametrize("field", COMPLETE)
 def test_a_field_that_nobody_says_is_named_and_not_guessed(field: str) -> None:
     rest = {name: value for name, value in COMPLETE.items() if name != field}
@@ -76,11 +83,12 @@ def test_what_is_no_preprocessing_is_refused(content: str, tmp_path: Path) -> No
         ("--crop", "16x24", (16, 24)),
         ("--mean", "0.5,0.4,0.3", (0.5, 0.4, 0.3)),
         ("--background", "255,0,255", (255, 0, 255)),
+        ("--jpeg-reducing-gap", "3", 3.0),
     ],
 )
 def test_fields_are_read_as_typed(option: str, text: str, value: object) -> None:
     typed = _parser().parse_args(["file", "--name", "x", "--version", "1", option, text])
-    assert getattr(typed, option.lstrip("-")) == value
+    assert getattr(typed, option.lstrip("-").replace("-", "_")) == value
 
 
 @pytest.mark.parametrize("words", [("--mean", "0.5,0.5"), ("--std", "a,b,c"), ("--resize", "0"), ("--crop", "1x2x3")])

@@ -96,7 +96,10 @@ def test_scans_are_counted_as_the_decoder_sees_them() -> None:
     scans = b"\xff\xda\0\2" * 600
     assert not too_many_scans(sound + b"\0\2" + scans)  # a film behind the picture, as phones have it
     assert not too_many_scans(encode(photograph(), "JPEG", comment=scans))  # inside a segment
+    for length in range(4):
+        assert not too_many_scans(b"\xff\xd8\xff"[:length])
     many = progressive_jpeg(64, 200)
+    assert too_many_scans(many[:2] + b"\xff" + many[2:])  # its scans at the other places, odd for even
     for before in (b"\xff\xff", b"\xff\xd3\xff", b"x\xff\0\xff"):  # fill bytes, a restart, a stuffed byte
         assert too_many_scans(many.replace(b"\xff\xda", before + b"\xda"))
 
