@@ -11,10 +11,8 @@ import sys
 import time
 from pathlib import Path
 
-import uvloop
-
 from benchmarks.circumstances import ROOT, write_result
-from benchmarks.open_loop import Connections, closed_loop
+from benchmarks.generator import Generator
 from benchmarks.overload import request_of
 
 APPLICATION = """
@@ -30,13 +28,11 @@ uvicorn.run(app, port=int(sys.argv[1]), log_level="error", access_log=False, lif
 """
 
 
-async def answers_per_second(port: int, request: bytes, seconds: float) -> float:
+def answers_per_second(port: int, request: bytes, seconds: float) -> float:
     """As fast as 32 clients get them."""
-    connections = Connections("127.0.0.1", port)
-    await closed_loop(connections, request, clients=32, seconds=1)  # warm
-    samples = await closed_loop(connections, request, clients=32, seconds=seconds)
-    connections.close()
-    return len(samples) / seconds
+    with Generator([("127.0.0.1", port)], [request]) as generator:
+        generator.closed_loop(clients=32, seconds=1)  # warm
+        return len(generator.closed_loop(clients=32, seconds=seconds)) / seconds
 
 
 def main() -> int:
@@ -57,7 +53,7 @@ def main() -> int:
             except ConnectionRefusedError:
                 time.sleep(0.05)
         body = arguments.image.read_bytes()
-        rate = uvloop.run(answers_per_second(port, request_of(body), arguments.seconds))
+        rate = answers_per_second(port, request_of(body), arguments.seconds)
     finally:
         process.terminate()
         process.wait(10)

@@ -141,9 +141,7 @@ class Generator:
             self._drop(connection)
         columns = zip(*self._samples, strict=True) if self._samples else ((), (), (), ())
         appointed, taken, late, status = (np.array(column) for column in columns)
-        return Samples(
-            appointed, taken, late, status.astype(int), began, seconds, time.process_time() - processor
-        )
+        return Samples(appointed, taken, late, status.astype(int), began, seconds, time.process_time() - processor)
 
     def _connect(self) -> _Connection:
         connection = _Connection(self._addresses[0])

@@ -59,6 +59,4 @@ def percentiles(
     if not len(seconds):
         return None
     found = np.percentile(seconds, quantiles) * 1000
-    return {
-        "max" if q == 100 else f"p{q:g}": round(float(value), 3) for q, value in zip(quantiles, found, strict=True)
-    }
+    return {"max" if q == 100 else f"p{q:g}": round(float(value), 3) for q, value in zip(quantiles, found, strict=True)}

@@ -14,7 +14,7 @@ from pathlib import Path
 from benchmarks.pictures import photographs, small_pngs
 from benchmarks.random_bundles import SHIPPED, random_bundle
 
-_tiny = partial(random_bundle, "aa_wide_resnet10_1")
+_tiny = partial(random_bundle, "tiny")
 
 
 @dataclass(frozen=True)
