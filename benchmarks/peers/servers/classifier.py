@@ -1,0 +1,76 @@
+"""What is the same in every peer: the bundle's own preprocessing, ONNX Runtime, and the five best labels.
+
+    picture --read--> a row of the model's input --run, in batches--> logits --answer--> {"predictions": […]}
+
+The driver says through the environment which bundle is served on which port, and by its affinity on which cores.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import bundle.telemetry  # noqa: F401  (before onnxruntime)
+from bundle.bundle import open_bundle
+from bundle.model_input import read_input
+
+import onnxruntime  # isort: skip
+
+PORT = int(os.environ["PEER_PORT"])
+CORES = len(os.sched_getaffinity(0))
+TOP_K = 5
+MAX_PIXELS = 50_000_000  # as the service's own default
+
+
+class Classifier:
+    """A session and what goes before and after it.
+
+    Args:
+        threads: of ONNX Runtime in one call; its own choice (as many as there are cores) if None.
+    """
+
+    def __init__(self, threads: int | None = None) -> None:
+        self._bundle = open_bundle(Path(os.environ["PEER_BUNDLE"]))
+        options = onnxruntime.SessionOptions()
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        self._session = onnxruntime.InferenceSession(
+            self._bundle.model_path, options, providers=["CPUExecutionProvider"]
+        )
+
+    def read(self, picture: bytes) -> NDArray[Any]:
+        """One row of the model's input."""
+        return read_input(picture, self._bundle.manifest, max_pixels=MAX_PIXELS)
+
+    def run(self, rows: list[NDArray[Any]]) -> NDArray[np.float32]:
+        """Logits (B, num_classes) of B rows."""
+        manifest = self._bundle.manifest
+        logits: NDArray[np.float32] = self._session.run(
+            [manifest.output.name], {manifest.input.name: np.stack(rows)}
+        )[0]
+        return logits
+
+    def answer(self, logits: NDArray[np.float32]) -> dict[str, list[dict[str, Any]]]:
+        """The five best of one row of logits (num_classes,), in the words of aaserve's /classify."""
+        exponentials = np.exp(logits - logits.max())
+        scores = exponentials / exponentials.sum()
+        best = np.argsort(-scores, kind="stable")[:TOP_K].tolist()
+        labels = self._bundle.manifest.labels
+        return {
+            "predictions": [
+                {"label": labels[index], "class_index": index, "score": float(scores[index])} for index in best
+            ]
+        }
+
+    def classify(self, pictures: list[bytes]) -> list[dict[str, list[dict[str, Any]]]]:
+        """All of it, for a batch."""
+        return [self.answer(logits) for logits in self.run([self.read(picture) for picture in pictures])]
+
+    def warm_up(self, max_batch_size: int) -> None:
+        """Run the batches of which others grow: ONNX Runtime plans its memory on first use."""
+        shape = self._bundle.manifest.input
+        row = np.zeros(shape.shape, shape.dtype)
+        for size in (1, max_batch_size):
+            self.run([row] * size)

@@ -1,0 +1,10 @@
+"""Ports for what a peer also opens (metrics, gRPC, …) and nobody here asks."""
+
+import socket
+
+
+def spare_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
