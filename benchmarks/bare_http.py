@@ -9,6 +9,8 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.circumstances import ROOT, write_result
@@ -17,15 +19,36 @@ from benchmarks.overload import request_of
 
 APPLICATION = """
 import os, sys, uvicorn
-os.sched_setaffinity(0, {0})
+port, status, cores = int(sys.argv[1]), int(sys.argv[2]), [int(core) for core in sys.argv[3:]]
+os.sched_setaffinity(0, cores or os.sched_getaffinity(0))
 BODY = b'{"code":"queue_full"}'
 HEADERS = [(b"content-type", b"application/problem+json"), (b"content-length", str(len(BODY)).encode())]
 async def app(scope, receive, send):
     if scope["type"] == "http":
-        await send({"type": "http.response.start", "status": 429, "headers": HEADERS})
+        await send({"type": "http.response.start", "status": status, "headers": HEADERS})
         await send({"type": "http.response.body", "body": BODY})
-uvicorn.run(app, port=int(sys.argv[1]), log_level="error", access_log=False, lifespan="off")
+uvicorn.run(app, port=port, log_level="error", access_log=False, lifespan="off")
 """
+
+
+@contextmanager
+def answering(status: int, *, cores: list[int] | None) -> Iterator[int]:
+    """The port of uvicorn that answers so, on these cores or on all."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = subprocess.Popen([sys.executable, "-c", APPLICATION, str(port), str(status), *map(str, cores or ())])
+    try:
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port)).close()
+                break
+            except ConnectionRefusedError:
+                time.sleep(0.05)
+        yield port
+    finally:
+        process.terminate()
+        process.wait(10)
 
 
 def answers_per_second(port: int, request: bytes, seconds: float) -> float:
@@ -41,22 +64,9 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=5, help="of measuring (default: 5)")
     parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
     arguments = parser.parse_args()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    process = subprocess.Popen([sys.executable, "-c", APPLICATION, str(port)])
-    try:
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port)).close()
-                break
-            except ConnectionRefusedError:
-                time.sleep(0.05)
-        body = arguments.image.read_bytes()
+    body = arguments.image.read_bytes()
+    with answering(429, cores=[0]) as port:
         rate = answers_per_second(port, request_of(body), arguments.seconds)
-    finally:
-        process.terminate()
-        process.wait(10)
     result = {"image_bytes": len(body), "answers_per_second": round(rate), "microseconds_each": round(1e6 / rate, 1)}
     write_result(arguments.output, result, "uvicorn", "httptools", "uvloop")
     print(result)

@@ -92,13 +92,14 @@ class Generator:
             elif connection:
                 self._idle.append(connection)
 
-        def load() -> None:
+        def load(start: float) -> None:
+            nonlocal end
+            end = start + seconds
             for _ in range(clients):
                 again(self._idle.pop() if self._idle else None)
-            while self._under_way and time.monotonic() < end + self._patience:
-                self._take_answers(1, again)
+            self._take_the_last(end, again)
 
-        end = time.monotonic() + seconds
+        end = 0.0
         return self._run(load, seconds)
 
     def open_loop(self, *, per_second: float, seconds: float, seed: int) -> Samples:
@@ -109,8 +110,8 @@ class Generator:
             if connection:
                 self._idle.append(connection)
 
-        def load() -> None:
-            appointed = start + chance.expovariate(per_second)
+        def load(start: float) -> None:
+            end, appointed = start + seconds, start + chance.expovariate(per_second)
             while appointed < end:
                 while appointed < end and appointed <= (now := time.monotonic()):
                     self._send(self._idle.pop() if self._idle else self._connect(), appointed, now)
@@ -119,20 +120,18 @@ class Generator:
                 wait = min(appointed, end) - time.monotonic()
                 if wait <= 0 or select.select([self._epoll], [], [], wait)[0]:
                     self._take_answers(0, idle)
-            while self._under_way and time.monotonic() < end + self._patience:
-                self._take_answers(1, idle)
+            self._take_the_last(end, idle)
 
-        start = time.monotonic()
-        end = start + seconds
         return self._run(load, seconds)
 
-    def _run(self, load: Callable[[], None], seconds: float) -> Samples:
+    def _run(self, load: Callable[[float], None], seconds: float) -> Samples:
+        """`load` is told when it begins."""
         self._samples = []
-        began, processor = time.monotonic(), time.process_time()
         gc.collect()
         gc.disable()  # it would look at every sample again and again, and stall the load meanwhile
+        began, processor = time.monotonic(), time.process_time()
         try:
-            load()
+            load(began)
         finally:
             gc.enable()
         now = time.monotonic()
@@ -159,8 +158,8 @@ class Generator:
             sent = connection.socket.send(request)
         except BlockingIOError:  # not connected yet
             sent = 0
-        except OSError:
-            return  # epoll tells of the broken connection too
+        except (BrokenPipeError, ConnectionResetError):
+            return  # epoll tells of it too
         if sent < len(request):
             connection.unsent = memoryview(request)[sent:]
             self._epoll.modify(connection.socket, _BOTH)
@@ -174,6 +173,10 @@ class Generator:
         if not connection.unsent:
             self._epoll.modify(connection.socket, _IN)
 
+    def _take_the_last(self, end: float, then: Callable[[_Connection | None], None]) -> None:
+        while self._under_way and (left := end + self._patience - time.monotonic()) > 0:
+            self._take_answers(left, then)
+
     def _take_answers(self, timeout: float, then: Callable[[_Connection | None], None]) -> None:
         """Whatever has come; `then` gets the connection of each request that ended, or None if that is closed."""
         for number, event in self._epoll.poll(timeout):
@@ -184,11 +187,9 @@ class Generator:
                 if not event & ~_OUT:
                     continue
                 data = connection.socket.recv(65536)
-            except ConnectionRefusedError:
-                raise
             except BlockingIOError:
                 continue
-            except OSError:
+            except (BrokenPipeError, ConnectionResetError):
                 data = b""
             now = time.monotonic()
             received = connection.received = connection.received + data if connection.received else data

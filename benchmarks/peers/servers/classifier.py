@@ -47,9 +47,9 @@ class Classifier:
     def run(self, rows: list[NDArray[Any]]) -> NDArray[np.float32]:
         """Logits (B, num_classes) of B rows."""
         manifest = self._bundle.manifest
-        logits: NDArray[np.float32] = self._session.run(
-            [manifest.output.name], {manifest.input.name: np.stack(rows)}
-        )[0]
+        logits: NDArray[np.float32] = self._session.run([manifest.output.name], {manifest.input.name: np.stack(rows)})[
+            0
+        ]
         return logits
 
     def answer(self, logits: NDArray[np.float32]) -> dict[str, list[dict[str, Any]]]:

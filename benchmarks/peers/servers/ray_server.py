@@ -28,7 +28,9 @@ from benchmarks.peers.servers.classifier import CORES, PORT, Classifier
 MAX_BATCH_SIZE = 8
 
 
-@serve.deployment(num_replicas=int(os.environ.get("T_WORKERS", CORES)), max_ongoing_requests=64, ray_actor_options={"num_cpus": 1})
+@serve.deployment(
+    num_replicas=int(os.environ.get("T_WORKERS", CORES)), max_ongoing_requests=64, ray_actor_options={"num_cpus": 1}
+)
 class Classify:
     """Picture --> answer."""
 

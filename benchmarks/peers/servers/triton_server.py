@@ -13,7 +13,11 @@ from benchmarks.peers.servers.classifier import CORES, PORT, Classifier
 from benchmarks.peers.servers.ports import spare_port
 
 MAX_BATCH_SIZE = 8
-OUTPUTS = {"label": ("TYPE_STRING", np.object_), "class_index": ("TYPE_INT32", np.int32), "score": ("TYPE_FP32", np.float32)}
+OUTPUTS = {
+    "label": ("TYPE_STRING", np.object_),
+    "class_index": ("TYPE_INT32", np.int32),
+    "score": ("TYPE_FP32", np.float32),
+}
 
 
 class TritonPythonModel:
