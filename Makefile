@@ -60,7 +60,7 @@ up:  ## the service in a container, with Prometheus and Grafana
 	docker compose up --build
 
 clean:  ## remove the environments and what they left
-	rm -rf $(VENV) $(SERVE_VENV) $(RAY_VENV) .venv-tritonclient .venv-kserve .venv-schemathesis .venv-manifests .venv-crds .venv-audit build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(SERVE_VENV) $(RAY_VENV) .venv-peers .venv-tritonclient .venv-kserve .venv-schemathesis .venv-manifests .venv-crds .venv-audit build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 
 $(SERVE_VENV)/.installed: pyproject.toml constraints.txt
 	@$(call create-venv,$(SERVE_VENV))

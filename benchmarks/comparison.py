@@ -1,7 +1,8 @@
 """python -m benchmarks.comparison RECIPE --networks NAME[,OPTION=VALUE] … --seeds 0 1 2 --data DIR --output FILE
 
-Networks at equal budget: each is trained by the same recipe, which differs in network and seed alone, then served by
-ONNX Runtime beside the others. Finished runs are kept in --runs; the command goes on where it was stopped.
+Networks at equal budget: each is trained by the same recipe, which differs in network and seed alone. Afterwards a step
+of training and a call of ONNX Runtime are timed, all networks taking turns: the runs themselves may have had anything
+beside them. Finished runs are kept in --runs; the command goes on where it was stopped.
 
     FILE.json    every run, mean and spread, parameters, operations, speed        FILE.png    curves, means over seeds
 """
@@ -11,7 +12,7 @@ import csv
 import statistics
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,14 +31,18 @@ from export.speed import take_turns
 from models import create_model
 from models.flops import count_flops
 from training.command import minutes
+from training.data import open_data
 from training.log import Row, draw_curves
 from training.machine import Machine, open_machine
 from training.recipe import Recipe, read_recipe
+from training.run import Run
+from training.step import batches, train_step
 from training.stop import Stop
 from training.trainer import train
 
 SERVED_BATCHES = (1, 8)
 SERVED_ROUNDS = 15
+TRAINED_ROUNDS = 5
 
 
 @dataclass(frozen=True)
@@ -130,20 +135,11 @@ def read_log(folder: Path) -> list[Row]:
 
 def summary(logs: dict[int, list[Row]]) -> dict[str, Any]:
     """The runs of one network, a log for each seed: every run, mean and sample standard deviation."""
-    runs = [
-        {
-            "seed": seed,
-            "top_1": log[-1]["top_1"],
-            "top_5": log[-1]["top_5"],
-            "images_per_second": statistics.median(row["images_per_second"] for row in log),
-        }
-        for seed, log in logs.items()
-    ]
+    runs = [{"seed": seed, "top_1": log[-1]["top_1"], "top_5": log[-1]["top_5"]} for seed, log in logs.items()]
     result: dict[str, Any] = {"runs": runs}
     for name in ("top_1", "top_5"):
         values = [run[name] for run in runs]
         result[name] = {"mean": statistics.mean(values), "spread": statistics.stdev(values) if len(runs) > 1 else None}
-    result["trained_images_per_second"] = statistics.median(run["images_per_second"] for run in runs)
     return result
 
 
@@ -156,6 +152,23 @@ def mean_log(logs: dict[int, list[Row]]) -> list[Row]:
         }
         for rows in zip(*logs.values(), strict=True)
     ]
+
+
+def trained_speeds(entrants: Sequence[Entrant], common: Recipe, data: Path, machine: Machine) -> dict[str, float]:
+    """Images a second of each network's steps in training, all of them taking turns."""
+    opened = open_data(data, common.preprocessing, area=common.augmentation.resized_crop_area, device=machine.device)
+    runs = {one.name: Run(one.recipe(common, 0), opened, machine) for one in entrants}
+    pixels, classes = next(batches(runs[entrants[0].name]))
+
+    def step(run: Run) -> Callable[[object], None]:
+        def one_step(_: object) -> None:
+            train_step(run, pixels, classes)
+            run.check_loss()  # waits for the device
+
+        return one_step
+
+    seconds = take_turns({name: step(run) for name, run in runs.items()}, pixels.cpu().numpy(), TRAINED_ROUNDS)
+    return {name: round(len(pixels) / statistics.median(times), 1) for name, times in seconds.items()}
 
 
 def served_speeds(entrants: Sequence[Entrant], seed: int, runs: Path, common: Recipe) -> dict[str, dict[str, float]]:
@@ -198,6 +211,7 @@ def main() -> int:
         common = read_recipe(arguments.recipe)
         with Stop(arguments.max_minutes * 60) as stop, open_machine(arguments.device, compiled=False) as machine:
             status = train_all(entrants, seeds, common, arguments.data, runs, machine, stop)
+            trained = {} if status else trained_speeds(entrants, common, arguments.data, machine)
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -206,12 +220,13 @@ def main() -> int:
         return status
     logs = {one.name: {seed: read_log(one.folder(runs, seed)) for seed in seeds} for one in entrants}
     labels = read_checkpoint(entrants[0].folder(runs, seeds[0]) / "model.safetensors").metadata["labels"]
-    speeds = served_speeds(entrants, seeds[0], runs, common)
+    served = served_speeds(entrants, seeds[0], runs, common)
     rows = {
         one.name: {
             **one.size(len(labels), common),
             **summary(logs[one.name]),
-            "served_images_per_second": speeds[one.name],
+            "trained_images_per_second": trained[one.name],
+            "served_images_per_second": served[one.name],
         }
         for one in entrants
     }

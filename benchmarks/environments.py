@@ -16,8 +16,8 @@ def make_environment(folder: Path, requirements: Path) -> Path:
         if not is_made(folder, requirements):
             shutil.rmtree(folder, ignore_errors=True)
             subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-            pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-            subprocess.run([*pip, "--requirement", requirements], check=True)
+            pip = [str(python), "-m", "pip", "--quiet", "--disable-pip-version-check"]
+            subprocess.run([*pip, "install", "--requirement", requirements], check=True)
             shutil.copyfile(requirements, folder / ".installed")
     return python
 

@@ -22,6 +22,7 @@ class Request:
 
     Args:
         preprocessing_fields: fields of the preprocessing that replace those of `preprocessing` or of the checkpoint.
+        fused_attention: attention as one operator, for GPUs.
         calibration: folder of pictures to calibrate with and to judge a lower precision by.
         allowed_drop: points of top-1 that a lower precision may lose.
     """
@@ -40,6 +41,7 @@ class Request:
     image_size: tuple[int, int] | None = None
     pixel_input: bool = True
     with_attention: bool = False
+    fused_attention: bool = False
     precision: Precision = "fp32"
     calibration: Path | None = None
     allowed_drop: float = 1.0

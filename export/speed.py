@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,7 +38,9 @@ def measure_speed(fp32: Graph, lowered: Graph, pixels: NDArray[np.uint8], batch_
     )
 
 
-def take_turns(graphs: Mapping[str, Graph], batch: NDArray[np.uint8], rounds: int) -> dict[str, list[float]]:
+def take_turns(
+    graphs: Mapping[str, Callable[[NDArray[np.uint8]], object]], batch: NDArray[np.uint8], rounds: int
+) -> dict[str, list[float]]:
     """Seconds of a call: in each round every graph makes some in a row, the first does not count, the median does."""
     seconds: dict[str, list[float]] = {name: [] for name in graphs}
     for turn in range(rounds + 1):

@@ -54,7 +54,7 @@ def create_app(
 
     `on_failure` is called if nothing can be served or a model is lost.
     """
-    metrics = Metrics(worker.slot if worker else None)
+    metrics = Metrics(worker.slot if worker else None, settings.gpu_device_id)
     if worker is None:  # whoever is scraped could only speak of itself
         watch_process(metrics.registry)
     if settings.metrics_compat == "triton":

@@ -14,6 +14,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 
 from bundle.bundle import MODEL_FILE
 from bundle.manifest import Manifest
+from service.gpu_metrics import GpuMetrics
 
 # Resolve a service that answers in 2 to 50 ms; the client library's own buckets start at 5 ms.
 SECONDS = (
@@ -62,13 +63,16 @@ class Metrics:
 
     Args:
         slot: of this worker; None in a process that serves alone.
+        gpu_device_id: of the card that is told of, once a model runs on one.
     """
 
-    def __init__(self, slot: int | None = None) -> None:
+    def __init__(self, slot: int | None = None, gpu_device_id: int = 0) -> None:
         registry = self.registry = CollectorRegistry()
         self._is_worker = slot is not None
         self._reported: dict[Gauge, Callable[[], float]] = {}
         self._versions: dict[str, list[tuple[Gauge, tuple[str, ...]]]] = {}
+        self._gpu: GpuMetrics | None = None
+        self._gpu_device_id = gpu_device_id
         if self._is_worker:
             # The library names the files by process id; by slot, they neither grow in number nor show as labels.
             values.ValueClass = values.MultiProcessValue(lambda: slot)  # type: ignore[no-untyped-call]
@@ -150,6 +154,9 @@ class Metrics:
         for gauge, labels in self._versions.pop(name, []):
             self._forget(gauge, labels)
         reported = self._versions[name] = []
+        if self._gpu is None and any(version.provider != "CPUExecutionProvider" for version in versions):
+            self._gpu = GpuMetrics(self._gpu_device_id)
+            self.registry.register(self._gpu)  # which is what is scraped, beside the files of all workers
         for version in versions:
             manifest = version.manifest
             sha256 = manifest.files[MODEL_FILE]

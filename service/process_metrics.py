@@ -1,7 +1,6 @@
 """Process and Python, beside our own metrics: CPU seconds, memory, open files, garbage collections, versions.
 
-A handful of series with the client library's own names, which dashboards know. Of a GPU nothing is reported here: its
-memory and utilisation need NVIDIA's library, and the exporters that have it (dcgm-exporter) see all processes.
+A handful of series with the client library's own names, which dashboards know. Of a GPU: gpu_metrics.py.
 """
 
 from prometheus_client import (

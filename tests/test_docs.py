@@ -8,6 +8,7 @@ import pytest
 from export.command import _parser as export_parser
 from service import errors
 from service.app import create_app
+from service.gpu_metrics import GpuMetrics
 from service.metrics import Metrics
 from service.problems import FRAMEWORK_CODES
 from service.settings import Settings
@@ -47,6 +48,7 @@ def test_every_metric_is_documented_with_its_labels() -> None:
         if hasattr(metric, "_labelnames"):
             name = metric.describe()[0].name + ("_total" if metric.describe()[0].type == "counter" else "")
             found[name] = set(metric._labelnames)
+    found |= {family.name: {"device"} for family in GpuMetrics(0).describe()}
     assert documented == found
 
 

@@ -32,7 +32,10 @@ class Machine:
         return self.device.type != "cuda" or torch.cuda.is_bf16_supported()
 
     def __str__(self) -> str:
-        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else f"{_cores()} cores"
+        if self.device.type == "cuda":
+            name = torch.cuda.get_device_name(self.device)
+        else:
+            name = f"{_cores()} cores, threads: {torch.get_num_threads()}"
         compiled = ", compiled" if self.compiled else ""
         return f"{self.device.type} ({name}), processes: {self.processes}{compiled}, torch {torch.__version__}"
 

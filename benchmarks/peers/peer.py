@@ -1,13 +1,10 @@
 """A server that aaserve is compared with: how it is installed, started and asked."""
 
-import base64
-import json
+import http.client
 import os
-import socket
 import sys
 import tempfile
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +15,7 @@ from pathlib import Path
 from benchmarks.circumstances import ROOT
 from benchmarks.environments import is_made, make_environment
 from benchmarks.peers.process_tree import process_tree
+from benchmarks.peers.servers.ports import spare_port
 
 ENVIRONMENTS = ROOT / ".venv-peers"
 REQUIREMENTS = Path(__file__).parent / "requirements"
@@ -112,28 +110,32 @@ class Peer:
         Raises:
             StartFailed: it ended, or did not answer in time; with the end of its log.
         """
-        port = _free_port()
-        command = [self.install(), "-m", f"benchmarks.peers.servers.{self.name}_server"]
+        port = spare_port()
+        python = self.install()
         with tempfile.TemporaryDirectory(prefix="peer-", ignore_cleanup_errors=True) as scratch:
             folder = Path(scratch)
             environment = {
                 "ORT_DISABLE_TELEMETRY": "1",  # bundle/telemetry.py
                 "PYTHONPATH": str(ROOT),
-                "PATH": f"{command[0].parent}{os.pathsep}{os.environ['PATH']}",  # some run commands of their own
+                "PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}",  # some run commands of their own
                 "HOME": scratch,  # what they leave there or among temporary files goes with it
                 "TMPDIR": scratch,
                 "PEER_BUNDLE": str(bundle.resolve()),
                 "PEER_PORT": str(port),
                 **self.environment,
             }
+            command: list[str | Path] = [python, "-m", f"benchmarks.peers.servers.{self.name}_server"]
             with process_tree(command, environment=environment, cores=cores, folder=folder) as root:
                 served = Served(HOST, port, self.path, root.pid, self.body, self.top_1, self.headers)
                 picture = (ROOT / "examples" / "cat.jpg").read_bytes()
                 deadline = time.monotonic() + PATIENCE
-                while not _answers(served, picture):
-                    if root.poll() is not None or time.monotonic() > deadline:
-                        raise StartFailed(f"{self.name}: {_ending(root.poll())}; its log ends so:\n{_tail(folder)}")
-                    time.sleep(0.2)
+                while objection := _objection(served, picture):
+                    if root.poll() is not None:
+                        objection = f"ended with status {root.returncode}"
+                    elif time.monotonic() < deadline:
+                        time.sleep(0.2)
+                        continue
+                    raise StartFailed(f"{self.name}: {objection}; its log ends so:\n{_tail(folder)}")
                 yield served
 
     @property
@@ -145,84 +147,13 @@ class Peer:
         return REQUIREMENTS / f"{self.name}.txt"
 
 
-def raw(picture: bytes, media_type: str) -> tuple[str, bytes]:
-    return media_type, picture
-
-
-def multipart(picture: bytes, media_type: str) -> tuple[str, bytes]:
-    """A form with the file `image`."""
-    boundary = "ce1f2c9f0b4c4e0e"
-    head = f'--{boundary}\r\nContent-Disposition: form-data; name="image"; filename="image"\r\n'
-    body = f"{head}Content-Type: {media_type}\r\n\r\n".encode() + picture + f"\r\n--{boundary}--\r\n".encode()
-    return f"multipart/form-data; boundary={boundary}", body
-
-
-def json_base64(picture: bytes, media_type: str) -> tuple[str, bytes]:
-    return "application/json", json.dumps({"image": base64.b64encode(picture).decode()}).encode()
-
-
-def json_list_base64(picture: bytes, media_type: str) -> tuple[str, bytes]:
-    return "application/json", json.dumps({"images": [base64.b64encode(picture).decode()]}).encode()
-
-
-def v2_base64(picture: bytes, media_type: str) -> tuple[str, bytes]:
-    """The Open Inference Protocol without its binary extension."""
-    image = {
-        "name": "image",
-        "shape": [1, 1],
-        "datatype": "BYTES",
-        "parameters": {"content_type": "base64"},
-        "data": [base64.b64encode(picture).decode()],
-    }
-    return "application/json", json.dumps({"inputs": [image]}).encode()
-
-
-def best_prediction(answer: bytes) -> int:
-    """Of {"predictions": [{"label", "class_index", "score"}, …]}, best first."""
-    index: int = json.loads(answer)["predictions"][0]["class_index"]
-    return index
-
-
-def first_best_prediction(answer: bytes) -> int:
-    """Of a list of one such answer."""
-    index: int = json.loads(answer)[0]["predictions"][0]["class_index"]
-    return index
-
-
-def v2_class_index(answer: bytes) -> int:
-    """Of the tensor `class_index`, best first."""
-    outputs = {output["name"]: output for output in json.loads(answer)["outputs"]}
-    index: int = outputs["class_index"]["data"][0]
-    return index
-
-
-def v2_binary_class_index(answer: bytes) -> int:
-    """The same where tensors follow the JSON as bytes."""
-    outputs, position = json.JSONDecoder().raw_decode(answer.decode("latin-1"))
-    for output in outputs["outputs"]:
-        if output["name"] == "class_index":
-            return int.from_bytes(answer[position : position + 4], "little")
-        position += output["parameters"]["binary_data_size"]
-    raise ValueError("no class_index in the answer")
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind((HOST, 0))
-        port: int = free.getsockname()[1]
-        return port
-
-
-def _answers(served: Served, picture: bytes) -> bool:
+def _objection(served: Served, picture: bytes) -> str | None:
+    """Why this is no server that is ready."""
     try:
         served.top_1(served.ask(picture, "image/jpeg"))
-    except (OSError, ValueError):
-        return False
-    return True
-
-
-def _ending(status: int | None) -> str:
-    return f"no answer within {PATIENCE:.0f} s" if status is None else f"ended with status {status}"
+    except (OSError, http.client.HTTPException) as error:
+        return str(error) or type(error).__name__
+    return None
 
 
 def _tail(folder: Path) -> str:

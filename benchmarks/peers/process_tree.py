@@ -1,34 +1,28 @@
 """A server and all that comes of it: started on given cores with its log in a file, ended to the last process.
 
-Daemons leave the session and the process group of who started them, and Ray's also lose their parent when that is
-killed first. So whoever has the mark in its environment belongs to the tree, and so do all descendants of the root.
+Daemons leave the session and the process group of who started them, and lose their parent when that ends first. But all
+inherit the environment: whoever has the mark in it belongs to the tree (benchmarks/ray_cluster.py does so too).
 """
 
 import os
 import secrets
 import signal
 import subprocess
+import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 PATIENCE = 20.0  # seconds from SIGTERM to SIGKILL
-
-
-@dataclass(frozen=True, slots=True)
-class _Process:
-    pid: int
-    parent: int
-    started: int  # in clock ticks since boot: tells it from another that gets its number later
 
 
 @contextmanager
 def process_tree(
     command: Sequence[str | Path], *, environment: Mapping[str, str], cores: Sequence[int] | None, folder: Path
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run `command` in `folder`, its output in `folder/log`; end all of it on leaving, whatever happened.
+    """Run `command` in `folder`, its output in `folder/log`; end all of it on leaving, also where we get SIGTERM.
 
     Args:
         cores: those it may run on; all if None.
@@ -47,16 +41,33 @@ def process_tree(
             start_new_session=True,  # Ctrl-C is for the driver, which then ends the tree
         )
     try:
-        yield root
+        with _exit_on_sigterm():
+            yield root
     finally:
         _end(root, mark.encode())
 
 
+@contextmanager
+def _exit_on_sigterm() -> Iterator[None]:
+    """As an exception, so that nothing is left running; only the main thread can have that."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def tree(root: int) -> list[int]:
-    """The process and all its descendants."""
+    """The process and all its descendants that are no zombies."""
     children: dict[int, list[int]] = {}
-    for process in _running():
-        children.setdefault(process.parent, []).append(process.pid)
+    for pid in _pids():
+        with suppress(OSError):
+            state, parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:2]
+            if state != "Z":
+                children.setdefault(int(parent), []).append(pid)
     found = [root]
     for pid in found:  # grows while it is gone through
         found += children.get(pid, [])
@@ -64,14 +75,10 @@ def tree(root: int) -> list[int]:
 
 
 def _end(root: subprocess.Popen[bytes], mark: bytes) -> None:
-    descendants = set(tree(root.pid)) if root.poll() is None else set()
-    members = {process.pid: process.started for process in _running() if process.pid in descendants}
     root.terminate()
     with suppress(subprocess.TimeoutExpired):
         root.wait(PATIENCE)
-    while remaining := [
-        process.pid for process in _running() if members.get(process.pid) == process.started or _has(mark, process.pid)
-    ]:  # some start others
+    while remaining := [pid for pid in _pids() if _has(mark, pid)]:  # again: some start others
         for pid in remaining:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -79,16 +86,12 @@ def _end(root: subprocess.Popen[bytes], mark: bytes) -> None:
     root.wait()
 
 
+def _pids() -> list[int]:
+    return [int(folder.name) for folder in Path("/proc").glob("[0-9]*")]
+
+
 def _has(mark: bytes, pid: int) -> bool:
+    """A zombie has no environment any more."""
     with suppress(OSError):
         return mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     return False
-
-
-def _running() -> Iterator[_Process]:
-    """All processes that are no zombies."""
-    for folder in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            fields = (folder / "stat").read_text().rpartition(")")[2].split()
-            if fields[0] != "Z":
-                yield _Process(int(folder.name), int(fields[1]), int(fields[19]))

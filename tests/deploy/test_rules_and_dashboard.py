@@ -8,6 +8,7 @@ import subprocess
 import pytest
 import yaml
 
+from service.gpu_metrics import GpuMetrics
 from service.metrics import Metrics
 from service.process_metrics import watch_process
 from tests.deploy.queries import DASHBOARD, DEPLOY, RULE_TESTS, RULES, dashboard_queries, recorded, rule_queries, rules
@@ -21,8 +22,9 @@ def names_of_the_service() -> set[str]:
     """Every sample name that the service may show."""
     metrics = Metrics()
     watch_process(metrics.registry)
+    families = [*metrics.registry.collect(), *GpuMetrics(0).describe()]
     suffixes = {"counter": ["_total"], "histogram": ["_bucket", "_count", "_sum"]}
-    return {family.name + suffix for family in metrics.registry.collect() for suffix in suffixes.get(family.type, [""])}
+    return {family.name + suffix for family in families for suffix in suffixes.get(family.type, [""])}
 
 
 @needs_promtool
@@ -47,7 +49,7 @@ def test_every_metric_that_is_asked_for_exists() -> None:
 
 def test_every_metric_is_looked_at() -> None:
     asked = set().union(*(query.names for query in dashboard_queries() + rule_queries()))
-    families = {family.name for family in Metrics().registry.collect()}
+    families = {family.name for family in (*Metrics().registry.collect(), *GpuMetrics(0).describe())}
     assert {family for family in families if not any(name.startswith(family) for name in asked)} == set()
 
 

@@ -1,9 +1,14 @@
-"""BentoML"""
+"""BentoML: adaptive batching, a worker of one thread for every core.
+
+https://docs.bentoml.com/en/latest/get-started/adaptive-batching.html,
+https://docs.bentoml.com/en/latest/build-with-bentoml/parallelize-requests.html (workers="cpu_count", which counts the
+machine's cores, not those that it may use). max_latency_ms stays at its default: requests that might take longer are
+refused, and a comparison is about those that are answered.
+"""
 
 import base64
 import os
 import sys
-from pathlib import Path
 from typing import Any
 
 import bentoml
@@ -11,22 +16,25 @@ import bentoml
 from benchmarks.peers.servers.classifier import CORES, PORT, Classifier
 
 MAX_BATCH_SIZE = 8
-T = os.environ.get("T_FORM", "b64")
-LAT = int(os.environ.get("T_WAIT", "1000"))
 
 
+<<<<<<< HEAD
 @bentoml.service(
     workers=int(os.environ.get("T_WORKERS", CORES)),
     threads=int(os.environ.get("T_THREADS", "1")),
     traffic={"timeout": 60},
 )
+=======
+@bentoml.service(workers=CORES, traffic={"timeout": 60}, logging={"access": {"enabled": False}})
+>>>>>>> peers
 class Classify:
-    """Picture --> answer."""
+    """Pictures in base64 --> answers."""
 
     def __init__(self) -> None:
-        self._classifier = Classifier(threads=int(os.environ.get("T_ORT", "1")))
+        self._classifier = Classifier(threads=1)
         self._classifier.warm_up(MAX_BATCH_SIZE)
 
+<<<<<<< HEAD
     if T == "b64":
 
         @bentoml.api(batchable=True, max_batch_size=MAX_BATCH_SIZE, max_latency_ms=LAT)
@@ -47,6 +55,11 @@ class Classify:
         @bentoml.api
         def classify(self, image: Path, /) -> dict[str, Any]:
             return self._classifier.classify([image.read_bytes()])[0]
+=======
+    @bentoml.api(batchable=True, max_batch_size=MAX_BATCH_SIZE)
+    def classify(self, images: list[str]) -> list[dict[str, Any]]:
+        return self._classifier.classify([base64.b64decode(image) for image in images])
+>>>>>>> peers
 
 
 if __name__ == "__main__":

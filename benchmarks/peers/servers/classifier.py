@@ -6,6 +6,7 @@ The driver says through the environment which bundle is served on which port, an
 """
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +45,18 @@ class Classifier:
         """One row of the model's input."""
         return read_input(picture, self._bundle.manifest, max_pixels=MAX_PIXELS)
 
-    def run(self, rows: list[NDArray[Any]]) -> NDArray[np.float32]:
+    def run(self, rows: Sequence[NDArray[Any]] | NDArray[Any]) -> NDArray[np.float32]:
         """Logits (B, num_classes) of B rows."""
         manifest = self._bundle.manifest
+<<<<<<< HEAD
         logits: NDArray[np.float32] = self._session.run([manifest.output.name], {manifest.input.name: np.stack(rows)})[
             0
         ]
+=======
+        logits: NDArray[np.float32] = self._session.run(
+            [manifest.output.name], {manifest.input.name: np.asarray(rows)}
+        )[0]
+>>>>>>> peers
         return logits
 
     def answer(self, logits: NDArray[np.float32]) -> dict[str, list[dict[str, Any]]]:

@@ -1,4 +1,9 @@
-"""LitServe"""
+"""LitServe: batches, a worker of one thread for every core, and as many HTTP servers as LitServe makes of that.
+
+https://lightning.ai/docs/litserve/features/batching, https://lightning.ai/docs/litserve/api-reference/litserver. A
+batch_timeout of 0 is no choice: a worker without work then asks its queue as fast as it can. fast_queue=True, which the
+documentation advises for many requests, has no effect in this version (Lightning-AI/LitServe#751).
+"""
 
 import base64
 from typing import Any
@@ -23,7 +28,7 @@ class Classify(litserve.LitAPI):
         return self._classifier.read(base64.b64decode(request["image"]))
 
     def predict(self, x: NDArray[Any]) -> NDArray[np.float32]:
-        return self._classifier.run(list(x))
+        return self._classifier.run(x)
 
     def encode_response(self, output: NDArray[np.float32]) -> dict[str, Any]:
         return self._classifier.answer(output)

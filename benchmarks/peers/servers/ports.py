@@ -1,4 +1,4 @@
-"""Ports for what a peer also opens (metrics, gRPC, …) and nobody here asks."""
+"""Ports that nobody has: for a peer, and for what it opens besides (metrics, gRPC, …)."""
 
 import socket
 

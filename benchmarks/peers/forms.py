@@ -1,0 +1,69 @@
+"""How a picture goes into a request, and where the best class is in an answer.
+
+into a request:     (picture, its media type) --> (Content-Type, body)
+out of an answer:   body --> class index
+"""
+
+import base64
+import json
+
+
+def raw(picture: bytes, media_type: str) -> tuple[str, bytes]:
+    return media_type, picture
+
+
+def multipart(picture: bytes, media_type: str) -> tuple[str, bytes]:
+    """A form with the file `image`."""
+    boundary = "ce1f2c9f0b4c4e0e"
+    head = f'--{boundary}\r\nContent-Disposition: form-data; name="image"; filename="image"\r\n'
+    body = f"{head}Content-Type: {media_type}\r\n\r\n".encode() + picture + f"\r\n--{boundary}--\r\n".encode()
+    return f"multipart/form-data; boundary={boundary}", body
+
+
+def json_image(picture: bytes, media_type: str) -> tuple[str, bytes]:
+    return "application/json", json.dumps({"image": _base64(picture)}).encode()
+
+
+def json_images(picture: bytes, media_type: str) -> tuple[str, bytes]:
+    """A batch of one."""
+    return "application/json", json.dumps({"images": [_base64(picture)]}).encode()
+
+
+def v2_image(picture: bytes, media_type: str) -> tuple[str, bytes]:
+    """The Open Inference Protocol, as MLServer takes bytes in JSON."""
+    base64_content = {"content_type": "base64"}
+    image = {"name": "image", "shape": [1, 1], "datatype": "BYTES", "parameters": base64_content}
+    return "application/json", json.dumps({"inputs": [{**image, "data": [_base64(picture)]}]}).encode()
+
+
+def best(answer: bytes) -> int:
+    """Of {"predictions": [{"label", "class_index", "score"}, …]}."""
+    index: int = json.loads(answer)["predictions"][0]["class_index"]
+    return index
+
+
+def best_of_batch(answer: bytes) -> int:
+    """Of a list of one of these."""
+    index: int = json.loads(answer)[0]["predictions"][0]["class_index"]
+    return index
+
+
+def v2_best(answer: bytes) -> int:
+    """Of the tensor `class_index`."""
+    [tensor] = [output for output in json.loads(answer)["outputs"] if output["name"] == "class_index"]
+    index: int = tensor["data"][0]
+    return index
+
+
+def v2_binary_best(answer: bytes) -> int:
+    """The same where tensors follow the JSON as bytes."""
+    head, position = json.JSONDecoder().raw_decode(answer.decode("latin-1"))
+    for output in head["outputs"]:
+        if output["name"] == "class_index":
+            return int.from_bytes(answer[position : position + 4], "little")
+        position += output["parameters"]["binary_data_size"]
+    raise ValueError("no class_index in the answer")
+
+
+def _base64(picture: bytes) -> str:
+    return base64.b64encode(picture).decode()

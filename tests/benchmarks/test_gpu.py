@@ -1,0 +1,211 @@
+"""benchmarks/gpu on the CPU: every step runs for real, small; what is new on the day is the card alone.
+
+Nothing here says that CUDA works: its providers, events, graphs and figures are unproven until they run on a card.
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from benchmarks.gpu import install, wheels
+from benchmarks.gpu.__main__ import STEPS
+from benchmarks.gpu.attention import graph, operands
+from benchmarks.gpu.plan import FULL
+from benchmarks.gpu.results import Results
+from benchmarks.gpu.sessions import Bound, on_the_host, open_session, placement
+from benchmarks.gpu.throughput import work_of
+from models import create_model
+from tests.helpers import ROOT
+
+
+@pytest.fixture(scope="module")
+def dry_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """The folder of a whole run, as somebody would type it."""
+    work = tmp_path_factory.mktemp("gpu")
+    return work, command("--device", "cpu", "--work", str(work))
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "benchmarks.gpu", *arguments], cwd=ROOT, capture_output=True, text=True
+    )
+
+
+def cases(work: Path, step: str) -> dict[str, dict[str, Any]]:
+    return json.loads((work / "results" / f"{step}.json").read_text())["cases"]
+
+
+def test_every_step_runs_without_a_card(dry_run: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    work, done = dry_run
+    assert done.returncode == 0, done.stdout + done.stderr
+    for step in STEPS:
+        found = cases(work, step)
+        assert found
+        assert not [name for name, row in found.items() if "error" in row]
+        assert "a CPU" in json.loads((work / "results" / f"{step}.json").read_text())["note"]
+
+
+def test_the_steps_measure_what_they_are_for(dry_run: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    work, _ = dry_run
+    parity = cases(work, "parity")
+    assert parity["shipped onnxruntime, cpu, fp32-fused"]["nodes"]["CPUExecutionProvider"]["Attention"] == 3
+    assert "Attention" not in parity["shipped onnxruntime, cpu, fp32"]["nodes"]["CPUExecutionProvider"]
+    assert 1e-6 < parity["shipped onnxruntime, cpu, fp16"]["relative_error"] < 1e-2
+    throughput = cases(work, "throughput")
+    row, fused, plain = (
+        throughput[f"{way}, batch 2"] for way in ("shipped, fp16", "shipped, fp16, fused", "wide_resnet16_2, fp16")
+    )
+    assert row["of_limit"] == pytest.approx(row["limit_ms"] / row["ms"])
+    assert throughput["attention over none, fp16, fused, batch 2"]["times"] == pytest.approx(fused["ms"] / plain["ms"])
+    served = cases(work, "serving")["1 workers"]["2 clients"]
+    assert served["per_second"] > 0
+    assert served["not_answered"] == 0
+    assert served["stages_ms"]["decode"] > 0
+    assert served["service_cores"] > 0
+    assert cases(work, "memory")["no memory for a call"]["statuses"] == [200, 500, 200]
+
+
+def test_what_is_there_is_not_measured_again(dry_run: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    work, _ = dry_run
+    before = (work / "results" / "ceilings.json").read_text()
+    done = command("ceilings", "--device", "cpu", "--work", str(work))
+    assert (done.returncode, done.stdout) == (0, "")
+    assert (work / "results" / "ceilings.json").read_text() == before
+
+
+def test_a_run_whose_time_is_up_says_what_is_left(tmp_path: Path) -> None:
+    done = command("ceilings", "--device", "cpu", "--work", str(tmp_path), "--max-minutes", "0")
+    assert done.returncode == 75
+    assert "the time is up; left: 6 cases, ceilings: product fp32 next" in done.stderr
+    assert not list(tmp_path.glob("results/*.json"))
+
+
+def test_without_a_card_nothing_is_measured_as_if_there_were_one(tmp_path: Path) -> None:
+    done = command("--device", "cuda", "--work", str(tmp_path), "--max-minutes", "0")
+    if done.returncode == 75:
+        pytest.skip("there is a GPU here")
+    assert done.returncode == 1
+    assert "error: PyTorch finds no CUDA device; --device cpu is the dry run" in done.stderr
+
+
+def test_a_case_that_fails_is_kept_with_its_reason_and_tried_again_only_if_asked(tmp_path: Path) -> None:
+    path, calls = tmp_path / "step.json", []
+
+    def fail() -> dict[str, Any]:
+        calls.append(1)
+        raise RuntimeError("no such\nkernel")
+
+    def results(*, retry: bool) -> Results:
+        return Results(path, time.monotonic() + 60, {}, retry=retry)
+
+    first = results(retry=False)
+    first.case("a", fail)
+    first.case("b", lambda: {"ms": 1})
+    assert first.failed == ["a"]
+    assert json.loads(path.read_text())["cases"]["a"]["error"] == "RuntimeError: no such kernel"
+    results(retry=False).case("a", fail)
+    assert len(calls) == 1
+    again = results(retry=True)
+    again.case("a", lambda: {"ms": 2})
+    again.case("b", fail)
+    assert (again.failed, len(calls)) == ([], 1)
+
+
+@pytest.mark.parametrize("alignment", [None, 0, 8])
+def test_the_three_forms_of_attention_compute_the_same(alignment: int | None) -> None:
+    shape = (2, 12, 20, 5)
+    given = operands(3, shape, half=False)
+    q, k, v = given.values()
+    logits = np.exp(q @ k)
+    bound = Bound(open_session(graph(shape, alignment, half=False), "cpu"), given, (3, 2, 12, 5))
+    bound()
+    np.testing.assert_allclose(bound.answer(), logits / logits.sum(-1, keepdims=True) @ v, atol=1e-5)
+
+
+def test_the_nodes_of_each_provider_are_counted_and_those_of_the_cpu_named() -> None:
+    session = open_session(graph((2, 12, 20, 5), 0, half=False), "cpu")
+    assert placement(session)["CPUExecutionProvider"]["Attention"] == 1
+    assert [name.split()[0] for name in on_the_host(session)].count("Attention") == 1
+
+
+def test_operations_and_bytes_are_counted() -> None:
+    [one, two] = [work_of("wide_resnet16_2", rows) for rows in (1, 2)]
+    weights = 2 * sum(parameter.numel() for parameter in create_model("wide_resnet16_2").parameters())
+    assert two[0] == 2 * one[0]
+    assert 2 * one[1] - two[1] == weights
+
+
+def test_the_layers_of_the_full_plan_are_those_of_its_networks() -> None:
+    from benchmarks.attention import attention_shapes
+
+    shapes = {shape for name in ("aa_resnet50", "aa_wide_resnet28_10") for shape in attention_shapes(name)}
+    assert set(FULL.attention) == shapes - {(8, 196, 48, 1)}  # the one with the shallowest values is left out
+
+
+def wheel(folder: Path, name: str) -> None:
+    """A package of one line, as pip wants it."""
+    info = f"{name}-1.dist-info"
+    with zipfile.ZipFile(folder / f"{name}-1-py3-none-any.whl", "w") as file:
+        file.writestr(f"{name}.py", "VALUE = 42\n")
+        file.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n")
+        file.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        file.writestr(f"{info}/RECORD", "")
+
+
+def test_wheels_go_into_parts_and_come_out_whole(tmp_path: Path) -> None:
+    for folder in ("wheels", "there"):
+        (tmp_path / folder).mkdir()
+    for name in ("aaserve_one", "aaserve_two"):
+        wheel(tmp_path / "wheels", name)
+    listing, *parts = wheels.pack(tmp_path / "wheels", tmp_path / "parts", part_bytes=4096)
+    assert len(parts) > 1
+    assert max(part.stat().st_size for part in parts) <= 4096
+    for path in (listing, *parts):
+        shutil.copy(path, tmp_path / "there")
+    found = install.unpack(tmp_path / "there")
+    assert {path.name: path.read_bytes() for path in found} == {
+        path.name: path.read_bytes() for path in (tmp_path / "wheels").iterdir()
+    }
+    options = ("install", "--quiet", "--no-index", "--no-deps", "--target", str(tmp_path / "site"))
+    subprocess.run([sys.executable, "-m", "pip", *options, *map(str, found)], check=True)
+    assert (tmp_path / "site" / "aaserve_two.py").read_text() == "VALUE = 42\n"
+
+
+def test_every_wheel_is_pinned_and_what_the_service_imports_is_among_them() -> None:
+    names = {pin.partition("==")[0].lower().replace("_", "-") for pin in wheels.pinned()}
+    assert {"fastapi", "opentelemetry-api", "onnxruntime-gpu", "starlette", "uvicorn"} <= names
+
+
+def test_the_calls_carry_every_part_once_and_fit() -> None:
+    folder = ROOT / "runs" / "gpu" / "parts"
+    parts = [folder / f"wheels.tar.part-{number:03}" for number in (1, 2, 3)]
+    listing = folder / "wheels.tar.parts.json"
+    found = wheels.calls(listing, parts)
+    carried = [name for names, _ in found for name in names]
+    assert sorted(carried) == sorted(str(path.relative_to(ROOT)) for path in (*parts, listing))
+    assert all(len(command) <= 2000 and len(names) <= 8 for names, command in found)
+    assert [number for number, (_, command) in enumerate(found) if "benchmarks.gpu.install" in command] == [2]
+    assert all(f"cp {' '.join(names)}" in command for names, command in found if names)
+    assert wheels.PART_MIB * wheels.MIB + tracked_bytes() < 64 * wheels.MIB
+
+
+def tracked_bytes() -> int:
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("no git here to tell what travels")
+    return sum((ROOT / name).stat().st_size for name in listed.stdout.split("\0") if name and (ROOT / name).exists())
+
+
+def test_the_made_up_graphs_are_valid() -> None:
+    from benchmarks.gpu.memory import _graph
+
+    onnx.checker.check_model(_graph(), full_check=True)
