@@ -69,6 +69,12 @@ class Raw:
         self._rows = np.stack([read_input(one, manifest, max_pixels=MAX_PIXELS) for one in workload.pictures()])
         self._sessions: dict[tuple[int, int], onnxruntime.InferenceSession] = {}
 
+    def top_1(self) -> list[int]:
+        """Class indices of the workload's pictures: what a server has to answer."""
+        manifest, session = self._bundle.manifest, self._session(0, 1)
+        logits = [session.run([manifest.output.name], {manifest.input.name: row[np.newaxis]})[0] for row in self._rows]
+        return [int(one.argmax()) for one in logits]
+
     def images_per_second(self, way: Way, seconds: float) -> float:
         manifest = self._bundle.manifest
         sessions = [self._session(number, way.threads) for number in range(way.sessions)]

@@ -18,15 +18,7 @@ from benchmarks.peers.servers.classifier import CORES, PORT, Classifier
 MAX_BATCH_SIZE = 8
 
 
-<<<<<<< HEAD
-@bentoml.service(
-    workers=int(os.environ.get("T_WORKERS", CORES)),
-    threads=int(os.environ.get("T_THREADS", "1")),
-    traffic={"timeout": 60},
-)
-=======
 @bentoml.service(workers=CORES, traffic={"timeout": 60}, logging={"access": {"enabled": False}})
->>>>>>> peers
 class Classify:
     """Pictures in base64 --> answers."""
 
@@ -34,32 +26,9 @@ class Classify:
         self._classifier = Classifier(threads=1)
         self._classifier.warm_up(MAX_BATCH_SIZE)
 
-<<<<<<< HEAD
-    if T == "b64":
-
-        @bentoml.api(batchable=True, max_batch_size=MAX_BATCH_SIZE, max_latency_ms=LAT)
-        def classify(self, images: list[str]) -> list[dict[str, Any]]:
-            return self._classifier.classify([base64.b64decode(one) for one in images])
-    elif T == "b64single":
-
-        @bentoml.api
-        def classify(self, image: str) -> dict[str, Any]:
-            return self._classifier.classify([base64.b64decode(image)])[0]
-    elif T == "path":
-
-        @bentoml.api(batchable=True, max_batch_size=MAX_BATCH_SIZE, max_latency_ms=LAT)
-        def classify(self, image: list[Path]) -> list[dict[str, Any]]:
-            return self._classifier.classify([one.read_bytes() for one in images])
-    elif T == "rawpath":
-
-        @bentoml.api
-        def classify(self, image: Path, /) -> dict[str, Any]:
-            return self._classifier.classify([image.read_bytes()])[0]
-=======
     @bentoml.api(batchable=True, max_batch_size=MAX_BATCH_SIZE)
     def classify(self, images: list[str]) -> list[dict[str, Any]]:
         return self._classifier.classify([base64.b64decode(image) for image in images])
->>>>>>> peers
 
 
 if __name__ == "__main__":

@@ -48,15 +48,9 @@ class Classifier:
     def run(self, rows: Sequence[NDArray[Any]] | NDArray[Any]) -> NDArray[np.float32]:
         """Logits (B, num_classes) of B rows."""
         manifest = self._bundle.manifest
-<<<<<<< HEAD
-        logits: NDArray[np.float32] = self._session.run([manifest.output.name], {manifest.input.name: np.stack(rows)})[
-            0
-        ]
-=======
         logits: NDArray[np.float32] = self._session.run(
             [manifest.output.name], {manifest.input.name: np.asarray(rows)}
         )[0]
->>>>>>> peers
         return logits
 
     def answer(self, logits: NDArray[np.float32]) -> dict[str, list[dict[str, Any]]]:
