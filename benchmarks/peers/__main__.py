@@ -1,4 +1,4 @@
-"""python -m benchmarks.peers [--workloads W1 …] [--servers NAME …] [--rounds N] [--seconds S] [--no-open-loops] [--output FILE]
+"""python -m benchmarks.peers [--workloads W1 …] [--servers NAME …] [--rounds N] [--output FILE] …
 
 aaserve and its peers with the same model, pictures and answer. Servers take turns: each its first turn, then each its
 second, so that what the machine does meanwhile falls on all; ONNX Runtime alone has a turn in each round too. What

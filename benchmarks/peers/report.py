@@ -10,6 +10,8 @@ from matplotlib.figure import Figure
 from benchmarks.peers.turn import CLIENTS, SHARES
 from benchmarks.tables import table
 
+CLOSED = [f"{clients} clients" for clients in CLIENTS]
+OPEN = [f"{share:.0%} of capacity" for share in SHARES]
 HEAD = (
     "server",
     *(f"per second, {clients} clients" for clients in CLIENTS),
@@ -52,8 +54,7 @@ def medians(rounds: Sequence[Mapping[str, Mapping[str, Any]]]) -> dict[str, Any]
             found[name] = dict(bad[0])
             continue
         found[name] = median_of(turns)
-        for clients in CLIENTS:
-            level = f"{clients} clients"
+        for level in CLOSED:
             rates = [turn[level]["answered_per_second"] for turn in turns]
             ours = [one.get("aaserve", {}).get(level, {}).get("answered_per_second") for one in rounds]
             raw = [one["raw"]["per_second"] for one in rounds]
@@ -72,7 +73,7 @@ def markdown(workload: str, words: str, raw: float, servers: Mapping[str, Any]) 
     fine = {name: found for name, found in servers.items() if "32 clients" in found}
     rows = []
     for name, found in sorted(fine.items(), key=lambda item: -item[1]["32 clients"]["answered_per_second"]):
-        levels = [found[f"{clients} clients"] for clients in CLIENTS]
+        levels = [found[load] for load in CLOSED]
         rows.append(
             (
                 name,
@@ -80,7 +81,7 @@ def markdown(workload: str, words: str, raw: float, servers: Mapping[str, Any]) 
                 " / ".join(f"{level['share_of_raw']:.2f}" for level in levels),
                 " / ".join(f"{level['over_aaserve']:.2f}" if "over_aaserve" in level else "–" for level in levels),
                 _latency(levels[-1]),
-                _latency(found.get(f"{SHARES[1]:.0%} of capacity")),
+                _latency(found.get(OPEN[1])),
                 f"{levels[-1]['cpu_ms_each']:.2f}",
                 f"{found['resident_mb']:,.0f}",
             )
@@ -104,17 +105,22 @@ def _levels(found: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def plot(path: Path, workloads: Mapping[str, Mapping[str, Any]]) -> None:
-    """A panel for each workload: p50 (line) and p99 (triangles) over answers per second, a colour for each server."""
+    """A panel for each workload, a colour for each server, p50 as a line and p99 as triangles, over answers per second.
+
+    Solid by number of clients, dashed by rate of random arrivals; points in the order of the load.
+    """
     figure = Figure(figsize=(6 * len(workloads), 4.5), layout="constrained")
     panels = figure.subplots(1, len(workloads), squeeze=False)[0]
     for axes, (name, workload) in zip(panels, workloads.items(), strict=True):
-        for server, found in workload["servers"].items():
-            if levels := sorted(
-                ((one["answered_per_second"], one["ms"]) for one in _levels(found) if one["ms"]), key=lambda at: at[0]
-            ):
-                rates = [rate for rate, _ in levels]
-                [line] = axes.plot(rates, [ms["p50"] for _, ms in levels], marker="o", markersize=4, label=server)
-                axes.plot(rates, [ms["p99"] for _, ms in levels], "^", markersize=4, color=line.get_color(), alpha=0.6)
+        for number, (server, found) in enumerate(workload["servers"].items()):
+            colour, label = f"C{number}", server
+            for loads, style in ((CLOSED, "-"), (OPEN, "--")):
+                if levels := [found[load] for load in loads if found.get(load, {}).get("ms")]:
+                    rates = [level["answered_per_second"] for level in levels]
+                    p50, p99 = ([level["ms"][quantile] for level in levels] for quantile in ("p50", "p99"))
+                    axes.plot(rates, p50, style, marker="o", markersize=4, color=colour, label=label)
+                    axes.plot(rates, p99, "^", markersize=4, color=colour, alpha=0.6)
+                    label = None
         axes.axvline(workload["raw_per_second"], color="black", linestyle=":", label="ONNX Runtime alone")
         axes.set(title=f"{name}: {workload['words']}", xlabel="answers per second", ylabel="ms: p50 ●, p99 ▲")
         axes.set_yscale("log")
