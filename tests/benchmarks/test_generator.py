@@ -168,8 +168,8 @@ ANSWERS = {
     "byte by byte": [OK[index : index + 1] for index in range(len(OK))],
     "chunked": [b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{\r\n", b"1;x=y\r\n}\r\n0", b"\r\n\r\n"],
     "chunks that look like the end": [
-        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\n0\r\n\r\n\r\n",
-        b"0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\n0\r\n\r\n",
+        b"\r\n0\r\n\r\n",
     ],
     "without a body": [b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"],
 }
