@@ -1,7 +1,7 @@
 """python -m benchmarks.bare_http --output FILE [--seconds 5] [--image FILE]
 
 What HTTP alone costs: uvicorn with an application that does nothing but answer 429, on one core, asked by a generator
-on another, with the same requests as benchmarks.overload. No service written for uvicorn refuses for less.
+on another, with the same requests as benchmarks.overload. Beside it the service itself, whose one place is taken.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from benchmarks.circumstances import ROOT, write_result
 from benchmarks.generator import Generator
-from benchmarks.overload import request_of
+from benchmarks.overload import request_of, service
 
 APPLICATION = """
 import os, sys, uvicorn
@@ -29,6 +29,10 @@ async def app(scope, receive, send):
         await send({"type": "http.response.body", "body": BODY})
 uvicorn.run(app, port=port, log_level="error", access_log=False, lifespan="off")
 """
+
+
+FULL = ["--max-queue-size", "1", "--request-timeout-ms", "600000"]
+UNFINISHED = b"POST /classify HTTP/1.1\r\nHost: aaserve\r\nContent-Type: image/jpeg\r\nContent-Length: 2\r\n\r\nx"
 
 
 @contextmanager
@@ -64,10 +68,19 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=5, help="of measuring (default: 5)")
     parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
     arguments = parser.parse_args()
-    body = arguments.image.read_bytes()
+    request = request_of(arguments.image.read_bytes())
     with answering(429, cores=[0]) as port:
-        rate = answers_per_second(port, request_of(body), arguments.seconds)
-    result = {"image_bytes": len(body), "answers_per_second": round(rate), "microseconds_each": round(1e6 / rate, 1)}
+        rate = answers_per_second(port, request, arguments.seconds)
+    with service(FULL, [0]) as (host, port, _), socket.create_connection((host, port)) as holding:
+        holding.sendall(UNFINISHED)
+        refusals = answers_per_second(port, request, arguments.seconds)
+    result = {
+        "image_bytes": arguments.image.stat().st_size,
+        "answers_per_second": round(rate),
+        "microseconds_each": round(1e6 / rate, 1),
+        "refusals_per_second_of_the_service": round(refusals),
+        "microseconds_each_refusal": round(1e6 / refusals, 1),
+    }
     write_result(arguments.output, result, "uvicorn", "httptools", "uvloop")
     print(result)
     return 0

@@ -1,6 +1,7 @@
 """python -m benchmarks.threads --output FILE [--rounds 2]
 
-How the model's threads and the decoding threads share the cores: the shipped bundle, requests per second of 16 clients
+How many lanes a model should have (docs/decisions/0018-lanes.md; results before it are of another engine, in which all
+threads shared each call and decoding had threads of its own): the shipped bundle, requests per second of 16 clients
 and the median latency of one, by number of threads and with the model's threads spinning or not. Interleaved rounds.
 """
 
@@ -10,6 +11,8 @@ import statistics
 import sys
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from benchmarks.circumstances import ROOT, write_result
 from benchmarks.generator import Generator
@@ -23,7 +26,7 @@ def asked(host: str, port: int, request: bytes, clients: int) -> tuple[float, fl
     with Generator([(host, port)], [request]) as generator:
         generator.closed_loop(clients=clients, seconds=1)
         samples = generator.closed_loop(clients=clients, seconds=SECONDS)
-    return samples.answered_per_second, statistics.median(samples.of(200)) * 1000
+    return samples.answered_per_second, float(np.median(samples.of(200))) * 1000
 
 
 def measure(intra: int, decode: int, spinning: bool, request: bytes) -> dict[str, float]:

@@ -2,12 +2,13 @@
 
 request --> Observation --> a key, and for this? --no--> 401 or 403
                                    |
-                                  yes --> early refusal, routes
+                                  yes --> routes
 
 A key comes as `Authorization: Bearer KEY` and in no other way: addresses end up in logs and histories.
 """
 
 import re
+from collections.abc import Iterable
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -34,14 +35,14 @@ _NEEDS = [
 
 
 class Access:
-    """Pure ASGI middleware between `Observation` and `EarlyRefusal`; there only if there are keys."""
+    """Pure ASGI middleware inside `Observation`; there only if there are keys."""
 
     def __init__(self, app: ASGIApp, keys: Keys) -> None:
         self._app = app
         self._keys = keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        refusal = self._refusal(scope) if scope["type"] == "http" else None
+        refusal = refusal_for(scope["path"], scope["headers"], self._keys) if scope["type"] == "http" else None
         if refusal is None:
             await self._app(scope, receive, send)
             return
@@ -49,16 +50,18 @@ class Access:
         record.error = refusal
         await problem(refusal, record.request_id, scope["path"])(scope, receive, send)
 
-    def _refusal(self, scope: Scope) -> ServiceError | None:
-        needed = needs(scope["path"])
-        if needed == OPEN:
-            return None
-        scopes = self._keys.scopes(_key(scope))
-        if not scopes:
-            return Unauthorized()
-        if needed != ANY and needed not in scopes:
-            return Forbidden(f"this key is not for {needed}")
+
+def refusal_for(path: str, headers: Iterable[tuple[bytes, bytes]], keys: Keys) -> ServiceError | None:
+    """Why a request with these headers may not be made at all; None if it may."""
+    needed = needs(path)
+    if needed == OPEN:
         return None
+    scopes = keys.scopes(_key(headers))
+    if not scopes:
+        return Unauthorized()
+    if needed != ANY and needed not in scopes:
+        return Forbidden(f"this key is not for {needed}")
+    return None
 
 
 def needs(path: str) -> str:
@@ -66,8 +69,8 @@ def needs(path: str) -> str:
     return next((needed for pattern, needed in _NEEDS if pattern.match(path)), "infer")
 
 
-def _key(scope: Scope) -> bytes:
-    for name, value in scope["headers"]:
+def _key(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    for name, value in headers:
         if name == b"authorization":
             kind, _, key = value.partition(b" ")
             return bytes(key.strip()) if kind.lower() == b"bearer" else b""

@@ -40,7 +40,7 @@ class Admission:
     """Counts rows and bytes of accepted requests.
 
     Args:
-        max_rows: rows waiting for their body, for a decode thread or for the model, at most.
+        max_rows: rows waiting for their body, for decoding or for the model, at most.
         max_bytes: bytes of bodies, at most; a single request is let in whatever its size.
         longest_wait: seconds after which whatever is ahead is gone, answered or not.
         computing: rows in the model at the moment; these do not wait.

@@ -27,7 +27,7 @@ from service.errors import ServiceError
 from service.keys import Keys
 from service.lifecycle import Lifecycle
 from service.metrics import Metrics
-from service.observation import UNLOGGED, Observation
+from service.observation import UNLOGGED, Observation, Observer
 from service.openapi import Application
 from service.parameters import TIMEOUT_HEADER
 from service.problems import on_http_exception, on_invalid_parameter, on_service_error
@@ -94,13 +94,13 @@ def create_app(
         admin_routes,
         page_routes,
     ):
-        app.include_router(part.router)
+        app.router.routes.extend(part.router.routes)  # as they are: an included router is gone through twice a request
     app.add_exception_handler(ServiceError, on_service_error)
     app.add_exception_handler(RequestValidationError, on_invalid_parameter)
     app.add_exception_handler(HTTPException, on_http_exception)
-    app.add_middleware(EarlyRefusal, settings=settings)
-    if settings.api_keys_file is not None:
-        app.add_middleware(Access, keys=Keys(settings.api_keys_file))
+    keys = Keys(settings.api_keys_file) if settings.api_keys_file is not None else None
+    if keys is not None:
+        app.add_middleware(Access, keys=keys)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -109,7 +109,10 @@ def create_app(
             allow_headers=["Authorization", TIMEOUT_HEADER, "X-Request-ID"],
             expose_headers=["Retry-After", "Server-Timing", "X-Request-ID"],
         )
-    app.add_middleware(Observation, metrics=metrics, tracing=tracing)  # the last one added is the outermost
+    observer = Observer(metrics)
+    app.add_middleware(Observation, observer=observer, tracing=tracing)  # the last one added is the outermost
+    if tracing is None:  # whose spans the application makes
+        app.state.early_refusal = EarlyRefusal(app.state, settings, observer, keys)
     return app
 
 

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from service.deadlines import until
+from service.direct_route import DirectRoute
 from service.disconnect import unless_client_leaves
 from service.errors import ServiceError
 from service.observation import Record
@@ -25,7 +26,7 @@ from service.problems import described
 from service.schemas import BatchClassification, BatchItem
 from service.uploads import body_bytes, read_images
 
-router = APIRouter()
+router = APIRouter(route_class=DirectRoute)
 log = logging.getLogger("aaserve")
 
 _IMAGES_BODY: dict[str, Any] = {

@@ -7,19 +7,24 @@ only the number of its chunks is counted here.
 """
 
 import asyncio
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httptools
+from uvicorn.protocols.http.flow_control import CLOSE_HEADER
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from service.errors import BodyTooLarge, HeadTimeout, HeadTooLarge, InvalidRequest, ServiceError, TooManyConnections
 from service.observation import new_request_id
 from service.problems import problem
 
+if TYPE_CHECKING:
+    from service.early_refusal import EarlyRefusal
+
 MAX_HEAD_BYTES = 65_536  # also of trailers and of a chunk's extensions: of all that is neither a request nor its body
 MAX_HEADERS = 100
 MAX_CHUNKS = 65_536  # of one body; as Triton has it
 GOODBYE = 0.2  # seconds
+_BODY_HEADERS = (b"content-length", b"transfer-encoding")
 
 
 class Connection(HttpToolsProtocol):
@@ -33,14 +38,18 @@ class Connection(HttpToolsProtocol):
         self._timeout: float = state.settings.client_timeout_ms / 1000
         self._max_connections: int = state.max_connections
         self._metrics = state.metrics
+        self._early_refusal: EarlyRefusal | None = getattr(state, "early_refusal", None)
         self._head_deadline: asyncio.TimerHandle | None = None
         self._write_deadline: asyncio.TimerHandle | None = None
         self._in_head = False
         self._idle_bytes = 0  # received since there was last a head or a piece of a body
+        self._head_left = MAX_HEAD_BYTES
         self._headers_left = MAX_HEADERS
         self._chunks_left = MAX_CHUNKS
         self._refusal: ServiceError = InvalidRequest("the request is not HTTP/1.1")
         self._refused = False
+        self._discarding = False  # what comes belongs to a request that has its answer
+        self._closing = False  # and there will not be another
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self.last_activity = self.loop.time()
@@ -67,36 +76,39 @@ class Connection(HttpToolsProtocol):
             if self._idle_bytes > MAX_HEAD_BYTES:
                 self._refuse(HeadTooLarge())
         except httptools.HttpParserUpgrade:
-            self.cycle.keep_alive = False  # answered as if it had not asked; what follows is in no protocol of ours
+            if not self._discarding:
+                self.cycle.keep_alive = False  # answered as if it had not asked; what follows is in no protocol of ours
         except httptools.HttpParserError:
             self._refuse(self._refusal)
-        if self._head_deadline is None and self.awaits_request():
+        if self._head_deadline is None and self.timeout_keep_alive_task is None and self.awaits_request():
             self._expect_head()
 
     def on_message_begin(self) -> None:
+        self._unset_keepalive_if_required()
         super().on_message_begin()
         self._in_head = True
-        self._headers_left, self._chunks_left = MAX_HEADERS, MAX_CHUNKS
+        self._head_left, self._headers_left, self._chunks_left = MAX_HEAD_BYTES, MAX_HEADERS, MAX_CHUNKS
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._headers_left -= 1
         if self._headers_left < 0:
             self._stop_parsing(HeadTooLarge())
         if self._in_head:  # a trailer is no header: what checked the head has not seen it
+            self._head_left -= len(name) + len(value)
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        if sum(len(name) + len(value) for name, value in self.headers) + len(self.url) > MAX_HEAD_BYTES:
+        if self._discarding:
+            return
+        if len(self.url) > self._head_left:
             self._stop_parsing(HeadTooLarge())
-        has_body = any(name in (b"content-length", b"transfer-encoding") for name, _ in self.headers)
-        if has_body and self.parser.should_upgrade():
+        if self.parser.should_upgrade() and any(name in _BODY_HEADERS for name, _ in self.headers):
             self._stop_parsing(InvalidRequest("a request with a body cannot ask for another protocol"))
-        super().on_headers_complete()
+        if not self._refuse_early():
+            super().on_headers_complete()
         self._in_head = False
         self._idle_bytes = 0
-        if self._head_deadline is not None:
-            self._head_deadline.cancel()
-            self._head_deadline = None
+        self._forget_head_deadline()
 
     def on_chunk_header(self) -> None:
         """Called by httptools for each chunk of a body."""
@@ -106,7 +118,19 @@ class Connection(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         self._idle_bytes = 0
-        super().on_body(body)
+        if not self._discarding:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        if not self._discarding:
+            super().on_message_complete()
+            return
+        if self._closing:  # only now: a socket that is closed before all is read takes the answer with it
+            self.transport.close()
+            return
+        self._discarding = False
+        self._forget_head_deadline()
+        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
     def on_response_complete(self) -> None:
         self.last_activity = self.loop.time()
@@ -134,8 +158,30 @@ class Connection(HttpToolsProtocol):
             # TLS waits for the client's goodbye, and a client that has nothing to ask reads ours only when it does.
             self.loop.call_later(GOODBYE, self.transport.abort)
 
+    def _refuse_early(self) -> bool:
+        """Answer at once what can be refused by its head, unless others come first or the client takes no answers."""
+        if self._early_refusal is None or not self.awaits_request() or self.flow.write_paused:
+            return False
+        if self.parser.should_upgrade():
+            return False
+        answer = self._early_refusal.answer(self.parser.get_method(), self.url, self.headers)
+        if answer is None:
+            return False
+        last = self.parser.get_http_version() == "1.0" or not self.parser.should_keep_alive()
+        if last and CLOSE_HEADER not in answer.headers:
+            answer.headers.append(CLOSE_HEADER)
+        self._write(answer.status, answer.headers, answer.body)
+        self._discarding = True
+        self._closing = CLOSE_HEADER in answer.headers
+        return True
+
     def _expect_head(self) -> None:
         self._head_deadline = self.loop.call_later(self._timeout, self._head_late)
+
+    def _forget_head_deadline(self) -> None:
+        if self._head_deadline is not None:
+            self._head_deadline.cancel()
+            self._head_deadline = None
 
     def _head_late(self) -> None:
         if self._in_head:
@@ -148,14 +194,14 @@ class Connection(HttpToolsProtocol):
         raise refusal  # httptools makes an HttpParserError of it, which data_received knows
 
     def _refuse(self, refusal: ServiceError) -> None:
-        """Answer what never became a request, and close; requests before it are still answered."""
+        """Answer what is not answered yet and never became a request, and close; those before it are still answered."""
         self._refused = True
         self._metrics.rejected.labels(refusal.code).inc()
         if not self.awaits_request() and not self.cycle.more_body:
             self.cycle.keep_alive = False
             self.flow.pause_reading()
             return
-        if self.awaits_request() or not self.cycle.response_started:
+        if not self._discarding and (self.awaits_request() or not self.cycle.response_started):
             self._metrics.requests.labels("other", "", refusal.status).inc()
             self._answer(refusal)
         self.transport.close()
@@ -168,6 +214,8 @@ class Connection(HttpToolsProtocol):
         response = problem(refusal, request_id, path)
         response.headers["X-Request-ID"] = request_id
         response.headers["Connection"] = "close"
-        headers = [*self.server_state.default_headers, *response.raw_headers]
-        lines = [name + b": " + value + b"\r\n" for name, value in headers]
-        self.transport.write(b"".join([STATUS_LINE[refusal.status], *lines, b"\r\n", response.body]))
+        self._write(response.status_code, response.raw_headers, bytes(response.body))
+
+    def _write(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+        lines = [name + b": " + value + b"\r\n" for name, value in (*self.server_state.default_headers, *headers)]
+        self.transport.write(b"".join([STATUS_LINE[status], *lines, b"\r\n", body]))

@@ -1,20 +1,27 @@
-"""Refuses from the head alone what cannot be served now: before routing, before a byte of the body is read.
+"""Refuses from the head alone what cannot be served now: before a byte of the body is read, before there is a request.
 
-request --> Observation --> room for it? --no--> 429 or 503
-                                 |
-                                yes --> routes
+head --Connection--> room for it? --no--> 429 or 503, in one write; the body is read and thrown away
+                         |
+                        yes, or another answer goes first --> Observation, routes
 
 Under overload nearly every request ends here, so this is the cheapest way through the service. What it lets through,
 the route looks at again, with all it knows by then.
 """
 
 import re
+from dataclasses import dataclass
 from functools import lru_cache
+from urllib.parse import unquote
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+import httptools
+from starlette.datastructures import State
+from starlette.responses import Response
 
+from service.access import refusal_for
+from service.errors import ServiceError
+from service.keys import Keys
 from service.lifecycle import Lifecycle
-from service.observation import Record
+from service.observation import Observer, Record, answer_headers, request_id
 from service.parameters import TIMEOUT_HEADER
 from service.problems import problem
 from service.settings import Settings
@@ -26,36 +33,64 @@ _TIMEOUT_HEADER = TIMEOUT_HEADER.lower().encode()
 _LENGTH_HEADER = b"content-length"
 
 
+@dataclass(slots=True)
+class Answer:
+    """What a connection writes."""
+
+    status: int
+    headers: list[tuple[bytes, bytes]]
+    body: bytes
+
+
 class EarlyRefusal:
-    """Pure ASGI middleware, just inside `Observation`."""
+    """What a `Connection` asks as soon as it has a head.
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
-        self._app = app
+    Args:
+        state: of the application, with its lifecycle once that has begun.
+        keys: whose owners may ask; None where all may.
+    """
+
+    def __init__(self, state: State, settings: Settings, observer: Observer, keys: Keys | None) -> None:
+        self._state = state
         self._settings = settings
+        self._observer = observer
+        self._keys = keys
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if (
-            scope["type"] != "http"
-            or scope["method"] not in ("POST", "PUT")
-            or not _USES_A_MODEL.fullmatch(scope["path"])
-        ):
-            await self._app(scope, receive, send)
-            return
-        lifecycle: Lifecycle = scope["app"].state.lifecycle
-        timeout_ms, length = self._limits(scope)
+    def answer(self, method: bytes, url: bytes, headers: list[tuple[bytes, bytes]]) -> Answer | None:
+        """The whole answer to a request that is refused; None if it may go on.
+
+        Args:
+            headers: their names in lower case.
+
+        Raises:
+            httptools.HttpParserInvalidURLError: there is no path in the address.
+        """
+        if method not in (b"POST", b"PUT"):
+            return None
+        path, endpoint = _target(url)
+        if endpoint is None:
+            return None
+        lifecycle: Lifecycle = self._state.lifecycle
+        timeout_ms, length = self._limits(headers)
         refusal = lifecycle.refusal(body_bytes=length, timeout=timeout_ms / 1000)
-        if refusal is None:
-            await self._app(scope, receive, send)
-            return
-        record: Record = scope["state"]["record"]
-        record.endpoint = _endpoint(scope["path"])
-        record.error = refusal
-        await problem(refusal, record.request_id, scope["path"])(scope, receive, send)
+        if refusal is None or self._goes_another_way(path, headers):
+            return None
+        record = Record(request_id(headers), endpoint=endpoint, status=refusal.status, error=refusal)
+        answer = _answer(refusal, record.request_id, endpoint)
+        answer.headers += answer_headers(record, lifecycle)
+        self._observer.ended(record, method.decode(), path)
+        return answer
 
-    def _limits(self, scope: Scope) -> tuple[int, int]:
+    def _goes_another_way(self, path: str, headers: list[tuple[bytes, bytes]]) -> bool:
+        """Whether the application has more to say than that there is no room."""
+        if self._keys is not None and refusal_for(path, headers, self._keys):
+            return True
+        return bool(self._settings.cors_origins) and any(name == b"origin" for name, _ in headers)
+
+    def _limits(self, headers: list[tuple[bytes, bytes]]) -> tuple[int, int]:
         """Milliseconds and bytes that the request asks for; where it makes no sense, as much as is allowed."""
         timeout_ms, length = self._settings.request_timeout_ms, self._settings.max_body_bytes
-        for name, value in scope["headers"]:
+        for name, value in headers:
             if name == _TIMEOUT_HEADER and value.isdigit():
                 timeout_ms = min(timeout_ms, int(value[:9])) or timeout_ms
             elif name == _LENGTH_HEADER and value.isdigit():
@@ -63,9 +98,32 @@ class EarlyRefusal:
         return timeout_ms, length
 
 
+def _answer(refusal: ServiceError, request_id: str, endpoint: str) -> Answer:
+    """As `problem`, without its cost for each request."""
+    if '"' in request_id or "\\" in request_id:  # which are longer in JSON
+        response = problem(refusal, request_id, endpoint)
+        return Answer(refusal.status, list(response.raw_headers), bytes(response.body))
+    without_id = "~" * len(request_id)  # in no text of ours
+    prepared = _prepared(refusal.status, refusal.code, str(refusal), refusal.retry_after, without_id, endpoint)
+    body = bytes(prepared.body).replace(without_id.encode(), request_id.encode())
+    return Answer(refusal.status, list(prepared.raw_headers), body)
+
+
 @lru_cache(maxsize=256)
+def _prepared(status: int, code: str, detail: str, retry_after: int | None, request_id: str, endpoint: str) -> Response:
+    refusal = ServiceError(detail)
+    refusal.status, refusal.code, refusal.retry_after = status, code, retry_after
+    return problem(refusal, request_id, endpoint)
+
+
+@lru_cache(maxsize=256)
+def _target(url: bytes) -> tuple[str, str | None]:
+    """The path, and that of its route if it uses a model: whatever else somebody types must not become a label."""
+    path = unquote(httptools.parse_url(url).path.decode("ascii"))
+    return path, _endpoint(path) if _USES_A_MODEL.fullmatch(path) else None
+
+
 def _endpoint(path: str) -> str:
-    """The path as its route has it: the metrics must not have a label for whatever somebody types."""
     path = re.sub("^/v2/models/[^/]+", "/v2/models/{model}", path)
     path = re.sub("/versions/[^/]+", "/versions/{version}", path)
     return re.sub(

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from service.deadlines import until
+from service.direct_route import DirectRoute
 from service.disconnect import unless_client_leaves
 from service.explanations import FORMS, NPY, PNG, for_form
 from service.look import checked_look
@@ -17,7 +18,7 @@ from service.routes import IMAGE_BODY
 from service.schemas import Explanation, Problem
 from service.uploads import body_bytes, read_image
 
-router = APIRouter()
+router = APIRouter(route_class=DirectRoute)
 
 Layer = Annotated[
     str | None, Query(description="Name of a layer (default: all; the last in a PNG and an array). GET /models/NAME.")

@@ -142,11 +142,6 @@ class Metrics:
             "aaserve_log_lines_dropped_total", "Log lines that could not be written.", registry=registry
         )
 
-    def observe_stages(self, model: str, stages: dict[str, float]) -> None:
-        """Record seconds by stage."""
-        for stage, seconds in stages.items():
-            self.stage_duration.labels(stage, model).observe(seconds)
-
     def watch_model(self, name: str, versions: Sequence[Reporting]) -> None:
         """Report these versions of a model from now on, and no others."""
         self._report(self.queue_depth.labels(name), lambda: sum(version.queue_depth for version in versions))

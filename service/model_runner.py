@@ -1,5 +1,8 @@
 """Keeps one model running: a session that died is opened again, or the service says so and ends.
 
+On the CPU it is one session of one thread, in which every lane runs its own batch. Where a single call takes long, a
+second session, of all the threads, is there for the few rows of a quiet time (docs/decisions/0018).
+
 open --warm-up--> probe answered as where the bundle was made --> run
 run --raises--> batcher retries caller by caller --all raise--> recover --self-test--> fine | reopened | ModelLost
 """
@@ -21,13 +24,16 @@ from service.session import OnnxSession
 from service.watchdog import Watchdog
 
 log = logging.getLogger("aaserve")
+_LONG_CALL = 0.01  # seconds of one row in one thread; the threads of shorter calls wait for each other half the time
+_WORTH_IT = 1.2  # times as fast; less is not worth a second copy of the weights
 
 
 class ModelRunner:
-    """An OnnxSession, warmed up, and its successors. `run` and `recover` belong to one thread.
+    """An OnnxSession, warmed up, perhaps with a second one beside it, and their successors.
 
     Args:
-        open_session: a bundle in, a session out; called again for a successor.
+        open_session: a bundle and a number of threads in, a session out; called again for a successor.
+        threads: of the model, on the CPU.
         on_reopen: called before a successor is opened.
         call_timeout: seconds that one call may take, before `watchdog` says so; opening a session is no call.
 
@@ -38,31 +44,41 @@ class ModelRunner:
     def __init__(
         self,
         served: Bundle,
-        open_session: Callable[[Bundle], OnnxSession],
+        open_session: Callable[[Bundle, int], OnnxSession],
+        threads: int,
         on_reopen: Callable[[], None],
         call_timeout: float,
     ) -> None:
         self._served = served
         self._open_session = open_session
+        self._threads = threads
         self._on_reopen = on_reopen
         self.watchdog = Watchdog(call_timeout)
         self._session = self._open(served)
+        self._wide, self.speedup = self._open_wide(served)
         self.provider = self._session.provider
+        self.lanes = threads if self._session.on_cpu else 1
+        self.decodes_in_lanes = self._session.on_cpu
         self.ready = True
 
     def run(self, batch: NDArray[Any]) -> NDArray[np.float32]:
-        """As `OnnxSession.run`."""
+        """As `OnnxSession.run`, in any of the lanes."""
         with self.watchdog.watching():
             return self._session.run(batch)
+
+    def run_wide(self, batch: NDArray[Any]) -> NDArray[np.float32]:
+        """The same with all the threads, `speedup` times as fast, where that is more than 1."""
+        with self.watchdog.watching():
+            return (self._wide or self._session).run(batch)
 
     def attention(self, row: NDArray[Any], layers: Sequence[AttentionMap]) -> dict[str, NDArray[np.floating]]:
         """As `OnnxSession.attention`."""
         with self.watchdog.watching():
-            return self._session.attention(row, layers)
+            return (self._wide or self._session).attention(row, layers)
 
     def close(self) -> None:
         """Let go of the session, its memory and its threads now, not when the garbage collector comes by."""
-        del self._session
+        del self._session, self._wide
 
     def recover(self) -> None:
         """Make sure that the model works after a batch of which nothing could be answered.
@@ -74,7 +90,8 @@ class ModelRunner:
         """
         try:
             with self.watchdog.watching():
-                self._session.warm_up(sizes=(1,))
+                for session in filter(None, (self._session, self._wide)):
+                    session.warm_up(sizes=(1,))
         except StartFailed as error:
             self._reopen(error)
 
@@ -84,17 +101,27 @@ class ModelRunner:
         self.ready = False
         self._on_reopen()
         try:
-            self._session = self._open(open_bundle(self._served.folder))
+            served = open_bundle(self._served.folder)
+            self._session = self._open(served)
+            self._wide, self.speedup = self._open_wide(served)
         except Exception as error:  # BundleError, StartFailed; or no memory, no thread, no file to be had
             raise ModelLost(f"{name} died and could not be opened again: {str(error) or repr(error)}") from cause
         self.ready = True
         log.info("%s works again", name)
 
-    def _open(self, served: Bundle) -> OnnxSession:
-        session = self._open_session(served)
+    def _open(self, served: Bundle, threads: int = 1) -> OnnxSession:
+        session = self._open_session(served, threads)
         session.warm_up()
         self._compare(session, served)
         return session
+
+    def _open_wide(self, served: Bundle) -> tuple[OnnxSession | None, float]:
+        """A session of all the threads and how many times as fast it is, where it is worth its memory."""
+        if self._threads == 1 or not self._session.on_cpu or (alone := self._session.seconds_of_one_row()) < _LONG_CALL:
+            return None, 1.0
+        wide = self._open(served, self._threads)
+        speedup = alone / wide.seconds_of_one_row()
+        return (wide, speedup) if speedup >= _WORTH_IT else (None, 1.0)
 
     def _compare(self, session: OnnxSession, served: Bundle) -> None:
         """Ask about the probe: does this machine answer as the one did where the bundle was made?"""

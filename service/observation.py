@@ -1,15 +1,18 @@
 """What surrounds every request: its id, its record, its metrics, and an answer even if all else fails.
 
-request --> Record in request.state --> early refusal, routes --> X-Request-ID, Server-Timing --> metrics
+request --> Record in request.state --> routes --> X-Request-ID, Server-Timing --> metrics
 """
 
 import logging
 import re
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from random import getrandbits
 from typing import TYPE_CHECKING, Any
 
+from prometheus_client import Counter, Histogram
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -20,6 +23,7 @@ from service.metrics import Metrics
 from service.problems import problem
 
 if TYPE_CHECKING:
+    from service.lifecycle import Lifecycle
     from service.tracing import Tracing
 
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
@@ -66,20 +70,55 @@ class Record:
         self.predicted_at = time.perf_counter()
 
 
+class Observer:
+    """Has every request in the metrics and in the log, whoever answered it."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self.metrics = metrics
+        self._refusals = RefusalLog()
+        # Looking series up by their labels takes longer than counting.
+        self._counted = lru_cache(maxsize=1024)(self._series)
+        self._stage = lru_cache(maxsize=1024)(metrics.stage_duration.labels)
+
+    def ended(self, record: Record, method: str, path: str) -> None:
+        """Note that the answer is sent, or that nobody waits for it any more."""
+        now = time.perf_counter()
+        if record.predicted_at is not None:
+            record.stages["respond"] = now - record.predicted_at
+        requests, duration = self._counted(record.endpoint, record.model, record.status)
+        requests.inc()
+        duration.observe(now - record.started)
+        for stage, seconds in record.stages.items():
+            self._stage(stage, record.model).observe(seconds)
+        if record.status in _REFUSED and record.error:
+            self._refusals.add(record.error.code)
+        elif record.endpoint not in UNLOGGED or record.status >= 500:
+            log_request(_facts(record, method, path, now))
+        if record.error is not None:
+            self.metrics.rejected.labels(record.error.code).inc()
+            if record.error.status == 500:
+                log.error("request %s: %s", record.request_id, record.error.code, exc_info=record.error)
+
+    def _series(self, endpoint: str, model: str, status: int) -> tuple[Counter, Histogram]:
+        return self.metrics.requests.labels(endpoint, model, status), self.metrics.request_duration.labels(
+            endpoint, model
+        )
+
+
 class Observation:
     """Pure ASGI middleware, outermost."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, tracing: "Tracing | None" = None) -> None:
+    def __init__(self, app: ASGIApp, observer: Observer, tracing: "Tracing | None" = None) -> None:
         self._app = app
-        self._metrics = metrics
+        self._observer = observer
+        self._metrics = observer.metrics
         self._tracing = tracing
-        self._refusals = RefusalLog()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        record = Record(_request_id(scope))
+        record = Record(request_id(scope["headers"]))
         scope.setdefault("state", {})["record"] = record
         if self._tracing:
             self._tracing.begin()
@@ -87,12 +126,7 @@ class Observation:
         async def send_observed(message: Message) -> None:
             if message["type"] == "http.response.start":
                 record.status = message["status"]
-                headers = [
-                    (b"x-request-id", record.request_id.encode()),
-                    (b"server-timing", _server_timing(record).encode()),
-                ]
-                if scope["app"].state.lifecycle.draining:
-                    headers.append((b"connection", b"close"))  # the next request is better sent elsewhere
+                headers = answer_headers(record, scope["app"].state.lifecycle)
                 if self._tracing:
                     self._tracing.finish(record)
                     headers += self._tracing.response_headers()
@@ -109,34 +143,29 @@ class Observation:
                 if record.status == CLIENT_LEFT:
                     await problem(ServiceError(), record.request_id, scope["path"])(scope, receive, send_observed)
             finally:
-                self._observe(scope, record)
-
-    def _observe(self, scope: Scope, record: Record) -> None:
-        now = time.perf_counter()
-        if self._tracing and record.status == CLIENT_LEFT:
-            self._tracing.finish(record)
-        if record.predicted_at is not None:
-            record.stages["respond"] = now - record.predicted_at
-        endpoint = getattr(scope.get("route"), "path", record.endpoint)
-        self._metrics.requests.labels(endpoint, record.model, record.status).inc()
-        self._metrics.request_duration.labels(endpoint, record.model).observe(now - record.started)
-        self._metrics.observe_stages(record.model, record.stages)
-        if record.status in _REFUSED and record.error:
-            self._refusals.add(record.error.code)
-        elif endpoint not in UNLOGGED or record.status >= 500:
-            log_request(_facts(scope, record, now))
-        if record.error is not None:
-            self._metrics.rejected.labels(record.error.code).inc()
-            if record.error.status == 500:
-                log.error("request %s: %s", record.request_id, record.error.code, exc_info=record.error)
+                if self._tracing and record.status == CLIENT_LEFT:
+                    self._tracing.finish(record)
+                record.endpoint = getattr(scope.get("route"), "path", record.endpoint)
+                self._observer.ended(record, scope["method"], scope["path"])
 
 
-def _facts(scope: Scope, record: Record, now: float) -> dict[str, Any]:
+def answer_headers(record: Record, lifecycle: "Lifecycle") -> list[tuple[bytes, bytes]]:
+    """What every answer has beside its own."""
+    headers = [
+        (b"x-request-id", record.request_id.encode()),
+        (b"server-timing", _server_timing(record).encode()),
+    ]
+    if lifecycle.draining:
+        headers.append((b"connection", b"close"))  # the next request is better sent elsewhere
+    return headers
+
+
+def _facts(record: Record, method: str, path: str, now: float) -> dict[str, Any]:
     """What the log says of a request."""
     return {
         "request_id": record.request_id,
-        "method": scope["method"],
-        "path": scope["path"],
+        "method": method,
+        "path": path,
         "status": record.status,
         "outcome": record.outcome,
         "model": record.model,
@@ -152,14 +181,14 @@ def new_request_id() -> str:
     return f"{getrandbits(128):032x}"
 
 
-def _request_id(scope: Scope) -> str:
-    """The caller's own if it is fit to be printed."""
-    for name, value in scope["headers"]:
+def request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """The caller's own if it is fit to be printed, a new one otherwise."""
+    for name, value in headers:
         if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
             return str(value, "ascii")
     return new_request_id()
 
 
 def _server_timing(record: Record) -> str:
-    stages = {**record.stages, "total": time.perf_counter() - record.started}
-    return ", ".join(f"{stage};dur={seconds * 1000:.2f}" for stage, seconds in stages.items())
+    stages = "".join([f"{stage};dur={seconds * 1000:.2f}, " for stage, seconds in record.stages.items()])
+    return f"{stages}total;dur={(time.perf_counter() - record.started) * 1000:.2f}"

@@ -1,15 +1,17 @@
 """Image bytes in, ranked labels out, for one loaded model; or rows in, logits out.
 
-picture bytes --decode pool: read_input--> rows --batcher: ModelRunner--> logits --rank--> [ClassScore]
-                                             ^                              |
-tensors (/v2) -------------------------------+                              +--> as they are (/v2)
+picture bytes --batcher--> a lane: read_input --> rows --> ModelRunner --> logits --rank--> [ClassScore]
+tensors (/v2) --batcher--> a lane: ---------------^                        |
+                                                                           +--> as they are (/v2)
+
+Where a GPU computes, the lane is left to it: pictures are decoded before the batcher, in the threads of a `DecodePool`.
 """
 
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -23,10 +25,12 @@ from bundle.decoding import sniff_format
 from bundle.manifest import AttentionMap, Manifest
 from bundle.model_input import read_input
 from service.admission import Admission
-from service.batcher import DynamicBatcher
+from service.batcher import DynamicBatcher, Few
 from service.deadlines import until
 from service.decode_pool import DecodePool
+from service.entry import Answer
 from service.errors import ImageTooLarge, InferenceFailed, InvalidImage, ModelHung, ServiceError, UnsupportedMediaType
+from service.lanes import Lanes
 from service.metrics import Metrics
 from service.model_runner import ModelRunner
 from service.ranking import rank
@@ -150,20 +154,22 @@ class Predictor:
 
     async def infer_pictures(self, pictures: Sequence[bytes], *, deadline: float) -> Inference:
         """Return the logits of several pictures, of all or of none; raises as `predict`, for the first bad one."""
-        started = perf_counter()
         with self.statistics.failures():
+            started = perf_counter()
+            if len(pictures) == 1:
+                return self._inference([await self._classify(pictures[0], deadline)], started)
             try:
                 async with asyncio.TaskGroup() as group:
-                    tasks = [group.create_task(self._decode(picture, deadline)) for picture in pictures]
+                    tasks = [group.create_task(self._classify(picture, deadline)) for picture in pictures]
             except ExceptionGroup as errors:
                 raise errors.exceptions[0] from errors.exceptions[0].__cause__
-            rows = np.stack([task.result() for task in tasks])  # (N, *manifest.input.shape)
-            return await self._infer(rows, started=started, deadline=deadline)
+            return self._inference([task.result() for task in tasks], started)
 
     async def infer(self, rows: NDArray[Any], *, deadline: float) -> Inference:
         """Return the logits of rows (N, ...) of the manifest's input; raises as `predict` does for a good picture."""
         with self.statistics.failures():
-            return await self._infer(rows, started=perf_counter(), deadline=deadline)
+            started = perf_counter()
+            return self._inference([await self._batcher.submit(rows, deadline=deadline)], started)
 
     async def explain(
         self,
@@ -188,7 +194,7 @@ class Predictor:
 
         with self.statistics.failures():
             started = perf_counter()
-            row = await self._decode(image_bytes, deadline)
+            row = await self._pool.run(partial(self._decode, image_bytes), deadline=deadline)
             decoded = perf_counter()
             # Maps may be large, and batches should find company between two of these calls: one at a time.
             async with until(deadline), self._looking:
@@ -210,26 +216,40 @@ class Predictor:
         """
         return await self._pool.run(work, deadline=deadline)
 
-    async def _infer(self, rows: NDArray[Any], *, started: float, deadline: float) -> Inference:
-        """Ask the model; `started` is when the work on the request began."""
-        decode = perf_counter() - started
-        answer = await self._batcher.submit(rows, deadline=deadline)
-        if not np.isfinite(answer.rows).all():
-            raise InferenceFailed
-        stages = {"decode": decode, "queue": answer.queue_seconds, "inference": answer.inference_seconds}
-        self.statistics.answered(len(rows), **stages, total=perf_counter() - started)
-        return Inference(answer.rows, stages, answer.batch_size)
+    async def _classify(self, picture: bytes, deadline: float) -> Answer:
+        """Return the model's answer to one picture."""
+        decode = partial(self._decode, picture)
+        if self._runner.decodes_in_lanes:
+            return await self._batcher.submit_later(decode, deadline=deadline)
+        started = perf_counter()
+        row = await self._pool.run(decode, deadline=deadline)
+        seconds = perf_counter() - started
+        return replace(await self._batcher.submit(row[np.newaxis], deadline=deadline), decode_seconds=seconds)
 
-    async def _decode(self, image_bytes: bytes, deadline: float) -> NDArray[Any]:
-        work = partial(read_input, image_bytes, self.manifest, max_pixels=self.settings.max_image_pixels)
-        image_format = (sniff_format(image_bytes) or "unknown").lower()
+    def _decode(self, picture: bytes) -> NDArray[Any]:
+        """Return a row of the manifest's input; in whichever thread decodes."""
+        image_format = (sniff_format(picture) or "unknown").lower()
         try:
-            row = await self._pool.run(work, deadline=deadline)
+            row = read_input(picture, self.manifest, max_pixels=self.settings.max_image_pixels)
         except bundle.errors.ImageError as error:
             self._metrics.images.labels(image_format, "refused").inc()
             raise _REFUSALS[type(error)](str(error)) from error
         self._metrics.images.labels(image_format, "decoded").inc()
         return row
+
+    def _inference(self, answers: Sequence[Answer], started: float) -> Inference:
+        """Join what one request has asked; `started` is when the work on it began."""
+        logits = answers[0].rows if len(answers) == 1 else np.concatenate([answer.rows for answer in answers])
+        if not np.isfinite(logits).all():
+            raise InferenceFailed
+        last = max(answers, key=lambda answer: answer.decode_seconds + answer.queue_seconds + answer.inference_seconds)
+        stages = {
+            "decode": last.decode_seconds,
+            "queue": last.queue_seconds,
+            "inference": last.inference_seconds,
+        }
+        self.statistics.answered(len(logits), **stages, total=perf_counter() - started)
+        return Inference(logits, stages, max(answer.batch_size for answer in answers))
 
 
 @asynccontextmanager
@@ -243,27 +263,30 @@ async def open_predictor(
     """
     manifest = served.manifest
 
-    def open_session(served: Bundle) -> OnnxSession:
-        return OnnxSession(served, settings)
+    def open_session(served: Bundle, threads: int) -> OnnxSession:
+        return OnnxSession(served, settings, threads=threads)
 
-    def run_batch(batch: NDArray[Any]) -> NDArray[np.float32]:
+    def counted(run: Callable[[NDArray[Any]], NDArray[np.float32]], batch: NDArray[Any]) -> NDArray[np.float32]:
         metrics.batch_size.labels(manifest.name).observe(len(batch))
         started = perf_counter()
-        logits = runner.run(batch)
+        logits = run(batch)
         statistics.executed(len(batch), perf_counter() - started)
         return logits
 
     reopened = metrics.model_reopened.labels(manifest.name)
     call_timeout = settings.model_call_timeout_ms / 1000
-    runner = await asyncio.to_thread(ModelRunner, served, open_session, reopened.inc, call_timeout)
+    threads = settings.intra_op_num_threads
+    runner = await asyncio.to_thread(ModelRunner, served, open_session, threads, reopened.inc, call_timeout)
     log.info("%s version %s is loaded and warmed up on %s", manifest.name, manifest.version, runner.provider)
     statistics = Statistics()
     throughput = Throughput()
     batcher = DynamicBatcher(
-        run_batch,
+        partial(counted, runner.run),
+        lanes=Lanes(runner.lanes),
         max_batch_size=settings.max_batch_size,
         max_queue_delay=settings.max_queue_delay_ms / 1000,
         max_queue_size=settings.max_queue_size,
+        few=Few(partial(counted, runner.run_wide), runner.speedup) if runner.speedup > 1 else None,
         recover=runner.recover,
         on_answered=lambda rows: throughput.answered(rows, more_wait=pool.waiting > 0 or batcher.queue_depth > 0),
         tracing=tracing.of_model(manifest) if tracing else None,

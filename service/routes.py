@@ -7,6 +7,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from service.deadlines import until
+from service.direct_route import DirectRoute
 from service.disconnect import unless_client_leaves
 from service.observation import Record
 from service.parameters import (
@@ -23,7 +24,7 @@ from service.predictor import Predictor
 from service.schemas import Classification, ClassScore
 from service.uploads import body_bytes, read_image
 
-router = APIRouter()
+router = APIRouter(route_class=DirectRoute)
 
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 IMAGE_BODY: dict[str, Any] = {

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -19,25 +20,32 @@ log = logging.getLogger("aaserve")
 
 
 class OnnxSession:
-    """One loaded model, which belongs to one thread; `run` releases the interpreter lock while it computes.
+    """One loaded model; `run` computes in the thread that calls it, without the interpreter lock.
+
+    On the CPU any number of threads may call it at once, and the weights are held once for all of them.
 
     Where each new shape costs a search or an engine, batches are padded to sizes that are warm, and each size has its
     own buffer on the device, which only the pixels are copied into.
 
     Args:
+        threads: that share one call, on the CPU.
         fixed_shapes: whether to do so; by default on GPUs.
 
     Raises:
         StartFailed: the provider is not to be had, or the model is not what its manifest says; one line.
     """
 
-    def __init__(self, bundle: Bundle, settings: Settings, *, fixed_shapes: bool | None = None) -> None:
+    def __init__(
+        self, bundle: Bundle, settings: Settings, *, threads: int = 1, fixed_shapes: bool | None = None
+    ) -> None:
         onnxruntime.disable_telemetry_events()  # on Windows; elsewhere bundle.telemetry has prevented it
         self._bundle = bundle
         self._settings = settings
+        self._threads = threads
         self._session = self._open_best() if settings.provider == "auto" else self._open(settings.provider)
         self.provider: str = self._session.get_providers()[0]
-        self._fixed_shapes = self.provider != "CPUExecutionProvider" if fixed_shapes is None else fixed_shapes
+        self.on_cpu = self.provider == "CPUExecutionProvider"
+        self._fixed_shapes = not self.on_cpu if fixed_shapes is None else fixed_shapes
         largest = settings.max_batch_size
         self.warm_sizes = _buckets(largest) if self._fixed_shapes else sorted({1, largest})
         self._bound: dict[int, tuple[onnxruntime.OrtValue, onnxruntime.IOBinding]] = {}
@@ -73,8 +81,7 @@ class OnnxSession:
 
     def _bind(self, size: int) -> tuple[onnxruntime.OrtValue, onnxruntime.IOBinding]:
         manifest = self._bundle.manifest
-        on_gpu = self.provider != "CPUExecutionProvider"
-        device, device_id = ("cuda", self._settings.gpu_device_id) if on_gpu else ("cpu", 0)
+        device, device_id = ("cpu", 0) if self.on_cpu else ("cuda", self._settings.gpu_device_id)
         device_input = onnxruntime.OrtValue.ortvalue_from_shape_and_type(
             (size, *manifest.input.shape), np.dtype(manifest.input.dtype).type, device, device_id
         )
@@ -104,6 +111,18 @@ class OnnxSession:
                     f"{self._bundle.model_path}: expected finite logits {expected} in warm-up, found {logits.shape}"
                 )
 
+    def seconds_of_one_row(self) -> float:
+        """How long a call takes, at its fastest: whatever else runs can only slow it down."""
+        manifest = self._bundle.manifest
+        row = np.zeros((1, *manifest.input.shape), manifest.input.dtype)
+
+        def call() -> float:
+            started = perf_counter()
+            self.run(row)
+            return perf_counter() - started
+
+        return min(call() for _ in range(3))
+
     def _open_best(self) -> onnxruntime.InferenceSession:
         if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
             try:
@@ -120,7 +139,7 @@ class OnnxSession:
                 f"provider: expected {names[0]}, found only {', '.join(available)} in this installation"
             )
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = self._settings.intra_op_num_threads
+        options.intra_op_num_threads = self._threads
         options.inter_op_num_threads = 1
         spinning = self._settings.intra_op_spinning and provider == "cpu"  # beside a GPU it would only be in the way
         options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))

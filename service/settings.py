@@ -40,16 +40,16 @@ class Settings(BaseSettings):
     intra_op_num_threads: int = Field(
         default_factory=_cores_of_a_worker,
         ge=1,
-        description="Threads of one model call.",
+        description="Threads of one model: on CPUs so many batches side by side, or all of them on one.",
     )
     decode_threads: int = Field(
         default_factory=_cores_of_a_worker,
         ge=1,
         le=256,
-        description="Images decoded at once.",
+        description="Images decoded at once beside the model: all on GPUs, those of /explain on CPUs.",
     )
     intra_op_spinning: bool = Field(
-        False, description="Let the model's threads wait busily for work, which takes cores from decoding."
+        False, description="Let threads that share a model call wait busily for work, which takes cores from others."
     )
     gpu_device_id: int = Field(0, ge=0, description="Number of the GPU, for cuda and tensorrt.")
     gpu_memory_bytes: int = Field(0, ge=0, description="Bytes that CUDA may take for tensors; 0 for no limit.")
@@ -63,7 +63,7 @@ class Settings(BaseSettings):
         128,
         ge=1,
         le=100_000,
-        description="Rows waiting (for their body, a decode thread or the model), at most; beyond that 429.",
+        description="Rows waiting (for their body, for decoding or for the model), at most; beyond that 429.",
     )
     max_batch_items: int = Field(
         32, ge=1, le=10_000, description="Images in one request of /classify/batch, at most; beyond that 413."

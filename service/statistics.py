@@ -4,6 +4,7 @@ Requests are counted where they enter the model's queue, whichever address they 
 has cost the model nothing and is counted by `aaserve_rejected_total` alone.
 """
 
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -39,6 +40,7 @@ class Statistics:
     execution_count: int = 0  # model calls
     last_inference_ms: int = 0  # since 1970
     executions: dict[int, Duration] = field(default_factory=lambda: defaultdict(Duration))  # by rows
+    _executing: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @contextmanager
     def failures(self) -> Iterator[None]:
@@ -51,9 +53,10 @@ class Statistics:
             raise
 
     def executed(self, rows: int, seconds: float) -> None:
-        """Count a model call; called in the model's thread, and by nobody else."""
-        self.execution_count += 1
-        self.executions[rows].add(seconds)
+        """Count a model call; called in any of the model's threads."""
+        with self._executing:
+            self.execution_count += 1
+            self.executions[rows].add(seconds)
 
     def answered(self, rows: int, *, decode: float, queue: float, inference: float, total: float) -> None:
         """Count a request that was answered; all but `rows` are seconds."""

@@ -1,4 +1,4 @@
-"""Threads that compute give way to the one that answers, and decoding to the model: what is begun is finished first."""
+"""Threads that compute give way to the one that answers, and what is decoded beside a model to the model's lanes."""
 
 import os
 import threading

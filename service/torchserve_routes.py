@@ -5,13 +5,14 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
+from service.direct_route import DirectRoute
 from service.errors import ServiceError
 from service.parameters import TimeoutMs, checked_top_k, failures, parts
 from service.routes import classified
 from service.schemas import TorchServeError
 from service.uploads import media_type_of, read_body, read_form_image
 
-router = APIRouter(tags=["TorchServe"])
+router = APIRouter(tags=["TorchServe"], route_class=DirectRoute)
 _FIELD = "data"
 _ERRORS = failures(TorchServeError)
 _PICTURE = {"type": "string", "format": "binary", "minLength": 1}

@@ -90,8 +90,6 @@ class Tracing:
                 "aaserve.batch.size": record.batch_size or 0,
             }
         )
-        if record.endpoint != "other":  # refused before it had a route
-            span.set_attribute("http.route", record.endpoint)
         epoch = time.time_ns() - time.perf_counter_ns()
         for stage, begin, end in _timeline(record):
             links = [Link(batch) for batch in caller.batches] if stage == "inference" else None

@@ -1,7 +1,7 @@
 """Notices a call that does not come back. ONNX Runtime and drivers cannot be interrupted; whoever waits can give up.
 
-model's thread: with watching(): call --> returns
-event loop:     await overdue() --> only if it does not
+a lane:     with watching(): call --> returns
+event loop: await overdue() --> only if it does not
 """
 
 import asyncio
@@ -11,8 +11,17 @@ from contextlib import contextmanager
 LOOKS = 10  # at one and the same call, until it counts as hung
 
 
+class _Call:
+    """One call, and how often it has been looked at since it was first seen."""
+
+    __slots__ = ("looks",)
+
+    def __init__(self) -> None:
+        self.looks = -1
+
+
 class Watchdog:
-    """Watches one thread's calls; nobody is woken for a call that returns.
+    """Watches calls, in whatever thread; nobody is woken for a call that returns.
 
     It counts its own looks instead of subtracting instants: a process that was stopped meanwhile (SIGSTOP, a machine
     that slept) has not looked, and its call has not run.
@@ -23,22 +32,21 @@ class Watchdog:
 
     def __init__(self, timeout: float) -> None:
         self.timeout = timeout
-        self._begun = 0
-        self._ended = 0
+        self._calls: set[_Call] = set()  # those that have not returned
 
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Around a call, in its thread."""
-        self._begun += 1
+        call = _Call()
+        self._calls.add(call)
         try:
             yield
         finally:
-            self._ended += 1
+            self._calls.discard(call)
 
     async def overdue(self) -> None:
         """Return once a call has taken longer than the timeout."""
-        looks, seen = 0, 0
-        while looks < LOOKS:
+        while all(call.looks < LOOKS for call in tuple(self._calls)):
             await asyncio.sleep(self.timeout / LOOKS)
-            looks = looks + 1 if self._begun > self._ended and self._begun == seen else 0
-            seen = self._begun
+            for call in tuple(self._calls):
+                call.looks += 1

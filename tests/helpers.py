@@ -20,6 +20,8 @@ import uvicorn
 from fastapi import FastAPI
 from PIL import Image
 
+from service.connection import Connection
+
 ROOT = Path(__file__).parent.parent
 CONSOLE = ("--log-format", "console")  # stderr is no terminal here
 SHARED = ROOT.parent / "shared"
@@ -104,7 +106,8 @@ def running_service(
 @contextmanager
 def served(app: FastAPI) -> Iterator[tuple[httpx.Client, uvicorn.Server]]:
     """The application over a socket, in a thread of this process: for tests that reach into it."""
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, lifespan="on"))
+    app.state.max_connections = 1000
+    server = uvicorn.Server(uvicorn.Config(app, http=Connection, port=0, log_config=None, lifespan="on"))
     thread = threading.Thread(target=lambda: asyncio.run(server.serve()))
     thread.start()
     try:

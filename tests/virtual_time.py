@@ -6,6 +6,8 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from service.lanes import Lanes, Then
+
 
 class _Selector(selectors.SelectSelector):
     def __init__(self) -> None:
@@ -23,14 +25,11 @@ class _Selector(selectors.SelectSelector):
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """Runs what goes to an executor at once, one after the other, and lets it take `next_duration()` seconds."""
+    """Its seconds pass in no time."""
 
-    def __init__(self, next_duration: Callable[[], float] = lambda: 0.0) -> None:
+    def __init__(self) -> None:
         self._virtual = _Selector()
         super().__init__(self._virtual)
-        self._next_duration = next_duration
-        self._jobs: deque[tuple[asyncio.Future, Callable[[], Any]]] = deque()
-        self.most_jobs = 0  # running and waiting at once
 
     @property
     def rounds(self) -> int:
@@ -40,35 +39,47 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self._virtual.now
 
-    def run_in_executor(self, executor: object, function: Callable, *arguments: Any) -> asyncio.Future:  # type: ignore[override]
-        future = self.create_future()
-        self._jobs.append((future, lambda: function(*arguments)))
-        self.most_jobs = max(self.most_jobs, len(self._jobs))
-        if len(self._jobs) == 1:
-            self._begin()
-        return future
+
+class VirtualLanes(Lanes):
+    """Runs what it is given at once in the event loop's thread, and lets it take `next_duration()` seconds."""
+
+    def __init__(self, number: int = 1, next_duration: Callable[[], float] = lambda: 0.0) -> None:
+        super().__init__(number)
+        self._next_duration = next_duration
+        self._waiting: deque[tuple[Callable[[], Any], Then]] = deque()
+        self._running = 0
+        self.most_jobs = 0  # running and waiting at once
+
+    def open(self) -> None:
+        self._loop = asyncio.get_running_loop()
+
+    def close(self, *, wait: bool) -> None:
+        assert not (wait and (self._running or self._waiting))
+
+    def give(self, work: Callable[[], Any], then: Then) -> None:
+        self._waiting.append((work, then))
+        self.most_jobs = max(self.most_jobs, self._running + len(self._waiting))
+        self._begin()
 
     def _begin(self) -> None:
-        future, job = self._jobs[0]
-        try:
-            result, failure = job(), None
-        except Exception as error:
-            result, failure = None, error
-        self.call_later(self._next_duration(), self._end, future, result, failure)
+        while self._waiting and self._running < self.number:
+            self._running += 1
+            work, then = self._waiting.popleft()
+            try:
+                result, failure = work(), None
+            except Exception as error:
+                result, failure = None, error
+            self._loop.call_later(self._next_duration(), self._end, then, result, failure)
 
-    def _end(self, future: asyncio.Future, result: object, failure: Exception | None) -> None:
-        self._jobs.popleft()
-        if not future.done():
-            future.set_exception(failure) if failure else future.set_result(result)
-        if self._jobs:
-            self._begin()
+    def _end(self, then: Then, result: object, failure: Exception | None) -> None:
+        self._running -= 1
+        self._begin()
+        then(result, failure)
 
 
-def run_in_virtual_time(
-    scenario: Callable[[VirtualLoop], Coroutine[Any, Any, Any]], next_duration: Callable[[], float] = lambda: 0.0
-) -> Any:
+def run_in_virtual_time(scenario: Callable[[VirtualLoop], Coroutine[Any, Any, Any]]) -> Any:
     """What `scenario(loop)` returns."""
-    loop = VirtualLoop(next_duration)
+    loop = VirtualLoop()
     try:
         return loop.run_until_complete(scenario(loop))
     finally:

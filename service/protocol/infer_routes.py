@@ -7,6 +7,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from service.deadlines import until
+from service.direct_route import DirectRoute
 from service.disconnect import unless_client_leaves
 from service.observation import Record
 from service.parameters import TimeoutMs, deadline_of, failures, parts
@@ -20,7 +21,7 @@ from service.protocol.view import View
 from service.schemas import ProtocolError
 from service.uploads import body_bytes, read_body
 
-router = APIRouter(tags=["Open Inference Protocol v2"])
+router = APIRouter(tags=["Open Inference Protocol v2"], route_class=DirectRoute)
 
 _ERRORS = failures(ProtocolError)
 _TENSORS = {

@@ -3,14 +3,25 @@
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 
-from service.batcher import DynamicBatcher
-from service.errors import DeadlineExceeded, Draining, InferenceFailed, ModelHung, ModelLost, QueueFull, TooManyRows
-from tests.virtual_time import VirtualLoop, run_in_virtual_time
+from service.batcher import DynamicBatcher, Few
+from service.errors import (
+    DeadlineExceeded,
+    Draining,
+    InferenceFailed,
+    InvalidImage,
+    ModelHung,
+    ModelLost,
+    QueueFull,
+    TooManyRows,
+)
+from service.lanes import Lanes
+from tests.virtual_time import VirtualLanes, VirtualLoop, run_in_virtual_time
 
 ROW = np.ones((1, 3), np.float32)
 
@@ -42,9 +53,13 @@ def batching(
     delay: float = 0,
     queue: int = 16,
     recover: Callable[[], None] = lambda: None,
+    lanes: Lanes | None = None,
+    few: Few | None = None,
 ) -> DynamicBatcher:
     return DynamicBatcher(
         model,
+        lanes=lanes or Lanes(1),
+        few=few,
         max_batch_size=size,
         max_queue_delay=delay,
         max_queue_size=queue,
@@ -91,6 +106,145 @@ def test_a_free_model_takes_what_waits_at_once_and_no_more_than_a_batch() -> Non
             await waiting(batcher, 6)
             model.go.set()
         assert model.batches == [1, 4, 2]
+
+    run(scenario())
+
+
+def test_lanes_that_are_free_share_what_waits_and_do_not_wait_for_each_other() -> None:
+    async def scenario() -> None:
+        model = Model(held=True)
+        async with batching(model, size=4, lanes=Lanes(2)) as batcher, asyncio.TaskGroup() as callers:
+            for _ in range(6):
+                callers.create_task(batcher.submit(ROW, deadline=soon()))
+            async with asyncio.timeout(10):
+                while len(model.batches) < 2:
+                    await asyncio.sleep(0)
+            assert (batcher.computing, batcher.queue_depth) == (6, 0)
+            model.go.set()
+        assert model.batches == [3, 3]
+
+    run(scenario())
+
+
+def test_few_rows_are_computed_by_all_the_cores_and_a_crowd_side_by_side() -> None:
+    async def scenario() -> None:
+        one, few = Model(held=True), Model(held=True)
+        async with (
+            batching(one, size=4, lanes=Lanes(2), few=Few(few, crowd=1.7)) as batcher,
+            asyncio.TaskGroup() as callers,
+        ):
+            callers.create_task(batcher.submit(ROW, deadline=soon()))
+            await started(few)
+            callers.create_task(batcher.submit(ROW, deadline=soon()))
+            await started(one)  # though `few` is busy: two are a crowd
+            callers.create_task(batcher.submit(ROW, deadline=soon()))
+            await waiting(batcher, 1)
+            one.go.set(), few.go.set()
+        assert (sum(few.batches), sum(one.batches)) == (1, 2)
+
+    run(scenario())
+
+
+def test_who_comes_while_all_cores_work_waits_for_them_until_it_is_a_crowd() -> None:
+    async def scenario() -> None:
+        one, few = Model(held=True), Model(held=True)
+        async with (
+            batching(one, size=4, lanes=Lanes(2), few=Few(few, crowd=3)) as batcher,
+            asyncio.TaskGroup() as callers,
+        ):
+            callers.create_task(batcher.submit(ROW, deadline=soon()))
+            await started(few)
+            callers.create_task(batcher.submit(ROW, deadline=soon()))
+            await asyncio.sleep(0.01)
+            assert (batcher.queue_depth, one.batches) == (1, [])
+            callers.create_task(batcher.submit(ROW, deadline=soon()))
+            await started(one)
+            one.go.set(), few.go.set()
+        assert few.batches == [1]
+
+    run(scenario())
+
+
+def test_nothing_is_given_to_a_model_that_is_being_looked_after() -> None:
+    async def scenario() -> None:
+        model, recovering, go = Model(), threading.Event(), threading.Event()
+        model.failure = RuntimeError("device lost")
+
+        def recover() -> None:
+            recovering.set()
+            assert go.wait(10)
+            model.failure = None
+
+        async with batching(model, lanes=Lanes(2), recover=recover) as batcher:
+            with pytest.raises(InferenceFailed):
+                await batcher.submit(ROW, deadline=soon())
+            assert await asyncio.to_thread(recovering.wait, 10)
+            later = asyncio.create_task(batcher.submit(ROW, deadline=soon()))
+            await waiting(batcher, 1)
+            await asyncio.sleep(0.01)
+            assert model.batches == [1]
+            go.set()
+            assert (await later).rows[0, 0] == 2
+
+    run(scenario())
+
+
+def test_a_full_batch_is_with_the_lanes_before_one_is_free() -> None:
+    lanes = VirtualLanes(1, lambda: 1.0)
+
+    async def scenario(loop: VirtualLoop) -> None:
+        async with batching(lambda batch: batch, size=2, lanes=lanes) as batcher:
+            await asyncio.gather(*(batcher.submit(ROW, deadline=loop.time() + 10) for _ in range(6)))
+
+    run_in_virtual_time(scenario)
+    assert lanes.most_jobs == 2
+
+
+def test_a_row_that_is_made_in_a_lane_fails_alone_and_not_if_nobody_wants_it() -> None:
+    async def scenario() -> None:
+        model, made = Model(held=True), []
+
+        def make(value: int) -> np.ndarray:
+            made.append(value)
+            if value < 0:
+                raise InvalidImage("not a picture")
+            return ROW[0] * value
+
+        async with batching(model) as batcher:
+            first = asyncio.create_task(batcher.submit(ROW, deadline=soon()))
+            await started(model)
+            one, bad, leaver, other = [
+                asyncio.create_task(batcher.submit_later(partial(make, value), deadline=soon()))
+                for value in (1, -1, 2, 3)
+            ]
+            await waiting(batcher, 4)
+            leaver.cancel()
+            await waiting(batcher, 3)
+            model.go.set()
+            assert [(await task).rows[0, 0] for task in (first, one, other)] == [2, 2, 6]
+            with pytest.raises(InvalidImage):
+                await bad
+        assert (made, model.batches) == ([1, -1, 3], [1, 2])
+
+    run(scenario())
+
+
+def test_who_leaves_while_its_row_is_made_is_not_computed() -> None:
+    async def scenario() -> None:
+        model, making, go = Model(), threading.Event(), threading.Event()
+
+        def make() -> np.ndarray:
+            making.set()
+            assert go.wait(10)
+            return ROW[0]
+
+        async with batching(model) as batcher:
+            leaver = asyncio.create_task(batcher.submit_later(make, deadline=soon()))
+            assert await asyncio.to_thread(making.wait, 10)
+            leaver.cancel()
+            await asyncio.wait([leaver])
+            go.set()
+        assert model.batches == []
 
     run(scenario())
 
@@ -288,7 +442,7 @@ def test_the_next_batch_is_prepared_when_full_and_may_grow_until_then() -> None:
 
 def test_an_idle_batcher_never_wakes_up() -> None:
     async def scenario(loop: VirtualLoop) -> int:
-        async with batching(lambda batch: batch) as batcher:
+        async with batching(lambda batch: batch, lanes=VirtualLanes()) as batcher:
             await batcher.submit(ROW, deadline=loop.time() + 10)
             await asyncio.sleep(1)  # what the answer left behind is done
             before = loop.rounds

@@ -2,15 +2,15 @@
 
 import asyncio
 import itertools
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.batcher import DynamicBatcher
-from service.errors import DeadlineExceeded, Draining, InferenceFailed, ModelLost, QueueFull, TooManyRows
-from tests.virtual_time import VirtualLoop, run_in_virtual_time
+from service.batcher import DynamicBatcher, Few
+from service.errors import DeadlineExceeded, Draining, InferenceFailed, InvalidImage, ModelLost, QueueFull, TooManyRows
+from tests.virtual_time import VirtualLanes, VirtualLoop, run_in_virtual_time
 
 POISON = -1.0  # a row with this in it makes every batch fail that it is in
 EXHAUSTIVE = settings(max_examples=400, deadline=None, derandomize=True, database=None)
@@ -25,6 +25,8 @@ class Caller:
     timeout: int
     leaves_after: int | None
     poisonous: bool
+    picture: bool = False  # one row that is made in a lane
+    damaged: bool = False  # which cannot be made
 
     @property
     def deadline(self) -> float:
@@ -46,11 +48,14 @@ class Schedule:
     max_batch_size: int
     max_queue_size: int
     max_queue_delay: int
+    lanes: int = 1
+    crowd: int = 0  # below which rows are few
     failing_calls: frozenset[int] = frozenset()
     mortal: bool = False
     outcomes: dict[int, object] = field(default_factory=dict)
     ended: dict[int, float] = field(default_factory=dict)
     batches: list[tuple[float, list[int]]] = field(default_factory=list)  # instant, caller of each row
+    decoded: list[tuple[float, int]] = field(default_factory=list)  # instant, caller
     deepest: int = 0
     most_at_the_model: int = 0
     left_over: tuple[int, int] = (0, 0)
@@ -65,6 +70,16 @@ CALLERS = st.builds(
     leaves_after=st.none() | st.integers(0, 10),
     poisonous=st.sampled_from([False, False, False, True]),
 )
+CALLERS |= st.builds(
+    Caller,
+    arrives=st.integers(0, 12),
+    rows=st.just(1),
+    timeout=st.integers(0, 20),
+    leaves_after=st.none() | st.integers(0, 10),
+    poisonous=st.sampled_from([False, False, False, True]),
+    picture=st.just(True),
+    damaged=st.sampled_from([False, False, True]),
+)
 SCHEDULES = st.builds(
     Schedule,
     callers=st.lists(CALLERS, max_size=12),
@@ -72,6 +87,8 @@ SCHEDULES = st.builds(
     max_batch_size=st.integers(1, 5),
     max_queue_size=st.integers(1, 12),
     max_queue_delay=st.sampled_from([0, 0, 3]),
+    lanes=st.integers(1, 3),
+    crowd=st.sampled_from([0, 2, 4]),
 )
 FAULTY_SCHEDULES = st.builds(
     lambda schedule, failing, mortal: Schedule(
@@ -101,11 +118,12 @@ def play(schedule: Schedule) -> Schedule:
     timed = 0
 
     def next_duration() -> float:
+        """Of what a lane has just done: all its calls together, none where nobody wanted the batch any more."""
         nonlocal timed
-        if timed == len(schedule.batches):
-            return 0  # a job that did not call the model: nobody wanted the batch any more
-        timed += 1
-        return next(durations)
+        calls, timed = len(schedule.batches) - timed, len(schedule.batches)
+        return sum(next(durations) for _ in range(calls))
+
+    lanes = VirtualLanes(schedule.lanes, next_duration)
 
     async def scenario(loop: VirtualLoop) -> None:
         def run_batch(batch: np.ndarray) -> np.ndarray:
@@ -123,8 +141,14 @@ def play(schedule: Schedule) -> Schedule:
         def on_answered(rows: int) -> None:
             schedule.answered += rows
 
+        def run_few(batch: np.ndarray) -> np.ndarray:
+            assert batcher.computing + batcher.queue_depth < schedule.crowd
+            return run_batch(batch)
+
         batcher = DynamicBatcher(
             run_batch,
+            lanes=lanes,
+            few=Few(run_few, schedule.crowd) if schedule.crowd else None,
             max_batch_size=schedule.max_batch_size,
             max_queue_delay=schedule.max_queue_delay,
             max_queue_size=schedule.max_queue_size,
@@ -135,7 +159,19 @@ def play(schedule: Schedule) -> Schedule:
 
         async def call(number: int, caller: Caller) -> None:
             await asyncio.sleep(caller.arrives)
-            submitted = asyncio.ensure_future(batcher.submit(rows_of(number, caller), deadline=caller.deadline))
+
+            def decode() -> np.ndarray:
+                schedule.decoded.append((loop.time(), number))
+                if caller.damaged:
+                    raise InvalidImage("not a picture")
+                return rows_of(number, caller)[0]
+
+            work = (
+                batcher.submit_later(decode, deadline=caller.deadline)
+                if caller.picture
+                else batcher.submit(rows_of(number, caller), deadline=caller.deadline)
+            )
+            submitted = asyncio.ensure_future(work)
             if caller.leaves_after is not None:
                 loop.call_at(caller.arrives + caller.leaves_after + 0.5, submitted.cancel)
             await asyncio.wait([submitted])
@@ -146,10 +182,10 @@ def play(schedule: Schedule) -> Schedule:
 
         async with batcher:
             await asyncio.gather(*(call(number, caller) for number, caller in enumerate(schedule.callers)))
-        schedule.most_at_the_model = loop.most_jobs
+        schedule.most_at_the_model = lanes.most_jobs
         schedule.left_over = (batcher.queue_depth, batcher.computing)
 
-    run_in_virtual_time(scenario, next_duration)
+    run_in_virtual_time(scenario)
     return schedule
 
 
@@ -184,7 +220,9 @@ def test_only_the_culprit_fails(schedule: Schedule) -> None:
     for number, caller in enumerate(schedule.callers):
         outcome = schedule.outcomes[number]
         assert not isinstance(outcome, Draining)
-        if caller.poisonous:
+        if caller.damaged:
+            assert isinstance(outcome, InvalidImage | DeadlineExceeded | QueueFull | str)
+        elif caller.poisonous:
             assert isinstance(outcome, InferenceFailed | DeadlineExceeded | QueueFull | TooManyRows | str)
         else:
             assert not isinstance(outcome, InferenceFailed)
@@ -195,7 +233,7 @@ def test_only_the_culprit_fails(schedule: Schedule) -> None:
 def test_limits_count_rows_and_are_never_exceeded(schedule: Schedule) -> None:
     play(schedule)
     assert schedule.deepest <= schedule.max_queue_size
-    assert schedule.most_at_the_model <= 2  # one batch computing, one prepared
+    assert schedule.most_at_the_model <= schedule.lanes + 2  # computing, one prepared, and looking after the model
     assert all(1 <= len(rows) <= schedule.max_batch_size for _, rows in schedule.batches)
     for number, caller in enumerate(schedule.callers):
         assert isinstance(schedule.outcomes[number], TooManyRows) == (
@@ -210,16 +248,22 @@ def test_nobody_who_is_gone_is_computed(schedule: Schedule) -> None:
     for instant, numbers in schedule.batches:
         for number in numbers:
             assert instant < schedule.callers[number].gone
+    for instant, number in schedule.decoded:
+        assert instant < schedule.callers[number].gone
+    assert len({number for _, number in schedule.decoded}) == len(schedule.decoded)  # once, also where a batch fails
 
 
 @EXHAUSTIVE
 @given(SCHEDULES)
-def test_the_model_never_idles_while_somebody_waits_and_no_delay_is_asked_for(schedule: Schedule) -> None:
-    schedule.max_queue_delay = 0
+def test_no_lane_idles_while_somebody_waits_and_no_delay_is_asked_for(schedule: Schedule) -> None:
+    """But where the few rows that wait would be computed at once by all the cores, which another batch has."""
+    schedule.max_queue_delay, schedule.crowd = 0, 0
+    schedule.callers = [replace(caller, poisonous=False) for caller in schedule.callers]  # a batch, a call
     durations = itertools.cycle(schedule.durations)
     play(schedule)
-    free = 0.0
+    free = [0.0] * schedule.lanes
     for instant, numbers in schedule.batches:
         arrivals = [schedule.callers[number].arrives for number in numbers]
-        assert instant in (free, *arrivals)
-        free = instant + next(durations)
+        first = min(free)
+        assert instant == first or (instant > first and instant in arrivals)
+        free[free.index(first)] = instant + next(durations)

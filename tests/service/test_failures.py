@@ -85,6 +85,27 @@ def test_logits_that_are_no_numbers_are_500(monkeypatch: pytest.MonkeyPatch) -> 
         assert classify(client).json()["code"] == "internal"
 
 
+def test_where_a_gpu_computes_there_is_one_lane_and_pictures_are_decoded_before_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What the service does then, with a session on the CPU that says it is on none."""
+    opened = OnnxSession.__init__
+
+    def elsewhere(session: OnnxSession, *arguments: object, **options: object) -> None:
+        opened(session, *arguments, **options, fixed_shapes=False)  # type: ignore[arg-type]
+        session.on_cpu = False
+
+    monkeypatch.setattr(OnnxSession, "__init__", elsewhere)
+    with serving(intra_op_num_threads=2) as (client, _):
+        wait_until(lambda: client.get("/health/ready").status_code == 200)
+        assert classify(client).json()["predictions"]
+        names = [thread.name for thread in threading.enumerate()]
+        assert [name for name in names if name.startswith("inference")] == ["inference_0"]
+        assert [name for name in names if name.startswith("decode")]
+        bad = client.post("/classify", content=JPEG[:300], headers={"Content-Type": "image/jpeg"})
+        assert bad.json()["code"] == "invalid_image"
+
+
 def test_a_bug_in_a_route_is_500_with_a_request_id_and_a_metric(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -201,6 +201,7 @@ def test_there_is_no_fixed_wait() -> None:
 def test_threads_that_compute_give_way_to_the_event_loop_which_does_not_interrupt_them() -> None:
     with running_service() as service:
         service.classify((EXAMPLES / "rocket.jpg").read_bytes())
+        service.client.post("/explain", content=(EXAMPLES / "rocket.jpg").read_bytes())  # decoded beside the lanes
         loop = service.process.pid
         threads = [int(task.name) for task in Path(f"/proc/{loop}/task").iterdir()]
         priorities = {

@@ -166,7 +166,8 @@ def test_what_goes_wrong_stands_in_the_trace(traced: Traced) -> None:
 def test_a_request_refused_at_the_door_says_by_whom_it_would_have_been_answered(
     traced: Traced, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(traced.app.state.lifecycle, "refusal", lambda **_: QueueFull())
+    [predictor] = traced.app.state.lifecycle.repository.predictors
+    monkeypatch.setattr(predictor.admission, "refusal", lambda **_: QueueFull())
     assert traced.classify(picture(1), 10).status_code == 429
     [server] = traced.spans(10).values()
     assert server.attributes["http.route"] == "/classify"

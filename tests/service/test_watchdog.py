@@ -46,6 +46,24 @@ def test_calls_that_come_back_are_not_however_many_there_are() -> None:
     assert seconds_until_overdue([0.95] * 100 + [0.01] * 100) is None
 
 
+def test_a_call_that_hangs_is_noticed_though_others_come_back_beside_it() -> None:
+    async def scenario(loop: VirtualLoop) -> float:
+        watchdog = Watchdog(1.0)
+
+        async def lane(seconds: float) -> None:
+            while True:
+                with watchdog.watching():
+                    await asyncio.sleep(seconds)
+
+        lanes = [asyncio.ensure_future(lane(seconds)) for seconds in (0.01, 1000)]
+        await watchdog.overdue()
+        for working in lanes:
+            working.cancel()
+        return loop.time()
+
+    assert 1.0 <= run_in_virtual_time(scenario) <= 1.1
+
+
 def test_a_hung_model_turns_liveness_red_and_ends_the_process(tmp_path: Path) -> None:
     write_fragile_bundle(tmp_path)
     write_fragile_bundle(tmp_path, name="other")

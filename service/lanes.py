@@ -1,0 +1,57 @@
+"""The threads of one model: each does what it is given, and hands the outcome to the event loop in one step."""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from queue import SimpleQueue
+from typing import Any, TypeVar
+
+from service.threads import INFERENCE, give_way
+
+Result = TypeVar("Result")
+Then = Callable[[Any, Exception | None], None]
+
+
+class Lanes:
+    """`number` threads; work beyond that waits, and is begun in the order in which it was given."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self._work: SimpleQueue[tuple[Callable[[], Any], Then] | None] = SimpleQueue()
+
+    def open(self) -> None:
+        """Start the threads; belongs to the event loop that `then` is called in."""
+        self._loop = asyncio.get_running_loop()
+        # A call that hangs must not keep the process that has given it up: daemons. All others are waited for.
+        self._threads = [
+            threading.Thread(target=self._live, name=f"inference_{number}", daemon=True)
+            for number in range(self.number)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def give(self, work: Callable[[], Any], then: Then) -> None:
+        """Have `work()` done in a thread; then, in the event loop, `then(result, None)` or `then(None, error)`."""
+        self._work.put((work, then))
+
+    def close(self, *, wait: bool) -> None:
+        """End the threads once they have done what they were given; a thread that hangs is not to be waited for."""
+        for _ in self._threads:
+            self._work.put(None)
+        if wait:
+            for thread in self._threads:
+                thread.join()
+
+    def _live(self) -> None:
+        give_way(INFERENCE)
+        while job := self._work.get():
+            work, then = job
+            outcome: tuple[Any, Exception | None]
+            try:
+                outcome = work(), None
+            except Exception as error:
+                outcome = None, error
+            with suppress(RuntimeError):  # the loop is closed: whoever waited has given this thread up
+                self._loop.call_soon_threadsafe(then, *outcome)
+            del job, work, then, outcome  # nothing is kept alive by a thread that waits

@@ -1,0 +1,70 @@
+"""Routes whose parameters are checked without FastAPI's machinery answer as if they were not."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import httpx
+import pytest
+from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request
+from starlette.responses import JSONResponse, Response
+
+from service.direct_route import DirectRoute
+
+QUERIES = ["", "flag=yes", "size=9&flag=1", "size=0", "size=", "size=1&size=x", "size=x&flag=2"]
+
+
+async def echo(
+    request: Request,
+    number: int,
+    flag: bool = False,
+    size: Annotated[int | None, Query(ge=1, le=9)] = None,
+    wait: Annotated[float | None, Header(alias="X-Wait", gt=0)] = 1.5,
+) -> Response:
+    return JSONResponse({"number": number, "flag": flag, "size": size, "wait": wait})
+
+
+def application(**options: Any) -> FastAPI:
+    router = APIRouter(**options)
+    router.add_api_route("/{number}", echo)
+    app = FastAPI()
+    app.router.routes.extend(router.routes)
+    return app
+
+
+def get(app: FastAPI, url: str, headers: dict[str, str]) -> httpx.Response:
+    async def answer() -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://here") as client:
+            return await client.get(url, headers=headers)
+
+    return asyncio.run(answer())
+
+
+@pytest.mark.parametrize("query", QUERIES)
+@pytest.mark.parametrize("path", ["/7", "/x"])
+@pytest.mark.parametrize("headers", [{}, {"x-wait": "2"}, {"X-Wait": "-1"}])
+def test_its_answers_its_errors_and_its_description_are_fastapis(
+    path: str, query: str, headers: dict[str, str]
+) -> None:
+    ours, theirs = application(route_class=DirectRoute), application()
+    answer, expected = (get(app, f"{path}?{query}", headers) for app in (ours, theirs))
+    assert (answer.status_code, answer.json()) == (expected.status_code, expected.json())
+    assert ours.openapi() == theirs.openapi()
+
+
+async def with_body(request: Request, body: dict[str, Any]) -> Response: ...
+
+
+async def with_dependency(request: Request, found: Annotated[int, Depends(lambda: 7)]) -> Response: ...
+
+
+async def with_required(request: Request, size: int) -> Response: ...
+
+
+async def without_request(size: int = 1) -> Response: ...
+
+
+@pytest.mark.parametrize("function", [with_body, with_dependency, with_required, without_request])
+def test_what_it_would_not_look_at_it_does_not_take(function: Callable[..., Any]) -> None:
+    with pytest.raises(TypeError, match="/anything: expected"):
+        APIRouter(route_class=DirectRoute).add_api_route("/anything", function, methods=["POST"])

@@ -1,0 +1,119 @@
+"""Sessions of a model on CPUs: one of one thread for all lanes, and one of all threads where that pays."""
+
+import threading
+
+import numpy as np
+import pytest
+
+from bundle.bundle import Bundle, open_bundle
+from service.errors import StartFailed
+from service.model_runner import ModelRunner
+from service.session import OnnxSession
+from service.settings import Settings
+from tests.helpers import REPOSITORY
+
+SHIPPED = REPOSITORY / "aa-cifar100" / "1"
+SETTINGS = Settings(provider="cpu", max_batch_size=4)
+
+
+class Sessions:
+    """Opens real ones and remembers of how many threads; their speed is made up, in seconds by threads."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, seconds: dict[int, float]) -> None:
+        self.opened: list[int] = []
+        self.used: list[int] = []
+        self.dead = False
+        run = OnnxSession.run
+
+        def watched(session: OnnxSession, batch: np.ndarray) -> np.ndarray:
+            self.used.append(session._threads)
+            if self.dead:
+                raise RuntimeError("dead")
+            return run(session, batch)
+
+        monkeypatch.setattr(OnnxSession, "run", watched)
+        monkeypatch.setattr(OnnxSession, "seconds_of_one_row", lambda session: seconds[session._threads])
+
+    def open(self, served: Bundle, threads: int) -> OnnxSession:
+        self.dead = False
+        self.opened.append(threads)
+        return OnnxSession(served, SETTINGS, threads=threads)
+
+    def runner(self, threads: int = 2) -> ModelRunner:
+        return ModelRunner(open_bundle(SHIPPED), self.open, threads, lambda: None, 10)
+
+
+@pytest.fixture
+def rows() -> np.ndarray:
+    manifest = open_bundle(SHIPPED).manifest
+    return np.random.default_rng(0).integers(0, 256, (4, *manifest.input.shape)).astype(manifest.input.dtype)
+
+
+@pytest.mark.parametrize(
+    ("threads", "seconds", "opened", "speedup"),
+    [
+        (2, {1: 0.04, 2: 0.025}, [1, 2], 1.6),
+        (2, {1: 0.04, 2: 0.039}, [1, 2], 1.0),  # tried, and not worth its memory
+        (2, {1: 0.002, 2: 0.001}, [1], 1.0),  # a short call
+        (1, {1: 0.04}, [1], 1.0),
+    ],
+)
+def test_a_second_session_is_kept_where_one_row_takes_long_and_all_threads_are_faster(
+    monkeypatch: pytest.MonkeyPatch,
+    rows: np.ndarray,
+    threads: int,
+    seconds: dict[int, float],
+    opened: list[int],
+    speedup: float,
+) -> None:
+    sessions = Sessions(monkeypatch, seconds)
+    runner = sessions.runner(threads)
+    assert (sessions.opened, runner.lanes) == (opened, threads)
+    assert runner.speedup == pytest.approx(speedup)
+    sessions.used.clear()
+    side_by_side, wide = runner.run(rows), runner.run_wide(rows[:1])
+    assert sessions.used == [1, 2 if speedup > 1 else 1]
+    np.testing.assert_allclose(wide, side_by_side[:1], rtol=1e-5, atol=1e-5)
+
+
+def test_both_sessions_are_opened_again_when_they_die(monkeypatch: pytest.MonkeyPatch, rows: np.ndarray) -> None:
+    sessions = Sessions(monkeypatch, {1: 0.04, 2: 0.025})
+    runner = sessions.runner()
+    runner.recover()
+    assert sessions.opened == [1, 2]  # both alive: nothing to do
+    sessions.dead = True
+    runner.recover()
+    assert sessions.opened == [1, 2, 1, 2]
+    assert runner.run_wide(rows).shape == runner.run(rows).shape
+
+
+def test_a_second_session_that_cannot_be_opened_stops_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    sessions = Sessions(monkeypatch, {1: 0.04, 2: 0.025})
+
+    def open_one(served: Bundle, threads: int) -> OnnxSession:
+        if threads > 1:
+            raise StartFailed("no memory")
+        return sessions.open(served, threads)
+
+    with pytest.raises(StartFailed):
+        ModelRunner(open_bundle(SHIPPED), open_one, 2, lambda: None, 10)
+
+
+def test_lanes_that_share_a_session_get_the_answers_of_each_row_alone(rows: np.ndarray) -> None:
+    session = OnnxSession(open_bundle(SHIPPED), SETTINGS)
+    alone = [session.run(row[np.newaxis])[0] for row in rows]
+    found: list[bool] = []
+
+    def lane(size: int) -> None:
+        for _ in range(20):
+            for first in range(0, len(rows), size):
+                answers = session.run(rows[first : first + size])
+                found.append(all(np.array_equal(a, b) for a, b in zip(answers, alone[first:], strict=False)))
+
+    lanes = [threading.Thread(target=lane, args=(size,)) for size in (1, 2, 4)]
+    for thread in lanes:
+        thread.start()
+    for thread in lanes:
+        thread.join()
+    assert len(found) == 20 * (4 + 2 + 1)
+    assert all(found)
