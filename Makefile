@@ -53,6 +53,9 @@ image:  ## build the container image (TARGET=gpu for NVIDIA GPUs)
 image-check: $(VENV)/.installed  ## build and run the image without Docker, report its size (root, ../shared; half a minute)
 	$(VENV)/bin/python -m benchmarks.image --target $(TARGET) --output runs/image.json
 
+bench: $(VENV)/.installed  ## against the peers that are installed, one workload, a few minutes; into benchmarks/results/
+	$(VENV)/bin/python -m benchmarks.peers --workloads W1 --rounds 2 --seconds 2 --no-open-loops --output benchmarks/results/$(shell date -u +%F)-peers-short.json
+
 soak: $(VENV)/.installed  ## mixed traffic for MINUTES=10, result in benchmarks/results/
 	$(VENV)/bin/python -m benchmarks.soak --minutes $(MINUTES) --output benchmarks/results/$(shell date -u +%F)-soak.json
 
@@ -85,4 +88,4 @@ $(PYTHON) -c 'import sys; sys.exit("aaserve needs Python 3.11 or newer, found " 
 	&& $(PYTHON) -m venv $(1) || { echo "could not create $(1): on Debian and Ubuntu, apt install python3-venv" >&2; exit 1; }
 endef
 
-.PHONY: help serve test check audit fuzz install format export ray-check image image-check soak up clean
+.PHONY: help serve test check audit fuzz install format export ray-check image image-check bench soak up clean

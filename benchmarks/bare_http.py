@@ -9,24 +9,25 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-import uvloop
-
 from benchmarks.circumstances import ROOT, write_result
-from benchmarks.open_loop import Connections, closed_loop
+from benchmarks.generator import Generator
 from benchmarks.overload import request_of, service
 
 APPLICATION = """
 import os, sys, uvicorn
-os.sched_setaffinity(0, {0})
+port, status, cores = int(sys.argv[1]), int(sys.argv[2]), [int(core) for core in sys.argv[3:]]
+os.sched_setaffinity(0, cores or os.sched_getaffinity(0))
 BODY = b'{"code":"queue_full"}'
 HEADERS = [(b"content-type", b"application/problem+json"), (b"content-length", str(len(BODY)).encode())]
 async def app(scope, receive, send):
     if scope["type"] == "http":
-        await send({"type": "http.response.start", "status": 429, "headers": HEADERS})
+        await send({"type": "http.response.start", "status": status, "headers": HEADERS})
         await send({"type": "http.response.body", "body": BODY})
-uvicorn.run(app, port=int(sys.argv[1]), log_level="error", access_log=False, lifespan="off")
+uvicorn.run(app, port=port, log_level="error", access_log=False, lifespan="off")
 """
 
 
@@ -34,13 +35,31 @@ FULL = ["--max-queue-size", "1", "--request-timeout-ms", "600000"]
 UNFINISHED = b"POST /classify HTTP/1.1\r\nHost: aaserve\r\nContent-Type: image/jpeg\r\nContent-Length: 2\r\n\r\nx"
 
 
-async def answers_per_second(port: int, request: bytes, seconds: float) -> float:
+@contextmanager
+def answering(status: int, *, cores: list[int] | None) -> Iterator[int]:
+    """The port of uvicorn that answers so, on these cores or on all."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = subprocess.Popen([sys.executable, "-c", APPLICATION, str(port), str(status), *map(str, cores or ())])
+    try:
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port)).close()
+                break
+            except ConnectionRefusedError:
+                time.sleep(0.05)
+        yield port
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def answers_per_second(port: int, request: bytes, seconds: float) -> float:
     """As fast as 32 clients get them."""
-    connections = Connections("127.0.0.1", port)
-    await closed_loop(connections, request, clients=32, seconds=1)  # warm
-    samples = await closed_loop(connections, request, clients=32, seconds=seconds)
-    connections.close()
-    return len(samples) / seconds
+    with Generator([("127.0.0.1", port)], [request]) as generator:
+        generator.closed_loop(clients=32, seconds=1)  # warm
+        return len(generator.closed_loop(clients=32, seconds=seconds)) / seconds
 
 
 def main() -> int:
@@ -49,27 +68,14 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=5, help="of measuring (default: 5)")
     parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
     arguments = parser.parse_args()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    process = subprocess.Popen([sys.executable, "-c", APPLICATION, str(port)])
-    try:
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port)).close()
-                break
-            except ConnectionRefusedError:
-                time.sleep(0.05)
-        body = arguments.image.read_bytes()
-        rate = uvloop.run(answers_per_second(port, request_of(body), arguments.seconds))
-    finally:
-        process.terminate()
-        process.wait(10)
+    request = request_of(arguments.image.read_bytes())
+    with answering(429, cores=[0]) as port:
+        rate = answers_per_second(port, request, arguments.seconds)
     with service(FULL, [0]) as (host, port, _), socket.create_connection((host, port)) as holding:
         holding.sendall(UNFINISHED)
-        refusals = uvloop.run(answers_per_second(port, request_of(body), arguments.seconds))
+        refusals = answers_per_second(port, request, arguments.seconds)
     result = {
-        "image_bytes": len(body),
+        "image_bytes": arguments.image.stat().st_size,
         "answers_per_second": round(rate),
         "microseconds_each": round(1e6 / rate, 1),
         "refusals_per_second_of_the_service": round(refusals),

@@ -8,27 +8,24 @@ percentile of accepted requests is within the deadline, and that of refusals bel
 """
 
 import argparse
-import asyncio
 import io
 import os
 import re
-import resource
 import shlex
 import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
-import uvloop
 from PIL import Image
 
 from benchmarks.circumstances import ROOT, write_result
-from benchmarks.open_loop import Connections, Sample, closed_loop, open_loop
+from benchmarks.generator import Generator
+from benchmarks.load import post_request
+from benchmarks.samples import Samples, percentiles
 
 LOADS = (1, 2, 5, 10)
 CLIENTS = 32  # of the closed loop: four full batches
@@ -73,68 +70,48 @@ def processor_seconds(process: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def own_processor_seconds() -> float:
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime
-
-
-def percentiles(seconds: list[float]) -> dict[str, float] | None:
-    """Milliseconds."""
-    if not seconds:
-        return None
-    return {f"p{q}": round(float(np.percentile(seconds, q)) * 1000, 2) for q in (50, 99)}
-
-
-def summary(samples: list[Sample], *, seconds: float, deadline: float) -> dict[str, object]:
+def summary(samples: Samples, *, seconds: float, deadline: float) -> dict[str, object]:
     """What the callers saw."""
-    accepted = [sample.seconds for sample in samples if sample.status == 200]
-    in_time = [latency for latency in accepted if latency <= deadline]
+    accepted = samples.of(200)
     return {
         "sent_per_second": round(len(samples) / seconds, 1),
-        "goodput_per_second": round(len(in_time) / seconds, 1),
+        "goodput_per_second": round(int((accepted <= deadline).sum()) / seconds, 1),
         "accepted_ms": percentiles(accepted),
-        "refused_ms": percentiles([sample.seconds for sample in samples if sample.status == 429]),
-        "codes": {str(code): count for code, count in sorted(Counter(sample.status for sample in samples).items())},
-        "generator_late_ms": percentiles([sample.late for sample in samples]),
+        "refused_ms": percentiles(samples.of(429)),
+        "codes": samples.codes,
+        "generator_late_ms": percentiles(samples.late),
     }
 
 
 def request_of(body: bytes, *, timeout_ms: int = 1000) -> bytes:
     """A picture to be classified, as it goes over the wire."""
-    head = (
-        "POST /classify?top_k=1 HTTP/1.1\r\nHost: aaserve\r\nContent-Type: image/jpeg\r\n"
-        f"X-Request-Timeout-Ms: {timeout_ms}\r\nContent-Length: {len(body)}\r\n\r\n"
-    )
-    return head.encode() + body
+    headers = {"Content-Type": "image/jpeg", "X-Request-Timeout-Ms": str(timeout_ms)}
+    return post_request("/classify?top_k=1", body, headers)
 
 
-async def measure(arguments: argparse.Namespace, body: bytes, host: str, port: int, process: int) -> dict[str, object]:
+def measure(arguments: argparse.Namespace, body: bytes, host: str, port: int, process: int) -> dict[str, object]:
     """Capacity, then every load."""
     deadline = arguments.timeout_ms / 1000
     request = request_of(body, timeout_ms=arguments.timeout_ms)
-    connections = Connections(host, port)
-    await closed_loop(connections, request, clients=CLIENTS, seconds=1)
-    samples = await closed_loop(connections, request, clients=CLIENTS, seconds=arguments.seconds)
-    capacity = sum(sample.status == 200 for sample in samples) / arguments.seconds
-    print(f"capacity {capacity:.0f} requests/s")
-    await connections.prepare(512)
     loads = []
-    for load in LOADS:
-        await asyncio.sleep(1)
-        busy, own, started = processor_seconds(process), own_processor_seconds(), time.monotonic()
-        samples = await open_loop(
-            connections, request, per_second=load * capacity, seconds=arguments.seconds, seed=load
-        )
-        elapsed = time.monotonic() - started
-        found = {
-            "load": load,
-            **summary(samples, seconds=arguments.seconds, deadline=deadline),
-            "service_cores": round((processor_seconds(process) - busy) / elapsed, 2),
-            "generator_cores": round((own_processor_seconds() - own) / elapsed, 2),
-        }
-        print(found)
-        loads.append(found)
-    connections.close()
+    with Generator([(host, port)], [request]) as generator:
+        generator.closed_loop(clients=CLIENTS, seconds=1)
+        capacity = generator.closed_loop(clients=CLIENTS, seconds=arguments.seconds).answered_per_second
+        print(f"capacity {capacity:.0f} requests/s")
+        generator.prepare(512)
+        for load in LOADS:
+            time.sleep(1)
+            busy, started = processor_seconds(process), time.monotonic()
+            samples = generator.open_loop(per_second=load * capacity, seconds=arguments.seconds, seed=load)
+            elapsed = time.monotonic() - started
+            found = {
+                "load": load,
+                **summary(samples, seconds=arguments.seconds, deadline=deadline),
+                "service_cores": round((processor_seconds(process) - busy) / elapsed, 2),
+                "generator_cores": round(samples.processor_seconds / elapsed, 2),
+            }
+            print(found)
+            loads.append(found)
     return {"capacity_per_second": round(capacity, 1), "deadline_ms": arguments.timeout_ms, "loads": loads}
 
 
@@ -171,7 +148,7 @@ def main() -> int:
         os.sched_setaffinity(0, [1])
     body = picture(arguments.image, arguments.side)
     with service(shlex.split(arguments.options), [0] if arguments.pin else None) as (host, port, process):
-        measured = uvloop.run(measure(arguments, body, host, port, process))
+        measured = measure(arguments, body, host, port, process)
     measured = {
         "image_bytes": len(body),
         "cores": "service on one, generator on another" if arguments.pin else "shared by service and generator",
@@ -179,7 +156,7 @@ def main() -> int:
         "contract": verdict(measured),
     }
     print(measured["contract"])
-    write_result(arguments.output, measured, "onnxruntime", "pillow", "fastapi", "uvicorn", "uvloop")
+    write_result(arguments.output, measured, "onnxruntime", "pillow", "fastapi", "uvicorn")
     return 0 if all(measured["contract"].values()) else 1
 
 

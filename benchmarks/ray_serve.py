@@ -31,9 +31,11 @@ import uvloop
 import yaml
 
 from benchmarks.circumstances import ROOT, write_result
-from benchmarks.open_loop import Connection, Connections, closed_loop
-from benchmarks.overload import percentiles, request_of, service
+from benchmarks.connections import Connection
+from benchmarks.generator import Generator
+from benchmarks.overload import request_of, service
 from benchmarks.ray_cluster import Cluster
+from benchmarks.samples import percentiles
 from benchmarks.tables import rewrite, table
 
 HTTP_PORT = 8000
@@ -142,33 +144,22 @@ def under_load(
 def throughput(addresses: list[tuple[str, int]], request: bytes, seconds: float) -> dict[str, Any]:
     """Of a closed loop, its clients spread over the addresses; and the latency of one client."""
 
-    async def run(clients: int) -> tuple[float, dict[str, float] | None]:
-        entrances = [Connections(*address) for address in addresses[:clients]]
-        for duration in (2, seconds):
-            each = clients // len(entrances)
-            done = await asyncio.gather(
-                *(closed_loop(entrance, request, clients=each, seconds=duration) for entrance in entrances)
-            )
-        for entrance in entrances:
-            entrance.close()
-        answered = [sample.seconds for samples in done for sample in samples if sample.status == 200]
-        return round(len(answered) / seconds, 1), percentiles(answered)
+    def run(clients: int) -> tuple[float, dict[str, float] | None]:
+        with Generator(addresses, [request]) as generator:
+            generator.closed_loop(clients=clients, seconds=2)
+            samples = generator.closed_loop(clients=clients, seconds=seconds)
+        return round(samples.answered_per_second, 1), percentiles(samples.of(200))
 
-    per_second, latency = uvloop.run(run(CLIENTS))
-    _, alone = uvloop.run(run(1))
+    per_second, latency = run(CLIENTS)
+    _, alone = run(1)
     return {"answers_per_second": per_second, f"ms_of_{CLIENTS}_clients": latency, "ms_of_one_client": alone}
 
 
 def too_many(address: tuple[str, int], request: bytes) -> dict[str, int]:
     """Answers by status where more clients ask one replica than it lets in (128 waiting, 16 at the model)."""
 
-    async def run() -> dict[str, int]:
-        connections = Connections(*address)
-        samples = await closed_loop(connections, request, clients=TOO_MANY, seconds=5)
-        connections.close()
-        return dict(Counter(str(sample.status) for sample in samples))
-
-    return uvloop.run(run())
+    with Generator([address], [request]) as generator:
+        return generator.closed_loop(clients=TOO_MANY, seconds=5).codes
 
 
 def answers(host: str, port: int) -> list[Any]:

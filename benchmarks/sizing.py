@@ -6,7 +6,6 @@ arrivals, says whether that is right. docs/scaling.md is written from the result
 """
 
 import argparse
-import asyncio
 import json
 import math
 import os
@@ -20,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import uvloop
 
 from benchmarks.circumstances import ROOT, write_result
+from benchmarks.generator import Generator
 from benchmarks.one_core import Work, simulate
-from benchmarks.open_loop import Connections, open_loop
-from benchmarks.overload import own_processor_seconds, percentiles, processor_seconds, request_of, service
+from benchmarks.overload import processor_seconds, request_of, service
+from benchmarks.samples import Samples, percentiles
 from benchmarks.tables import rewrite, table
 from bundle.bundle import open_bundle
 from bundle.model_input import read_input
@@ -87,30 +86,29 @@ class Replica:
     def asked_once(self, per_second: float, seconds: float, seed: int) -> dict[str, Any]:
         """Latencies, rows in a batch and seconds of processor time for each request, under random arrivals."""
         before, busy, started = self._counted(), processor_seconds(self._process), time.monotonic()
-        machine, own = busy_seconds(), own_processor_seconds()
-        samples = uvloop.run(self._open_loop(per_second, seconds, seed))
-        elapsed, own, machine = time.monotonic() - started, own_processor_seconds() - own, busy_seconds() - machine
+        machine = busy_seconds()
+        samples = self._open_loop(per_second, seconds, seed)
+        elapsed, machine = time.monotonic() - started, busy_seconds() - machine
         used = processor_seconds(self._process) - busy
         after = self._counted()
         batches, rows = (later - earlier for later, earlier in zip(after, before, strict=True))
-        answered = [sample.seconds for sample in samples if sample.status == 200]
+        answered = samples.of(200)
         return {
             "per_second": round(len(samples) / seconds, 1),
             "not_answered": len(samples) - len(answered),
             "ms": percentiles(answered),
-            "mean_ms": round(statistics.mean(answered) * 1000, 2),
+            "mean_ms": round(float(answered.mean()) * 1000, 2),
             "rows_in_a_batch": round(rows / batches, 2),
             "cores": round(used / elapsed, 3),
-            "cores_of_others": round(max(0.0, machine - used - own) / elapsed, 3),
+            "cores_of_others": round(max(0.0, machine - used - samples.processor_seconds) / elapsed, 3),
             "core_ms_each": round(used / len(samples) * 1000, 3),
         }
 
-    async def _open_loop(self, per_second: float, seconds: float, seed: int) -> list[Any]:
-        connections = Connections(*self._address)
-        await connections.prepare(64)
-        samples = await open_loop(connections, self._request, per_second=per_second, seconds=seconds, seed=seed)
-        connections.close()
-        await asyncio.sleep(0.2)
+    def _open_loop(self, per_second: float, seconds: float, seed: int) -> Samples:
+        with Generator([self._address], [self._request]) as generator:
+            generator.prepare(64)
+            samples = generator.open_loop(per_second=per_second, seconds=seconds, seed=seed)
+        time.sleep(0.2)
         return samples
 
     def _counted(self) -> tuple[float, float]:
@@ -291,7 +289,7 @@ def main() -> int:
         "plan": plan(per_core, len(picture), overhead),
         "core_hours_for_a_million_images": round(1e6 / per_core / 3600, 3),
     }
-    write_result(arguments.output, measured, "onnxruntime", "pillow", "fastapi", "uvicorn", "uvloop")
+    write_result(arguments.output, measured, "onnxruntime", "pillow", "fastapi", "uvicorn")
     result = json.loads(arguments.output.read_text())
     source = arguments.output.resolve()
     text = tables(result, str(source.relative_to(ROOT) if source.is_relative_to(ROOT) else source))

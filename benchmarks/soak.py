@@ -33,8 +33,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from benchmarks.circumstances import ROOT, write_result
+from benchmarks.connections import Connections
 from benchmarks.faults.running import HOST, Service, running
-from benchmarks.open_loop import Connections
 from tests.toy_bundles import picture, write_fragile_bundle
 
 GROWTH = 0.03  # of the resident memory after the warm-up, at most

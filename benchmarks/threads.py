@@ -12,30 +12,29 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import uvloop
+import numpy as np
 
 from benchmarks.circumstances import ROOT, write_result
-from benchmarks.open_loop import Connections, closed_loop
+from benchmarks.generator import Generator
 from benchmarks.overload import request_of, service
 
 CLIENTS, SECONDS = 16, 3.0
 
 
-async def asked(host: str, port: int, request: bytes, clients: int) -> tuple[float, float]:
+def asked(host: str, port: int, request: bytes, clients: int) -> tuple[float, float]:
     """Answers per second, and the median of their milliseconds."""
-    connections = Connections(host, port)
-    await closed_loop(connections, request, clients=clients, seconds=1)
-    samples = await closed_loop(connections, request, clients=clients, seconds=SECONDS)
-    connections.close()
-    return len(samples) / SECONDS, statistics.median(sample.seconds for sample in samples) * 1000
+    with Generator([(host, port)], [request]) as generator:
+        generator.closed_loop(clients=clients, seconds=1)
+        samples = generator.closed_loop(clients=clients, seconds=SECONDS)
+    return samples.answered_per_second, float(np.median(samples.of(200))) * 1000
 
 
 def measure(intra: int, decode: int, spinning: bool, request: bytes) -> dict[str, float]:
     options = ["--intra-op-num-threads", str(intra), "--decode-threads", str(decode)]
     options.append("--intra-op-spinning" if spinning else "--no-intra-op-spinning")
     with service(options, None) as (host, port, _):
-        per_second, together = uvloop.run(asked(host, port, request, CLIENTS))
-        _, alone = uvloop.run(asked(host, port, request, 1))
+        per_second, together = asked(host, port, request, CLIENTS)
+        _, alone = asked(host, port, request, 1)
     return {"answers_per_second": per_second, "p50_of_16_clients_ms": together, "p50_of_1_client_ms": alone}
 
 

@@ -5,27 +5,27 @@ without HTTP or decoding: 0.8 is the aim. Stages are means over the requests; pr
 Service and load generator share the cores.
 """
 
-import asyncio
 import io
 import os
 import shutil
 import statistics
+import threading
 import time
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import uvloop
 from PIL import Image
 
 from benchmarks.circumstances import ROOT
 from benchmarks.faults.running import HOST, Service, running
+from benchmarks.generator import Generator
 from benchmarks.gpu.bundles import bundle, pixels
 from benchmarks.gpu.device import wall_milliseconds
 from benchmarks.gpu.plan import Plan
 from benchmarks.gpu.results import Results
-from benchmarks.open_loop import Connections, closed_loop
+from benchmarks.load import post_request
 from bundle.model_input import read_input
 from service.session import OnnxSession
 from service.settings import Settings
@@ -85,27 +85,25 @@ def _decoding(plan: Plan, work: Path, body: bytes) -> dict[str, Any]:
 def _served(plan: Plan, work: Path, body: bytes, workers: int, best: float | None) -> dict[str, Any]:
     """By number of clients."""
     with running(*options(plan, work), "--workers", str(workers)) as service:
-        return {
-            f"{clients} clients": uvloop.run(_measured(service, plan, body, clients, best)) for clients in plan.clients
-        }
+        return {f"{clients} clients": _measured(service, plan, body, clients, best) for clients in plan.clients}
 
 
-async def _measured(service: Service, plan: Plan, body: bytes, clients: int, best: float | None) -> dict[str, Any]:
-    head = f"POST /classify?top_k=1 HTTP/1.1\r\nHost: {HOST}\r\nContent-Type: image/jpeg\r\nContent-Length: {len(body)}"
-    request = f"{head}\r\n\r\n".encode() + body
-    connections = Connections(HOST, service.port)
-    seconds = 5 * plan.seconds
-    await closed_loop(connections, request, clients=clients, seconds=plan.seconds)
-    before, busy, own = _stages(service), _processor_seconds(service), sum(os.times()[:2])
+def _measured(service: Service, plan: Plan, body: bytes, clients: int, best: float | None) -> dict[str, Any]:
+    request = post_request("/classify?top_k=1", body, {"Content-Type": "image/jpeg"})
     looks: list[float] = []
-    watching = asyncio.create_task(_watch(service, looks))
-    started = time.monotonic()
-    samples = await closed_loop(connections, request, clients=clients, seconds=seconds)
-    elapsed = time.monotonic() - started
-    watching.cancel()
-    after = _stages(service)
-    connections.close()
-    answered = [sample.seconds * 1000 for sample in samples if sample.status == 200]
+    with Generator([(HOST, service.port)], [request]) as generator:
+        generator.closed_loop(clients=clients, seconds=plan.seconds)
+        before, busy = _stages(service), _processor_seconds(service)
+        over = threading.Event()
+        watching = threading.Thread(target=_watch, args=[service, looks, over])
+        watching.start()
+        started = time.monotonic()
+        samples = generator.closed_loop(clients=clients, seconds=5 * plan.seconds)
+        elapsed = time.monotonic() - started
+        over.set()
+        watching.join()
+        after = _stages(service)
+    answered = samples.of(200) * 1000
     per_second = len(answered) / elapsed
     return {
         "per_second": per_second,
@@ -119,16 +117,14 @@ async def _measured(service: Service, plan: Plan, body: bytes, clients: int, bes
         },
         "rows_in_a_batch": (after["batch"][0] - before["batch"][0]) / max(1, after["batch"][1] - before["batch"][1]),
         "service_cores": (_processor_seconds(service) - busy) / elapsed,
-        "generator_cores": (sum(os.times()[:2]) - own) / elapsed,
+        "generator_cores": samples.processor_seconds / elapsed,
         "gpu_utilisation": statistics.mean(looks) if looks else None,
     }
 
 
-async def _watch(service: Service, looks: list[float]) -> None:
-    while True:
-        found = await asyncio.to_thread(service.samples, "aaserve_gpu_utilisation_ratio")
-        looks.extend(found.values())
-        await asyncio.sleep(_LOOK)
+def _watch(service: Service, looks: list[float], over: threading.Event) -> None:
+    while not over.wait(_LOOK):
+        looks.extend(service.samples("aaserve_gpu_utilisation_ratio").values())
 
 
 def _stages(service: Service) -> dict[str, tuple[float, float]]:

@@ -1,24 +1,8 @@
-"""Load over raw sockets: requests leave at their appointed time, whatever became of those before (open loop), or each
-when the one before is answered (closed loop). Latency counts from the appointed time, so that no wait is left out.
-"""
+"""Kept-alive connections for clients that do more than to send load (that is benchmarks/generator.py)."""
 
 import asyncio
-import random
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-
-_CONNECT_TOGETHER = 64
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One request: seconds from its appointed time to the answer, status (0: the connection broke), and lateness."""
-
-    seconds: float
-    status: int
-    late: float  # by how much the generator itself sent it late
 
 
 class Connection(asyncio.Protocol):
@@ -81,12 +65,6 @@ class Connections:
         self._address = host, port
         self._idle: list[Connection] = []
 
-    async def prepare(self, number: int) -> None:
-        """Have `number` connections open, so that opening them is no part of what is measured."""
-        while len(self._idle) < number:
-            together = min(_CONNECT_TOGETHER, number - len(self._idle))
-            self._idle += await asyncio.gather(*(self._connect() for _ in range(together)))
-
     @asynccontextmanager
     async def one(self) -> AsyncIterator[Connection]:
         connection = self._idle.pop() if self._idle else await self._connect()
@@ -105,40 +83,3 @@ class Connections:
     async def _connect(self) -> Connection:
         _, connection = await asyncio.get_running_loop().create_connection(Connection, *self._address)
         return connection
-
-
-async def closed_loop(connections: Connections, request: bytes, *, clients: int, seconds: float) -> list[Sample]:
-    """`clients` at once, each sending again as soon as it is answered."""
-    end = time.monotonic() + seconds
-    samples: list[Sample] = []
-
-    async def client() -> None:
-        async with connections.one() as connection:
-            while (started := time.monotonic()) < end:
-                status = await connection.send(request)
-                samples.append(Sample(time.monotonic() - started, status, 0))
-
-    await asyncio.gather(*(client() for _ in range(clients)))
-    return samples
-
-
-async def open_loop(
-    connections: Connections, request: bytes, *, per_second: float, seconds: float, seed: int
-) -> list[Sample]:
-    """Poisson arrivals for `seconds`; returns when the last one is answered."""
-    chance = random.Random(seed)
-    samples: list[Sample] = []
-
-    async def one(appointed: float) -> None:
-        sent = time.monotonic()
-        async with connections.one() as connection:
-            status = await connection.send(request)
-        samples.append(Sample(time.monotonic() - appointed, status, sent - appointed))
-
-    start = appointed = time.monotonic()
-    async with asyncio.TaskGroup() as group:
-        while (appointed := appointed + chance.expovariate(per_second)) < start + seconds:
-            if (wait := appointed - time.monotonic()) > 0:
-                await asyncio.sleep(wait)
-            group.create_task(one(appointed))
-    return samples

@@ -1,0 +1,119 @@
+"""python -m benchmarks.load URL --image FILE… [--clients N | --rate PER_SECOND] [--seconds S] [--output FILE]
+
+Asks any HTTP server to classify pictures, and says how fast it answered and what. With --clients each client asks again
+when it is answered (closed loop): for throughput. With --rate requests leave at random instants, whether the server
+keeps up or not (open loop), and latency counts from those instants: for latency. In a closed loop a server that stalls
+is asked less, so its percentiles flatter it.
+"""
+
+import argparse
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.circumstances import write_result
+from benchmarks.generator import Generator
+from benchmarks.samples import QUANTILES, Samples, percentiles
+
+
+def post_request(path: str, body: bytes, headers: Mapping[str, str]) -> bytes:
+    """As it goes over the wire."""
+    lines = [f"POST {path} HTTP/1.1", "Host: benchmark", *(f"{name}: {value}" for name, value in headers.items())]
+    return "\r\n".join([*lines, f"Content-Length: {len(body)}", "\r\n"]).encode() + body
+
+
+def summary(samples: Samples) -> dict[str, Any]:
+    """What is written of a load."""
+    return {
+        "seconds": samples.window,
+        "sent_per_second": round(len(samples) / samples.window, 1),
+        "answered_per_second": round(samples.answered_per_second, 1),
+        "codes": samples.codes,
+        "ms": percentiles(samples.of(200), QUANTILES),
+        "generator_late_ms": percentiles(samples.late, QUANTILES),
+        "generator_microseconds_each": round(samples.processor_seconds / max(1, len(samples)) * 1e6, 1),
+    }
+
+
+def _table(found: dict[str, Any]) -> Table:
+    table = Table(title=f"{found['answered_per_second']:,} answers per second")
+    for heading in ("milliseconds", *(found["generator_late_ms"] or {})):
+        table.add_column(heading, justify="right")
+    for words, row in (("status 200", found["ms"]), ("sent late", found["generator_late_ms"])):
+        table.add_row(words, *(f"{value:.2f}" for value in (row or {}).values()))
+    return table
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.load", description=__doc__.split("\n\n")[1])
+    parser.add_argument("url", metavar="URL", help="such as http://127.0.0.1:8080/classify")
+    parser.add_argument(
+        "--image", type=Path, nargs="+", required=True, metavar="FILE", help="pictures, sent in rotation"
+    )
+    parser.add_argument("--header", action="append", default=[], metavar="NAME:VALUE", help="of every request")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--clients", type=int, default=8, help="closed loop: so many at once (default: 8)")
+    how.add_argument("--rate", type=float, metavar="PER_SECOND", help="open loop: arrivals per second")
+    parser.add_argument("--seconds", type=float, default=10, help="of sending (default: 10)")
+    parser.add_argument("--warm-up", type=float, default=1, metavar="S", help="seconds before that (default: 1)")
+    parser.add_argument("--seed", type=int, default=0, help="of the arrivals (default: 0)")
+    parser.add_argument("--output", type=Path, help="JSON file to write")
+    return parser
+
+
+def main() -> int:
+    parser = _parser()
+    arguments = parser.parse_args()
+    url = urlsplit(arguments.url)
+    if url.scheme != "http" or not url.hostname:
+        parser.error(f"expected http://HOST[:PORT]/PATH, found {arguments.url!r}")
+    if arguments.clients < 1 or (arguments.rate or 1) <= 0 or arguments.seconds <= 0:
+        parser.error("--clients, --rate and --seconds must be more than nothing")
+    try:
+        headers = {name.strip(): value.strip() for name, value in (one.split(":", 1) for one in arguments.header)}
+        requests = [_request(url.path or "/", url.query, path, headers) for path in arguments.image]
+    except ValueError:
+        parser.error("a --header is NAME:VALUE")
+    except OSError as error:
+        raise SystemExit(f"error: {error}") from error
+    try:
+        with Generator([(url.hostname, url.port or 80)], requests) as generator:
+            if arguments.warm_up:
+                generator.closed_loop(clients=arguments.clients, seconds=arguments.warm_up)
+            if arguments.rate is None:
+                samples = generator.closed_loop(clients=arguments.clients, seconds=arguments.seconds)
+            else:
+                samples = generator.open_loop(per_second=arguments.rate, seconds=arguments.seconds, seed=arguments.seed)
+    except OSError as error:
+        raise SystemExit(f"error: {url.hostname}:{url.port or 80}: {error.strerror or error}") from error
+    found = {
+        "url": arguments.url,
+        "clients": None if arguments.rate else arguments.clients,
+        "rate": arguments.rate,
+        **summary(samples),
+    }
+    console = Console()
+    console.print(_table(found))
+    console.print(
+        f"by status: {found['codes']}; the generator took {found['generator_microseconds_each']} µs a request"
+    )
+    if arguments.output:
+        write_result(arguments.output, found)
+    return 0 if set(found["codes"]) == {"200"} else 1
+
+
+def _request(path: str, query: str, image: Path, headers: Mapping[str, str]) -> bytes:
+    with Image.open(image) as opened:
+        media_type = Image.MIME[opened.format or ""]
+    target = f"{path}?{query}" if query else path
+    return post_request(target, image.read_bytes(), {"Content-Type": media_type, **headers})
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,114 @@
+"""python -m benchmarks.peers [--workloads W1 …] [--servers NAME …] [--rounds N] [--output FILE] …
+
+aaserve and its peers with the same model, pictures and answer. Servers take turns: each its first turn, then each its
+second, so that what the machine does meanwhile falls on all; ONNX Runtime alone has a turn in each round too. What
+counts are medians over the rounds, and ratios within a round. benchmarks/peers/turn.py says what a turn is.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmarks.circumstances import write_result
+from benchmarks.limits import Raw, best_way
+from benchmarks.peers.catalogue import PEERS
+from benchmarks.peers.own import OURS
+from benchmarks.peers.peer import StartFailed
+from benchmarks.peers.report import markdown, medians, plot
+from benchmarks.peers.turn import Plan, Server, take_turn
+from benchmarks.workloads import WORKLOADS, Workload
+
+SERVERS: dict[str, Server] = {server.name: server for server in (*OURS, *PEERS.values())}
+LINES = 20  # of the log of a server that did not start
+
+
+def measure(workload: Workload, servers: list[Server], rounds: int, plan: Plan) -> dict[str, Any]:
+    """Of every round, and the medians."""
+    raw = Raw(workload)
+    expected = raw.top_1()
+    way, _ = best_way(raw, min(1.0, plan.seconds))
+    done: list[dict[str, Any]] = []
+    for number in range(rounds):
+        one: dict[str, Any] = {"raw": {"per_second": round(raw.images_per_second(way, plan.seconds), 1)}}
+        print(f"{workload.name} round {number + 1}: ONNX Runtime alone {one['raw']['per_second']:,.0f}", flush=True)
+        for server in servers:
+            one[server.name] = _turn(server, workload, expected, plan, seed=number)
+            rates = [f"{key} {each['answered_per_second']:,.0f}" for key, each in one[server.name].items() if _is(each)]
+            print(f"  {server.name}: {', '.join(rates) or str(one[server.name])[-2000:]}", flush=True)
+        done.append(one)
+    rate = sorted(one["raw"]["per_second"] for one in done)[len(done) // 2]
+    return {
+        "words": workload.words,
+        "raw_per_second": rate,
+        "raw_way": f"batch {way.batch}, {way.words}",
+        "servers": medians(done),
+        "rounds": done,
+    }
+
+
+def _is(level: object) -> bool:
+    return isinstance(level, dict) and "answered_per_second" in level
+
+
+def _turn(server: Server, workload: Workload, expected: list[int], plan: Plan, seed: int) -> dict[str, Any]:
+    """One that cannot be measured is named as such; the others go on."""
+    try:
+        return take_turn(server, workload, expected, plan, seed)
+    except (StartFailed, OSError) as error:
+        return {"failed": "\n".join([str(error).splitlines()[0], *str(error).splitlines()[-LINES:]])}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=__doc__.split("\n\n")[1])
+    add = parser.add_argument
+    add("--workloads", nargs="+", choices=WORKLOADS, default=["W1", "W2", "W3"], help="default: W1 W2 W3")
+    add("--servers", nargs="+", metavar="NAME", help=f"of {', '.join(SERVERS)} (default: all that are installed)")
+    add("--install", action="store_true", help="install what is missing first: gigabytes")
+    add("--rounds", type=int, default=5, help="turns of each server (default: 5)")
+    add("--seconds", type=float, default=8, help="of each load (default: 8)")
+    add("--no-open-loops", action="store_true", help="closed loops only, which takes half the time")
+    add(
+        "--output",
+        type=Path,
+        default=Path("runs/peers.json"),
+        help="JSON file (default: runs/peers.json); .md and .png beside it",
+    )
+    arguments = parser.parse_args()
+    if unknown := set(arguments.servers or ()) - set(SERVERS):
+        parser.error(f"no such server: {', '.join(sorted(unknown))}; there are {', '.join(SERVERS)}")
+    chosen = [SERVERS[name] for name in arguments.servers or SERVERS]
+    if arguments.install or arguments.servers:
+        for server in chosen:
+            server.install()
+    servers = [server for server in chosen if server.installed]
+    plan = Plan(arguments.seconds, open_loops=not arguments.no_open_loops)
+    found: dict[str, Any] = {}
+    for name in arguments.workloads:
+        found[name] = measure(WORKLOADS[name], servers, arguments.rounds, plan)
+        # Written after each: a long run that is broken off has not been for nothing.
+        write_result(
+            arguments.output,
+            {
+                "servers": {server.name: server.version for server in servers},
+                "not_installed": [server.name for server in chosen if not server.installed],
+                "seconds": arguments.seconds,
+                "workloads": found,
+            },
+            "onnxruntime",
+            "pillow",
+            "fastapi",
+            "uvicorn",
+        )
+    text = "\n\n".join(
+        markdown(name, each["words"], each["raw_per_second"], each["servers"]) for name, each in found.items()
+    )
+    arguments.output.with_suffix(".md").write_text(text + "\n")
+    plot(arguments.output.with_suffix(".png"), found)
+    print(text)
+    failed = any("failed" in each or "disagrees" in each for one in found.values() for each in one["servers"].values())
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

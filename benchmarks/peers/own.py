@@ -1,0 +1,57 @@
+"""aaserve itself, in the form of a peer: the real `python -m service`, as it comes, asked at /classify."""
+
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.circumstances import ROOT
+from benchmarks.peers import forms
+from benchmarks.peers.peer import Served, StartFailed
+from benchmarks.peers.process_tree import process_tree
+from service.version import VERSION
+
+PATIENCE = 60.0  # seconds that a start may take
+
+
+@dataclass(frozen=True)
+class Aaserve:
+    """`options` are those of `python -m service`."""
+
+    name: str
+    options: tuple[str, ...] = ()
+    version: str = VERSION
+    installed: bool = True
+
+    def install(self) -> Path:
+        return Path(sys.executable)
+
+    @contextmanager
+    def serve(self, bundle: Path, *, cores: list[int] | None = None) -> Iterator[Served]:
+        """As `Peer.serve`; it logs a line a request into a file, as users have it.
+
+        Raises:
+            StartFailed: it did not become ready.
+        """
+        with tempfile.TemporaryDirectory(prefix="aaserve-") as scratch:
+            folder = Path(scratch)
+            (folder / "repository").mkdir()
+            (folder / "repository" / bundle.parent.name).symlink_to(bundle.parent.resolve())
+            command = [sys.executable, "-m", "service", "--port", "0", "--log-format", "json"]
+            command += ["--repository", str(folder / "repository"), *self.options]
+            with process_tree(command, environment={"PYTHONPATH": str(ROOT)}, cores=cores, folder=folder) as root:
+                deadline = time.monotonic() + PATIENCE
+                while '"message":"ready"' not in (lines := (folder / "log").read_text()):
+                    if root.poll() is not None or time.monotonic() > deadline:
+                        raise StartFailed(f"{self.name}: not ready; its log:\n{lines}")
+                    time.sleep(0.05)
+                found = re.search(r"listening on http://([\d.]+):(\d+)", lines)
+                assert found
+                yield Served(found[1], int(found[2]), "/classify", root.pid, forms.raw, forms.best)
+
+
+OURS = (Aaserve("aaserve"), Aaserve("aaserve, two workers", ("--workers", "2")))

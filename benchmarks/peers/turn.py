@@ -1,0 +1,104 @@
+"""One server's turn in one workload: start, agreement, load of every kind, end.
+
+A server is started anew for each turn. One that is only stopped (SIGSTOP) meanwhile would save its start, not its
+memory, and several do not bear it: the nodes of Ray and the supervisors of BentoML and LitServe take silence for death.
+A new start also has its share in the spread between rounds, as it has for users.
+"""
+
+import os
+import time
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from benchmarks.generator import Generator
+from benchmarks.load import post_request, summary
+from benchmarks.peers.peer import Served
+from benchmarks.peers.process_tree import tree
+from benchmarks.samples import Samples
+from benchmarks.workloads import Workload
+
+CLIENTS = (1, 8, 32)
+SHARES = (0.5, 0.8, 0.95)  # of the server's own throughput at the most clients
+WARM_UP = 2.0  # seconds
+
+
+class Server(Protocol):
+    """A peer, or aaserve."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def version(self) -> str: ...
+    @property
+    def installed(self) -> bool: ...
+    def install(self) -> Path: ...
+    def serve(self, bundle: Path, *, cores: list[int] | None = None) -> AbstractContextManager[Served]: ...
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Seconds of each load; without open loops where a turn has to be short."""
+
+    seconds: float
+    open_loops: bool
+
+
+def take_turn(server: Server, workload: Workload, expected: list[int], plan: Plan, seed: int) -> dict[str, Any]:
+    """What was measured; with "disagrees" instead of all that if too few answers are right."""
+    pictures = workload.pictures()
+    started = time.monotonic()
+    with server.serve(workload.bundle()) as served:
+        ready = time.monotonic() - started
+        found = [served.top_1(served.ask(picture, workload.media_type)) for picture in pictures]
+        agreement = sum(one == other for one, other in zip(found, expected, strict=True)) / len(expected)
+        turn: dict[str, Any] = {"seconds_to_ready": round(ready, 2), "top_1_agreement": agreement}
+        if agreement < 1:
+            return {**turn, "disagrees": {"found": found, "expected": expected}}
+        with Generator([(served.host, served.port)], _requests(served, workload)) as generator:
+            generator.closed_loop(clients=max(CLIENTS), seconds=WARM_UP)
+            for clients in CLIENTS:
+                before = processor_seconds(served.process)
+                samples = generator.closed_loop(clients=clients, seconds=plan.seconds)
+                turn[f"{clients} clients"] = _measured(samples, before, served.process)
+            capacity = turn[f"{max(CLIENTS)} clients"]["answered_per_second"]
+            for share in SHARES if plan.open_loops and capacity else ():
+                before = processor_seconds(served.process)
+                samples = generator.open_loop(per_second=share * capacity, seconds=plan.seconds, seed=seed)
+                turn[f"{share:.0%} of capacity"] = _measured(samples, before, served.process)
+            turn["resident_mb"] = round(resident_bytes(served.process) / 1e6, 1)
+            turn["processes"] = len(tree(served.process))
+    return turn
+
+
+def _requests(served: Served, workload: Workload) -> list[bytes]:
+    requests = []
+    for picture in workload.pictures():
+        content_type, body = served.body(picture, workload.media_type)
+        requests.append(post_request(served.path, body, {"Content-Type": content_type, **served.headers}))
+    return requests
+
+
+def _measured(samples: Samples, before: float, process: int) -> dict[str, Any]:
+    used = processor_seconds(process) - before
+    return {**summary(samples), "cpu_ms_each": round(used / max(1, len(samples)) * 1000, 3)}
+
+
+def processor_seconds(root: int) -> float:
+    """Of the whole tree, with the children that ended and were waited for."""
+    ticks = 0
+    for process in tree(root):
+        with suppress(OSError):
+            ticks += sum(map(int, Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[11:15]))
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def resident_bytes(root: int) -> int:
+    """Of the whole tree; pages that several processes share count once (Linux's Pss)."""
+    total = 0
+    for process in tree(root):
+        with suppress(OSError):
+            lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+            total += next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) * 1024
+    return total

@@ -1,0 +1,132 @@
+"""python -m benchmarks.random_bundles NETWORK…      tiny, or what python -m models lists
+
+Bundles of networks that nobody trained, for what they cost: weights of a seed, exported like any other into build/.
+They answer several classes, so that servers that answer alike can be told from servers that see another picture.
+"""
+
+import argparse
+import hashlib
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from benchmarks import pictures
+from benchmarks.circumstances import ROOT
+from bundle.bundle import open_bundle
+from bundle.preprocessing import Preprocessing, preprocess
+
+FOLDER = ROOT / "build" / "benchmarks"
+SHIPPED = ROOT / "model_repository" / "aa-cifar100" / "1"
+SOURCES = ("bundle", "export", "models")
+MAX_PIXELS = 50_000_000
+LOGIT, RIDGE = 3.0, 1e-2  # of the class that a picture is to have; shrinks the fit, so that it bears other decoders
+# Half a millisecond a picture on one core of 2026: the next larger one that has a name takes twice as long, and with
+# the next smaller one nothing but HTTP would be measured.
+TINY = {"architecture": "aa_wide_resnet10_1", "options": {"augmented_stages": (2, 3)}}
+
+
+def random_bundle(network: str) -> Path:
+    """The folder NAME/VERSION in a repository of its own, made if this source has not made it yet (needs torch)."""
+    digest = hashlib.sha256()
+    for path in [
+        Path(__file__),
+        Path(pictures.__file__),
+        *(path for name in SOURCES for path in sorted((ROOT / name).glob("*.py"))),
+    ]:
+        digest.update(path.read_bytes())
+    folder = FOLDER / digest.hexdigest()[:12] / network / network.replace("_", "-") / "1"
+    if not folder.exists():
+        # In a process of its own: torch and its threads have no place in one that measures.
+        command = [sys.executable, "-m", "benchmarks.random_bundles", network, "--folder", str(folder)]
+        if subprocess.run(command, cwd=ROOT).returncode:
+            raise SystemExit(f"error: could not make the bundle of {network}")
+    return folder
+
+
+def _export(network_name: str, folder: Path) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    from export.checkpoint import METADATA_KEY
+    from export.exporter import export
+    from export.labels import read_labels
+    from export.presets import read_preprocessing
+    from export.request import Request
+    from models import create_model
+
+    torch.manual_seed(0)
+    described = TINY if network_name == "tiny" else {"architecture": network_name, "options": {}}
+    network = create_model(described["architecture"], **described["options"])
+    if network.image_size == (32, 32):
+        shipped = open_bundle(SHIPPED).manifest
+        preprocessing, labels = shipped.preprocessing, shipped.labels
+    else:
+        preprocessing, labels = read_preprocessing("imagenet"), read_labels("imagenet-1k")
+    _settle(network, preprocessing)
+    with tempfile.TemporaryDirectory() as scratch:
+        checkpoint = Path(scratch) / "random.safetensors"
+        save_file(network.state_dict(), checkpoint, {METADATA_KEY: json.dumps({"recipe": {"network": described}})})
+        export(
+            Request(
+                checkpoint=checkpoint,
+                name=folder.parent.name,
+                version=folder.name,
+                repository=folder.parent.parent,
+                command=f"python -m benchmarks.random_bundles {network_name}",
+                labels=tuple(labels),
+                preprocessing=preprocessing,
+                max_batch_size=8,
+            ),
+            lambda step: print(f"{network_name}: {step.splitlines()[0][:100]}", flush=True),
+        )
+
+
+def _settle(network, preprocessing: Preprocessing) -> None:  # type: ignore[no-untyped-def]
+    """Batch norms take their statistics from a few pictures, and the head is fitted to give each a class of its own.
+
+    Random weights would answer the same class whatever they see, or classes that a last bit decides between.
+    """
+    import torch
+    from torch import nn
+
+    views = [pictures.photographs(), pictures.small_pngs()]  # of the same things, in the same order
+    files = [file for view in views for file in view]
+    rows = torch.stack([torch.from_numpy(preprocess(one, preprocessing, max_pixels=MAX_PIXELS)) for one in files])
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None  # averages, from the first batch on
+            module.reset_running_stats()
+    [head] = [module for module in network.modules() if isinstance(module, nn.Linear)]
+    seen: list[torch.Tensor] = []
+    head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    with torch.no_grad():
+        network.train()(rows)
+        network.eval()(rows)
+        features = torch.cat([seen[-1], torch.ones(len(rows), 1)], dim=1)  # (pictures, channels + 1)
+        wanted = torch.zeros(len(rows), head.out_features)
+        for index in range(len(rows)):
+            wanted[index, index % len(views[0]) * head.out_features // len(views[0])] = LOGIT
+        gram = features @ features.T  # (pictures, pictures)
+        ridge = RIDGE * gram.diagonal().mean() * torch.eye(len(rows))
+        fitted = features.T @ torch.linalg.solve(gram + ridge, wanted)  # (channels + 1, classes)
+        head.weight.copy_(fitted[:-1].T)
+        head.bias.copy_(fitted[-1])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.random_bundles", description=__doc__.splitlines()[2])
+    parser.add_argument("networks", nargs="+", metavar="NETWORK", help="tiny, or as python -m models lists")
+    parser.add_argument("--folder", type=Path, help="NAME/VERSION to write a single one into (default: build/…)")
+    arguments = parser.parse_args()
+    for network in arguments.networks:
+        if arguments.folder:
+            _export(network, arguments.folder)
+        else:
+            print(random_bundle(network))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
