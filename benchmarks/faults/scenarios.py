@@ -28,14 +28,15 @@ MIB = 2**20
 Findings = dict[str, object]
 
 _EVERY_THIRD = """
-import itertools
+import weakref
 from pathlib import Path
 from service.session import OnnxSession
 
-run, calls = OnnxSession.run, itertools.count(1)
+run, calls = OnnxSession.run, weakref.WeakKeyDictionary()
 
 def run_or_raise(self, batch):
-    if Path({flag!r}).exists() and next(calls) % 3 == 0:
+    calls[self] = call = calls.get(self, 0) + 1
+    if Path({flag!r}).exists() and call > 30 and call % 3 == 0:  # one that was just opened works
         raise RuntimeError("CUDA failure 700: an illegal memory access was encountered")
     return run(self, batch)
 

@@ -72,7 +72,7 @@ def test_another_normalisation_does_not_pass() -> None:
 
 def test_a_mismatch_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_file(network().state_dict(), tmp_path / "weights.safetensors")
-    monkeypatch.setattr(export.exporter, "convert", lambda *_: pixel_graph(network(seed=1)))
+    monkeypatch.setattr(export.exporter, "convert", lambda *_, **__: pixel_graph(network(seed=1)))
     request = Request(
         checkpoint=tmp_path / "weights.safetensors",
         name="wrong",
