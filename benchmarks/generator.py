@@ -154,6 +154,9 @@ class Generator:
         self._requests.rotate(-1)
         connection.appointed, connection.sent, connection.received = appointed, now, b""
         self._under_way += 1
+        if connection.unsent:  # the request before was answered from its head
+            connection.unsent = b"".join((connection.unsent, request))
+            return
         try:
             sent = connection.socket.send(request)
         except BlockingIOError:  # not connected yet

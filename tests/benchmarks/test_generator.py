@@ -163,6 +163,28 @@ def test_a_request_larger_than_the_socket_takes_at_once_arrives_whole() -> None:
     assert set(got) == {large}
 
 
+def test_a_request_that_is_answered_from_its_head_is_sent_to_its_end_all_the_same() -> None:
+    large = post_request("/classify", bytes(range(256)) * 40_000, {})
+    whole: list[bytes] = []
+
+    def answer_early(connection: socket.socket, number: int) -> None:
+        stream = server.received[-1]
+        while True:
+            connection.sendall(OK)
+            while len(stream) <= len(large):  # up to the beginning of the next
+                if not (data := connection.recv(2**20)):
+                    return
+                stream += data
+            whole.append(stream[: len(large)])
+            stream = stream[len(large) :]
+
+    with serving(answer_early) as server, Generator([server.address], [large]) as generator:
+        samples = generator.closed_loop(clients=1, seconds=0.2)
+    assert len(whole) > 1
+    assert set(whole) == {large}
+    assert set(samples.codes) == {"200"}
+
+
 ANSWERS = {
     "in one piece": [OK],
     "byte by byte": [OK[index : index + 1] for index in range(len(OK))],
