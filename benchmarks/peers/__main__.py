@@ -56,7 +56,8 @@ def _turn(server: Server, workload: Workload, expected: list[int], plan: Plan, s
     try:
         return take_turn(server, workload, expected, plan, seed)
     except (StartFailed, OSError) as error:
-        return {"failed": "\n".join([str(error).splitlines()[0], *str(error).splitlines()[-LINES:]])}
+        first, *log = str(error).splitlines()
+        return {"failed": "\n".join([first, *log[-LINES:]])}
 
 
 def main() -> int:

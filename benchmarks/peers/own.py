@@ -20,10 +20,10 @@ PATIENCE = 60.0  # seconds that a start may take
 
 @dataclass(frozen=True)
 class Aaserve:
-    """`options` are those of `python -m service`."""
+    """`python -m service --workers WORKERS`."""
 
     name: str
-    options: tuple[str, ...] = ()
+    workers: int = 1
     version: str = VERSION
     installed: bool = True
 
@@ -42,10 +42,10 @@ class Aaserve:
             (folder / "repository").mkdir()
             (folder / "repository" / bundle.parent.name).symlink_to(bundle.parent.resolve())
             command = [sys.executable, "-m", "service", "--port", "0", "--log-format", "json"]
-            command += ["--repository", str(folder / "repository"), *self.options]
+            command += ["--repository", str(folder / "repository"), "--workers", str(self.workers)]
             with process_tree(command, environment={"PYTHONPATH": str(ROOT)}, cores=cores, folder=folder) as root:
                 deadline = time.monotonic() + PATIENCE
-                while '"message":"ready"' not in (lines := (folder / "log").read_text()):
+                while (lines := (folder / "log").read_text()).count('"message":"ready"') < self.workers:
                     if root.poll() is not None or time.monotonic() > deadline:
                         raise StartFailed(f"{self.name}: not ready; its log:\n{lines}")
                     time.sleep(0.05)
@@ -54,4 +54,4 @@ class Aaserve:
                 yield Served(found[1], int(found[2]), "/classify", root.pid, forms.raw, forms.best)
 
 
-OURS = (Aaserve("aaserve"), Aaserve("aaserve, two workers", ("--workers", "2")))
+OURS = (Aaserve("aaserve"), Aaserve("aaserve, two workers", workers=2))
