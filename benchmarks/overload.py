@@ -3,8 +3,9 @@
 What happens at 1, 2, 5 and 10 times the load that the service can bear. The real service is started on the shipped
 bundle, its capacity found in a closed loop, then requests arrive at random (Poisson) whether it keeps up or not.
 
-The contract: goodput (answers within the deadline per second) is at least 90 % of the peak at every load, the 99th
-percentile of accepted requests is within the deadline, and that of refusals below 20 ms.
+The contract: goodput (answers within the deadline per second) is at least 90 % of the peak, or of what was sent where
+that is less, at every load; the 99th percentile of accepted requests is within the deadline, and that of refusals below
+20 ms.
 """
 
 import argparse
@@ -120,7 +121,9 @@ def verdict(measured: dict) -> dict[str, bool]:
     loads = measured["loads"]
     peak = max(load["goodput_per_second"] for load in loads)
     return {
-        "goodput at least 90 % of the peak": all(load["goodput_per_second"] >= GOODPUT * peak for load in loads),
+        "goodput at least 90 % of the peak, or of what was sent": all(
+            load["goodput_per_second"] >= GOODPUT * min(peak, load["sent_per_second"]) for load in loads
+        ),
         "p99 of accepted within the deadline": all(
             load["accepted_ms"]["p99"] <= measured["deadline_ms"] for load in loads
         ),

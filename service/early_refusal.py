@@ -8,6 +8,7 @@ Under overload nearly every request ends here, so this is the cheapest way throu
 the route looks at again, with all it knows by then.
 """
 
+import asyncio
 import re
 from dataclasses import dataclass
 from functools import lru_cache
@@ -55,6 +56,7 @@ class EarlyRefusal:
         self._settings = settings
         self._observer = observer
         self._keys = keys
+        self._let_in = 0  # whose routes have not begun yet, so that no place is counted for them
 
     def answer(self, method: bytes, url: bytes, headers: list[tuple[bytes, bytes]]) -> Answer | None:
         """The whole answer to a request that is refused; None if it may go on.
@@ -72,14 +74,26 @@ class EarlyRefusal:
             return None
         lifecycle: Lifecycle = self._state.lifecycle
         timeout_ms, length = self._limits(headers)
-        refusal = lifecycle.refusal(body_bytes=length, timeout=timeout_ms / 1000)
-        if refusal is None or self._goes_another_way(path, headers):
+        refusal = lifecycle.refusal(body_bytes=length, timeout=timeout_ms / 1000, rows=1 + self._let_in)
+        if refusal is None:
+            self._let_one_in()
+            return None
+        if self._goes_another_way(path, headers):
             return None
         record = Record(request_id(headers), endpoint=endpoint, status=refusal.status, error=refusal)
         answer = _answer(refusal, record.request_id, endpoint)
         answer.headers += answer_headers(record, lifecycle)
         self._observer.ended(record, method.decode(), path)
         return answer
+
+    def _let_one_in(self) -> None:
+        """Until the event loop has come to its route: many heads that come at once must not all see the same room."""
+        if not self._let_in:
+            asyncio.get_running_loop().call_soon(self._routes_have_begun)
+        self._let_in += 1
+
+    def _routes_have_begun(self) -> None:
+        self._let_in = 0
 
     def _goes_another_way(self, path: str, headers: list[tuple[bytes, bytes]]) -> bool:
         """Whether the application has more to say than that there is no room."""

@@ -131,7 +131,7 @@ class Lifecycle:
         if closed := self._closed():
             raise closed
 
-    def refusal(self, *, body_bytes: int, timeout: float) -> ServiceError | None:
+    def refusal(self, *, body_bytes: int, timeout: float, rows: int = 1) -> ServiceError | None:
         """Why no request of this kind would be taken now, whichever model it names; None if one might be.
 
         Args: as `Admission.refusal`.
@@ -144,7 +144,7 @@ class Lifecycle:
         [predictor] = predictors
         if not predictor.ready:
             return NotReady(RECOVERING)
-        return predictor.admission.refusal(body_bytes=body_bytes, timeout=timeout)
+        return predictor.admission.refusal(body_bytes=body_bytes, timeout=timeout, rows=rows)
 
     def _closed(self) -> ServiceError | None:
         """Why no request is answered at all; who drains still answers, and who recovers, for the other models."""

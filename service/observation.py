@@ -79,6 +79,7 @@ class Observer:
         # Looking series up by their labels takes longer than counting.
         self._counted = lru_cache(maxsize=1024)(self._series)
         self._stage = lru_cache(maxsize=1024)(metrics.stage_duration.labels)
+        self._rejected = lru_cache(maxsize=64)(metrics.rejected.labels)
 
     def ended(self, record: Record, method: str, path: str) -> None:
         """Note that the answer is sent, or that nobody waits for it any more."""
@@ -95,7 +96,7 @@ class Observer:
         elif record.endpoint not in UNLOGGED or record.status >= 500:
             log_request(_facts(record, method, path, now))
         if record.error is not None:
-            self.metrics.rejected.labels(record.error.code).inc()
+            self._rejected(record.error.code).inc()
             if record.error.status == 500:
                 log.error("request %s: %s", record.request_id, record.error.code, exc_info=record.error)
 

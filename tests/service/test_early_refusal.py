@@ -1,5 +1,6 @@
 """A request that is refused from its head alone is answered as any other, and its connection goes on."""
 
+import asyncio
 import signal
 import socket
 from collections.abc import Iterator
@@ -7,8 +8,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from starlette.datastructures import State
 
 from service.connection import MAX_CHUNKS
+from service.early_refusal import EarlyRefusal
+from service.errors import QueueFull
+from service.metrics import Metrics
+from service.observation import Observer
+from service.settings import Settings
 from tests.helpers import EXAMPLES, RunningService, running_service, wait_until
 from tests.hostile.wire import Answer, answers, ask, connect, received, send
 from tests.service.test_access import bearer, lines
@@ -241,3 +248,27 @@ def test_while_the_service_stops_the_next_request_is_better_sent_elsewhere() -> 
         assert (answer.status, answer.headers["connection"]) == (429, "close")
         assert running.metric("aaserve_requests_total", endpoint="/classify") == before + 1
         running.process.send_signal(signal.SIGTERM)  # enough
+
+
+def test_heads_that_come_together_do_not_all_see_the_same_room() -> None:
+    """A request that was let in has no place until its route begins, which is after all heads that came with it."""
+
+    class OneFree:
+        draining = False
+
+        def refusal(self, *, body_bytes: int, timeout: float, rows: int = 1) -> QueueFull | None:
+            return QueueFull() if rows > 1 else None
+
+    state = State({"lifecycle": OneFree()})
+    early = EarlyRefusal(state, Settings(), Observer(Metrics(None)), None)
+
+    def ask() -> int | None:
+        answer = early.answer(b"POST", b"/classify", [(b"content-length", b"10")])
+        return answer.status if answer else None
+
+    async def two_turns() -> list[int | None]:
+        together = [ask(), ask(), ask()]
+        await asyncio.sleep(0)
+        return [*together, ask()]
+
+    assert asyncio.run(two_turns()) == [None, 429, 429, None]
