@@ -227,6 +227,7 @@ def test_without_keys_all_is_open_but_changes(service: RunningService) -> None:
 
 def test_who_listens_elsewhere_without_keys_is_warned_once(service: RunningService) -> None:
     with running_service("--host", "0.0.0.0", "--workers", "2") as elsewhere:
+        wait_until(lambda: sum("ready" in line for line in elsewhere.log) == 2)  # each worker that takes connections
         assert elsewhere.classify(JPEG).status_code == 200
     assert sum("no api_keys_file is set" in line for line in elsewhere.log) == 1
     assert not [line for line in service.log if "no api_keys_file is set" in line]
