@@ -12,8 +12,6 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import uvloop
-
 from benchmarks.circumstances import ROOT, write_result
 from benchmarks.overload import request_of, service
 from benchmarks.threads import CLIENTS, asked
@@ -36,8 +34,8 @@ class Collector(BaseHTTPRequestHandler):
 def measure(options: list[str], variables: dict[str, str], request: bytes) -> dict[str, float]:
     os.environ.update(variables)
     with service(options, None) as (host, port, _):
-        per_second, _ = uvloop.run(asked(host, port, request, CLIENTS))
-        _, alone = uvloop.run(asked(host, port, request, 1))
+        per_second, _ = asked(host, port, request, CLIENTS)
+        _, alone = asked(host, port, request, 1)
     return {"answers_per_second": per_second, "p50_of_1_client_ms": alone}
 
 
