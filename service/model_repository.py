@@ -18,7 +18,8 @@ from service.decode_pool import DecodePool
 from service.errors import LoadFailed, ModelNotFound, NotReady, ProviderMissing, StartFailed
 from service.metrics import Metrics
 from service.model_settings import SERVING_FILE, read_model_settings
-from service.predictor import Predictor, open_predictor
+from service.predictor import Predictor
+from service.predictor_lifetime import open_predictor
 from service.served_model import LoadedVersion, ServedModel, retire
 from service.settings import Settings
 

@@ -8,47 +8,37 @@ Where a GPU computes, the lane is left to it: pictures are decoded before the ba
 """
 
 import asyncio
-import logging
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 import bundle.errors
-from bundle.bundle import Bundle
 from bundle.decoding import sniff_format
 from bundle.manifest import AttentionMap, Manifest
 from bundle.model_input import read_input
 from service.admission import Admission
-from service.batcher import DynamicBatcher, Few
+from service.batcher import DynamicBatcher
 from service.deadlines import until
 from service.decode_pool import DecodePool
 from service.entry import Answer
-from service.errors import ImageTooLarge, InferenceFailed, InvalidImage, ModelHung, ServiceError, UnsupportedMediaType
-from service.lanes import Lanes
+from service.errors import ImageTooLarge, InferenceFailed, InvalidImage, ServiceError, UnsupportedMediaType
 from service.metrics import Metrics
 from service.model_runner import ModelRunner
 from service.ranking import rank
 from service.schemas import ClassScore
-from service.session import OnnxSession
 from service.settings import Settings
 from service.statistics import Statistics
-from service.throughput import Throughput
-
-if TYPE_CHECKING:
-    from service.tracing import Tracing
 
 _REFUSALS: dict[type[bundle.errors.ImageError], type[ServiceError]] = {
     bundle.errors.InvalidImage: InvalidImage,
     bundle.errors.ImageTooLarge: ImageTooLarge,
     bundle.errors.UnsupportedImage: UnsupportedMediaType,
 }
-log = logging.getLogger("aaserve")
 Result = TypeVar("Result")
 Maps = Mapping[str, NDArray[np.floating]]  # layer --> (heads, queries, keys)
 
@@ -250,72 +240,3 @@ class Predictor:
         }
         self.statistics.answered(len(logits), **stages, total=perf_counter() - started)
         return Inference(logits, stages, max(answer.batch_size for answer in answers))
-
-
-@asynccontextmanager
-async def open_predictor(
-    served: Bundle, settings: Settings, pool: DecodePool, metrics: Metrics, tracing: "Tracing | None" = None
-) -> AsyncIterator[Predictor]:
-    """Load and warm up a bundle; on leaving, what is queued is answered first.
-
-    Raises:
-        StartFailed: the provider is not to be had, or the model does not work.
-    """
-    manifest = served.manifest
-
-    def open_session(served: Bundle, threads: int) -> OnnxSession:
-        return OnnxSession(served, settings, threads=threads)
-
-    def counted(run: Callable[[NDArray[Any]], NDArray[np.float32]], batch: NDArray[Any]) -> NDArray[np.float32]:
-        metrics.batch_size.labels(manifest.name).observe(len(batch))
-        started = perf_counter()
-        logits = run(batch)
-        statistics.executed(len(batch), perf_counter() - started)
-        return logits
-
-    reopened = metrics.model_reopened.labels(manifest.name)
-    call_timeout = settings.model_call_timeout_ms / 1000
-    threads = settings.intra_op_num_threads
-    runner = await asyncio.to_thread(ModelRunner, served, open_session, threads, reopened.inc, call_timeout)
-    log.info("%s version %s is loaded and warmed up on %s", manifest.name, manifest.version, runner.provider)
-    statistics = Statistics()
-    throughput = Throughput()
-    batcher = DynamicBatcher(
-        partial(counted, runner.run),
-        lanes=Lanes(runner.lanes),
-        max_batch_size=settings.max_batch_size,
-        max_queue_delay=settings.max_queue_delay_ms / 1000,
-        max_queue_size=settings.max_queue_size,
-        few=Few(partial(counted, runner.run_wide), runner.speedup) if runner.speedup > 1 else None,
-        recover=runner.recover,
-        on_answered=lambda rows: throughput.answered(rows, more_wait=pool.waiting > 0 or batcher.queue_depth > 0),
-        tracing=tracing.of_model(manifest) if tracing else None,
-    )
-    admission = Admission(
-        max_rows=settings.max_queue_size,
-        max_bytes=settings.max_inflight_bytes,
-        longest_wait=settings.request_timeout_ms / 1000,
-        computing=lambda: batcher.computing,
-        throughput=throughput,
-    )
-
-    async def abandon_when_hung() -> None:
-        await runner.watchdog.overdue()
-        batcher.abandon(ModelHung(f"{manifest.name}: a model call took more than {call_timeout:g} s"))
-
-    watching = asyncio.create_task(abandon_when_hung())
-    try:
-        async with batcher:
-            yield Predictor(
-                manifest,
-                settings,
-                runner,
-                batcher,
-                pool,
-                admission,
-                metrics,
-                statistics,
-            )
-    finally:
-        watching.cancel()
-        runner.close()
