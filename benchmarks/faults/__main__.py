@@ -14,19 +14,27 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.circumstances import write_result
-from benchmarks.faults import scenarios
-from benchmarks.faults.scenarios import Findings
+from benchmarks.faults.clock_set_back import clock_set_back
+from benchmarks.faults.findings import Findings
+from benchmarks.faults.hanging_model import hanging_model
+from benchmarks.faults.killed_workers import killed_workers
+from benchmarks.faults.leaving_clients import leaving_clients
+from benchmarks.faults.no_disk import no_disk_for_logs
+from benchmarks.faults.no_memory import no_memory_for_a_second_model
+from benchmarks.faults.no_reader import nobody_reads_the_log
+from benchmarks.faults.raising_model import raising_model
+from benchmarks.faults.stopped_process import stopped_process
 
 FULL = {
-    "killed-workers": lambda: scenarios.killed_workers(120.0),
-    "raising-model": lambda: scenarios.raising_model(60.0),
-    "no-memory": lambda: scenarios.no_memory_for_a_second_model(20.0),
-    "no-disk": lambda: scenarios.no_disk_for_logs(30.0),
-    "no-reader": lambda: scenarios.nobody_reads_the_log(30.0),
-    "clock-set-back": lambda: scenarios.clock_set_back(30.0),
-    "stopped-process": lambda: scenarios.stopped_process(10.0),
-    "leaving-clients": lambda: scenarios.leaving_clients(1000),
-    "hanging-model": lambda: scenarios.hanging_model(10.0),
+    "killed-workers": lambda: killed_workers(120.0),
+    "raising-model": lambda: raising_model(60.0),
+    "no-memory": lambda: no_memory_for_a_second_model(20.0),
+    "no-disk": lambda: no_disk_for_logs(30.0),
+    "no-reader": lambda: nobody_reads_the_log(30.0),
+    "clock-set-back": lambda: clock_set_back(30.0),
+    "stopped-process": lambda: stopped_process(10.0),
+    "leaving-clients": lambda: leaving_clients(1000),
+    "hanging-model": lambda: hanging_model(10.0),
 }
 
 

@@ -1,6 +1,8 @@
 """The service as a process of its own, to be stopped, killed and starved."""
 
+import asyncio
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -78,6 +80,10 @@ class Service:
     def threads(self) -> int:
         return len(list(Path(f"/proc/{self.process.pid}/task").iterdir()))
 
+    def limit(self, kind: int, soft: int) -> None:
+        """Set a limit of its resources: resource.RLIMIT_…"""
+        resource.prlimit(self.process.pid, kind, (soft, resource.RLIM_INFINITY))
+
 
 @contextmanager
 def running(*options: str, patch: str = "", stderr: int | None = None) -> Iterator[Service]:
@@ -120,6 +126,11 @@ def wait_until(condition: Callable[[], object]) -> float:
             raise TimeoutError("what should have happened has not")
         time.sleep(0.02)
     return time.monotonic() - started
+
+
+async def later(condition: Callable[[], object]) -> float:
+    """`wait_until`, while the traffic goes on."""
+    return await asyncio.to_thread(wait_until, condition)
 
 
 def _free_port() -> int:

@@ -12,8 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from benchmarks.faults.running import HOST
+from benchmarks.circumstances import ROOT
+from benchmarks.faults.running import HOST, Service
 
+PICTURES = [path.read_bytes() for path in sorted((ROOT / "examples").glob("*.jpg"))]
+PATH = "/classify?top_k=1"
 SILENCE = 20.0  # seconds beyond its deadline without an answer
 BROKEN, SILENT, FOREIGN = "broken", "silent", "foreign"  # not a status; FOREIGN: the answer to another request
 _ids = itertools.count()
@@ -38,9 +41,16 @@ class Traffic:
     """
 
     def __init__(
-        self, port: int, bodies: Sequence[bytes], *, clients: int, timeout_ms: int, path: str, pause: float = 0.01
+        self,
+        service: Service,
+        *,
+        bodies: Sequence[bytes] = PICTURES,
+        clients: int = 8,
+        timeout_ms: int = 10_000,
+        path: str = PATH,
+        pause: float = 0.01,
     ) -> None:
-        self._port = port
+        self._port = service.port
         self._bodies = bodies
         self._clients = clients
         self._timeout_ms = timeout_ms

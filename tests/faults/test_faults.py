@@ -7,47 +7,56 @@ from typing import Any
 
 import pytest
 
-from benchmarks.faults import scenarios
+from benchmarks.faults.clock_set_back import clock_set_back
+from benchmarks.faults.findings import Findings
+from benchmarks.faults.hanging_model import hanging_model
+from benchmarks.faults.killed_workers import killed_workers
+from benchmarks.faults.leaving_clients import leaving_clients
+from benchmarks.faults.no_disk import no_disk_for_logs
+from benchmarks.faults.no_memory import no_memory_for_a_second_model
+from benchmarks.faults.no_reader import nobody_reads_the_log
+from benchmarks.faults.raising_model import raising_model
+from benchmarks.faults.stopped_process import stopped_process
 
 pytestmark = pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs Linux's /proc and prlimit")
 
 
-def assert_all(scenario: Coroutine[Any, Any, scenarios.Findings]) -> None:
-    findings = asyncio.run(scenario)
+def assert_all(fault: Coroutine[Any, Any, Findings]) -> None:
+    findings = asyncio.run(fault)
     assert all(findings["checks"].values()), findings  # type: ignore[attr-defined]
 
 
 def test_workers_that_are_killed_under_load_lose_only_what_they_had() -> None:
-    assert_all(scenarios.killed_workers(4.0))
+    assert_all(killed_workers(4.0))
 
 
 def test_a_model_that_raises_at_every_third_call_fails_only_those() -> None:
-    assert_all(scenarios.raising_model(1.0))
+    assert_all(raising_model(1.0))
 
 
 def test_a_second_model_that_does_not_fit_into_memory_leaves_the_first_alone() -> None:
-    assert_all(scenarios.no_memory_for_a_second_model(0.5))
+    assert_all(no_memory_for_a_second_model(0.5))
 
 
 def test_a_full_disk_costs_log_lines_and_no_requests() -> None:
-    assert_all(scenarios.no_disk_for_logs(0.5))
+    assert_all(no_disk_for_logs(0.5))
 
 
 def test_a_log_that_nobody_reads_stops_nothing() -> None:
-    assert_all(scenarios.nobody_reads_the_log(1.0))
+    assert_all(nobody_reads_the_log(1.0))
 
 
 def test_a_clock_that_is_set_back_is_not_noticed() -> None:
-    assert_all(scenarios.clock_set_back(1.0))
+    assert_all(clock_set_back(1.0))
 
 
 def test_a_process_that_was_stopped_goes_on_as_if_nothing_had_been() -> None:
-    assert_all(scenarios.stopped_process(2.0))
+    assert_all(stopped_process(2.0))
 
 
 def test_200_clients_who_leave_disturb_nobody() -> None:
-    assert_all(scenarios.leaving_clients(200))
+    assert_all(leaving_clients(200))
 
 
 def test_a_worker_whose_model_hangs_is_replaced() -> None:
-    assert_all(scenarios.hanging_model(1.0))
+    assert_all(hanging_model(1.0))
