@@ -104,7 +104,7 @@ def _serve(
             timeout_graceful_shutdown=settings.request_timeout_ms // 1000 + 1,
         ),
         drain_grace=settings.drain_grace_ms / 1000,
-        lifeline=worker.lifeline if worker else None,
+        worker=worker,
         certificate=certificate,
     )
     # One that comes before uvicorn listens for it must not be lost; it raises those that came later again once it has

@@ -65,8 +65,9 @@ def create_app(
         reporting = asyncio.create_task(metrics.keep_reporting())
         async with Lifecycle(settings, metrics, tracing, on_failure=on_failure) as lifecycle:
             app.state.lifecycle = lifecycle
-            if worker and worker.replacement:
-                await lifecycle.started()  # the others serve meanwhile; nobody should be refused here
+            if worker and not worker.first:
+                await lifecycle.started()  # another may serve meanwhile; nobody should be refused here
+                await worker.knock()
             yield
         reporting.cancel()
 

@@ -85,9 +85,9 @@ class Lifecycle:
         return state
 
     @property
-    def draining(self) -> bool:
-        """Whether the end is near."""
-        return self._state is State.DRAINING
+    def closes_connections(self) -> bool:
+        """Whether the next request is better sent elsewhere: the end is near, or another worker may be ready."""
+        return self._state in (State.STARTING, State.DRAINING)
 
     def drain(self) -> None:
         """Report that the end is near; requests are answered as long as they come."""

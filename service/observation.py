@@ -156,8 +156,8 @@ def answer_headers(record: Record, lifecycle: "Lifecycle") -> list[tuple[bytes, 
         (b"x-request-id", record.request_id.encode()),
         (b"server-timing", _server_timing(record).encode()),
     ]
-    if lifecycle.draining:
-        headers.append((b"connection", b"close"))  # the next request is better sent elsewhere
+    if lifecycle.closes_connections:
+        headers.append((b"connection", b"close"))
     return headers
 
 

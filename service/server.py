@@ -6,12 +6,16 @@ SIGHUP --> models as the repository says now, and the certificate as its files a
 Load balancers learn of the readiness while the grace lasts; answers then carry `Connection: close`, so that clients who
 keep connections open take their next request elsewhere. Whoever was given no such answer, because the connection was
 opened or last answered a moment ago, may be about to send: such a connection is closed only once it has been silent.
+
+The first of several workers listens while it loads, until another one is ready (service/workers.py).
 """
 
 import asyncio
 import logging
+import os
 import signal
 import socket
+from collections.abc import Sequence
 from contextlib import suppress
 from types import FrameType
 
@@ -19,6 +23,7 @@ import uvicorn
 
 from service.connection import Connection
 from service.tls import Certificate
+from service.workers import Worker
 
 HANDSHAKE = 5.0  # seconds; TLS takes the client's part in it
 SETTLE = 0.05  # seconds; whatever a connection has already sent is read by then
@@ -31,7 +36,7 @@ class Server(uvicorn.Server):
 
     Args:
         drain_grace: seconds between readiness off and the last connection taken.
-        lifeline: a file descriptor that reaches its end when this process shall stop, as if by SIGTERM.
+        worker: if it is one; the end of its lifeline stops it, as if by SIGTERM.
         certificate: whose context the config has; read again on SIGHUP.
     """
 
@@ -40,21 +45,26 @@ class Server(uvicorn.Server):
         config: uvicorn.Config,
         *,
         drain_grace: float,
-        lifeline: int | None = None,
+        worker: Worker | None = None,
         certificate: Certificate | None = None,
     ) -> None:
         super().__init__(config)
         self._certificate = certificate
         self._drain_grace = drain_grace
-        self._lifeline = lifeline
+        self._worker = worker
+        self._door = worker.door if worker and worker.first else None
+        self._joining: asyncio.Task[None] | None = None
         self._draining = False
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        await super().startup([listening.dup() for listening in sockets or []])  # it closes them
         self._loop = asyncio.get_running_loop()
         self._loop.add_signal_handler(signal.SIGHUP, self._reload)
-        if self._lifeline is not None:
-            self._loop.add_reader(self._lifeline, self._supervisor_gone)
+        if self._worker is not None:
+            self._loop.add_reader(self._worker.lifeline, self._supervisor_gone)
+        if self._door is not None:
+            self._loop.add_reader(self._door, self._leave)
+            self._joining = asyncio.create_task(self._join(sockets or []))
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """First signal: drain. SIGINT (somebody waits at a terminal) and every further one: no grace."""
@@ -68,18 +78,17 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self.config.app.state.lifecycle.drain()  # type: ignore[union-attr]
-        if self._lifeline is not None:
-            self._loop.remove_reader(self._lifeline)
-        # A listening socket that is closed resets the connections that wait in it. So a copy outlives the loop's own,
-        # and nothing lies between the last accept and its close.
-        last = [listening.dup() for listening in sockets or []]
+        if self._worker is not None:
+            self._loop.remove_reader(self._worker.lifeline)
+        if self._joining is not None:
+            self._joining.cancel()
+        # A listening socket that is closed resets the connections that wait in it. So the loop has only a copy, and
+        # nothing lies between the last accept and its close.
         for server in self.servers:
             server.close()
-        for listening in sockets or []:
-            listening.close()
         await asyncio.sleep(0)
         waiting = []
-        for listening in last:
+        for listening in sockets or []:
             listening.setblocking(False)
             waiting += _accepted(listening)
             listening.close()
@@ -87,6 +96,31 @@ class Server(uvicorn.Server):
         await asyncio.sleep(SETTLE)
         await self._silence()
         await super().shutdown([])
+
+    def _leave(self) -> None:
+        """Another worker is ready: take no connections before this one is, too."""
+        for server in self.servers:
+            server.close()
+        self.servers.clear()
+        self._close_door()
+
+    async def _join(self, listening: Sequence[socket.socket]) -> None:
+        """Once this worker is ready, it serves beside the others, whether it had left or not."""
+        await self.config.app.state.lifecycle.started()  # type: ignore[union-attr]
+        self._close_door()
+        if not self.servers:
+            self.servers = [
+                await self._loop.create_server(
+                    self._protocol, sock=each.dup(), ssl=self.config.ssl, backlog=self.config.backlog
+                )
+                for each in listening
+            ]
+
+    def _close_door(self) -> None:
+        if self._door is not None:
+            self._loop.remove_reader(self._door)
+            os.close(self._door)
+            self._door = None
 
     async def _connect(self, accepted: list[socket.socket]) -> None:
         """Go on with these as the loop does with those that it accepted itself."""
@@ -122,7 +156,7 @@ class Server(uvicorn.Server):
 
     def _supervisor_gone(self) -> None:
         log.error("the supervisor is gone; stopping")
-        self._loop.remove_reader(self._lifeline)  # type: ignore[arg-type]
+        self._loop.remove_reader(self._worker.lifeline)  # type: ignore[union-attr]
         self.handle_exit(signal.SIGTERM, None)
 
 

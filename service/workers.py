@@ -3,10 +3,14 @@
 supervisor: bind --> N times python -m service on that socket --> one that is killed is replaced; SIGTERM reaches all
 worker:     its slot, the socket and the supervisor's lifeline, from the environment
 
+A worker takes connections once it is ready, so that nobody is refused who could be served. Until one is, the first says
+on the port that it loads; whoever is ready before it knocks, and it leaves the port until it is ready too.
+
 A worker that ends by itself with an error (a bundle that broke, a provider that went away) would fail again, so it ends
 the service with its status. A worker that a signal kills, or that ends because a model call hangs, is replaced.
 """
 
+import asyncio
 import json
 import logging
 import os
@@ -15,6 +19,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from types import FrameType
 
@@ -23,24 +28,34 @@ from prometheus_client.multiprocess import mark_process_dead
 VARIABLE = "_AASERVE_WORKER"
 METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"  # the client library's name: set, it counts in files that workers share
 HUNG = 75  # exit status of a process that only a new one can help: EX_TEMPFAIL of sysexits.h
+KNOCK_TIMEOUT = 1.0  # seconds; whoever hears no knock for so long takes no connections either
 RESTART_PAUSE = 1.0  # seconds between two starts in a slot, at least
 log = logging.getLogger("aaserve")
 
 
 @dataclass(frozen=True)
 class Worker:
-    """What a worker knows of itself; both numbers are file descriptors."""
+    """What a worker knows of itself; all numbers but the slot are file descriptors."""
 
     slot: int
     listening: int
     lifeline: int  # reaches its end when the supervisor is gone
-    replacement: bool
+    door: int  # a socket between the first and all the others
+    first: bool  # answers that it loads while it does
 
     @classmethod
     def from_environment(cls) -> "Worker | None":
         """None in a process that is no worker."""
         text = os.environ.get(VARIABLE)
         return cls(**json.loads(text)) if text else None
+
+    async def knock(self) -> None:
+        """Return when the first worker takes no connections any more, unless it is ready itself."""
+        with socket.socket(fileno=self.door) as door, suppress(ConnectionError, TimeoutError):  # it was gone before
+            door.setblocking(False)
+            door.send(b"\0")
+            async with asyncio.timeout(KNOCK_TIMEOUT):
+                await asyncio.get_running_loop().sock_recv(door, 1)
 
 
 class Supervisor:
@@ -51,6 +66,7 @@ class Supervisor:
         self._listening = listening
         self._metrics_folder = metrics_folder
         self._lifeline, self._lifeline_end = os.pipe()
+        self._door, self._inside = socket.socketpair()
         self._slots: dict[int, int] = {}  # process id --> slot
         self._started = [0.0] * count
         self._stopping = False
@@ -62,20 +78,22 @@ class Supervisor:
             signal.signal(signal_number, self._pass_on)
         signal.signal(signal.SIGHUP, lambda *_: self._tell_all(signal.SIGHUP))
         for slot in range(self._count):
-            self._start(slot, replacement=False)
+            self._start(slot, first=slot == 0)
+        self._inside.close()  # the first worker's is the last, and tells the others of its end
         while self._slots:
             process_id, status = os.waitpid(-1, 0)
             if process_id in self._slots:
                 self._ended(process_id, os.waitstatus_to_exitcode(status))
         return self._status
 
-    def _start(self, slot: int, *, replacement: bool) -> None:
-        worker = Worker(slot, self._listening.fileno(), self._lifeline, replacement)
+    def _start(self, slot: int, *, first: bool = False) -> None:
+        door = (self._inside if first else self._door).fileno()
+        worker = Worker(slot, self._listening.fileno(), self._lifeline, door, first)
         environment = {VARIABLE: json.dumps(asdict(worker)), METRICS_FOLDER: self._metrics_folder}
         process = subprocess.Popen(
             [sys.executable, "-m", "service", *sys.argv[1:]],
             env={**os.environ, **environment},
-            pass_fds=(worker.listening, worker.lifeline),
+            pass_fds=(worker.listening, worker.lifeline, worker.door),
             start_new_session=True,  # Ctrl-C reaches the supervisor only, which passes it on once
         )
         process.returncode = 0  # run() waits for all of them at once; the object must not
@@ -99,7 +117,7 @@ class Supervisor:
             log.error("worker %d %s; replacing it", slot, end)
             time.sleep(max(0.0, RESTART_PAUSE - (time.monotonic() - self._started[slot])))
             if not self._stopping:
-                self._start(slot, replacement=True)
+                self._start(slot)
 
     def _pass_on(self, signal_number: int, _: FrameType | None) -> None:
         self._stopping = True

@@ -73,12 +73,17 @@ class RunningService:
 
 @contextmanager
 def running_service(
-    *options: str, repository: Path = REPOSITORY, run: tuple[str, ...] = ("-m", "service"), **client_options: Any
+    *options: str,
+    repository: Path = REPOSITORY,
+    run: tuple[str, ...] = ("-m", "service"),
+    ready: bool = True,
+    **client_options: Any,
 ) -> Iterator[RunningService]:
     """Start the service as a user would, wait until it is ready, and stop it in the end.
 
     Args:
         run: what Python is to run instead.
+        ready: whether to wait for that; if not, only until it has its port.
         client_options: of httpx.Client.
     """
     process = subprocess.Popen(
@@ -91,7 +96,8 @@ def running_service(
     reader = threading.Thread(target=lambda: log.extend(process.stderr), daemon=True)  # keeps the pipe empty
     try:
         url = _wait_for(process, log, r"listening on (https?://[\w.:]+)")
-        _wait_for(process, log, r"\bready\b()")
+        if ready:
+            _wait_for(process, log, r"\bready\b()")
         reader.start()
         with httpx.Client(base_url=url, timeout=30, **client_options) as client:
             yield RunningService(process, client, log)

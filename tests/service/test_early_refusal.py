@@ -254,7 +254,7 @@ def test_heads_that_come_together_do_not_all_see_the_same_room() -> None:
     """A request that was let in has no place until its route begins, which is after all heads that came with it."""
 
     class OneFree:
-        draining = False
+        closes_connections = False
 
         def refusal(self, *, body_bytes: int, timeout: float, rows: int = 1) -> QueueFull | None:
             return QueueFull() if rows > 1 else None
