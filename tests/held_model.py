@@ -1,0 +1,73 @@
+"""A function in the model's place, a batcher around it, and when they have come how far."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import numpy as np
+
+from service.batcher import DynamicBatcher, Few
+from service.lanes import Lanes
+
+ROW = np.ones((1, 3), np.float32)
+
+
+class Model:
+    """Doubles its input; can be held and can be made to fail, and remembers its batches."""
+
+    def __init__(self, *, held: bool = False) -> None:
+        self.batches: list[int] = []
+        self.started = threading.Event()
+        self.go = threading.Event()
+        self.failure: Exception | None = None
+        if not held:
+            self.go.set()
+
+    def __call__(self, batch: np.ndarray) -> np.ndarray:
+        self.batches.append(len(batch))
+        self.started.set()
+        assert self.go.wait(10)
+        if self.failure:
+            raise self.failure
+        return batch * 2
+
+
+def batching(
+    model: Callable[[np.ndarray], np.ndarray],
+    *,
+    size: int = 4,
+    delay: float = 0,
+    queue: int = 16,
+    recover: Callable[[], None] = lambda: None,
+    lanes: Lanes | None = None,
+    few: Few | None = None,
+) -> DynamicBatcher:
+    return DynamicBatcher(
+        model,
+        lanes=lanes or Lanes(1),
+        few=few,
+        max_batch_size=size,
+        max_queue_delay=delay,
+        max_queue_size=queue,
+        recover=recover,
+        clock=asyncio.get_running_loop().time,
+    )
+
+
+def soon(seconds: float = 10) -> float:
+    return asyncio.get_running_loop().time() + seconds
+
+
+async def started(model: Model) -> None:
+    assert await asyncio.to_thread(model.started.wait, 10)
+
+
+async def waiting(batcher: DynamicBatcher, rows: int) -> None:
+    async with asyncio.timeout(10):
+        while batcher.queue_depth != rows:
+            await asyncio.sleep(0)
+
+
+def run(scenario: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(scenario)
