@@ -1,24 +1,26 @@
-"""Log record --> line --> bounded queue --> one thread --> stderr, in order.
+"""Log record --> line --> bounded queue --> one thread, now and then --> stderr, in order.
 
 Whoever logs never waits for whoever reads the log: a pipe that nobody empties and a full disk cost lines, which are
-counted, and no requests.
+counted, and no requests. Nor does anybody pay for a thread that wakes up at each line: it comes for all that there are.
 """
 
 import logging
 import os
+import select
 import threading
+from collections import deque
 from collections.abc import Callable
-from queue import SimpleQueue
 
 from service.threads import take_turns
 
 CAPACITY = 10_000  # lines waiting, at most: a few MiB
+REST = 0.05  # seconds between two looks at what waits (benchmarks/NOTES.md)
 PATIENCE = 2.0  # seconds that the end of the process waits for its last lines
 log = logging.getLogger("aaserve")
 
 
 class LogWriter(logging.Handler):
-    """Writes each line with one call, so that lines of several processes do not mix in a pipe.
+    """Writes whole lines, as many at once as a pipe takes without mixing them with those of other processes.
 
     Args:
         descriptor: the file to write to.
@@ -30,7 +32,9 @@ class LogWriter(logging.Handler):
         self.on_dropped: Callable[[], None] = lambda: None
         self._descriptor = descriptor
         self._capacity = capacity
-        self._lines: SimpleQueue[str | None] = SimpleQueue()
+        self._lines: deque[bytes] = deque()
+        self._some = threading.Event()
+        self._closing = threading.Event()
         self._dropped = 0  # and not reported yet
         self._torn = False
         # A daemon: a write that never returns must not keep the process.
@@ -47,38 +51,54 @@ class LogWriter(logging.Handler):
 
     def line(self, text: str) -> None:
         """Write a line as it is, sooner or later or not at all."""
-        if self._lines.qsize() < self._capacity:
-            self._lines.put(text)
-        else:
-            self._drop()
+        if len(self._lines) >= self._capacity:
+            self._drop(1)
+            return
+        self._lines.append(f"{text}\n".encode(errors="backslashreplace"))
+        if not self._some.is_set():
+            self._some.set()
 
     def close(self) -> None:
         """Write what waits, as far as that is possible; logging itself calls this at the end of the process."""
-        self._lines.put(None)
+        self._closing.set()
+        self._some.set()
         self._thread.join(PATIENCE)
         super().close()
 
     def _run(self) -> None:
         take_turns()
-        while (text := self._lines.get()) is not None:
-            try:
-                self._write(f"{text}\n".encode(errors="backslashreplace"))
-            except OSError:  # a full disk, or a pipe without a reader
-                self._drop()
-                continue
-            if self._dropped:
+        while not self._closing.wait(REST):
+            self._some.wait()
+            self._some.clear()
+            self._write_all()
+        self._write_all()
+
+    def _write_all(self) -> None:
+        while self._lines:
+            lines = [self._lines.popleft()]
+            size = len(lines[0])
+            while self._lines and (size := size + len(self._lines[0])) <= select.PIPE_BUF:
+                lines.append(self._lines.popleft())
+            if self._write(b"".join(lines)) and self._dropped:
                 dropped, self._dropped = self._dropped, 0
                 message = "%d log lines were dropped before this one"
                 self.emit(log.makeRecord(log.name, logging.WARNING, __file__, 0, message, (dropped,), None))
 
-    def _write(self, line: bytes) -> None:
+    def _write(self, lines: bytes) -> bool:
+        """Whether all of it is written; what is not, is dropped."""
         if self._torn:
-            line = b"\n" + line
-        while line:
-            written = os.write(self._descriptor, line)
-            line = line[written:]
-            self._torn = bool(line)
+            lines = b"\n" + lines
+        left = lines
+        try:
+            while left:
+                left = left[os.write(self._descriptor, left) :]
+        except OSError:  # a full disk, or a pipe without a reader
+            self._drop(left.count(b"\n") - (self._torn and left == lines))
+        if left != lines:
+            self._torn = not lines.endswith(b"\n", 0, len(lines) - len(left))
+        return not left
 
-    def _drop(self) -> None:
-        self._dropped += 1  # approximate where threads meet; the metric is exact
-        self.on_dropped()
+    def _drop(self, lines: int) -> None:
+        self._dropped += lines  # approximate where threads meet; the metric is exact
+        for _ in range(lines):
+            self.on_dropped()
