@@ -95,6 +95,7 @@ def _serve(
             http=Connection,
             log_config=None,
             access_log=False,
+            proxy_headers=False,  # nobody here asks who the client is
             server_header=False,
             headers=[("X-Content-Type-Options", "nosniff")],
             ssl_context_factory=(lambda *_: certificate.context) if certificate else None,

@@ -22,6 +22,7 @@ from service import (
     torchserve_routes,
 )
 from service.access import Access
+from service.direct_route import DirectRoutes, OnError
 from service.early_refusal import EarlyRefusal
 from service.errors import ServiceError
 from service.keys import Keys
@@ -96,9 +97,15 @@ def create_app(
         page_routes,
     ):
         app.router.routes.extend(part.router.routes)  # as they are: an included router is gone through twice a request
-    app.add_exception_handler(ServiceError, on_service_error)
-    app.add_exception_handler(RequestValidationError, on_invalid_parameter)
-    app.add_exception_handler(HTTPException, on_http_exception)
+    on_error: dict[type[Exception], OnError] = {
+        ServiceError: on_service_error,
+        RequestValidationError: on_invalid_parameter,
+        HTTPException: on_http_exception,
+    }
+    for error, handler in on_error.items():
+        app.add_exception_handler(error, handler)
+    if tracing is None:  # whose spans FastAPI makes, on the long way
+        app.add_middleware(DirectRoutes, routes=app.router.routes, on_error=on_error)
     keys = Keys(settings.api_keys_file) if settings.api_keys_file is not None else None
     if keys is not None:
         app.add_middleware(Access, keys=keys)
@@ -112,7 +119,7 @@ def create_app(
         )
     observer = Observer(metrics)
     app.add_middleware(Observation, observer=observer, tracing=tracing)  # the last one added is the outermost
-    if tracing is None:  # whose spans the application makes
+    if tracing is None:
         app.state.early_refusal = EarlyRefusal(app.state, settings, observer, keys)
     return app
 

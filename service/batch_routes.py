@@ -84,7 +84,8 @@ async def classify_batch(
             images = await read_images(request, max_body_bytes=settings.max_body_bytes, max_items=max_items)
         record.received()
         place.widen(len(images))  # all or none: half an answer would have to be asked for again anyway
-        outcomes = await unless_client_leaves(request, predictor.predict_each(images, top_k=top_k, deadline=deadline))
+        with unless_client_leaves(request):
+            outcomes = await predictor.predict_each(images, top_k=top_k, deadline=deadline)
     for error in outcomes:
         if isinstance(error, ServiceError):
             metrics.rejected.labels(error.code).inc()

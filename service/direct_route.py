@@ -3,16 +3,22 @@
 path, query, headers --> each parameter checked by FastAPI's own field --> the route's function
 
 What FastAPI does for bodies, dependencies and response models takes a quarter of the HTTP way of a request
-(benchmarks/NOTES.md), and these routes use none of it. Their description in OpenAPI and their errors stay FastAPI's.
+(benchmarks/NOTES.md), and these routes use none of it; nor need a route be searched for whose path is fixed. Their
+description in OpenAPI and their errors stay FastAPI's.
 """
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import BaseRoute
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+Handle = Callable[[Request], Coroutine[Any, Any, Response]]
+OnError = Callable[[Request, Exception], Awaitable[Response]]
 
 
 class DirectRoute(APIRoute):
@@ -22,26 +28,26 @@ class DirectRoute(APIRoute):
         TypeError: it takes something else, or a value outside the path has no default.
     """
 
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+    def get_route_handler(self) -> Handle:
         endpoint, takes = self.endpoint, self.dependant
         if takes.dependencies or takes.body_params or takes.cookie_params or takes.request_param_name != "request":
             raise TypeError(f"{self.path}: expected a request, and parameters of path, query and headers only")
         if any(field.field_info.is_required() for field in (*takes.query_params, *takes.header_params)):
             raise TypeError(f"{self.path}: expected a default for each parameter that is not in the path")
 
+        defaults = {field.name: field.default for field in (*takes.query_params, *takes.header_params)}
+
         async def handle(request: Request) -> Response:
-            values: dict[str, Any] = {}
+            values: dict[str, Any] = dict(defaults)
             errors: list[Any] = []
             for place, fields, received in (
                 ("path", takes.path_params, request.path_params),
-                ("query", takes.query_params, request.query_params),
+                ("query", takes.query_params, request.query_params if request.scope["query_string"] else {}),
                 ("header", takes.header_params, request.headers),
             ):
-                for field in fields:
+                for field in fields if received else ():
                     text = received.get(field.alias)
-                    if text is None:
-                        values[field.name] = field.default
-                    else:
+                    if text is not None:
                         values[field.name], wrong = field.validate(text, values, loc=(place, field.alias))
                         errors += wrong
             if errors:
@@ -50,3 +56,39 @@ class DirectRoute(APIRoute):
             return response
 
         return handle
+
+
+class DirectRoutes:
+    """Pure ASGI middleware, the innermost: answers at the direct routes whose path is fixed.
+
+    Args:
+        app: answers everywhere else.
+        routes: of the application, of any kind.
+        on_error: what it does about the errors that these routes raise, by their classes.
+    """
+
+    def __init__(self, app: ASGIApp, routes: Sequence[BaseRoute], on_error: dict[type[Exception], OnError]) -> None:
+        self._app = app
+        self._on_error = on_error
+        self._routes: dict[tuple[str, str], tuple[DirectRoute, Handle]] = {}
+        for route in routes:
+            if isinstance(route, DirectRoute) and not route.param_convertors:
+                handle = route.get_route_handler()
+                for method in route.methods or ():
+                    self._routes.setdefault((method, route.path), (route, handle))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        found = self._routes.get((scope["method"], scope["path"])) if scope["type"] == "http" else None
+        if found is None:
+            await self._app(scope, receive, send)
+            return
+        scope["route"], handle = found
+        request = Request(scope, receive, send)
+        try:
+            response = await handle(request)
+        except Exception as error:
+            on_error = next((answer for kind, answer in self._on_error.items() if isinstance(error, kind)), None)
+            if on_error is None:
+                raise
+            response = await on_error(request, error)
+        await response(scope, receive, send)

@@ -1,32 +1,36 @@
 """Stops work for callers who hung up."""
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from starlette.requests import ClientDisconnect, Request
 
-Result = TypeVar("Result")
 
-
-async def unless_client_leaves(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
-    """Return what `work` returns; its body must have been read.
+@contextmanager
+def unless_client_leaves(request: Request) -> Iterator[None]:
+    """Run the block in a task; the request's body must have been read.
 
     Raises:
-        ClientDisconnect: the client closed the connection first; `work` was cancelled.
+        ClientDisconnect: the client closed the connection first; the block was cancelled.
     """
-    working = asyncio.ensure_future(work)
-    leaving = asyncio.ensure_future(_client_left(request))
-    try:
-        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise ClientDisconnect
-        return working.result()
-    finally:
+    working = asyncio.current_task()
+    assert working is not None
+    left = False
+
+    async def watch() -> None:
+        nonlocal left
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        left = True
         working.cancel()
-        leaving.cancel()
 
-
-async def _client_left(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+    watching = asyncio.ensure_future(watch())
+    try:
+        yield
+    except asyncio.CancelledError:
+        if left and not working.uncancel():  # nobody else wanted it to end
+            raise ClientDisconnect from None
+        raise
+    finally:
+        watching.cancel()

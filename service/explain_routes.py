@@ -68,7 +68,7 @@ async def explain(
         async with until(deadline):
             image_bytes = await read_image(request, max_body_bytes=settings.max_body_bytes)
         record.received()
-        work = predictor.explain(image_bytes, look.layers, show, deadline=deadline)
-        shown, stages = await unless_client_leaves(request, work)
+        with unless_client_leaves(request):
+            shown, stages = await predictor.explain(image_bytes, look.layers, show, deadline=deadline)
     record.predicted(stages, batch_size=1)
     return Response(shown, media_type=media_type, headers={"Vary": "Accept"})

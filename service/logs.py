@@ -6,6 +6,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, Literal
 from urllib.parse import quote
 
@@ -25,6 +26,9 @@ def configure_logging(log_format: LogFormat, *filters: logging.Filter) -> LogWri
     for each in filters:
         writer.addFilter(each)
     logging.basicConfig(level=logging.INFO, handlers=[writer])
+    # What no line of ours has is not looked up for each (docs.python.org/3/howto/logging.html#optimization).
+    logging._srcfile = None
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     return writer
 
@@ -53,12 +57,17 @@ class RefusalLog:
             self._since = now
 
 
+@lru_cache(maxsize=1)
+def _second(since_1970: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(since_1970))
+
+
 class JsonFormatter(logging.Formatter):
     """time, level, message, what is known of the request, its trace, and the traceback if there is one."""
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
-            "time": f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(record.created))}.{record.msecs:03.0f}Z",
+            "time": f"{_second(int(record.created))}.{record.msecs:03.0f}Z",
             "level": record.levelname.lower(),
             "message": record.getMessage(),
             **getattr(record, "request", {}),

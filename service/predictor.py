@@ -5,6 +5,7 @@ tensors (/v2) --batcher--> a lane: ---------------^                        |
                                                                            +--> as they are (/v2)
 
 Where a GPU computes, the lane is left to it: pictures are decoded before the batcher, in the threads of a `DecodePool`.
+Small ones are decoded where they come, in the event loop.
 """
 
 import asyncio
@@ -32,6 +33,7 @@ from service.model_runner import ModelRunner
 from service.ranking import rank
 from service.schemas import ClassScore
 from service.settings import Settings
+from service.small_pictures import read_small
 from service.statistics import Statistics
 
 _REFUSALS: dict[type[bundle.errors.ImageError], type[ServiceError]] = {
@@ -208,24 +210,30 @@ class Predictor:
 
     async def _classify(self, picture: bytes, deadline: float) -> Answer:
         """Return the model's answer to one picture."""
-        decode = partial(self._decode, picture)
-        if self._runner.decodes_in_lanes:
-            return await self._batcher.submit_later(decode, deadline=deadline)
         started = perf_counter()
-        row = await self._pool.run(decode, deadline=deadline)
+        row = read_small(picture, self.manifest, max_pixels=self.settings.max_image_pixels)
+        if row is not None:
+            self._count(picture, "decoded")
+        else:
+            decode = partial(self._decode, picture)
+            if self._runner.decodes_in_lanes:
+                return await self._batcher.submit_later(decode, deadline=deadline)
+            row = await self._pool.run(decode, deadline=deadline)
         seconds = perf_counter() - started
         return replace(await self._batcher.submit(row[np.newaxis], deadline=deadline), decode_seconds=seconds)
 
     def _decode(self, picture: bytes) -> NDArray[Any]:
         """Return a row of the manifest's input; in whichever thread decodes."""
-        image_format = (sniff_format(picture) or "unknown").lower()
         try:
             row = read_input(picture, self.manifest, max_pixels=self.settings.max_image_pixels)
         except bundle.errors.ImageError as error:
-            self._metrics.images.labels(image_format, "refused").inc()
+            self._count(picture, "refused")
             raise _REFUSALS[type(error)](str(error)) from error
-        self._metrics.images.labels(image_format, "decoded").inc()
+        self._count(picture, "decoded")
         return row
+
+    def _count(self, picture: bytes, outcome: str) -> None:
+        self._metrics.images.labels((sniff_format(picture) or "unknown").lower(), outcome).inc()
 
     def _inference(self, answers: Sequence[Answer], started: float) -> Inference:
         """Join what one request has asked; `started` is when the work on it began."""

@@ -21,4 +21,7 @@ def rank(logits: NDArray[Any], labels: Sequence[str], top_k: int) -> list[ClassS
     """Return the `top_k` classes of one row of logits (num_classes,), best first; scores are softmax probabilities."""
     scores = softmax(logits)
     best = np.argsort(-scores, kind="stable")[:top_k]
-    return [ClassScore(label=labels[index], class_index=int(index), score=float(scores[index])) for index in best]
+    return [
+        {"label": labels[index], "class_index": index, "score": score}
+        for index, score in zip(best.tolist(), scores[best].tolist(), strict=True)
+    ]

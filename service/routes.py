@@ -84,6 +84,7 @@ async def classified(
         async with until(deadline):
             image_bytes = await read(request, max_body_bytes=settings.max_body_bytes)
         record.received()
-        prediction = await unless_client_leaves(request, predictor.predict(image_bytes, top_k=top_k, deadline=deadline))
+        with unless_client_leaves(request):
+            prediction = await predictor.predict(image_bytes, top_k=top_k, deadline=deadline)
     record.predicted(prediction.stages, prediction.batch_size)
     return prediction.predictions

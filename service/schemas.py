@@ -1,16 +1,17 @@
 """The shapes of answers, as OpenAPI shows them."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
+from typing_extensions import TypedDict
 
 
-class ClassScore(BaseModel):
+class ClassScore(TypedDict):
     """One class and its probability."""
 
     label: str
-    class_index: int = Field(ge=0)
-    score: float = Field(ge=0, le=1, description="Softmax probability.")
+    class_index: Annotated[int, Field(ge=0)]
+    score: Annotated[float, Field(ge=0, le=1, description="Softmax probability.")]
 
 
 class Classification(BaseModel):

@@ -50,7 +50,7 @@ async def predictions(
     predictor = parts(request)[0].repository.predictor(model, version)
     top_k = checked_top_k(None, predictor)
     ranked = await classified(request, predictor, top_k=top_k, timeout_ms=timeout_ms, read=_read_picture)
-    return JSONResponse({item.label: item.score for item in ranked})
+    return JSONResponse({item["label"]: item["score"] for item in ranked})
 
 
 async def _read_picture(request: Request, *, max_body_bytes: int) -> bytes:

@@ -85,7 +85,8 @@ async def infer(request: Request, model: str, version: str | None = None, timeou
         place.widen(len(asked.rows))
         if asked.timeout is not None:
             deadline = min(deadline, deadline - timeout + asked.timeout)
-        inference = await unless_client_leaves(request, _infer(predictor, asked, deadline))
+        with unless_client_leaves(request):
+            inference = await _infer(predictor, asked, deadline)
     record.predicted(inference.stages, inference.batch_size)
     return _answer(request, *write_infer_response(view, asked, inference.logits))
 
