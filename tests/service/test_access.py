@@ -184,6 +184,7 @@ def test_keys_change_while_the_service_runs_and_a_broken_file_changes_nothing(tm
         assert status("new") == 200
         path.unlink()
         assert (status("old"), status("new")) == (401, 200)
+        wait_until(lambda: any("No such file" in line for line in service.log))
         complaints = [line for line in service.log if "the keys stay as they were" in line]
         assert len(complaints) == 7  # each of them once, however many have asked
         assert "in line 1" in complaints[0]
