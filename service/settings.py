@@ -49,7 +49,7 @@ class Settings(BaseSettings):
         description="Images decoded at once beside the model: all on GPUs, those of /explain on CPUs.",
     )
     intra_op_spinning: bool = Field(
-        False, description="Let threads that share a model call wait busily for work, which takes cores from others."
+        True, description="Let threads that share a model call wait busily for each other: those of a lone request."
     )
     gpu_device_id: int = Field(0, ge=0, description="Number of the GPU, for cuda and tensorrt.")
     gpu_memory_bytes: int = Field(0, ge=0, description="Bytes that CUDA may take for tensors; 0 for no limit.")

@@ -20,10 +20,11 @@ PATIENCE = 60.0  # seconds that a start may take
 
 @dataclass(frozen=True)
 class Aaserve:
-    """`python -m service --workers WORKERS`."""
+    """`python -m service --workers WORKERS OPTIONS`."""
 
     name: str
     workers: int = 1
+    options: tuple[str, ...] = ()
     version: str = VERSION
     installed: bool = True
 
@@ -42,7 +43,7 @@ class Aaserve:
             (folder / "repository").mkdir()
             (folder / "repository" / bundle.parent.name).symlink_to(bundle.parent.resolve())
             command = [sys.executable, "-m", "service", "--port", "0", "--log-format", "json"]
-            command += ["--repository", str(folder / "repository"), "--workers", str(self.workers)]
+            command += ["--repository", str(folder / "repository"), "--workers", str(self.workers), *self.options]
             with process_tree(command, environment={"PYTHONPATH": str(ROOT)}, cores=cores, folder=folder) as root:
                 deadline = time.monotonic() + PATIENCE
                 while (lines := (folder / "log").read_text()).count('"message":"ready"') < self.workers:

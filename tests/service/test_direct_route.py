@@ -9,7 +9,7 @@ import pytest
 from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request
 from starlette.responses import JSONResponse, Response
 
-from service.direct_route import DirectRoute
+from service.direct_route import DirectRoute, DirectRoutes
 
 QUERIES = ["", "flag=yes", "size=9&flag=1", "size=0", "size=", "size=1&size=x", "size=x&flag=2"]
 
@@ -32,10 +32,10 @@ def application(**options: Any) -> FastAPI:
     return app
 
 
-def get(app: FastAPI, url: str, headers: dict[str, str]) -> httpx.Response:
+def request(method: str, app: FastAPI, url: str, headers: dict[str, str] | None = None) -> httpx.Response:
     async def answer() -> httpx.Response:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://here") as client:
-            return await client.get(url, headers=headers)
+            return await client.request(method, url, headers=headers)
 
     return asyncio.run(answer())
 
@@ -47,7 +47,7 @@ def test_its_answers_its_errors_and_its_description_are_fastapis(
     path: str, query: str, headers: dict[str, str]
 ) -> None:
     ours, theirs = application(route_class=DirectRoute), application()
-    answer, expected = (get(app, f"{path}?{query}", headers) for app in (ours, theirs))
+    answer, expected = (request("GET", app, f"{path}?{query}", headers) for app in (ours, theirs))
     assert (answer.status_code, answer.json()) == (expected.status_code, expected.json())
     assert ours.openapi() == theirs.openapi()
 
@@ -68,3 +68,46 @@ async def without_request(size: int = 1) -> Response: ...
 def test_what_it_would_not_look_at_it_does_not_take(function: Callable[..., Any]) -> None:
     with pytest.raises(TypeError, match="/anything: expected"):
         APIRouter(route_class=DirectRoute).add_api_route("/anything", function, methods=["POST"])
+
+
+async def fails(request: Request, how: str = "") -> Response:
+    if how == "known":
+        raise Teapot("short and stout")
+    if how == "unknown":
+        raise ZeroDivisionError
+    return JSONResponse({"route": request.scope["route"].path})
+
+
+class Pot(Exception):
+    pass
+
+
+class Teapot(Pot):
+    pass
+
+
+async def on_pot(request: Request, error: Exception) -> Response:
+    return JSONResponse({"pot": str(error), "path": request.url.path}, 418)
+
+
+def with_fixed_path(*, direct: bool) -> FastAPI:
+    router = APIRouter(route_class=DirectRoute)
+    router.add_api_route("/fails", fails, methods=["POST"])
+    app = FastAPI()
+    app.router.routes.extend(router.routes)
+    app.add_exception_handler(Pot, on_pot)
+    if direct:
+        app.add_middleware(DirectRoutes, routes=app.router.routes, on_error={Pot: on_pot})
+    return app
+
+
+@pytest.mark.parametrize("method", ["POST", "GET"])
+@pytest.mark.parametrize("url", ["/fails", "/fails?how=known", "/fails?how=1&how=known", "/fails/", "/other"])
+def test_a_route_that_is_not_searched_for_answers_as_if_it_were(method: str, url: str) -> None:
+    ours, theirs = (request(method, with_fixed_path(direct=direct), url) for direct in (True, False))
+    assert (ours.status_code, ours.content, ours.headers) == (theirs.status_code, theirs.content, theirs.headers)
+
+
+def test_an_error_that_nobody_answers_is_raised() -> None:
+    with pytest.raises(ZeroDivisionError):
+        request("POST", with_fixed_path(direct=True), "/fails?how=unknown")
