@@ -15,12 +15,12 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Sequence
 from contextlib import suppress
 from types import FrameType
 
 import uvicorn
 
+from service.acceptor import Acceptor, accept_all
 from service.connection import Connection
 from service.tls import Certificate
 from service.workers import Worker
@@ -57,14 +57,18 @@ class Server(uvicorn.Server):
         self._draining = False
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup([listening.dup() for listening in sockets or []])  # it closes them
+        await super().startup([])  # it begins to serve, and listens to nothing
         self._loop = asyncio.get_running_loop()
+        self._listening = sockets or []
+        for listening in self._listening:
+            listening.setblocking(False)
+        self._listen()
         self._loop.add_signal_handler(signal.SIGHUP, self._reload)
         if self._worker is not None:
             self._loop.add_reader(self._worker.lifeline, self._supervisor_gone)
         if self._door is not None:
             self._loop.add_reader(self._door, self._leave)
-            self._joining = asyncio.create_task(self._join(sockets or []))
+            self._joining = asyncio.create_task(self._join())
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """First signal: drain. SIGINT (somebody waits at a terminal) and every further one: no grace."""
@@ -82,39 +86,41 @@ class Server(uvicorn.Server):
             self._loop.remove_reader(self._worker.lifeline)
         if self._joining is not None:
             self._joining.cancel()
-        # A listening socket that is closed resets the connections that wait in it. So the loop has only a copy, and
-        # nothing lies between the last accept and its close.
-        for server in self.servers:
-            server.close()
-        await asyncio.sleep(0)
+        self._stop_listening()
+        # A listening socket that is closed resets the connections that wait in it, so nothing lies between the last
+        # accept and the close.
         waiting = []
-        for listening in sockets or []:
-            listening.setblocking(False)
-            waiting += _accepted(listening)
+        for listening in self._listening:
+            waiting += accept_all(listening)
             listening.close()
-        await self._connect(waiting)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(HANDSHAKE):
+                await asyncio.gather(*map(self._welcome, waiting), return_exceptions=True)
         await asyncio.sleep(SETTLE)
         await self._silence()
         await super().shutdown([])
 
     def _leave(self) -> None:
         """Another worker is ready: take no connections before this one is, too."""
-        for server in self.servers:
-            server.close()
-        self.servers.clear()
+        self._stop_listening()
         self._close_door()
 
-    async def _join(self, listening: Sequence[socket.socket]) -> None:
+    async def _join(self) -> None:
         """Once this worker is ready, it serves beside the others, whether it had left or not."""
         await self.config.app.state.lifecycle.started()  # type: ignore[union-attr]
         self._close_door()
-        if not self.servers:
-            self.servers = [
-                await self._loop.create_server(
-                    self._protocol, sock=each.dup(), ssl=self.config.ssl, backlog=self.config.backlog
-                )
-                for each in listening
-            ]
+        if not self._acceptors:
+            self._listen()
+
+    def _listen(self) -> None:
+        balance = self._worker.balance() if self._worker else None
+        connections = self.server_state.connections.__len__
+        self._acceptors = [Acceptor(each, self._welcome, connections, balance) for each in self._listening]
+
+    def _stop_listening(self) -> None:
+        for acceptor in self._acceptors:
+            acceptor.close()
+        self._acceptors.clear()
 
     def _close_door(self) -> None:
         if self._door is not None:
@@ -122,15 +128,10 @@ class Server(uvicorn.Server):
             os.close(self._door)
             self._door = None
 
-    async def _connect(self, accepted: list[socket.socket]) -> None:
-        """Go on with these as the loop does with those that it accepted itself."""
-        opening = [
-            self._loop.connect_accepted_socket(self._protocol, connection, ssl=self.config.ssl)
-            for connection in accepted
-        ]
-        with suppress(TimeoutError):
-            async with asyncio.timeout(HANDSHAKE):
-                await asyncio.gather(*opening, return_exceptions=True)  # who fails at TLS concerns nobody else
+    async def _welcome(self, connection: socket.socket) -> None:
+        """Speak HTTP with a connection, after TLS where there is a certificate."""
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        await self._loop.connect_accepted_socket(self._protocol, connection, ssl=self.config.ssl)
 
     async def _silence(self) -> None:
         """Return when nobody has been connected or answered so lately that a request may be on its way."""
@@ -158,12 +159,3 @@ class Server(uvicorn.Server):
         log.error("the supervisor is gone; stopping")
         self._loop.remove_reader(self._worker.lifeline)  # type: ignore[union-attr]
         self.handle_exit(signal.SIGTERM, None)
-
-
-def _accepted(listening: socket.socket) -> list[socket.socket]:
-    connections = []
-    while True:
-        try:
-            connections.append(listening.accept()[0])
-        except BlockingIOError:
-            return connections

@@ -25,6 +25,8 @@ from types import FrameType
 
 from prometheus_client.multiprocess import mark_process_dead
 
+from service.balance import Balance
+
 VARIABLE = "_AASERVE_WORKER"
 METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"  # the client library's name: set, it counts in files that workers share
 HUNG = 75  # exit status of a process that only a new one can help: EX_TEMPFAIL of sysexits.h
@@ -48,6 +50,10 @@ class Worker:
         """None in a process that is no worker."""
         text = os.environ.get(VARIABLE)
         return cls(**json.loads(text)) if text else None
+
+    def balance(self) -> Balance:
+        """Of all workers, as this one sees it."""
+        return Balance(os.environ[METRICS_FOLDER], self.slot)
 
     async def knock(self) -> None:
         """Return when the first worker takes no connections any more, unless it is ready itself."""
@@ -77,6 +83,7 @@ class Supervisor:
         for signal_number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(signal_number, self._pass_on)
         signal.signal(signal.SIGHUP, lambda *_: self._tell_all(signal.SIGHUP))
+        Balance.create(self._metrics_folder, self._count)
         for slot in range(self._count):
             self._start(slot, first=slot == 0)
         self._inside.close()  # the first worker's is the last, and tells the others of its end
@@ -104,6 +111,7 @@ class Supervisor:
 
     def _ended(self, process_id: int, status: int) -> None:
         slot = self._slots.pop(process_id)
+        Balance(self._metrics_folder, slot).leave()
         mark_process_dead(slot, self._metrics_folder)  # type: ignore[no-untyped-call]  # its gauges; what it counted stays
         if self._stopping:
             if status != -signal.SIGTERM:  # which is the end of one that had hardly begun

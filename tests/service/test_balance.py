@@ -1,0 +1,122 @@
+"""Workers that share a port share its connections too, whoever wakes up first."""
+
+import asyncio
+import socket
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from service.acceptor import Acceptor
+from service.balance import Balance
+from tests.helpers import running_service, wait_until
+
+
+@pytest.fixture
+def listening() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as each:
+        each.setblocking(False)
+        yield each
+
+
+def test_fewest_means_among_those_that_take_connections(tmp_path: Path) -> None:
+    Balance.create(str(tmp_path), 3)
+    first, second, third = (Balance(str(tmp_path), slot) for slot in range(3))
+    assert not first.others_have_fewer(5)  # nobody else is there
+    assert not second.others_have_fewer(4)
+    assert first.others_have_fewer(5)
+    assert not first.others_have_fewer(4)
+    assert third.others_have_fewer(9)
+    second.leave()
+    assert not first.others_have_fewer(8)
+    assert third.others_have_fewer(9)
+
+
+def accepting(listening: socket.socket, folder: Path, others: Callable[[Balance], object]) -> int:
+    """How many of five waiting connections an acceptor that has one takes within its patience, and a little more."""
+    Balance.create(str(folder), 2)
+    others(Balance(str(folder), 1))
+    taken: list[socket.socket] = []
+
+    async def welcome(connection: socket.socket) -> None:
+        taken.append(connection)
+
+    async def main() -> int:
+        acceptor = Acceptor(listening, welcome, lambda: 1 + len(taken), Balance(str(folder), 0))
+        await asyncio.sleep(0)
+        for _ in range(4):  # turns of the event loop, far less than the patience
+            await asyncio.sleep(0)
+        soon = len(taken)
+        while len(taken) < 5:
+            await asyncio.sleep(0.001)
+        acceptor.close()
+        return soon
+
+    with ExitStack() as stack:
+        for _ in range(5):
+            stack.enter_context(socket.create_connection(listening.getsockname()))
+        soon = asyncio.run(main())
+        for connection in taken:
+            connection.close()
+    return soon
+
+
+def test_who_has_fewest_takes_at_once(listening: socket.socket, tmp_path: Path) -> None:
+    assert accepting(listening, tmp_path, lambda other: other.others_have_fewer(9)) >= 3
+    assert accepting(listening, tmp_path, lambda other: other.leave()) >= 3
+
+
+def test_who_has_more_waits_for_the_others_but_not_for_ever(listening: socket.socket, tmp_path: Path) -> None:
+    """Returns at all because a worker that does not come is not waited for."""
+    assert accepting(listening, tmp_path, lambda other: other.others_have_fewer(0)) == 0
+
+
+def test_a_socket_that_fails_at_once_disturbs_nobody(listening: socket.socket) -> None:
+    async def main() -> int:
+        welcomed = 0
+
+        async def welcome(connection: socket.socket) -> None:
+            nonlocal welcomed
+            welcomed += 1
+            raise ConnectionResetError
+
+        acceptor = Acceptor(listening, welcome, lambda: 0, None)
+        while welcomed < 2:
+            await asyncio.sleep(0.001)
+        acceptor.close()
+        return welcomed
+
+    with socket.create_connection(listening.getsockname()), socket.create_connection(listening.getsockname()):
+        assert asyncio.run(main()) == 2
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs Linux's /proc")
+def test_no_worker_has_all_the_connections() -> None:
+    with running_service("--workers", "2") as service, ExitStack() as stack:
+        workers = Path(f"/proc/{service.process.pid}/task/{service.process.pid}/children").read_text().split()
+        port = int(str(service.client.base_url).rpartition(":")[2].strip("/"))
+
+        def connections() -> Counter[str]:
+            found: Counter[str] = Counter()
+            for worker in workers:
+                for descriptor in Path(f"/proc/{worker}/fd").iterdir():
+                    found[worker] += str(descriptor.readlink()).startswith("socket:")
+            return found
+
+        def connect() -> None:
+            connection = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+            connection.sendall(b"GET /health/live HTTP/1.1\r\nHost: here\r\n\r\n")
+            connection.recv(1)
+
+        def both_take_some() -> bool:
+            connect()
+            return min((connections() - loading)[worker] for worker in workers) > 0
+
+        loading = connections()
+        wait_until(both_take_some)
+        for _ in range(16):
+            connect()
+        taken = connections() - loading
+        assert min(taken[worker] for worker in workers) >= taken.total() / 4
