@@ -15,8 +15,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import Any, Self, TypeVar
 
+from service.assignments import Assignment, Assignments
 from service.batch import BatchTracing, Computed, Failed, Outcome, Refused, RunBatch, compute
 from service.entry import Answer, Array, Entry, Part, fail
 from service.errors import DeadlineExceeded, Draining, ModelLost, QueueFull, TooManyRows
@@ -35,14 +36,6 @@ class Few:
 
     run_batch: RunBatch
     crowd: float
-
-
-class _Handed(NamedTuple):
-    """What the lanes have been given and not answered yet."""
-
-    rows: int
-    fail: Callable[[Exception], None]  # tells whoever waits for it
-    few: bool = False
 
 
 class DynamicBatcher:
@@ -79,6 +72,7 @@ class DynamicBatcher:
     ) -> None:
         self._run_batch = run_batch
         self._lanes = lanes
+        self._assignments = Assignments(lanes, self._ended_one)
         self._max_batch_size = max_batch_size
         self._max_queue_delay = max_queue_delay
         self.max_queue_size = max_queue_size
@@ -88,7 +82,6 @@ class DynamicBatcher:
         self._tracing = tracing
         self._clock = clock
         self._queue = RowQueue()
-        self._handed: dict[object, _Handed] = {}  # in order: as many compute as there are lanes, the rest is prepared
         self._recovering = False
         self._looking = False
         self._company: asyncio.TimerHandle | None = None
@@ -115,9 +108,7 @@ class DynamicBatcher:
         """Give up the model, whose call does not come back: whoever waits gets InferenceFailed, `ended` the cause."""
         self._abandoned = True
         self._lost = cause
-        for handed in self._handed.values():
-            handed.fail(cause)
-        self._handed.clear()
+        self._assignments.give_up(cause)
         self._look_soon()
 
     @property
@@ -128,14 +119,12 @@ class DynamicBatcher:
     @property
     def computing(self) -> int:
         """Rows in the running batches."""
-        rows = [handed.rows for handed in self._handed.values()]
-        return sum(rows[: self._lanes.number])
+        return self._assignments.computing
 
     @property
     def queue_depth(self) -> int:
         """Rows waiting, those in the running batches not counted."""
-        rows = [handed.rows for handed in self._handed.values()]
-        return self._queue.rows + sum(rows[self._lanes.number :])
+        return self._queue.rows + self._assignments.rows - self._assignments.computing
 
     async def ended(self) -> None:
         """Return when the batcher has ended, or raise what ended it."""
@@ -179,7 +168,7 @@ class DynamicBatcher:
             if not answer.done():
                 answer.set_result(result)
 
-        self._hand(unless_nobody_waits, then, _Handed(1, partial(fail, answer)))
+        self._give(unless_nobody_waits, then, Assignment(1, partial(fail, answer)))
         try:
             async with asyncio.timeout_at(deadline):
                 return await answer
@@ -222,16 +211,16 @@ class DynamicBatcher:
         self._looking = False
         try:
             while not self._lost and (room := self._room()):
-                few = self._are_few() and not self._handed
+                few = self._are_few() and not self._assignments
                 if parts := self._queue.take(room, self._clock()):
-                    self._hand_batch(parts, few=few)
+                    self._give_batch(parts, few=few)
         except Exception as error:  # a bug: whoever waits must not wait for ever
             self._lost = error
         if self._lost:
             for entry in self._queue:
                 self._queue.drop(entry)
                 entry.fail(self._lost)
-        if not self._handed and not self._ended.done():
+        if not self._assignments and not self._ended.done():
             if self._lost:
                 self._ended.set_exception(self._lost)
             elif not self._accepting and not self._queue:
@@ -242,19 +231,19 @@ class DynamicBatcher:
         waiting = self._queue.rows
         if not waiting or self._recovering:
             return 0
-        free = self._lanes.number - len(self._handed)
+        free = self._assignments.free
         if free <= 0:  # prepared, so that no lane waits for the event loop; a batch that may still grow is not
             return self._max_batch_size if free == 0 and waiting >= self._max_batch_size else 0
         if waiting < self._max_batch_size and self._wait_for_company():
             return 0
-        if self._are_few() and any(handed.few for handed in self._handed.values()):
+        if self._are_few() and self._assignments.any_few:
             return 0  # it has all the cores, and is soon done
-        if self._max_queue_delay or (self._are_few() and not self._handed):
+        if self._max_queue_delay or (self._are_few() and not self._assignments):
             return self._max_batch_size
         return min(-(-waiting // free), self._max_batch_size)
 
     def _are_few(self) -> bool:
-        rows = self._queue.rows + sum(handed.rows for handed in self._handed.values())
+        rows = self._queue.rows + self._assignments.rows
         return self._few is not None and rows < self._few.crowd
 
     def _wait_for_company(self) -> bool:
@@ -270,32 +259,21 @@ class DynamicBatcher:
         self._company = self._loop.call_at(until, self._look_soon)
         return True
 
-    def _hand(self, work: Callable[[], Any], then: Callable[[Any], None], handed: _Handed) -> None:
-        """Give the lanes work; `then` is called with its result, unless the model has been given up meanwhile."""
-        key = object()
-        self._handed[key] = handed
+    def _give(self, work: Callable[[], Any], then: Callable[[Any], None], assignment: Assignment) -> None:
+        def failed(error: Exception) -> None:
+            assignment.fail(error)
+            self._look_after_the_model()
 
-        def ended(result: Any, error: Exception | None) -> None:
-            if key not in self._handed:
-                return
-            del self._handed[key]
-            try:
-                if error:
-                    handed.fail(error)
-                    self._look_after_the_model()
-                else:
-                    then(result)
-            except Exception as bug:
-                handed.fail(bug)
-                self._lost = bug
-            self._look()
+        self._assignments.give(work, then, failed, assignment)
 
-        self._lanes.give(work, ended)
+    def _ended_one(self, bug: Exception | None) -> None:
+        self._lost = self._lost or bug
+        self._look()
 
-    def _hand_batch(self, parts: list[Part], *, few: bool) -> None:
+    def _give_batch(self, parts: list[Part], *, few: bool) -> None:
         run_batch = self._few.run_batch if self._few and few else self._run_batch
         work = partial(compute, parts, run_batch, tracing=self._tracing, clock=self._clock)
-        self._hand(work, self._answer, _Handed(sum(map(len, parts)), partial(_fail_all, parts), few))
+        self._give(work, self._answer, Assignment(sum(map(len, parts)), partial(_fail_all, parts), few))
 
     def _answer(self, outcomes: list[Outcome]) -> None:
         """Tell the callers what became of their rows."""
@@ -327,7 +305,7 @@ class DynamicBatcher:
         def lost(error: Exception) -> None:
             self._lost = error
 
-        self._hand(self._recover, then, _Handed(0, lost))
+        self._give(self._recover, then, Assignment(0, lost))
 
 
 def _fail_all(parts: list[Part], cause: Exception) -> None:
