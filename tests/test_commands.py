@@ -43,6 +43,7 @@ exec 2>&1
 touch service.log
 serve() {
     if [ -n "$service" ]; then kill "$service"; wait "$service"; fi
+    : > service.log  # here, not whenever the service begins: the last one was ready too
     "$@" > service.log 2>&1 &
     service=$!
     until grep -qw ready service.log || ! kill -0 "$service"; do sleep 0.05; done 2> /dev/null
