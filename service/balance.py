@@ -29,6 +29,11 @@ class Balance:
         """Make the file; nobody takes connections yet."""
         (Path(folder) / _FILE).write_bytes(_ABSENT.to_bytes(_BYTES, "little") * workers)
 
+    def has(self, connections: int) -> None:
+        """Say how many this worker has, while it takes some."""
+        if self._numbers[self._slot] != _ABSENT:
+            self._numbers[self._slot] = connections
+
     def others_have_fewer(self, connections: int) -> bool:
         """Say how many this worker has; is there one with fewer?"""
         self._numbers[self._slot] = connections

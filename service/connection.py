@@ -18,6 +18,7 @@ from service.observation import new_request_id
 from service.problems import problem
 
 if TYPE_CHECKING:
+    from service.balance import Balance
     from service.early_refusal import EarlyRefusal
 
 MAX_HEAD_BYTES = 65_536  # also of trailers and of a chunk's extensions: of all that is neither a request nor its body
@@ -39,6 +40,7 @@ class Connection(HttpToolsProtocol):
         self._max_connections: int = state.max_connections
         self._metrics = state.metrics
         self._early_refusal: EarlyRefusal | None = getattr(state, "early_refusal", None)
+        self._balance: Balance | None = getattr(state, "balance", None)
         self._head_deadline: asyncio.TimerHandle | None = None
         self._write_deadline: asyncio.TimerHandle | None = None
         self._in_head = False
@@ -61,6 +63,8 @@ class Connection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        if self._balance is not None:
+            self._balance.has(len(self.connections))
         for timer in (self._head_deadline, self._write_deadline):
             if timer is not None:
                 timer.cancel()

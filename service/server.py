@@ -53,6 +53,7 @@ class Server(uvicorn.Server):
         self._drain_grace = drain_grace
         self._worker = worker
         self._door = worker.door if worker and worker.first else None
+        self._balance = config.app.state.balance = worker.balance() if worker else None  # type: ignore[union-attr]
         self._joining: asyncio.Task[None] | None = None
         self._draining = False
 
@@ -113,9 +114,8 @@ class Server(uvicorn.Server):
             self._listen()
 
     def _listen(self) -> None:
-        balance = self._worker.balance() if self._worker else None
         connections = self.server_state.connections.__len__
-        self._acceptors = [Acceptor(each, self._welcome, connections, balance) for each in self._listening]
+        self._acceptors = [Acceptor(each, self._welcome, connections, self._balance) for each in self._listening]
 
     def _stop_listening(self) -> None:
         for acceptor in self._acceptors:

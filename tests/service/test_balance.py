@@ -98,25 +98,25 @@ def test_no_worker_has_all_the_connections() -> None:
         workers = Path(f"/proc/{service.process.pid}/task/{service.process.pid}/children").read_text().split()
         port = int(str(service.client.base_url).rpartition(":")[2].strip("/"))
 
-        def connections() -> Counter[str]:
+        def sockets() -> Counter[str]:
             found: Counter[str] = Counter()
             for worker in workers:
                 for descriptor in Path(f"/proc/{worker}/fd").iterdir():
                     found[worker] += str(descriptor.readlink()).startswith("socket:")
             return found
 
-        def connect() -> None:
-            connection = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
-            connection.sendall(b"GET /health/live HTTP/1.1\r\nHost: here\r\n\r\n")
-            connection.recv(1)
+        def connect(number: int) -> list[int]:
+            """How many of so many, and of those before, each worker has."""
+            for _ in range(number):
+                connection = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+                connection.sendall(b"GET /health/live HTTP/1.1\r\nHost: here\r\n\r\n")
+                connection.recv(1)
+            return [(sockets() - before)[worker] for worker in workers]
 
-        def both_take_some() -> bool:
-            connect()
-            return min((connections() - loading)[worker] for worker in workers) > 0
-
-        loading = connections()
-        wait_until(both_take_some)
-        for _ in range(16):
-            connect()
-        taken = connections() - loading
-        assert min(taken[worker] for worker in workers) >= taken.total() / 4
+        before = sockets()
+        wait_until(lambda: min(connect(1)) > 0)  # both take some now
+        taken = connect(16)
+        assert min(taken) >= sum(taken) / 4
+        stack.close()
+        wait_until(lambda: sockets() == before)
+        assert min(connect(8)) >= 2
