@@ -83,7 +83,11 @@ class Generator:
             self._idle.append(self._connect())
 
     def closed_loop(self, *, clients: int, seconds: float) -> Samples:
-        """`clients` at once for `seconds`; returns when the last one is answered."""
+        """`clients` at once for `seconds`; returns when the last one is answered.
+
+        Fewer clients than before take the connections that were opened first: those that were answered last may all be
+        with one of several processes.
+        """
 
         def again(connection: _Connection | None) -> None:
             now = time.monotonic()
@@ -95,6 +99,7 @@ class Generator:
         def load(start: float) -> None:
             nonlocal end
             end = start + seconds
+            self._idle = [one for one in reversed(self._connections.values()) if not one.sent]
             for _ in range(clients):
                 again(self._idle.pop() if self._idle else None)
             self._take_the_last(end, again)
