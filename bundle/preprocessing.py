@@ -10,22 +10,15 @@ from typing import Annotated, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from bundle.decoding import Decoded, decode_reduced
+from bundle.resizing import resize
 
 Side = Annotated[int, Field(ge=1, le=4096)]
 Byte = Annotated[int, Field(ge=0, le=255)]
 Positive = Annotated[float, Field(gt=0)]
 Gap = Annotated[float, Field(ge=2, le=64)]
-
-_RESAMPLING = {
-    "nearest": Image.Resampling.NEAREST,
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
-}
 
 
 class Preprocessing(BaseModel):
@@ -80,7 +73,7 @@ def read_pixels(image_bytes: bytes, preprocessing: Preprocessing, *, max_pixels:
         exif_orientation=preprocessing.exif_orientation,
         least_size=partial(_least_size, preprocessing) if preprocessing.jpeg_reducing_gap else None,
     )
-    return np.asarray(_resize_and_crop(decoded, preprocessing))
+    return _resize_and_crop(decoded, preprocessing)
 
 
 def normalise(pixels: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[np.float32]:
@@ -105,7 +98,7 @@ def _resized(preprocessing: Preprocessing, width: float, height: float) -> tuple
     return preprocessing.resize[1], preprocessing.resize[0]
 
 
-def _resize_and_crop(decoded: Decoded, preprocessing: Preprocessing) -> Image.Image:
+def _resize_and_crop(decoded: Decoded, preprocessing: Preprocessing) -> NDArray[np.uint8]:
     """Resize and centre-crop in one step, so that a 1 x 30000 picture never becomes a huge one on the way.
 
     Same sizes and offsets as torchvision's Resize and CenterCrop. Pillow reads beyond `box` at its edges, so the pixels
@@ -124,4 +117,4 @@ def _resize_and_crop(decoded: Decoded, preprocessing: Preprocessing) -> Image.Im
         min(x + (left + crop_width) * x_scale, right),
         min(y + (top + crop_height) * y_scale, bottom),
     )
-    return decoded.image.resize((crop_width, crop_height), _RESAMPLING[preprocessing.interpolation], box=box)
+    return resize(decoded.image, (crop_width, crop_height), box, preprocessing.interpolation)

