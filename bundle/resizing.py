@@ -1,6 +1,6 @@
 """Resizing as Pillow 13 does it, by the processor's vector instructions: several times as fast.
 
-    (H, W) --rows, strip by strip--> (H, width) --columns--> (height, width)
+    (H, W) --rows--> (H, width) --columns--> (height, width)
 
 Pillow rounds between its two passes. One call of the library orders them differently, so each pass is a call of its own
 here: of a few values in a thousand the rounding differs, by 1 or 2 of 255 (docs/decisions/0021).
@@ -9,7 +9,7 @@ here: of a few values in a thousand the rounding differs, by 1 or 2 of 255 (docs
 import math
 
 import numpy as np
-from cykooz_resizer import CropBox, FilterType, ImageData, PixelType, ResizeAlg, ResizeOptions, Resizer
+from cykooz_resizer import CropBox, FilterType, ResizeAlg, ResizeOptions, Resizer
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -26,7 +26,6 @@ _CONVOLUTIONS = {  # and how many pixels each reaches to either side: of the res
     "bicubic": (ResizeAlg.convolution(FilterType.catmull_rom), 2.0),
     "lanczos": (ResizeAlg.convolution(FilterType.lanczos3), 3.0),
 }
-_STRIP = 1 << 18  # pixels: a megabyte, which stays in the cache, and large pictures are never copied whole
 
 
 def resize(image: Image.Image, size: tuple[int, int], box: Box, interpolation: str) -> NDArray[np.uint8]:
@@ -47,33 +46,15 @@ def resize(image: Image.Image, size: tuple[int, int], box: Box, interpolation: s
         return np.ascontiguousarray(columns.swapaxes(0, 1))
     convolution, reach = _CONVOLUTIONS[interpolation]
     reach = reach * max(1, (bottom - top) / height)
-    first, last = max(0, math.floor(top - reach)), min(image.height, math.ceil(bottom + reach))
-    rows = _resized_rows(image, first, last, width, (left, right), convolution)
-    pixels = _convolved(rows, (width, last - first), size, (0, top - first, width, bottom - first), convolution)
-    return np.asarray(Image.frombytes("RGB", size, pixels, "raw", "RGBX"))
+    first, last = max(0, math.floor(top - reach)), min(image.height, math.ceil(bottom + reach))  # rows that matter
+    rows = _convolved(image, (width, last - first), (left, first, right, last), convolution)
+    return np.asarray(_convolved(rows, size, (0, top - first, width, bottom - first), convolution))
 
 
-def _resized_rows(
-    image: Image.Image, first: int, last: int, width: int, columns: tuple[float, float], convolution: ResizeAlg
-) -> bytes:
-    """RGBX pixels (last - first, width) of the rows from `first` to `last`, of which `columns` are resized."""
-    strip = max(1, _STRIP // image.width)
-    strips = []
-    for top in range(first, last, strip):
-        bottom = min(top + strip, last)
-        part = image if bottom - top == image.height else image.crop((0, top, image.width, bottom))
-        pixels = part.tobytes("raw", "RGBX")
-        box = (columns[0], 0, columns[1], part.height)
-        strips.append(_convolved(pixels, part.size, (width, part.height), box, convolution))
-    return b"".join(strips)
-
-
-def _convolved(
-    pixels: bytes, size: tuple[int, int], new_size: tuple[int, int], box: Box, convolution: ResizeAlg
-) -> bytes:
-    """RGBX pixels of `box`; without the interpreter lock."""
+def _convolved(image: Image.Image, size: tuple[int, int], box: Box, convolution: ResizeAlg) -> Image.Image:
+    """One pass, which reads Pillow's memory where it lies, without the interpreter lock."""
     left, top, right, bottom = box
-    found = ImageData(*new_size, PixelType.U8x4)
-    options = ResizeOptions(convolution, use_alpha=False, crop_box=CropBox(left, top, right - left, bottom - top))
-    Resizer().resize(ImageData(*size, PixelType.U8x4, pixels), found, options)
-    return bytes(found.get_buffer())
+    found = Image.new("RGB", size)
+    crop = CropBox(left, top, right - left, bottom - top)
+    Resizer().resize_pil(image, found, ResizeOptions(convolution, crop_box=crop))
+    return found
