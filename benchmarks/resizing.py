@@ -16,7 +16,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
-from cykooz_resizer import CropBox, FilterType, ImageData, PixelType, ResizeAlg, ResizeOptions, Resizer
+from cykooz_resizer import CropBox, FilterType, ResizeAlg, ResizeOptions, Resizer
 from numpy.typing import NDArray
 from PIL import Image
 from rich.progress import track
@@ -46,13 +46,13 @@ def with_pillow(
 
 
 def in_one_call(image: Image.Image, size: Size, box: Box, interpolation: str) -> NDArray[np.uint8]:
-    """The library in its own order of the passes; it copies the whole picture."""
+    """The library in its own order of the passes."""
     left, top, right, bottom = box
-    found = ImageData(*size, PixelType.U8x4)
+    found = Image.new("RGB", size)
     convolution = ResizeAlg.convolution(_FILTERS[interpolation][1])
-    options = ResizeOptions(convolution, use_alpha=False, crop_box=CropBox(left, top, right - left, bottom - top))
-    Resizer().resize(ImageData(*image.size, PixelType.U8x4, image.tobytes("raw", "RGBX")), found, options)
-    return np.asarray(Image.frombytes("RGB", size, bytes(found.get_buffer()), "raw", "RGBX"))
+    options = ResizeOptions(convolution, crop_box=CropBox(left, top, right - left, bottom - top))
+    Resizer().resize_pil(image, found, options)
+    return np.asarray(found)
 
 
 FASTER: dict[str, Resize] = {"ours": resize, "one call": in_one_call}
