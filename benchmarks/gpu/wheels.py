@@ -22,6 +22,7 @@ NAMES = (
     "annotated-doc",
     "annotated-types",
     "anyio",
+    "cykooz-resizer",
     "fastapi",
     "h11",
     "httptools",
