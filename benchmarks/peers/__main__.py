@@ -7,6 +7,7 @@ counts are medians over the rounds, and ratios within a round. benchmarks/peers/
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from benchmarks.circumstances import write_result
 from benchmarks.limits import Raw, best_way
 from benchmarks.peers.catalogue import PEERS
 from benchmarks.peers.own import OURS
-from benchmarks.peers.peer import StartFailed
+from benchmarks.peers.peer import Peer, StartFailed
 from benchmarks.peers.report import markdown, medians, plot
+from benchmarks.peers.servers.reading import READERS
 from benchmarks.peers.turn import Plan, Server, take_turn
 from benchmarks.workloads import WORKLOADS, Workload
 
@@ -69,6 +71,7 @@ def main() -> int:
     add("--rounds", type=int, default=5, help="turns of each server (default: 5)")
     add("--seconds", type=float, default=8, help="of each load (default: 8)")
     add("--no-open-loops", action="store_true", help="closed loops only, which takes half the time")
+    add("--read-with", choices=READERS, default="pillow", help="how the peers read pictures (default: pillow)")
     add(
         "--output",
         type=Path,
@@ -78,7 +81,10 @@ def main() -> int:
     arguments = parser.parse_args()
     if unknown := set(arguments.servers or ()) - set(SERVERS):
         parser.error(f"no such server: {', '.join(sorted(unknown))}; there are {', '.join(SERVERS)}")
-    chosen = [SERVERS[name] for name in arguments.servers or SERVERS]
+    chosen = [
+        replace(server, reader=arguments.read_with) if isinstance(server, Peer) else server
+        for server in (SERVERS[name] for name in arguments.servers or SERVERS)
+    ]
     if arguments.install or arguments.servers:
         for server in chosen:
             server.install()
@@ -92,12 +98,14 @@ def main() -> int:
             arguments.output,
             {
                 "servers": {server.name: server.version for server in servers},
+                "peers_read_with": arguments.read_with,
                 "not_installed": [server.name for server in chosen if not server.installed],
                 "seconds": arguments.seconds,
                 "workloads": found,
             },
             "onnxruntime",
             "pillow",
+            "cykooz-resizer",
             "fastapi",
             "uvicorn",
         )

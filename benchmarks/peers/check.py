@@ -1,4 +1,4 @@
-"""python -m benchmarks.peers.check [NAME…] [--bundle DIR]
+"""python -m benchmarks.peers.check [NAME…] [--bundle DIR] [--read-with {pillow,bundle}]
 
 Does each peer (all of them by default) start here and see in the examples what the bundle sees? Installs what is not
 installed yet, which takes minutes and gigabytes for some.
@@ -7,6 +7,7 @@ installed yet, which takes minutes and gigabytes for some.
 import argparse
 import sys
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import numpy as np
 import bundle.telemetry  # noqa: F401  (before onnxruntime)
 from benchmarks.circumstances import ROOT
 from benchmarks.peers.catalogue import PEERS, Peer, StartFailed
+from benchmarks.peers.servers.reading import READERS
 from bundle.bundle import open_bundle
 from bundle.model_input import read_input
 
@@ -47,13 +49,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peers.check", description=__doc__.splitlines()[2])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(PEERS)} (default: all)")
     parser.add_argument("--bundle", type=Path, default=SHIPPED, help="folder NAME/VERSION (default: the shipped one)")
+    parser.add_argument("--read-with", choices=READERS, default="pillow", help="how they read (default: pillow)")
     arguments = parser.parse_args()
     if unknown := set(arguments.names) - set(PEERS):
         parser.error(f"no such peer: {', '.join(sorted(unknown))}; there are {', '.join(PEERS)}")
     expected = expected_top_1(arguments.bundle, EXAMPLES)
     failed = False
     for name in arguments.names or PEERS:
-        peer = PEERS[name]
+        peer = replace(PEERS[name], reader=arguments.read_with)
         try:
             found = found_top_1(peer, arguments.bundle, EXAMPLES)
         except (StartFailed, OSError) as error:

@@ -73,6 +73,7 @@ class Peer:
         distribution: the package whose version is the peer's.
         environment: variables it is run with.
         own_environment: whether it has one; else it is run by this interpreter.
+        reader: "pillow" or "bundle", how it reads pictures: servers/reading.py.
     """
 
     name: str
@@ -83,6 +84,7 @@ class Peer:
     headers: Mapping[str, str] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
     own_environment: bool = True
+    reader: str = "pillow"
 
     @property
     def version(self) -> str:
@@ -122,6 +124,7 @@ class Peer:
                 "TMPDIR": scratch,
                 "PEER_BUNDLE": str(bundle.resolve()),
                 "PEER_PORT": str(port),
+                "PEER_READER": self.reader,
                 **self.environment,
             }
             command: list[str | Path] = [python, "-m", f"benchmarks.peers.servers.{self.name}_server"]

@@ -1,8 +1,9 @@
-"""What is the same in every peer: the bundle's own preprocessing, ONNX Runtime, and the five best labels.
+"""What is the same in every peer: how pictures are read, ONNX Runtime, and the five best labels.
 
     picture --read--> a row of the model's input --run, in batches--> logits --answer--> {"predictions": […]}
 
-The driver says through the environment which bundle is served on which port, and by its affinity on which cores.
+The driver says through the environment which bundle is served on which port and how pictures are read, and by its
+affinity on which cores.
 """
 
 import os
@@ -14,15 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 import bundle.telemetry  # noqa: F401  (before onnxruntime)
+from benchmarks.peers.servers.reading import READERS
 from bundle.bundle import open_bundle
-from bundle.model_input import read_input
 
 import onnxruntime  # isort: skip
 
 PORT = int(os.environ["PEER_PORT"])
 CORES = len(os.sched_getaffinity(0))
 TOP_K = 5
-MAX_PIXELS = 50_000_000  # as the service's own default
 
 
 class Classifier:
@@ -34,6 +34,7 @@ class Classifier:
 
     def __init__(self, threads: int | None = None) -> None:
         self._bundle = open_bundle(Path(os.environ["PEER_BUNDLE"]))
+        self._read = READERS[os.environ["PEER_READER"]]
         options = onnxruntime.SessionOptions()
         if threads is not None:
             options.intra_op_num_threads = threads
@@ -43,7 +44,7 @@ class Classifier:
 
     def read(self, picture: bytes) -> NDArray[Any]:
         """One row of the model's input."""
-        return read_input(picture, self._bundle.manifest, max_pixels=MAX_PIXELS)
+        return self._read(picture, self._bundle.manifest)
 
     def run(self, rows: Sequence[NDArray[Any]] | NDArray[Any]) -> NDArray[np.float32]:
         """Logits (B, num_classes) of B rows."""
