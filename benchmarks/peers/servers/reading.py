@@ -1,6 +1,6 @@
 """Picture bytes --> a row of the model's input, in either of two ways: PEER_READER says which.
 
-pillow   as one writes it by hand, in the documentation of these servers and elsewhere
+pillow   as one writes it by hand: https://github.com/ray-project/ray/blob/master/doc/source/serve/doc_code/resnet50_example.py
 bundle   as aaserve does, by the very same code
 """
 
