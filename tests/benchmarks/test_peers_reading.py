@@ -1,15 +1,21 @@
 """How the peers read pictures: by hand with Pillow, or as aaserve does; the driver chooses, and both see the same."""
 
 import io
+import json
 from dataclasses import replace
+from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
-from benchmarks.peers.catalogue import PEERS
+from benchmarks.peers import __main__ as driver
+from benchmarks.peers import check
+from benchmarks.peers.catalogue import PEERS, Peer, StartFailed
 from benchmarks.peers.check import SHIPPED, expected_top_1
 from benchmarks.peers.servers.reading import READERS
+from benchmarks.peers.turn import Server
 from bundle.bundle import open_bundle
 from bundle.manifest import Manifest
 from bundle.preprocessing import normalise
@@ -65,3 +71,37 @@ def test_a_server_reads_in_the_way_that_it_is_told() -> None:
     [cat] = expected_top_1(SHIPPED, [CAT])
     assert found["pillow"] == cat
     assert found["bundle"] != cat
+
+
+@pytest.mark.parametrize(("options", "expected"), [([], "pillow"), (["--read-with", "bundle"], "bundle")])
+def test_the_chosen_way_reaches_the_peers_and_the_result(
+    options: list[str], expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = {}
+
+    def turn(server: Server, *_: object) -> NoReturn:
+        seen[server.name] = getattr(server, "reader", None)
+        raise StartFailed("not started here")
+
+    monkeypatch.setattr(driver, "take_turn", turn)
+    arguments = ["--servers", "aaserve", "fastapi", "--workloads", "W1s", "--rounds", "1", "--seconds", "0.05"]
+    monkeypatch.setattr("sys.argv", ["peers", *arguments, *options, "--output", str(tmp_path / "peers.json")])
+    assert driver.main() == 1
+    assert seen == {"aaserve": None, "fastapi": expected}
+    assert json.loads((tmp_path / "peers.json").read_text())["peers_read_with"] == expected
+
+
+@pytest.mark.parametrize(("options", "expected"), [([], "pillow"), (["--read-with", "bundle"], "bundle")])
+def test_the_check_has_them_read_in_the_chosen_way(
+    options: list[str], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def found(peer: Peer, *_: object) -> NoReturn:
+        seen.append(peer.reader)
+        raise StartFailed("not started here")
+
+    monkeypatch.setattr(check, "found_top_1", found)
+    monkeypatch.setattr("sys.argv", ["check", "fastapi", *options])
+    assert check.main() == 1
+    assert seen == [expected]
