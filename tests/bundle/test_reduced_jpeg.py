@@ -11,10 +11,12 @@ from PIL import Image
 from pydantic import ValidationError
 
 from benchmarks.bad_pictures import damaged_pictures
+from bundle import preprocessing, resizing
 from bundle.decoding import decode, decode_reduced
 from bundle.errors import ImageError, ImageTooLarge
 from bundle.manifest import Manifest
 from bundle.preprocessing import Preprocessing, read_pixels
+from bundle.resizing import Box
 from tests.bundle.test_decoding import TRANSPOSES
 from tests.bundle.test_preprocessing import SPEC, spec
 from tests.helpers import EXAMPLES, REPOSITORY, SHARED, encode, photograph
@@ -64,17 +66,14 @@ def test_no_picture_is_decoded_below_the_gap_nor_larger_than_it_needs_to_be(
     image_bytes = encode(Image.new("RGB", size), "JPEG", exif=turned(orientation))
     seen = {}
 
-    def watch(
-        image: Image.Image, size: object, resample: object, box: tuple[float, float, float, float]
-    ) -> Image.Image:
+    def watch(image: Image.Image, size: tuple[int, int], box: Box, interpolation: str) -> np.ndarray:
         seen["decoded"] = image.size
         assert 0 <= box[0] < box[2] <= image.width
         assert 0 <= box[1] < box[3] <= image.height
-        return resized(image, size, resample, box)
+        return resizing.resize(image, size, box, interpolation)
 
     with pytest.MonkeyPatch.context() as patch:
-        resized = Image.Image.resize
-        patch.setattr(Image.Image, "resize", watch)
+        patch.setattr(preprocessing, "resize", watch)
         read_pixels(image_bytes, chosen, max_pixels=10**6)
     width, height = size[::-1] if applied and orientation in (5, 6, 7, 8) else size
     shorter = min(size)
