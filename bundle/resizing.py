@@ -3,15 +3,26 @@
     (H, W) --rows--> (H, width) --columns--> (height, width)
 
 Pillow rounds between its two passes. One call of the library orders them differently, so each pass is a call of its own
-here: of a few values in a thousand the rounding differs, by 1 or 2 of 255 (docs/decisions/0021).
+here: of a few values in a thousand the rounding differs, by 1 or 2 of 255 (docs/decisions/0021). Where there is no
+wheel of the library, on Linux that is not x86-64, Pillow itself does it.
 """
 
 import math
 
 import numpy as np
-from cykooz_resizer import CropBox, FilterType, ResizeAlg, ResizeOptions, Resizer
 from numpy.typing import NDArray
 from PIL import Image
+
+try:
+    from cykooz_resizer import CropBox, FilterType, ResizeAlg, ResizeOptions, Resizer
+except ModuleNotFoundError:  # it has no wheel for this platform, and pyproject.toml does not ask for it
+    _CONVOLUTIONS = {}
+else:
+    _CONVOLUTIONS = {  # and how many pixels each reaches to either side: of the result, where that is smaller
+        "bilinear": (ResizeAlg.convolution(FilterType.bilinear), 1.0),
+        "bicubic": (ResizeAlg.convolution(FilterType.catmull_rom), 2.0),
+        "lanczos": (ResizeAlg.convolution(FilterType.lanczos3), 3.0),
+    }
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 
@@ -20,11 +31,6 @@ _RESAMPLING = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
-}
-_CONVOLUTIONS = {  # and how many pixels each reaches to either side: of the result, where that is smaller
-    "bilinear": (ResizeAlg.convolution(FilterType.bilinear), 1.0),
-    "bicubic": (ResizeAlg.convolution(FilterType.catmull_rom), 2.0),
-    "lanczos": (ResizeAlg.convolution(FilterType.lanczos3), 3.0),
 }
 
 
@@ -51,7 +57,7 @@ def resize(image: Image.Image, size: tuple[int, int], box: Box, interpolation: s
     return np.asarray(_convolved(rows, size, (0, top - first, width, bottom - first), convolution))
 
 
-def _convolved(image: Image.Image, size: tuple[int, int], box: Box, convolution: ResizeAlg) -> Image.Image:
+def _convolved(image: Image.Image, size: tuple[int, int], box: Box, convolution: "ResizeAlg") -> Image.Image:
     """One pass, which reads Pillow's memory where it lies, without the interpreter lock."""
     left, top, right, bottom = box
     found = Image.new("RGB", size)

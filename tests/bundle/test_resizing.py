@@ -1,5 +1,8 @@
 """Resizing that is Pillow's up to rounding, for every shape that a picture may have."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -56,3 +59,19 @@ def test_a_picture_of_the_right_size_stays_as_it_is(interpolation: str) -> None:
     np.testing.assert_array_equal(resize(image, (40, 30), (0, 0, 40, 30), interpolation), np.asarray(image))
     part = resize(image, (16, 8), (3, 5, 19, 13), interpolation)
     np.testing.assert_array_equal(part, np.asarray(image.crop((3, 5, 19, 13))))
+
+
+def test_pillow_does_it_where_the_library_has_no_wheel() -> None:
+    """In a process of its own, in which the library cannot be imported."""
+    script = """
+import sys
+sys.modules["cykooz_resizer"] = None
+import numpy as np
+from bundle.resizing import Image, resize
+from tests.helpers import noise
+image = noise(90, 70)
+for name in ("nearest", "bilinear", "bicubic", "lanczos"):
+    expected = image.resize((32, 20), getattr(Image.Resampling, name.upper()), box=(1, 2, 60.5, 80))
+    np.testing.assert_array_equal(resize(image, (32, 20), (1, 2, 60.5, 80), name), np.asarray(expected))
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
