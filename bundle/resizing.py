@@ -8,16 +8,18 @@ wheel of the library, on Linux that is not x86-64, Pillow itself does it.
 """
 
 import math
+import platform
+import sys
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-try:
-    from cykooz_resizer import CropBox, FilterType, ResizeAlg, ResizeOptions, Resizer
-except ModuleNotFoundError:  # it has no wheel for this platform, and pyproject.toml does not ask for it
-    _CONVOLUTIONS = {}
+if sys.platform == "linux" and platform.machine() != "x86_64":
+    _CONVOLUTIONS = {}  # there is no wheel, and pyproject.toml does not ask for it
 else:
+    from cykooz_resizer import CropBox, FilterType, ResizeAlg, ResizeOptions, Resizer
+
     _CONVOLUTIONS = {  # and how many pixels each reaches to either side: of the result, where that is smaller
         "bilinear": (ResizeAlg.convolution(FilterType.bilinear), 1.0),
         "bicubic": (ResizeAlg.convolution(FilterType.catmull_rom), 2.0),
