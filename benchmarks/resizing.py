@@ -60,7 +60,7 @@ GAPS: dict[str, Resize] = {f"reducing_gap {gap}": partial(with_pillow, gap=gap) 
 
 
 def _read(way: Resize, preprocessing: Preprocessing, picture: bytes) -> NDArray[np.uint8]:
-    with patch.object(reading, "resize", way):
+    with patch.object(reading, "resize", lambda *asked, reproducible: way(*asked)):
         return read_pixels(picture, preprocessing, max_pixels=MAX_PIXELS)
 
 

@@ -9,14 +9,17 @@ from bundle.manifest import Manifest
 from bundle.preprocessing import normalise, preprocess, read_pixels
 
 
-def read_input(image_bytes: bytes, manifest: Manifest, *, max_pixels: int) -> NDArray[Any]:
+def read_input(image_bytes: bytes, manifest: Manifest, *, max_pixels: int, reproducible: bool = False) -> NDArray[Any]:
     """Return float32 (3, H, W), normalised, or uint8 (H, W, 3), whichever the model takes.
+
+    Args:
+        reproducible: alike on every processor, as `bundle.resizing.resize` has it; for what is compared between them.
 
     Raises:
         UnsupportedImage, ImageTooLarge, InvalidImage: as `bundle.decoding.decode`.
     """
     read = read_pixels if manifest.input.dtype == "uint8" else preprocess
-    return read(image_bytes, manifest.preprocessing, max_pixels=max_pixels)
+    return read(image_bytes, manifest.preprocessing, max_pixels=max_pixels, reproducible=reproducible)
 
 
 def pixels_input(pixels: NDArray[np.uint8], manifest: Manifest) -> NDArray[Any]:

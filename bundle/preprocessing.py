@@ -51,17 +51,28 @@ class Preprocessing(BaseModel):
         return self
 
 
-def preprocess(image_bytes: bytes, preprocessing: Preprocessing, *, max_pixels: int) -> NDArray[np.float32]:
+def preprocess(
+    image_bytes: bytes, preprocessing: Preprocessing, *, max_pixels: int, reproducible: bool = False
+) -> NDArray[np.float32]:
     """Return float32 (3, crop height, crop width), RGB, normalised; for networks that take that.
+
+    Args:
+        reproducible: as for `read_pixels`.
 
     Raises:
         UnsupportedImage, ImageTooLarge, InvalidImage: as `bundle.decoding.decode`.
     """
-    return normalise(read_pixels(image_bytes, preprocessing, max_pixels=max_pixels), preprocessing)
+    pixels = read_pixels(image_bytes, preprocessing, max_pixels=max_pixels, reproducible=reproducible)
+    return normalise(pixels, preprocessing)
 
 
-def read_pixels(image_bytes: bytes, preprocessing: Preprocessing, *, max_pixels: int) -> NDArray[np.uint8]:
+def read_pixels(
+    image_bytes: bytes, preprocessing: Preprocessing, *, max_pixels: int, reproducible: bool = False
+) -> NDArray[np.uint8]:
     """Return uint8 (crop height, crop width, 3), RGB; for networks that normalise themselves.
+
+    Args:
+        reproducible: alike on every processor, as `bundle.resizing.resize` has it; for what is compared between them.
 
     Raises:
         UnsupportedImage, ImageTooLarge, InvalidImage: as `bundle.decoding.decode`.
@@ -73,7 +84,7 @@ def read_pixels(image_bytes: bytes, preprocessing: Preprocessing, *, max_pixels:
         exif_orientation=preprocessing.exif_orientation,
         least_size=partial(_least_size, preprocessing) if preprocessing.jpeg_reducing_gap else None,
     )
-    return _resize_and_crop(decoded, preprocessing)
+    return _resize_and_crop(decoded, preprocessing, reproducible=reproducible)
 
 
 def normalise(pixels: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[np.float32]:
@@ -98,7 +109,7 @@ def _resized(preprocessing: Preprocessing, width: float, height: float) -> tuple
     return preprocessing.resize[1], preprocessing.resize[0]
 
 
-def _resize_and_crop(decoded: Decoded, preprocessing: Preprocessing) -> NDArray[np.uint8]:
+def _resize_and_crop(decoded: Decoded, preprocessing: Preprocessing, *, reproducible: bool) -> NDArray[np.uint8]:
     """Resize and centre-crop in one step, so that a 1 x 30000 picture never becomes a huge one on the way.
 
     Same sizes and offsets as torchvision's Resize and CenterCrop. Pillow reads beyond `box` at its edges, so the pixels
@@ -117,4 +128,5 @@ def _resize_and_crop(decoded: Decoded, preprocessing: Preprocessing) -> NDArray[
         min(x + (left + crop_width) * x_scale, right),
         min(y + (top + crop_height) * y_scale, bottom),
     )
-    return resize(decoded.image, (crop_width, crop_height), box, preprocessing.interpolation)
+    size = (crop_width, crop_height)
+    return resize(decoded.image, size, box, preprocessing.interpolation, reproducible=reproducible)

@@ -36,17 +36,20 @@ _RESAMPLING = {
 }
 
 
-def resize(image: Image.Image, size: tuple[int, int], box: Box, interpolation: str) -> NDArray[np.uint8]:
+def resize(
+    image: Image.Image, size: tuple[int, int], box: Box, interpolation: str, *, reproducible: bool = False
+) -> NDArray[np.uint8]:
     """Return `box` of a picture in mode RGB as (height, width, 3) pixels; like Pillow, it reads beyond the box's edges.
 
     Args:
         size: (width, height).
         interpolation: "nearest", "bilinear", "bicubic" or "lanczos"; antialiased but for the first.
+        reproducible: by Pillow, which rounds alike on every processor.
     """
     left, top, right, bottom = box
     width, height = size
     same = (right - left, bottom - top) == size
-    if interpolation not in _CONVOLUTIONS or same:
+    if interpolation not in _CONVOLUTIONS or same or reproducible:
         return np.asarray(image.resize(size, _RESAMPLING[interpolation], box=box))
     if image.height - height > max(0, 2 * (image.width - width)):  # columns first: that leaves less for the second pass
         turned = image.transpose(Image.Transpose.TRANSPOSE)

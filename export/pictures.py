@@ -42,14 +42,14 @@ def picture_paths(folder: Path) -> list[Path]:
 
 
 def read_picture(path: Path, preprocessing: Preprocessing) -> Picture:
-    """Decode, resize and crop one picture, as serving does.
+    """Decode, resize and crop one picture, as serving does but for its rounding.
 
     Raises:
         ExportError: it does not decode.
     """
     image_bytes = path.read_bytes()
     try:
-        pixels = read_pixels(image_bytes, preprocessing, max_pixels=MAX_PIXELS)
+        pixels = read_pixels(image_bytes, preprocessing, max_pixels=MAX_PIXELS, reproducible=True)
     except ImageError as error:
         raise ExportError(f"{path}: {error}") from error
     return Picture(path.name, sha256_of(image_bytes), pixels)

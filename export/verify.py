@@ -112,4 +112,4 @@ def _read(path: Path, reference: Reference, manifest: Manifest) -> NDArray[Any]:
         raise ExportError(f"{path}: expected a picture, found {error.strerror}") from error
     if sha256_of(image_bytes) != reference.sha256:
         raise ExportError(f"{path}: expected sha256 {reference.sha256}, found {sha256_of(image_bytes)}")
-    return read_input(image_bytes, manifest, max_pixels=MAX_PIXELS)
+    return read_input(image_bytes, manifest, max_pixels=MAX_PIXELS, reproducible=True)

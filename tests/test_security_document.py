@@ -33,6 +33,6 @@ def test_every_hazard_has_a_test() -> None:
 @pytest.mark.parametrize("name", FLOORS)
 def test_what_is_pinned_is_above_the_floors(name: str) -> None:
     [pinned] = re.findall(rf"^{name}==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
-    [required] = set(re.findall(rf'"{name}>=([\d.]+)"', (ROOT / "pyproject.toml").read_text()))
+    [required] = set(re.findall(rf'"{name}>=([\d.]+)[",]', (ROOT / "pyproject.toml").read_text()))
     for version in (pinned, required):
         assert tuple(int(part) for part in version.split(".")) >= FLOORS[name]

@@ -66,11 +66,11 @@ def test_no_picture_is_decoded_below_the_gap_nor_larger_than_it_needs_to_be(
     image_bytes = encode(Image.new("RGB", size), "JPEG", exif=turned(orientation))
     seen = {}
 
-    def watch(image: Image.Image, size: tuple[int, int], box: Box, interpolation: str) -> np.ndarray:
+    def watch(image: Image.Image, size: tuple[int, int], box: Box, *how: object, **more: bool) -> np.ndarray:
         seen["decoded"] = image.size
         assert 0 <= box[0] < box[2] <= image.width
         assert 0 <= box[1] < box[3] <= image.height
-        return resizing.resize(image, size, box, interpolation)
+        return resizing.resize(image, size, box, *how, **more)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(preprocessing, "resize", watch)

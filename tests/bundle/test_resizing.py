@@ -76,3 +76,10 @@ for name in ("nearest", "bilinear", "bicubic", "lanczos"):
     np.testing.assert_array_equal(resize(image, (32, 20), (1, 2, 60.5, 80), name), np.asarray(expected))
 """
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_what_is_compared_between_machines_is_pillows() -> None:
+    image = noise(90, 70)
+    box = (1, 2, 60.5, 80)
+    found = resize(image, (32, 20), box, "bicubic", reproducible=True)
+    np.testing.assert_array_equal(found, np.asarray(image.resize((32, 20), Image.Resampling.BICUBIC, box=box)))
