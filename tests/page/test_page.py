@@ -231,6 +231,7 @@ def test_a_hidden_tab_asks_for_nothing(tab: Page) -> None:
         tab.goto("/")
     expect(tab.locator("#queue")).to_have_text("0 / 128")
     expect(tab.locator("#about .name")).to_be_visible()
+    tab.wait_for_load_state("networkidle")  # the browser may tell late of what was asked before
     asked: list[str] = []
     tab.on("request", lambda request: asked.append(request.url))
     hide = """hidden => {
