@@ -30,7 +30,7 @@ class LoadedVersion:
         await self.predictor.admission.empty()
         await self.lifetime.aclose()
         manifest = self.bundle.manifest
-        log.info("%s version %s is out of memory", manifest.name, manifest.version)
+        log.info("%s version %s is unloaded", manifest.name, manifest.version)
 
 
 @dataclass(eq=False)

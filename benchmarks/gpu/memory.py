@@ -63,7 +63,7 @@ def _unload(plan: Plan, work: Path) -> dict[str, Any]:
             )
             found = {"loaded": _memory(client, service)}
             client.post(f"/admin/models/{name}/unload").raise_for_status()
-            wait_until(lambda: service.lines("is out of memory"))
+            wait_until(lambda: service.lines("is unloaded"))
             found["unloaded"] = _memory(client, service)
             client.post(f"/admin/models/{name}/load").raise_for_status()
             found["loaded again"] = _memory(client, service)
