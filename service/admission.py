@@ -7,9 +7,9 @@ of HTTP.
 """
 
 import asyncio
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from math import ceil
+from typing import Self
 
 from service.errors import QueueFull, ServiceError
 from service.throughput import Throughput
@@ -20,12 +20,21 @@ _MARGIN = (
 
 
 class Place:
-    """What one request holds between its head and its answer."""
+    """What one request holds between its head and its answer: one row, until it is widened."""
+
+    __slots__ = ("_admission", "body_bytes", "rows")
 
     def __init__(self, admission: "Admission", body_bytes: int) -> None:
         self._admission = admission
         self.rows = 1
         self.body_bytes = body_bytes
+
+    def __enter__(self) -> Self:
+        self._admission.hold(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._admission.release(self)
 
     def widen(self, rows: int) -> None:
         """Hold `rows` from now on, or none more.
@@ -83,26 +92,28 @@ class Admission:
             return QueueFull("what is ahead takes longer than the deadline", retry_after=self._retry_after())
         return None
 
-    @contextmanager
-    def admit(self, *, body_bytes: int, timeout: float) -> Iterator[Place]:
-        """Hold a place for one row inside the block.
+    def admit(self, *, body_bytes: int, timeout: float) -> Place:
+        """A place for one row, held inside its block, which is to follow at once.
 
         Raises:
             QueueFull: refused at once.
         """
         if refusal := self.refusal(body_bytes=body_bytes, timeout=timeout):
             raise refusal
-        place = Place(self, body_bytes)
+        return Place(self, body_bytes)
+
+    def hold(self, place: Place) -> None:
+        """Count what the place holds."""
         self._rows += place.rows
         self._bytes += place.body_bytes
         self._vacant.clear()
-        try:
-            yield place
-        finally:
-            self._rows -= place.rows
-            self._bytes -= place.body_bytes
-            if not self._rows:
-                self._vacant.set()
+
+    def release(self, place: Place) -> None:
+        """Count it no more."""
+        self._rows -= place.rows
+        self._bytes -= place.body_bytes
+        if not self._rows:
+            self._vacant.set()
 
     async def empty(self) -> None:
         """Return when nobody is inside."""

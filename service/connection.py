@@ -13,6 +13,7 @@ import httptools
 from uvicorn.protocols.http.flow_control import CLOSE_HEADER
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from service.disconnect import client_left
 from service.errors import BodyTooLarge, HeadTimeout, HeadTooLarge, InvalidRequest, ServiceError, TooManyConnections
 from service.observation import new_request_id
 from service.problems import problem
@@ -63,6 +64,8 @@ class Connection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        if not self.awaits_request():
+            client_left(self.cycle.scope)  # type: ignore[arg-type]
         if self._balance is not None:
             self._balance.has(len(self.connections))
         for timer in (self._head_deadline, self._write_deadline):

@@ -1,17 +1,24 @@
 """Work that must be done by an instant of the event loop's clock."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from types import TracebackType
 
 from service.errors import DeadlineExceeded
 
 
-@asynccontextmanager
-async def until(deadline: float) -> AsyncIterator[None]:
-    """Run the block, or raise DeadlineExceeded where it is not done in time."""
-    try:
-        async with asyncio.timeout_at(deadline):
-            yield
-    except TimeoutError:
-        raise DeadlineExceeded from None
+class until:  # noqa: N801 (reads as the statement that it is)
+    """`async with until(deadline)`: run the block, or raise DeadlineExceeded where it is not done in time."""
+
+    def __init__(self, deadline: float) -> None:
+        self._timeout = asyncio.timeout_at(deadline)
+
+    async def __aenter__(self) -> None:
+        await self._timeout.__aenter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            await self._timeout.__aexit__(kind, error, traceback)
+        except TimeoutError:
+            raise DeadlineExceeded from None

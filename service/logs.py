@@ -15,6 +15,7 @@ from service.log_writer import LogWriter
 LogFormat = Literal["auto", "console", "json"]
 _READABLE = "/:@!$&'()*+,;=~"  # in a path; the rest, such as a line's end, is logged as %0A
 log = logging.getLogger("aaserve")
+_encode = json.JSONEncoder(separators=(",", ":")).encode  # json.dumps makes an encoder a line
 
 
 def configure_logging(log_format: LogFormat, *filters: logging.Filter) -> LogWriter:
@@ -76,7 +77,7 @@ class JsonFormatter(logging.Formatter):
             line["trace_id"] = record.trace_id
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line, separators=(",", ":"))
+        return _encode(line)
 
 
 class ConsoleFormatter(logging.Formatter):

@@ -11,7 +11,7 @@ Small ones are decoded where they come, in the event loop.
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from time import perf_counter
 from typing import Any, TypeVar
 
@@ -86,6 +86,7 @@ class Predictor:
         self._pool = pool
         self._metrics = metrics
         self._looking = asyncio.Lock()
+        self._images = lru_cache(maxsize=32)(metrics.images.labels)  # looking series up takes longer than counting
 
     @property
     def queue_depth(self) -> int:
@@ -233,7 +234,7 @@ class Predictor:
         return row
 
     def _count(self, picture: bytes, outcome: str) -> None:
-        self._metrics.images.labels((sniff_format(picture) or "unknown").lower(), outcome).inc()
+        self._images((sniff_format(picture) or "unknown").lower(), outcome).inc()
 
     def _inference(self, answers: Sequence[Answer], started: float) -> Inference:
         """Join what one request has asked; `started` is when the work on it began."""

@@ -49,12 +49,13 @@ async def open_predictor(
         return OnnxSession(served, settings, threads=threads)
 
     def counted(run: Callable[[NDArray[Any]], NDArray[np.float32]], batch: NDArray[Any]) -> NDArray[np.float32]:
-        metrics.batch_size.labels(manifest.name).observe(len(batch))
+        batch_size.observe(len(batch))
         started = perf_counter()
         logits = run(batch)
         statistics.executed(len(batch), perf_counter() - started)
         return logits
 
+    batch_size = metrics.batch_size.labels(manifest.name)
     reopened = metrics.model_reopened.labels(manifest.name)
     call_timeout = settings.model_call_timeout_ms / 1000
     threads = settings.intra_op_num_threads

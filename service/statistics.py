@@ -7,8 +7,6 @@ has cost the model nothing and is counted by `aaserve_rejected_total` alone.
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from service.errors import ServiceError
@@ -24,6 +22,23 @@ class Duration:
     def add(self, seconds: float) -> None:
         self.count += 1
         self.ns += round(seconds * 1e9)
+
+
+class _Failures:
+    """Entered around the work on a request."""
+
+    __slots__ = ("_duration", "_started")
+
+    def __init__(self, duration: Duration) -> None:
+        self._duration = duration
+        self._started = time.perf_counter()
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if isinstance(error, ServiceError):
+            self._duration.add(time.perf_counter() - self._started)
 
 
 @dataclass(slots=True)
@@ -42,15 +57,9 @@ class Statistics:
     executions: dict[int, Duration] = field(default_factory=lambda: defaultdict(Duration))  # by rows
     _executing: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
-    @contextmanager
-    def failures(self) -> Iterator[None]:
+    def failures(self) -> "_Failures":
         """Count a request that fails inside the block; one whose caller leaves counts as neither."""
-        started = time.perf_counter()
-        try:
-            yield
-        except ServiceError:
-            self.fail.add(time.perf_counter() - started)
-            raise
+        return _Failures(self.fail)
 
     def executed(self, rows: int, seconds: float) -> None:
         """Count a model call; called in any of the model's threads."""

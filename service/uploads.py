@@ -8,7 +8,7 @@ from typing import Any
 
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from service.errors import BodyTooLarge, InvalidRequest, ServiceError, TooManyRows, UnsupportedMediaType
 
@@ -109,16 +109,19 @@ def media_type_of(request: Request) -> str:
 
 
 async def _limited(request: Request, max_body_bytes: int) -> AsyncGenerator[bytes, None]:
-    too_large = BodyTooLarge(f"the body has more than {max_body_bytes} bytes")
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared[:20]) > max_body_bytes:
-        raise too_large
-    received = 0
-    async for chunk in request.stream():
-        received += len(chunk)
+        raise _body_too_large(max_body_bytes)
+    received, more = 0, True
+    while more:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        more = message["more_body"]
+        received += len(message["body"])
         if received > max_body_bytes:
-            raise too_large
-        yield chunk
+            raise _body_too_large(max_body_bytes)
+        yield message["body"]
 
 
 async def _form_parts(
@@ -176,6 +179,10 @@ def _raised(image: bytes | ServiceError) -> bytes:
     if isinstance(image, ServiceError):
         raise image
     return image
+
+
+def _body_too_large(max_body_bytes: int) -> BodyTooLarge:
+    return BodyTooLarge(f"the body has more than {max_body_bytes} bytes")
 
 
 def _too_many(max_items: int) -> TooManyRows:

@@ -5,19 +5,25 @@ event loop: await overdue() --> only if it does not
 """
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
 LOOKS = 10  # at one and the same call, until it counts as hung
 
 
 class _Call:
-    """One call, and how often it has been looked at since it was first seen."""
+    """Entered around a call: how often it has been looked at since it was first seen."""
 
-    __slots__ = ("looks",)
+    __slots__ = ("_running", "looks")
 
-    def __init__(self) -> None:
+    def __init__(self, running: "set[_Call]") -> None:
+        self._running = running
         self.looks = -1
+
+    def __enter__(self) -> None:
+        self._running.add(self)
+
+    def __exit__(self, *_: object) -> None:
+        self._running.discard(self)
 
 
 class Watchdog:
@@ -34,15 +40,9 @@ class Watchdog:
         self.timeout = timeout
         self._calls: set[_Call] = set()  # those that have not returned
 
-    @contextmanager
-    def watching(self) -> Iterator[None]:
+    def watching(self) -> AbstractContextManager[None]:
         """Around a call, in its thread."""
-        call = _Call()
-        self._calls.add(call)
-        try:
-            yield
-        finally:
-            self._calls.discard(call)
+        return _Call(self._calls)
 
     async def overdue(self) -> None:
         """Return once a call has taken longer than the timeout."""
