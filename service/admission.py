@@ -75,6 +75,11 @@ class Admission:
         self._vacant = asyncio.Event()
         self._vacant.set()
 
+    @property
+    def rows(self) -> int:
+        """Of all that were let in and not answered yet."""
+        return self._rows
+
     def refusal(self, *, body_bytes: int, timeout: float, rows: int = 1) -> ServiceError | None:
         """Why a request would not be let in now; nothing is refused on a prediction while nothing waits.
 

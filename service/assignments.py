@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from service.lanes import Lanes
+from service.ways import Way
 
 Fail = Callable[[Exception], None]
 
@@ -15,7 +16,7 @@ class Assignment:
 
     rows: int
     fail: Fail  # tells whoever waits for it
-    few: bool = False  # and it has all the cores
+    way: Way | None = None  # of a batch
 
 
 class Assignments:
@@ -50,9 +51,9 @@ class Assignments:
         return self._lanes.number - len(self._given)
 
     @property
-    def any_few(self) -> bool:
-        """Whether one of them has all the cores."""
-        return any(assignment.few for assignment in self._given)
+    def any_has_all_cores(self) -> bool:
+        """Whether one of them leaves no core to others."""
+        return any(assignment.way is not None and assignment.way.all_cores for assignment in self._given)
 
     def give(
         self,
@@ -61,7 +62,7 @@ class Assignments:
         on_error: Fail,
         assignment: Assignment,
     ) -> None:
-        """Give the lanes work; its outcome goes to `then` or `on_error`, unless it has been given up meanwhile."""
+        """Have work done; its outcome goes to `then` or `on_error`, unless it has been given up meanwhile."""
         self._given[assignment] = None
 
         def ended(result: Any, error: Exception | None) -> None:
@@ -79,7 +80,10 @@ class Assignments:
                 bug = raised
             self._on_end(bug)
 
-        self._lanes.give(work, ended)
+        if assignment.way and assignment.way.at_once:
+            self._lanes.do(work, ended)
+        else:
+            self._lanes.give(work, ended)
 
     def give_up(self, cause: Exception) -> None:
         """Wait for none of them any more."""

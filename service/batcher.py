@@ -13,42 +13,30 @@ locks, nothing polls, an idle batcher does nothing.
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Self, TypeVar
 
 from service.assignments import Assignment, Assignments
-from service.batch import BatchTracing, Computed, Failed, Outcome, Refused, RunBatch, compute
+from service.batch import BatchTracing, Computed, Failed, Outcome, Refused, compute
 from service.entry import Answer, Array, Entry, Part, fail
 from service.errors import DeadlineExceeded, Draining, ModelLost, QueueFull, TooManyRows
 from service.lanes import Lanes
 from service.row_queue import RowQueue
+from service.ways import Way, Ways
 
 Result = TypeVar("Result")
-
-
-@dataclass(frozen=True)
-class Few:
-    """How few rows are answered soonest: one batch at a time, by a `run_batch` that uses all the cores.
-
-    That is while fewer than `crowd` rows wait and compute; all that wait go together then.
-    """
-
-    run_batch: RunBatch
-    crowd: float
 
 
 class DynamicBatcher:
     """Groups concurrent `submit` calls into batches. All limits count rows.
 
     Args:
-        run_batch: the model.
+        ways: to run the model.
         lanes: threads to run it in, which the batcher opens and closes.
         max_batch_size: rows in one call of `run_batch`, at most.
         max_queue_delay: seconds a batch waits for company once a lane is free, counted from its first entry; without
             it, what waits is shared evenly by the free lanes.
         max_queue_size: rows waiting, at most; beyond that `submit` refuses.
-        few: the model at its fastest for few rows, where that is another way.
         recover: called in a lane once every caller of a batch has failed alone too; nothing is begun meanwhile, and
             what it raises ends the batcher.
         on_answered: called in the event loop with the number of rows a batch has answered.
@@ -58,25 +46,23 @@ class DynamicBatcher:
 
     def __init__(
         self,
-        run_batch: RunBatch,
+        ways: Ways,
         *,
         lanes: Lanes,
         max_batch_size: int,
         max_queue_delay: float,
         max_queue_size: int,
-        few: Few | None = None,
         recover: Callable[[], None] = lambda: None,
         on_answered: Callable[[int], None] = lambda rows: None,
         tracing: BatchTracing | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._run_batch = run_batch
+        self._ways = ways
         self._lanes = lanes
         self._assignments = Assignments(lanes, self._ended_one)
         self._max_batch_size = max_batch_size
         self._max_queue_delay = max_queue_delay
         self.max_queue_size = max_queue_size
-        self._few = few
         self._recover = recover
         self._on_answered = on_answered
         self._tracing = tracing
@@ -124,7 +110,11 @@ class DynamicBatcher:
     @property
     def queue_depth(self) -> int:
         """Rows waiting, those in the running batches not counted."""
-        return self._queue.rows + self._assignments.rows - self._assignments.computing
+        return self._rows - self._assignments.computing
+
+    @property
+    def _rows(self) -> int:
+        return self._queue.rows + self._assignments.rows
 
     async def ended(self) -> None:
         """Return when the batcher has ended, or raise what ended it."""
@@ -211,9 +201,9 @@ class DynamicBatcher:
         self._looking = False
         try:
             while not self._lost and (room := self._room()):
-                few = self._are_few() and not self._assignments
+                idle, rows = not self._assignments, self._rows
                 if parts := self._queue.take(room, self._clock()):
-                    self._give_batch(parts, few=few)
+                    self._give_batch(parts, self._ways.best(parts, rows) if idle else Way(self._ways.usual))
         except Exception as error:  # a bug: whoever waits must not wait for ever
             self._lost = error
         if self._lost:
@@ -236,15 +226,12 @@ class DynamicBatcher:
             return self._max_batch_size if free == 0 and waiting >= self._max_batch_size else 0
         if waiting < self._max_batch_size and self._wait_for_company():
             return 0
-        if self._are_few() and self._assignments.any_few:
-            return 0  # it has all the cores, and is soon done
-        if self._max_queue_delay or (self._are_few() and not self._assignments):
+        are_few, idle = self._ways.are_few(self._rows), not self._assignments
+        if are_few and self._assignments.any_has_all_cores:
+            return 0  # it is soon done
+        if self._max_queue_delay or (are_few and idle):
             return self._max_batch_size
         return min(-(-waiting // free), self._max_batch_size)
-
-    def _are_few(self) -> bool:
-        rows = self._queue.rows + self._assignments.rows
-        return self._few is not None and rows < self._few.crowd
 
     def _wait_for_company(self) -> bool:
         """Whether a batch that is not full stays; it is looked at again when that is over."""
@@ -270,10 +257,9 @@ class DynamicBatcher:
         self._lost = self._lost or bug
         self._look()
 
-    def _give_batch(self, parts: list[Part], *, few: bool) -> None:
-        run_batch = self._few.run_batch if self._few and few else self._run_batch
-        work = partial(compute, parts, run_batch, tracing=self._tracing, clock=self._clock)
-        self._give(work, self._answer, Assignment(sum(map(len, parts)), partial(_fail_all, parts), few))
+    def _give_batch(self, parts: list[Part], way: Way) -> None:
+        work = partial(compute, parts, way.run_batch, tracing=self._tracing, clock=self._clock)
+        self._give(work, self._answer, Assignment(sum(map(len, parts)), partial(_fail_all, parts), way))
 
     def _answer(self, outcomes: list[Outcome]) -> None:
         """Tell the callers what became of their rows."""

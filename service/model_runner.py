@@ -19,6 +19,7 @@ from bundle.manifest import AttentionMap
 from bundle.model_input import pixels_input
 from bundle.probe import PROBE, PROBE_TOLERANCES, probe_pixels
 from bundle.references import attention_difference, difference, read_references
+from service.alarm import Alarm
 from service.errors import ModelLost, StartFailed
 from service.session import OnnxSession
 from service.watchdog import Watchdog
@@ -54,7 +55,9 @@ class ModelRunner:
         self._threads = threads
         self._on_reopen = on_reopen
         self.watchdog = Watchdog(call_timeout)
+        self._alarm = Alarm(call_timeout)
         self._session = self._open(served)
+        self.seconds_of_one_row = self._session.seconds_of_one_row()  # in one thread
         self._wide, self.speedup = self._open_wide(served)
         self.provider = self._session.provider
         self.lanes = threads if self._session.on_cpu else 1
@@ -64,6 +67,11 @@ class ModelRunner:
     def run(self, batch: NDArray[Any]) -> NDArray[np.float32]:
         """As `OnnxSession.run`, in any of the lanes."""
         with self.watchdog.watching():
+            return self._session.run(batch)
+
+    def run_at_once(self, batch: NDArray[Any]) -> NDArray[np.float32]:
+        """The same in the event loop; a call that hangs there ends the process."""
+        with self._alarm:
             return self._session.run(batch)
 
     def run_wide(self, batch: NDArray[Any]) -> NDArray[np.float32]:
@@ -117,10 +125,10 @@ class ModelRunner:
 
     def _open_wide(self, served: Bundle) -> tuple[OnnxSession | None, float]:
         """A session of all the threads and how many times as fast it is, where it is worth its memory."""
-        if self._threads == 1 or not self._session.on_cpu or (alone := self._session.seconds_of_one_row()) < _LONG_CALL:
+        if self._threads == 1 or self.seconds_of_one_row < _LONG_CALL or not self._session.on_cpu:
             return None, 1.0
         wide = self._open(served, self._threads)
-        speedup = alone / wide.seconds_of_one_row()
+        speedup = self.seconds_of_one_row / wide.seconds_of_one_row()
         return (wide, speedup) if speedup >= _WORTH_IT else (None, 1.0)
 
     def _compare(self, session: OnnxSession, served: Bundle) -> None:

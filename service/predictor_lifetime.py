@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from bundle.bundle import Bundle
 from service.admission import Admission
-from service.batcher import DynamicBatcher, Few
+from service.batcher import DynamicBatcher
 from service.decode_pool import DecodePool
 from service.errors import ModelHung
 from service.lanes import Lanes
@@ -27,11 +27,13 @@ from service.session import OnnxSession
 from service.settings import Settings
 from service.statistics import Statistics
 from service.throughput import Throughput
+from service.ways import AtOnce, Few, Ways
 
 if TYPE_CHECKING:
     from service.tracing import Tracing
 
 log = logging.getLogger("aaserve")
+_QUICK = 0.001  # seconds of one row; to tell a thread of it and to hear of its end takes as long (decisions/0022)
 
 
 @asynccontextmanager
@@ -61,15 +63,22 @@ async def open_predictor(
     threads = settings.intra_op_num_threads
     runner = await asyncio.to_thread(ModelRunner, served, open_session, threads, reopened.inc, call_timeout)
     log.info("%s version %s is loaded and warmed up on %s", manifest.name, manifest.version, runner.provider)
+    is_quick = runner.decodes_in_lanes and runner.seconds_of_one_row < _QUICK
+
     statistics = Statistics()
     throughput = Throughput()
     batcher = DynamicBatcher(
-        partial(counted, runner.run),
+        Ways(
+            usual=partial(counted, runner.run),
+            few=Few(partial(counted, runner.run_wide), runner.speedup) if runner.speedup > 1 else None,
+            at_once=AtOnce(partial(counted, runner.run_at_once), alone=lambda: admission.rows == 1)
+            if is_quick
+            else None,
+        ),
         lanes=Lanes(runner.lanes),
         max_batch_size=settings.max_batch_size,
         max_queue_delay=settings.max_queue_delay_ms / 1000,
         max_queue_size=settings.max_queue_size,
-        few=Few(partial(counted, runner.run_wide), runner.speedup) if runner.speedup > 1 else None,
         recover=runner.recover,
         on_answered=lambda rows: throughput.answered(rows, more_wait=pool.waiting > 0 or batcher.queue_depth > 0),
         tracing=tracing.of_model(manifest) if tracing else None,

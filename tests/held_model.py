@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from service.batcher import DynamicBatcher, Few
+from service.batcher import DynamicBatcher
 from service.lanes import Lanes
+from service.ways import AtOnce, Few, Ways
 
 ROW = np.ones((1, 3), np.float32)
 
@@ -42,11 +43,11 @@ def batching(
     recover: Callable[[], None] = lambda: None,
     lanes: Lanes | None = None,
     few: Few | None = None,
+    at_once: AtOnce | None = None,
 ) -> DynamicBatcher:
     return DynamicBatcher(
-        model,
+        Ways(model, few, at_once),
         lanes=lanes or Lanes(1),
-        few=few,
         max_batch_size=size,
         max_queue_delay=delay,
         max_queue_size=queue,

@@ -49,9 +49,9 @@ def write_fragile_bundle(
     return write_bundle(repository, Manifest.model_validate_json(json.dumps(manifest)), files, replace=True)
 
 
-def picture(red: int) -> bytes:
-    """A PNG of one colour."""
-    return encode(Image.new("RGB", (SIDE, SIDE), (red, 0, 0)), "PNG")
+def picture(red: int, side: int = SIDE) -> bytes:
+    """A PNG of one colour; one with a `side` of more than 64 is not decoded in the event loop."""
+    return encode(Image.new("RGB", (side, side), (red, 0, 0)), "PNG")
 
 
 def label_of(red: int) -> str:

@@ -6,9 +6,9 @@ import threading
 import numpy as np
 import pytest
 
-from service.batcher import Few
 from service.errors import InferenceFailed
 from service.lanes import Lanes
+from service.ways import Few
 from tests.held_model import ROW, Model, batching, run, soon, started, waiting
 from tests.virtual_time import VirtualLanes, VirtualLoop, run_in_virtual_time
 

@@ -74,7 +74,7 @@ def test_a_hung_model_turns_liveness_red_and_ends_the_process(tmp_path: Path) ->
         with socket.create_connection(address, timeout=10) as slow:  # who keeps the other model busy meanwhile
             slow.sendall(b"POST /classify?model=other HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n")
             wait_until(lambda: service.metric("aaserve_inflight_requests") == 2)
-            hung = threads.submit(service.client.post, "/classify?model=fragile", content=picture(HANGS))
+            hung = threads.submit(service.client.post, "/classify?model=fragile", content=picture(HANGS, side=100))
             assert hung.result().status_code == 500  # its deadline would have been later
             wait_until(lambda: httpx.get(live).json() == {"state": "failed"})
             assert httpx.get(live).status_code == 503
@@ -88,6 +88,6 @@ def test_a_model_that_hangs_does_not_keep_a_process_that_stops(tmp_path: Path) -
     write_fragile_bundle(tmp_path)
     options = ("--model-call-timeout-ms", "1000", "--request-timeout-ms", "300")
     with running_service(*options, repository=tmp_path) as service:
-        assert service.client.post("/classify", content=picture(HANGS)).status_code == 504
+        assert service.client.post("/classify", content=picture(HANGS, side=100)).status_code == 504
         assert service.stop() == HUNG
         wait_until(lambda: any(line.startswith("error: ") for line in service.log))
