@@ -133,6 +133,19 @@ def read_log(folder: Path) -> list[Row]:
         return [{name: float(cell) if cell else None for name, cell in row.items()} for row in csv.DictReader(file)]
 
 
+def finished_logs(one: Entrant, seeds: Sequence[int], common: Recipe, runs: Path) -> dict[int, list[Row]]:
+    """The log of each seed that is trained.
+
+    Raises:
+        ValueError: there is none.
+    """
+    folders = {seed: one.folder(runs, seed) for seed in seeds}
+    logs = {seed: read_log(folder) for seed, folder in folders.items() if _is_trained(folder, one.recipe(common, seed))}
+    if not logs:
+        raise ValueError(f"{one.name}: no run is finished in {runs}")
+    return logs
+
+
 def summary(logs: dict[int, list[Row]]) -> dict[str, Any]:
     """The runs of one network, a log for each seed: every run, mean and sample standard deviation."""
     runs = [{"seed": seed, "top_1": log[-1]["top_1"], "top_5": log[-1]["top_5"]} for seed, log in logs.items()]
@@ -171,15 +184,14 @@ def trained_speeds(entrants: Sequence[Entrant], common: Recipe, data: Path, mach
     return {name: round(len(pixels) / statistics.median(times), 1) for name, times in seconds.items()}
 
 
-def served_speeds(entrants: Sequence[Entrant], seed: int, runs: Path, common: Recipe) -> dict[str, dict[str, float]]:
+def served_speeds(weights: dict[str, Path], common: Recipe) -> dict[str, dict[str, float]]:
     """Images a second of each network's exported graph, all of them taking turns."""
     graphs = {}
-    for one in entrants:
+    for name, checkpoint in weights.items():
         with tempfile.TemporaryDirectory() as repository:
-            checkpoint = one.folder(runs, seed) / "model.safetensors"
             request = Request(checkpoint, "network", "1", Path(repository), command="python -m benchmarks.comparison")
             exported = export(request)
-            graphs[one.name] = Graph((exported.folder / "model.onnx").read_bytes(), common.preprocessing)
+            graphs[name] = Graph((exported.folder / "model.onnx").read_bytes(), common.preprocessing)
     speeds: dict[str, dict[str, float]] = {name: {} for name in graphs}
     for size in SERVED_BATCHES:
         pixels = np.random.default_rng(0).integers(0, 256, (size, *common.preprocessing.crop, 3), dtype=np.uint8)
@@ -191,13 +203,14 @@ def served_speeds(entrants: Sequence[Entrant], seed: int, runs: Path, common: Re
 def table(rows: dict[str, dict[str, Any]]) -> str:
     """Markdown, for docs/results.md."""
     lines = [
-        "| network | parameters | GFLOPs | top-1, mean ± spread | top-5 | images/s, trained | images/s, served by 8 |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| network | parameters | GFLOPs | seeds | top-1, mean ± spread | top-5 | trained, images/s | served by 8 |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for name, row in rows.items():
         spread = f" ± {row['top_1']['spread']:.2%}" if row["top_1"]["spread"] is not None else ""
         lines.append(
-            f"| `{name}` | {row['parameters']:,} | {row['gflops']:.3f} | {row['top_1']['mean']:.2%}{spread} | "
+            f"| `{name}` | {row['parameters']:,} | {row['gflops']:.3f} | {len(row['runs'])} | "
+            f"{row['top_1']['mean']:.2%}{spread} | "
             f"{row['top_5']['mean']:.2%} | {row['trained_images_per_second']:.0f} | "
             f"{row['served_images_per_second']['batch 8']:.0f} |"
         )
@@ -210,7 +223,10 @@ def main() -> int:
     try:
         common = read_recipe(arguments.recipe)
         with Stop(arguments.max_minutes * 60) as stop, open_machine(arguments.device, compiled=False) as machine:
-            status = train_all(entrants, seeds, common, arguments.data, runs, machine, stop)
+            status = 0
+            if not arguments.finished:
+                status = train_all(entrants, seeds, common, arguments.data, runs, machine, stop)
+            logs = {} if status else {one.name: finished_logs(one, seeds, common, runs) for one in entrants}
             trained = {} if status else trained_speeds(entrants, common, arguments.data, machine)
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -218,9 +234,9 @@ def main() -> int:
     if status:
         print("stopped; the same command goes on", file=sys.stderr)
         return status
-    logs = {one.name: {seed: read_log(one.folder(runs, seed)) for seed in seeds} for one in entrants}
-    labels = read_checkpoint(entrants[0].folder(runs, seeds[0]) / "model.safetensors").metadata["labels"]
-    served = served_speeds(entrants, seeds[0], runs, common)
+    weights = {one.name: one.folder(runs, min(logs[one.name])) / "model.safetensors" for one in entrants}
+    labels = read_checkpoint(weights[entrants[0].name]).metadata["labels"]
+    served = served_speeds(weights, common)
     rows = {
         one.name: {
             **one.size(len(labels), common),
@@ -247,6 +263,7 @@ def _parser() -> argparse.ArgumentParser:
     add("recipe", type=Path, help="its network and seed are replaced by each of those below")
     add("--networks", type=entrant, nargs="+", required=True, metavar="NAME[,OPTION=VALUE]", help="what to compare")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="runs of each (default: 0 1 2)")
+    add("--finished", action="store_true", help="train nothing; report those runs that are finished")
     add("--data", type=Path, required=True, help="as of python -m training")
     add("--runs", type=Path, default=Path("runs/comparison"), help="where runs are kept (default: %(default)s)")
     add("--output", type=Path, required=True, help="JSON file to write; the curves go beside it")

@@ -38,13 +38,18 @@ def test_a_comparison_trains_serves_and_goes_on_where_it_was_stopped(
     assert row["trained_images_per_second"] > 0
     assert row["served_images_per_second"].keys() == {"batch 1", "batch 8"}
     assert output.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
-    assert "| `aa_wide_resnet10_1,position=none` | 82,420 |" in capfd.readouterr().out
+    assert "| `aa_wide_resnet10_1,position=none` | 82,420 | 0.025 | 2 |" in capfd.readouterr().out
 
     with monkeypatch.context() as again:
         again.setattr(comparison, "train", lambda *arguments, **options: pytest.fail("trained again"))
         again.setattr(comparison, "trained_speeds", lambda *arguments: {NETWORK: 1.0})
         again.setattr(comparison, "served_speeds", lambda *arguments: {NETWORK: row["served_images_per_second"]})
         assert compare() == 0
+        assert compare("--finished", "--seeds", "4", "5") == 0
+        [run] = json.loads(output.read_text())["networks"][NETWORK]["runs"]
+        assert run["seed"] == 4
+        assert compare("--finished", "--seeds", "5") == 1
+        assert f"{NETWORK}: no run is finished" in capfd.readouterr().err
     recipe.write_text(recipe.read_text().replace("label_smoothing = 0.1", "label_smoothing = 0.2"))
     assert compare() == 1
     assert "trained by another recipe" in capfd.readouterr().err
