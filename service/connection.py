@@ -131,6 +131,8 @@ class Connection(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         if not self._discarding:
             super().on_message_complete()
+            if not self.pipeline:  # who leaves is noticed only while the socket is read, which a large body has stopped
+                self.flow.resume_reading()
             return
         if self._closing:  # only now: a socket that is closed before all is read takes the answer with it
             self.transport.close()

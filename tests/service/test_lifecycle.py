@@ -164,11 +164,15 @@ def test_a_full_queue_refuses_with_429_and_retry_after() -> None:
         assert held.metric("aaserve_rejected_total", reason="queue_full") == 1
 
 
-def test_a_caller_who_leaves_does_not_disturb_its_batch_mates() -> None:
+@pytest.mark.parametrize("more", [0, 200_000])  # a large body that is waited for stops the reading of the socket
+def test_a_caller_who_leaves_does_not_disturb_its_batch_mates(more: int) -> None:
     with running_service(*HELD, "--max-batch-size", "3") as held, concurrent.futures.ThreadPoolExecutor() as threads:
         leaver = socket.create_connection((held.client.base_url.host, held.client.base_url.port))
-        head = f"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: {len(JPEG)}\r\n\r\n"
-        leaver.sendall(head.encode() + JPEG)
+        body = JPEG + bytes(more)
+        head = f"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: {len(body)}\r\n\r\n"
+        leaver.sendall(head.encode())
+        wait_until(lambda: held.metric("aaserve_inflight_requests") == 2)  # with the one that asks
+        leaver.sendall(body)
         mate = threads.submit(held.classify, JPEG)
         wait_until(lambda: held.metric("aaserve_queue_depth") == 2)
         leaver.close()
