@@ -34,7 +34,8 @@ class ModelRunner:
 
     Args:
         open_session: a bundle and a number of threads in, a session out; called again for a successor.
-        threads: of the model, on the CPU.
+        threads: of the model, on the CPU; as many lanes.
+        gpu_lanes: elsewhere.
         on_reopen: called before a successor is opened.
         call_timeout: seconds that one call may take, before `watchdog` says so; opening a session is no call.
 
@@ -47,6 +48,7 @@ class ModelRunner:
         served: Bundle,
         open_session: Callable[[Bundle, int], OnnxSession],
         threads: int,
+        gpu_lanes: int,
         on_reopen: Callable[[], None],
         call_timeout: float,
     ) -> None:
@@ -60,7 +62,7 @@ class ModelRunner:
         self.seconds_of_one_row = self._session.seconds_of_one_row()  # in one thread
         self._wide, self.speedup = self._open_wide(served)
         self.provider = self._session.provider
-        self.lanes = threads if self._session.on_cpu else 1
+        self.lanes = threads if self._session.on_cpu else gpu_lanes
         self.decodes_in_lanes = self._session.on_cpu
         self.ready = True
 

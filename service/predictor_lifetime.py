@@ -60,8 +60,8 @@ async def open_predictor(
     batch_size = metrics.batch_size.labels(manifest.name)
     reopened = metrics.model_reopened.labels(manifest.name)
     call_timeout = settings.model_call_timeout_ms / 1000
-    threads = settings.intra_op_num_threads
-    runner = await asyncio.to_thread(ModelRunner, served, open_session, threads, reopened.inc, call_timeout)
+    lanes = (settings.intra_op_num_threads, settings.gpu_lanes)
+    runner = await asyncio.to_thread(ModelRunner, served, open_session, *lanes, reopened.inc, call_timeout)
     log.info("%s version %s is loaded and warmed up on %s", manifest.name, manifest.version, runner.provider)
     is_quick = runner.decodes_in_lanes and runner.seconds_of_one_row < _QUICK
 

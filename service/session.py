@@ -22,10 +22,9 @@ log = logging.getLogger("aaserve")
 class OnnxSession:
     """One loaded model; `run` computes in the thread that calls it, without the interpreter lock.
 
-    On the CPU any number of threads may call it at once, and the weights are held once for all of them.
+    Any number of threads may call it at once, and the weights are held once for all of them.
 
-    Where each new shape costs a search or an engine, batches are padded to sizes that are warm, and each size has its
-    own buffer on the device, which only the pixels are copied into.
+    Where each new shape costs a search or an engine, batches are padded to sizes that are warm.
 
     Args:
         threads: that share one call, on the CPU.
@@ -48,16 +47,18 @@ class OnnxSession:
         self._fixed_shapes = not self.on_cpu if fixed_shapes is None else fixed_shapes
         largest = settings.max_batch_size
         self.warm_sizes = _buckets(largest) if self._fixed_shapes else sorted({1, largest})
-        self._bound: dict[int, tuple[onnxruntime.OrtValue, onnxruntime.IOBinding]] = {}
         self._check_shapes()
 
     def run(self, batch: NDArray[Any]) -> NDArray[np.float32]:
         """Map a batch of the manifest's input to logits (B, num_classes)."""
-        if self._fixed_shapes:
-            return self._run_bound(batch)
         manifest = self._bundle.manifest
+        rows = len(batch)
+        if self._fixed_shapes:
+            size = min((size for size in self.warm_sizes if size >= rows), default=rows)
+            if size > rows:
+                batch = np.concatenate([batch, np.zeros((size - rows, *batch.shape[1:]), batch.dtype)])
         logits: NDArray[np.float32] = self._session.run([manifest.output.name], {manifest.input.name: batch})[0]
-        return logits
+        return logits[:rows]
 
     def attention(self, row: NDArray[Any], layers: Sequence[AttentionMap]) -> dict[str, NDArray[np.floating]]:
         """Map one row of the manifest's input to the attention maps (heads, queries, keys) of `layers`, by their names.
@@ -67,29 +68,6 @@ class OnnxSession:
         manifest = self._bundle.manifest
         maps = self._session.run([layer.output for layer in layers], {manifest.input.name: row[np.newaxis]})
         return {layer.layer: found[0] for layer, found in zip(layers, maps, strict=True)}
-
-    def _run_bound(self, batch: NDArray[Any]) -> NDArray[np.float32]:
-        rows = len(batch)
-        size = min((size for size in self.warm_sizes if size >= rows), default=rows)
-        if size > rows:
-            batch = np.concatenate([batch, np.zeros((size - rows, *batch.shape[1:]), batch.dtype)])
-        device_input, binding = self._bound.get(size) or self._bind(size)
-        device_input.update_inplace(np.ascontiguousarray(batch))
-        self._session.run_with_iobinding(binding)
-        logits: NDArray[np.float32] = binding.copy_outputs_to_cpu()[0]
-        return logits[:rows]
-
-    def _bind(self, size: int) -> tuple[onnxruntime.OrtValue, onnxruntime.IOBinding]:
-        manifest = self._bundle.manifest
-        device, device_id = ("cpu", 0) if self.on_cpu else ("cuda", self._settings.gpu_device_id)
-        device_input = onnxruntime.OrtValue.ortvalue_from_shape_and_type(
-            (size, *manifest.input.shape), np.dtype(manifest.input.dtype).type, device, device_id
-        )
-        binding = self._session.io_binding()
-        binding.bind_ortvalue_input(manifest.input.name, device_input)
-        binding.bind_output(manifest.output.name)  # on the host
-        self._bound[size] = (device_input, binding)
-        return self._bound[size]
 
     def warm_up(self, sizes: Sequence[int] | None = None) -> None:
         """Run every size that must be warm (or `sizes`), so that the first caller does not pay for it.

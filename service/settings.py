@@ -52,6 +52,9 @@ class Settings(BaseSettings):
         True, description="Let threads that share a model call wait busily for each other: those of a lone request."
     )
     gpu_device_id: int = Field(0, ge=0, description="Number of the GPU, for cuda and tensorrt.")
+    gpu_lanes: int = Field(
+        1, ge=1, le=16, description="Batches of one model in flight on a GPU: one is copied while another computes."
+    )
     gpu_memory_bytes: int = Field(0, ge=0, description="Bytes that CUDA may take for tensors; 0 for no limit.")
     tf32: bool = Field(False, description="Let CUDA round products of fp32 bundles to 10 bits of fraction.")
     engine_cache: Path = Field(Path("~/.cache/aaserve"), description="Folder that keeps TensorRT's engines.")

@@ -27,6 +27,7 @@ from export.presets import PRESETS
 from export.valid import checked_bytes
 from export.weights import load_weights
 from models import create_model
+from models.attention import AttentionAugmentedConv2d
 
 SHIPPED = open_bundle(ROOT / "model_repository" / "aa-cifar100" / "1")
 FORMS = ("fp32", "fp16", "fp32-fused", "fp16-fused")
@@ -77,6 +78,11 @@ def create_on_meta(name: str) -> nn.Module:
     """The network without any weights, to count on."""
     with torch.device("meta"):
         return create_model("aa_wide_resnet22_2" if name == "shipped" else name)
+
+
+def with_attention(name: str) -> bool:
+    """Whether there is any."""
+    return any(isinstance(module, AttentionAugmentedConv2d) for module in create_on_meta(name).modules())
 
 
 def pixels(name: str, rows: int, seed: int = 0) -> np.ndarray:

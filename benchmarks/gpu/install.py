@@ -1,6 +1,7 @@
-"""python -m benchmarks.gpu.install FOLDER: on the bare machine, from the parts in FOLDER, without a network.
+"""python -m benchmarks.gpu.install FOLDER ARCHIVE: on the bare machine, from FOLDER, without a network.
 
-    wheels.tar.part-… --join--> wheels --pip, --no-index--> this Python --> does the shipped bundle load on the card?
+    ARCHIVE (or its parts) --> wheels --pip, --no-index--> this Python
+    with ONNX Runtime in it: does the shipped bundle load on the card?
 
 Installed into the Python that has PyTorch, because ONNX Runtime looks for CUDA and cuDNN beside itself. Its CPU build,
 which has the same import name, goes first. Needs nothing but the standard library.
@@ -14,7 +15,6 @@ from pathlib import Path
 
 from training.parts import join
 
-ARCHIVE = "wheels.tar"
 # In a process of its own, because this one has not seen what was just installed.
 CHECK = """
 import bundle.telemetry, onnxruntime
@@ -31,25 +31,33 @@ print("onnxruntime", onnxruntime.__version__, "runs the shipped bundle on", sess
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu.install", description="Install the parts' wheels.")
-    parser.add_argument("folder", type=Path, help="where the parts are")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.gpu.install", description="Install an archive's wheels."
+    )
+    parser.add_argument("folder", type=Path, help="where the archive is, or its parts")
+    parser.add_argument("archive", help="its name")
     parser.add_argument("--provider", choices=("cuda", "cpu"), default="cuda", help="to try afterwards (default: cuda)")
     arguments = parser.parse_args()
-    wheels = unpack(arguments.folder)
-    pip("uninstall", "--yes", "--quiet", "onnxruntime")
+    wheels = unpack(arguments.folder / arguments.archive)
+    onnxruntime = any(path.name.startswith("onnxruntime_gpu-") for path in wheels)
+    if onnxruntime:
+        pip("uninstall", "--yes", "--quiet", "onnxruntime")
     # --no-deps: what is not among the wheels is there, in whatever version, and nothing could be fetched anyway.
-    pip("install", "--quiet", "--no-index", "--no-deps", "--no-cache-dir", "--upgrade", *map(str, wheels))
+    options = ("--quiet", "--no-index", "--no-deps", "--no-cache-dir", "--no-compile", "--upgrade")
+    pip("install", *options, *map(str, wheels))
+    if not onnxruntime:
+        return 0
     return subprocess.run([sys.executable, "-c", CHECK.format(provider=arguments.provider)]).returncode
 
 
-def unpack(folder: Path) -> list[Path]:
-    """The wheels of the parts in `folder`."""
-    archive = folder / ARCHIVE
+def unpack(archive: Path) -> list[Path]:
+    """The wheels in it."""
     if not archive.exists():
         join(archive)
+    folder = archive.with_name(f"{archive.name}.wheels")
     with tarfile.open(archive) as tar:
-        tar.extractall(folder / "wheels", filter="data")
-    return sorted((folder / "wheels").glob("*.whl"))
+        tar.extractall(folder, filter="data")
+    return sorted(folder.glob("*.whl"))
 
 
 def pip(*arguments: str) -> None:

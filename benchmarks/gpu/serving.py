@@ -5,70 +5,68 @@ without HTTP or decoding: 0.8 is the aim. Stages are means over the requests; pr
 Service and load generator share the cores.
 """
 
-import io
 import os
 import shutil
 import statistics
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
-from benchmarks.circumstances import ROOT
-from benchmarks.faults.running import HOST, Service, running
+from benchmarks.faults.running import HOST, Service, running, wait_until
 from benchmarks.generator import Generator
 from benchmarks.gpu.bundles import bundle, pixels
 from benchmarks.gpu.device import wall_milliseconds
 from benchmarks.gpu.plan import Plan
 from benchmarks.gpu.results import Results
 from benchmarks.load import post_request
+from benchmarks.pictures import photographs
+from benchmarks.samples import percentiles
 from bundle.model_input import read_input
 from service.session import OnnxSession
 from service.settings import Settings
 
 STAGES = ("receive", "decode", "queue", "inference", "respond")
-_LOOK = 0.25  # seconds between two looks at the card
+_LOOK = 0.5  # seconds between two looks at the card
+_WARM_UP = 0.3  # of a load
 
 
 def run(plan: Plan, results: Results, work: Path) -> None:
-    body = photograph(plan.photograph_bytes)
     results.case("session alone", lambda: _session(plan, work))
-    results.case("decoding alone, one thread", lambda: _decoding(plan, work, body))
+    for threads in plan.decoding:
+        results.case(f"decoding alone, {threads} threads", lambda threads=threads: _decoding(plan, work, threads))
     best = results.cases.get("session alone", {}).get("images_per_second")
-    for workers in plan.workers:
-        results.case(f"{workers} workers", lambda workers=workers: _served(plan, work, body, workers, best))
+    for workers, lanes in plan.served:
+        results.case(
+            f"{workers} workers, {lanes} lanes",
+            lambda workers=workers, lanes=lanes: _served(plan, work, workers, lanes, best),
+        )
 
 
 def options(plan: Plan, work: Path) -> list[str]:
     """Of a service that has this one bundle."""
-    model = bundle(plan.augmented, "fp16", work)
-    repository = work / "served"
+    model = bundle(plan.augmented, plan.served_form, work)
+    repository = work / "served" / plan.served_form
     if not repository.exists():
         shutil.copytree(model.folder.parent, repository / model.folder.parent.name)
-    batch = str(plan.served_batch)
-    return ["--repository", str(repository), "--provider", plan.device, "--max-batch-size", batch]
+    rows = plan.served_batch
+    return [
+        *("--repository", str(repository), "--provider", plan.device),
+        *("--max-batch-size", str(rows), "--max-queue-size", str(16 * rows)),
+    ]
 
 
 @cache
-def photograph(size: int) -> bytes:
-    """A JPEG of about so many bytes, from one of the examples."""
-    picture = Image.open(ROOT / "examples" / "cat.jpg").convert("RGB").resize((1024, 768))
-    found = b""
-    for quality in range(20, 96):
-        file = io.BytesIO()
-        picture.save(file, "JPEG", quality=quality)
-        if len(found := file.getvalue()) >= size:
-            break
-    return found
+def _photographs() -> list[bytes]:
+    return photographs()
 
 
 def _session(plan: Plan, work: Path) -> dict[str, Any]:
     rows = plan.served_batch
-    session = OnnxSession(bundle(plan.augmented, "fp16", work), Settings(provider=plan.device, max_batch_size=rows))
+    opened = bundle(plan.augmented, plan.served_form, work)
+    session = OnnxSession(opened, Settings(provider=plan.device, max_batch_size=rows))
     found = {}
     for size in session.warm_sizes:
         batch = pixels(plan.augmented, size)
@@ -76,47 +74,60 @@ def _session(plan: Plan, work: Path) -> dict[str, Any]:
     return {"images_per_second": max(found.values()), "by_batch": found}
 
 
-def _decoding(plan: Plan, work: Path, body: bytes) -> dict[str, Any]:
-    manifest = bundle(plan.augmented, "fp16", work).manifest
-    taken = wall_milliseconds(lambda: read_input(body, manifest, max_pixels=50_000_000), plan.seconds)
-    return {"bytes": len(body), "ms": taken, "images_per_second": 1000 / taken}
+def _decoding(plan: Plan, work: Path, threads: int) -> dict[str, Any]:
+    manifest = bundle(plan.augmented, plan.served_form, work).manifest
+    pictures = _photographs()
+    end = time.monotonic() + plan.load_seconds / 2
+
+    def decode(_: int) -> int:
+        number = 0
+        while time.monotonic() < end:
+            read_input(pictures[number % len(pictures)], manifest, max_pixels=50_000_000)
+            number += 1
+        return number
+
+    started = time.monotonic()
+    with ThreadPoolExecutor(threads) as pool:
+        number = sum(pool.map(decode, range(threads)))
+    return {"images_per_second": number / (time.monotonic() - started)}
 
 
-def _served(plan: Plan, work: Path, body: bytes, workers: int, best: float | None) -> dict[str, Any]:
+def _served(plan: Plan, work: Path, workers: int, lanes: int, best: float | None) -> dict[str, Any]:
     """By number of clients."""
-    with running(*options(plan, work), "--workers", str(workers)) as service:
-        return {f"{clients} clients": _measured(service, plan, body, clients, best) for clients in plan.clients}
+    with running(*options(plan, work), "--workers", str(workers), "--gpu-lanes", str(lanes)) as service:
+        wait_until(lambda: service.lines("is loaded and warmed up") == workers)
+        return {f"{clients} clients": _measured(service, plan, clients, best) for clients in plan.clients}
 
 
-def _measured(service: Service, plan: Plan, body: bytes, clients: int, best: float | None) -> dict[str, Any]:
-    request = post_request("/classify?top_k=1", body, {"Content-Type": "image/jpeg"})
+def _measured(service: Service, plan: Plan, clients: int, best: float | None) -> dict[str, Any]:
+    headers = {"Content-Type": "image/jpeg"}
+    requests = [post_request("/classify?top_k=1", picture, headers) for picture in _photographs()]
     looks: list[float] = []
-    with Generator([(HOST, service.port)], [request]) as generator:
-        generator.closed_loop(clients=clients, seconds=plan.seconds)
+    with Generator([(HOST, service.port)], requests) as generator:
+        generator.closed_loop(clients=clients, seconds=_WARM_UP * plan.load_seconds)
         before, busy = _stages(service), _processor_seconds(service)
         over = threading.Event()
         watching = threading.Thread(target=_watch, args=[service, looks, over])
         watching.start()
         started = time.monotonic()
-        samples = generator.closed_loop(clients=clients, seconds=5 * plan.seconds)
+        samples = generator.closed_loop(clients=clients, seconds=plan.load_seconds)
         elapsed = time.monotonic() - started
+        spent = _processor_seconds(service) - busy
         over.set()
         watching.join()
         after = _stages(service)
-    answered = samples.of(200) * 1000
-    per_second = len(answered) / elapsed
+
+    def mean(what: str) -> float:
+        return (after[what][0] - before[what][0]) / max(1, after[what][1] - before[what][1])
+
     return {
-        "per_second": per_second,
-        "of_session": per_second / best if best else None,
-        "p50_ms": float(np.percentile(answered, 50)),
-        "p99_ms": float(np.percentile(answered, 99)),
-        "not_answered": len(samples) - len(answered),
-        "stages_ms": {
-            stage: (after[stage][0] - before[stage][0]) / max(1, after[stage][1] - before[stage][1]) * 1000
-            for stage in STAGES
-        },
-        "rows_in_a_batch": (after["batch"][0] - before["batch"][0]) / max(1, after["batch"][1] - before["batch"][1]),
-        "service_cores": (_processor_seconds(service) - busy) / elapsed,
+        "per_second": samples.answered_per_second,
+        "of_session": samples.answered_per_second / best if best else None,
+        "ms": percentiles(samples.of(200)),
+        "codes": samples.codes,
+        "stages_ms": {stage: mean(stage) * 1000 for stage in STAGES},
+        "rows_in_a_batch": mean("batch"),
+        "service_cores": spent / elapsed,
         "generator_cores": samples.processor_seconds / elapsed,
         "gpu_utilisation": statistics.mean(looks) if looks else None,
     }
@@ -129,12 +140,13 @@ def _watch(service: Service, looks: list[float], over: threading.Event) -> None:
 
 def _stages(service: Service) -> dict[str, tuple[float, float]]:
     """Sum and count by stage, and of the rows in a batch."""
-    name = "aaserve_stage_duration_seconds"
-    found = {
-        stage: (service.metric(f"{name}_sum", stage=stage), service.metric(f"{name}_count", stage=stage))
-        for stage in STAGES
-    }
-    return {**found, "batch": (service.metric("aaserve_batch_size_sum"), service.metric("aaserve_batch_size_count"))}
+
+    def of_stage(stage: str, samples: dict[str, float]) -> float:
+        return sum(value for sample, value in samples.items() if f'stage="{stage}"' in sample)
+
+    sums, counts = (service.samples(f"aaserve_stage_duration_seconds_{what}") for what in ("sum", "count"))
+    batches = tuple(service.metric(f"aaserve_batch_size_{what}") for what in ("sum", "count"))
+    return {stage: (of_stage(stage, sums), of_stage(stage, counts)) for stage in STAGES} | {"batch": batches}
 
 
 def _processor_seconds(service: Service) -> float:

@@ -50,11 +50,23 @@ def open_session(
 
 
 class Bound:
-    """A session whose inputs (by name, shape and type as they stay) and first output are on the device."""
+    """A session whose inputs (by name, shape and type as they stay) and first output are on the device.
+
+    Args:
+        graph: number of the CUDA graph that this is recorded as, in a session that has them.
+    """
 
     def __init__(
-        self, session: onnxruntime.InferenceSession, inputs: Mapping[str, np.ndarray], output: tuple[int, ...]
+        self,
+        session: onnxruntime.InferenceSession,
+        inputs: Mapping[str, np.ndarray],
+        output: tuple[int, ...],
+        *,
+        graph: int | None = None,
     ) -> None:
+        self._options = onnxruntime.RunOptions()
+        if graph is not None:
+            self._options.add_run_config_entry("gpu_graph_id", str(graph))
         on_cpu = session.get_providers()[0] == PROVIDERS["cpu"]
         place = ("cpu", 0) if on_cpu else ("cuda", 0)
         self._session = session
@@ -69,7 +81,7 @@ class Bound:
         self._binding.bind_ortvalue_output(session.get_outputs()[0].name, self._output)
 
     def __call__(self) -> None:
-        self._session.run_with_iobinding(self._binding)
+        self._session.run_with_iobinding(self._binding, self._options)
 
     def answer(self) -> np.ndarray:
         """What the last call wrote."""

@@ -1,9 +1,10 @@
 """python -m benchmarks.gpu.wheels [--work runs/gpu]: the local half. Downloads what a bare machine lacks, in parts.
 
-    PyPI --pip download--> WORK/wheels/ --> WORK/parts/wheels.tar.part-001, … of a size that one call carries
+    PyPI --pip download--> WORK/wheels/ --> WORK/parts/python.tar, onnxruntime.tar.xz.part-001, …
 
 Then prints the calls of the device tool, in order. That machine has Python 3.12, PyTorch 2.11 for CUDA 13 with CUDA and
-cuDNN beside it, and no network. Versions are those of constraints.txt and constraints-gpu.txt.
+cuDNN beside it, and no network. Versions are those of constraints.txt and constraints-gpu.txt. Of the CUDA library only
+the machine code of Hopper cards travels (benchmarks/gpu/cubins.py): two calls in the place of six.
 """
 
 import argparse
@@ -12,9 +13,11 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import zipfile
 from pathlib import Path
 
 from benchmarks.circumstances import ROOT
+from benchmarks.gpu.cubins import blank
 from training.parts import MIB, split
 
 # What that machine has not, or may have in another version than was tested; onnxruntime-gpu is 256 MB of it.
@@ -46,11 +49,20 @@ NAMES = (
 )
 TARGET = ("--python-version", "3.12", "--implementation", "cp")
 PLATFORMS = ("manylinux_2_28", "manylinux_2_27", "manylinux_2_17", "manylinux2014", "manylinux1")
-PART_MIB = 48  # a call carries 64 MiB, the working tree included
-ARCHIVE = "wheels.tar"
+CUDA_LIBRARY = "onnxruntime/capi/libonnxruntime_providers_cuda.so"
+ARCHITECTURE = 90  # Hopper
+PART_MIB = 12
+CALL_MIB = 48  # a call carries 64 MiB, the working tree included
+PYTHON, ONNXRUNTIME = "python.tar", "onnxruntime.tar.xz"  # the latter is large, and is worth nothing before it is whole
 THERE = "/tmp/aaserve"  # on that machine, outside of the working tree, which each call writes anew
+INSTALL_CALL = f"python3 -m benchmarks.gpu.install {THERE}"
+# In sessions of their own they go on between the calls, while nothing is measured.
+PREPARE_CALL = " && ".join(
+    f"{{ setsid python3 -m benchmarks.gpu.prepare {what} > {THERE}/{what}.log 2>&1 & }}"
+    for what in ("bundles", "compiled")
+)
 STEPS_CALL = (
-    "timeout 560 python3 -m benchmarks.gpu --device cuda --max-minutes {minutes}; "
+    "timeout 560 python3 -m benchmarks.gpu {steps} --device cuda --max-minutes 7; "
     'status=$?; cp runs/gpu/results/*.json "$OUT"; exit $status'
 )
 
@@ -81,29 +93,52 @@ def download(folder: Path) -> None:
 
 
 def pack(wheels: Path, parts: Path, part_bytes: int) -> list[Path]:
-    """Put all wheels into one archive and cut it; the list of the parts comes first."""
+    """Put all wheels into two archives, the larger one cut into parts; in the order in which they are to be carried."""
     shutil.rmtree(parts, ignore_errors=True)
     parts.mkdir(parents=True)
-    archive = parts / ARCHIVE
-    with tarfile.open(archive, "w") as tar:
+    large = next(wheels.glob("onnxruntime_gpu-*.whl"))
+    with tarfile.open(parts / PYTHON, "w") as tar:
         for wheel in sorted(wheels.glob("*.whl")):
-            tar.add(wheel, wheel.name)
-    found = split(archive, part_bytes)
+            if wheel != large:
+                tar.add(wheel, wheel.name)
+    slim, archive = parts / large.name, parts / ONNXRUNTIME
+    write_slim(large, slim)
+    with tarfile.open(archive, "w:xz") as tar:
+        tar.add(slim, slim.name)
+    listing, *cut = split(archive, part_bytes)
+    slim.unlink()
     archive.unlink()
-    return found
+    return [parts / PYTHON, listing, *cut]
 
 
-def calls(listing: Path, parts: list[Path]) -> list[tuple[list[str], str]]:
+def write_slim(wheel: Path, target: Path) -> None:
+    """The same wheel for one kind of card, its files stored as they are, for a better compression than a wheel's."""
+    with zipfile.ZipFile(wheel) as source, zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as slim:
+        for name in source.namelist():
+            content = bytearray(source.read(name))
+            if name == CUDA_LIBRARY:
+                blank(content, ARCHITECTURE)
+            slim.writestr(name, bytes(content))
+
+
+def calls(files: list[Path]) -> list[tuple[list[str], str]]:
     """What to carry and what to run, call by call; the last is repeated as long as it ends with 75."""
+    carried: list[list[Path]] = [[]]
+    for path in files:
+        if sum(one.stat().st_size for one in (*carried[-1], path)) > CALL_MIB * MIB:
+            carried.append([])
+        carried[-1].append(path)
     found = []
-    for number, part in enumerate(parts, start=1):
-        carried = [part] if number < len(parts) else [part, listing]
-        names = [str(path.relative_to(ROOT)) for path in carried]
+    for number, paths in enumerate(carried):
+        names = [str(path.relative_to(ROOT)) for path in paths]
         command = f"mkdir -p {THERE} && cp {' '.join(names)} {THERE}/"
-        if number == len(parts):
-            command += f" && python3 -m benchmarks.gpu.install {THERE} && {{ {STEPS_CALL.format(minutes=5)}; }}"
+        if number == 0:
+            command += f" && {INSTALL_CALL} {PYTHON} && {PREPARE_CALL}"
+        if number == len(carried) - 1:
+            # Neither of these two is disturbed by what prepares the others.
+            command += f" && {INSTALL_CALL} {ONNXRUNTIME} && {{ {STEPS_CALL.format(steps='parity')}; }}"
         found.append((names, command))
-    return [*found, ([], STEPS_CALL.format(minutes=7))]
+    return [*found, ([], f"pkill -f benchmarks.gpu.prepare; {STEPS_CALL.format(steps='')}")]
 
 
 def main() -> int:
@@ -116,9 +151,9 @@ def main() -> int:
     download(wheels)
     for wheel in sorted(wheels.glob("*.whl")):
         print(f"{wheel.stat().st_size / 1e6:9.2f} MB  {wheel.name}")
-    listing, *parts = pack(wheels, work / "parts", PART_MIB * MIB)
-    print(f"\n{len(parts)} parts in {parts[0].parent}. The calls, each within 30 s of the one before:\n")
-    for names, command in calls(listing, parts):
+    parts = pack(wheels, work / "parts", PART_MIB * MIB)
+    print(f"\n{len(parts)} files in {parts[0].parent}. The calls, each within 30 s of the one before:\n")
+    for names, command in calls(parts):
         print(f"carry   {names}\ncommand {command}\n")
     print("The last one again and again while it ends with 75; each time the files from $OUT are the results so far.")
     return 0

@@ -40,7 +40,7 @@ class Sessions:
         return OnnxSession(served, SETTINGS, threads=threads)
 
     def runner(self, threads: int = 2) -> ModelRunner:
-        return ModelRunner(open_bundle(SHIPPED), self.open, threads, lambda: None, 10)
+        return ModelRunner(open_bundle(SHIPPED), self.open, threads, 1, lambda: None, 10)
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def test_a_second_session_that_cannot_be_opened_stops_the_start(monkeypatch: pyt
         return sessions.open(served, threads)
 
     with pytest.raises(StartFailed):
-        ModelRunner(open_bundle(SHIPPED), open_one, 2, lambda: None, 10)
+        ModelRunner(open_bundle(SHIPPED), open_one, 2, 1, lambda: None, 10)
 
 
 def test_lanes_that_share_a_session_get_the_answers_of_each_row_alone(rows: np.ndarray) -> None:
