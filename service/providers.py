@@ -35,6 +35,7 @@ def _cuda(settings: Settings) -> dict[str, Any]:
         "cudnn_conv_algo_search": "HEURISTIC",
         "arena_extend_strategy": "kSameAsRequested",  # no more memory than the largest batch needs
         "use_tf32": int(settings.tf32),
+        "prefer_nhwc": 1,
     }
     if settings.gpu_memory_bytes:
         options["gpu_mem_limit"] = settings.gpu_memory_bytes

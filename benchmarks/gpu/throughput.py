@@ -76,12 +76,13 @@ def run(plan: Plan, results: Results, work: Path) -> None:
             )
 
 
-def _curve(name: str, plan: Plan, work: Path, prepare: Callable[[int], Callable[[], object]]) -> dict[str, Any]:
-    return {
-        "by_batch": {
-            rows: row(name, rows, milliseconds(prepare(rows), plan.device, plan.seconds), work) for rows in plan.batches
-        }
-    }
+def _curve(
+    name: str, batches: Sequence[int], plan: Plan, work: Path, prepare: Callable[[int], Callable[[], object]]
+) -> dict[str, Any]:
+    def measured(rows: int) -> dict[str, Any]:
+        return row(name, rows, milliseconds(prepare(rows), plan.device, plan.seconds), work)
+
+    return {"by_batch": {rows: measured(rows) for rows in batches}}
 
 
 def _ours(name: str, way: Way, plan: Plan, work: Path) -> Callable[[int], Bound]:
