@@ -14,6 +14,7 @@ from export.errors import ExportError
 from export.expose import expose_attention
 from export.fold import fold_batch_normalization
 from export.fuse import fuse_attention
+from export.scales import fix_scales
 from export.translate import scaled_dot_product_attention
 from export.unpad import unpad_products
 from export.valid import checked_bytes
@@ -78,6 +79,7 @@ def _simplify(model: ir.Model) -> None:
     # Weights count as constants too, whatever their size; the optimizer's own limits would leave them to each start.
     fold_constants(model, input_size_limit=2**40, output_size_limit=2**40)
     unpad_products(model)
+    fix_scales(model)
     fold_batch_normalization(model)
     IdentityEliminationPass()(model)
     RemoveUnusedNodesPass()(model)

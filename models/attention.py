@@ -42,7 +42,7 @@ class AttentionAugmentedConv2d(nn.Module):
 
     _offset_h: Tensor
     _offset_w: Tensor
-    _key_position: Tensor
+    _key_marks: Tensor
     _encoding: Tensor
 
     def __init__(
@@ -99,11 +99,13 @@ class AttentionAugmentedConv2d(nn.Module):
             self.key_rel_w = nn.Parameter(torch.randn(2 * width - 1, key_channels_per_head) * std)
             self.register_buffer("_offset_h", relative_index(height), persistent=False)
             self.register_buffer("_offset_w", relative_index(width), persistent=False)
-            self.register_buffer("_key_position", one_hot_positions(height, width).T, persistent=False)
+            marks = F.pad(one_hot_positions(height, width), (key_channels_per_head, 0)).T  # (d + H + W, N)
+            self.register_buffer("_key_marks", marks, persistent=False)
         elif position == "sinusoidal":
             self.register_buffer("_encoding", sinusoidal_encoding(in_channels, height, width), persistent=False)
         elif position == "coordconv":
-            self.register_buffer("_encoding", coordinates(height, width), persistent=False)
+            beside = F.pad(coordinates(height, width), (0, 0, 0, 0, in_channels, 0))  # (in + 2, H, W)
+            self.register_buffer("_encoding", beside, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, in_channels, h, w) to (B, out_channels, ceil(h / stride), ceil(w / stride)).
@@ -145,14 +147,14 @@ class AttentionAugmentedConv2d(nn.Module):
         if self.position == "sinusoidal":
             x = x + self._encoding
         elif self.position == "coordconv":
-            x = torch.cat([x, self._encoding.expand(x.shape[0], -1, -1, -1)], dim=1)  # (B, in + 2, H, W)
+            x = F.pad(x, (0, 0, 0, 0, 0, 2)) + self._encoding  # (B, in + 2, H, W)
         q, k, v = self._queries(x), *self._keys_and_values(x)  # (B, Nh, N, d), (B, Nh, d, N), (B, Nh, N, e)
         if self.position == "relative":
             # Augmented key: q.(k + r_h + r_w) is one dot product once the relative logits of each query stand beside
-            # it and each key carries one-hot marks of its row and column. No N x N bias ever exists.
-            marks = self._key_position.expand(k.shape[0], self.num_heads, -1, -1)  # (B, Nh, H + W, N)
+            # it and each key carries one-hot marks of its row and column. No N x N bias ever exists. Marks are added to
+            # zeros, not concatenated: ONNX would first look up the number of rows, on the host, and a GPU wait for it.
             q = torch.cat([q, *self._relative_logits(q)], dim=-1)  # (B, Nh, N, d + H + W)
-            k = torch.cat([k, marks], dim=2)  # (B, Nh, d + H + W, N)
+            k = F.pad(k, (0, 0, 0, q.shape[-1] - k.shape[2])) + self._key_marks  # (B, Nh, d + H + W, N)
         return q, k, v
 
     # Queries come out with their channels in rows, keys with their positions in rows, because the product of the two

@@ -1,7 +1,7 @@
 """What ONNX Runtime is asked for: execution providers by name, with their options.
 
-The GPU's choices are those that serving wants: short searches, memory as asked for, engines kept on disk. They are
-unproven until somebody runs them on a GPU (benchmarks/gpu/).
+The GPU's choices are those that serving wants: short searches, memory as asked for, engines kept on disk. CUDA's were
+measured on an H200 (benchmarks/results/2026-11-28-gpu-throughput.json); TensorRT's are unproven.
 """
 
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 from bundle.manifest import Manifest
 from service.settings import ProviderName, Settings
 
-NAMES = {
+NAMES: dict[ProviderName, list[str]] = {
     "cpu": ["CPUExecutionProvider"],
     "cuda": ["CUDAExecutionProvider"],
     "tensorrt": ["TensorrtExecutionProvider", "CUDAExecutionProvider"],
@@ -20,21 +20,24 @@ def with_options(provider: ProviderName, manifest: Manifest, settings: Settings)
     """ONNX Runtime's names, in order of preference, each with its options; not for `auto`."""
     match provider:
         case "cuda":
-            options = [_cuda(settings)]
+            options = [_cuda(manifest, settings)]
         case "tensorrt":
-            options = [_tensorrt(manifest, settings), _cuda(settings)]
+            options = [_tensorrt(manifest, settings), _cuda(manifest, settings)]
         case _:
             options = [{}]
     return list(zip(NAMES[provider], options, strict=True))
 
 
-def _cuda(settings: Settings) -> dict[str, Any]:
+def _cuda(manifest: Manifest, settings: Settings) -> dict[str, Any]:
     options = {
         "device_id": settings.gpu_device_id,
-        # An exhaustive search takes about a second for each new shape, this one milliseconds, and runs as fast after.
+        # An exhaustive search plans as long, and what it finds is no faster: 0.65 to 0.99 times at batch 64.
         "cudnn_conv_algo_search": "HEURISTIC",
         "arena_extend_strategy": "kSameAsRequested",  # no more memory than the largest batch needs
-        "use_tf32": int(settings.tf32),
+        # Off, it keeps convolutions of float16 too from the tensor cores, where cuDNN has any other way
+        # (docs/decisions/0023); that fp32 bundles stay exact is up to the setting.
+        "use_tf32": int(settings.tf32 or manifest.precision == "fp16"),
+        # Convolutions channels last, in fp16 at batch 64: AA-ResNet-50 1.06 times, ResNet-50 1.24 times as fast.
         "prefer_nhwc": 1,
     }
     if settings.gpu_memory_bytes:

@@ -17,8 +17,9 @@ from torch.nn import functional as F
 from benchmarks.gpu.device import milliseconds
 from benchmarks.gpu.plan import Plan
 from benchmarks.gpu.results import Results
-from benchmarks.gpu.sessions import Bound, on_the_host, open_session
+from benchmarks.gpu.sessions import Bound, open_session
 from export.fuse import ALIGNMENT, fuse_attention
+from service.session import left_to_the_cpu
 
 OPSET = 20
 Shape = tuple[int, int, int, int]  # heads, positions, depth of queries and keys, depth of values
@@ -87,7 +88,7 @@ def _onnx(plan: Plan, rows: int, shape: Shape, alignment: int | None, half: bool
     return {
         "ms": milliseconds(bound, plan.device, plan.seconds),
         "relative_error": error,
-        "host": on_the_host(session) if plan.device != "cpu" else [],
+        "host": left_to_the_cpu(session) if plan.device != "cpu" else [],
     }
 
 

@@ -27,9 +27,9 @@ from export.presets import PRESETS
 from export.valid import checked_bytes
 from export.weights import load_weights
 from models import create_model
-from models.attention import AttentionAugmentedConv2d
 
 SHIPPED = open_bundle(ROOT / "model_repository" / "aa-cifar100" / "1")
+FUSIBLE = ("shipped", "aa_wide_resnet28_10")  # with attention, without MaxPool (export/fuse.py)
 FORMS = ("fp32", "fp16", "fp32-fused", "fp16-fused")
 _FITTED = 8  # pictures of noise
 
@@ -43,7 +43,7 @@ def bundle(name: str, form: str, work: Path) -> Bundle:
     """The bundle, made if it is not there yet.
 
     Raises:
-        ExportError: `fused` of a network without attention.
+        ExportError: `fused` of a network without attention, or with a MaxPool.
     """
     folder = repository(work) / f"{name}-{form}" / "1"
     if not folder.exists():
@@ -80,9 +80,9 @@ def create_on_meta(name: str) -> nn.Module:
         return create_model("aa_wide_resnet22_2" if name == "shipped" else name)
 
 
-def with_attention(name: str) -> bool:
-    """Whether there is any."""
-    return any(isinstance(module, AttentionAugmentedConv2d) for module in create_on_meta(name).modules())
+def forms(name: str) -> list[str]:
+    """Those that there are of it."""
+    return [form for form in FORMS if "fused" not in form or name in FUSIBLE]
 
 
 def pixels(name: str, rows: int, seed: int = 0) -> np.ndarray:

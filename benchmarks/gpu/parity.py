@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.gpu.bundles import bundle, network, pixels
+from benchmarks.gpu.bundles import bundle, forms, network, pixels
 from benchmarks.gpu.plan import Plan
 from benchmarks.gpu.results import Results
-from benchmarks.gpu.sessions import Bound, on_the_host, open_session, placement
+from benchmarks.gpu.sessions import Bound, open_session, placement
 from export.parity import TOLERANCES
+from service.session import left_to_the_cpu
 
 ROWS = 4
 # Words, the form of the network, TF32, options of the CUDA provider.
@@ -39,10 +40,12 @@ def run(plan: Plan, results: Results, work: Path) -> None:
                 f"{name} torch, {device}, fp32",
                 lambda name=name, device=device: _compared(_torch(name, device), name, "fp32", work),
             )
-            for words, *how in ON_CPU if device == "cpu" else ON_CARD:
+            for words, form, *how in ON_CPU if device == "cpu" else ON_CARD:
+                if form not in forms(name):
+                    continue
                 results.case(
                     f"{name} onnxruntime, {device}, {words}",
-                    lambda name=name, device=device, how=how: _onnx(name, device, *how, work),
+                    lambda name=name, device=device, form=form, how=how: _onnx(name, device, form, *how, work),
                 )
 
 
@@ -69,11 +72,11 @@ def _torch(name: str, device: str) -> np.ndarray:
 
 def _onnx(name: str, device: str, form: str, tf32: bool, options: dict[str, int], work: Path) -> dict[str, Any]:
     model = bundle(name, form, work)
-    session = open_session(model.model_path, device, tf32=tf32, **options)
+    session = open_session(model, device, tf32=tf32, **options)
     bound = Bound(session, {model.manifest.input.name: pixels(name, ROWS)}, (ROWS, *model.manifest.output.shape))
     bound()
     compared = _compared(bound.answer(), name, "fp16" if tf32 else model.manifest.precision, work)
-    return {**compared, "nodes": placement(session), "host": on_the_host(session) if device != "cpu" else []}
+    return {**compared, "nodes": placement(session), "host": left_to_the_cpu(session) if device != "cpu" else []}
 
 
 def _compared(found: np.ndarray, name: str, precision: str, work: Path) -> dict[str, Any]:

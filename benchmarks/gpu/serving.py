@@ -47,8 +47,8 @@ def run(plan: Plan, results: Results, work: Path) -> None:
 
 def options(plan: Plan, work: Path) -> list[str]:
     """Of a service that has this one bundle."""
-    model = bundle(plan.augmented, plan.served_form, work)
-    repository = work / "served" / plan.served_form
+    model = bundle(plan.augmented, "fp16", work)
+    repository = work / "served"
     if not repository.exists():
         shutil.copytree(model.folder.parent, repository / model.folder.parent.name)
     rows = plan.served_batch
@@ -65,7 +65,7 @@ def _photographs() -> list[bytes]:
 
 def _session(plan: Plan, work: Path) -> dict[str, Any]:
     rows = plan.served_batch
-    opened = bundle(plan.augmented, plan.served_form, work)
+    opened = bundle(plan.augmented, "fp16", work)
     session = OnnxSession(opened, Settings(provider=plan.device, max_batch_size=rows))
     found = {}
     for size in session.warm_sizes:
@@ -75,7 +75,7 @@ def _session(plan: Plan, work: Path) -> dict[str, Any]:
 
 
 def _decoding(plan: Plan, work: Path, threads: int) -> dict[str, Any]:
-    manifest = bundle(plan.augmented, plan.served_form, work).manifest
+    manifest = bundle(plan.augmented, "fp16", work).manifest
     pictures = _photographs()
     end = time.monotonic() + plan.load_seconds / 2
 

@@ -5,7 +5,6 @@ Copies to and from the card are left out here; `service.session.OnnxSession.run`
 
 from collections import Counter
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ import onnxruntime
 import torch
 
 from benchmarks.gpu.bundles import SHIPPED
+from bundle.bundle import Bundle
 from service import providers
 from service.settings import Settings
 
@@ -20,7 +20,7 @@ PROVIDERS = {"cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProv
 
 
 def open_session(
-    model: Path | bytes, device: str, *, tf32: bool = False, cuda_graph: bool = False, **more: Any
+    model: Bundle | bytes, device: str, *, tf32: bool = False, cuda_graph: bool = False, **more: Any
 ) -> onnxruntime.InferenceSession:
     """A session of the provider `device` with the service's own options.
 
@@ -34,16 +34,18 @@ def open_session(
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    source, manifest = (model, SHIPPED.manifest) if isinstance(model, bytes) else (model.model_path, model.manifest)
     if device == "cpu":
-        return onnxruntime.InferenceSession(_source(model), options, providers=[PROVIDERS["cpu"]])
+        return onnxruntime.InferenceSession(source, options, providers=[PROVIDERS["cpu"]])
     onnxruntime.preload_dlls()  # CUDA and cuDNN lie beside PyTorch
-    wanted = providers.with_options("cuda", SHIPPED.manifest, Settings(tf32=tf32))
+    onnxruntime.set_default_logger_severity(4)  # cuDNN's own attempts, as in the service
+    wanted = providers.with_options("cuda", manifest, Settings(tf32=tf32))
     if device == "tensorrt":
         wanted = [(PROVIDERS["tensorrt"], more), *wanted]
     else:
         own = {**wanted[0][1], "user_compute_stream": str(torch.cuda.current_stream().cuda_stream)}
         wanted = [(PROVIDERS["cuda"], {**own, "enable_cuda_graph": int(cuda_graph), **more})]
-    session = onnxruntime.InferenceSession(_source(model), options, providers=wanted, enable_fallback=0)
+    session = onnxruntime.InferenceSession(source, options, providers=wanted, enable_fallback=0)
     if session.get_providers()[0] != PROVIDERS[device]:
         raise RuntimeError(f"expected {PROVIDERS[device]}, found {session.get_providers()}")
     return session
@@ -94,13 +96,3 @@ def placement(session: onnxruntime.InferenceSession) -> dict[str, dict[str, int]
     for part in session.get_provider_graph_assignment_info():
         found.setdefault(part.ep_name, Counter()).update(node.op_type for node in part.get_nodes())
     return {provider: dict(kinds) for provider, kinds in found.items()}
-
-
-def on_the_host(session: onnxruntime.InferenceSession) -> list[str]:
-    """Names of the nodes that were left to the CPU."""
-    parts = [part for part in session.get_provider_graph_assignment_info() if part.ep_name == PROVIDERS["cpu"]]
-    return sorted(f"{node.op_type} {node.name}" for part in parts for node in part.get_nodes())
-
-
-def _source(model: Path | bytes) -> str | bytes:
-    return str(model) if isinstance(model, Path) else model

@@ -1,12 +1,12 @@
 """Step: time of a call over the batch size, ours against PyTorch, attention against none, and how far from the limit.
 
-Ours in float16 from uint8 pixels, inputs and outputs on the device: `nhwc` computes convolutions channels last, `fused`
-has attention as one operator (`--optimize cuda`), `graph` replays a CUDA graph. `as the service calls it` has copies to
-and from the card, from as many threads at once as it says.
+Ours in float16 from uint8 pixels, inputs and outputs on the device: `nhwc` computes convolutions channels last, `graph`
+replays a CUDA graph, `fused` has attention as one operator (`--optimize cuda`), in a network that has no MaxPool. `as
+the service calls it` has copies to and from the card, from as many threads at once as it says.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -23,6 +23,8 @@ from benchmarks.gpu.sessions import Bound, open_session
 from service.session import OnnxSession
 from service.settings import Settings
 
+Prepare = Callable[[int], Callable[[], object]]  # rows in, a call on so many out
+
 
 @dataclass(frozen=True)
 class Way:
@@ -36,60 +38,55 @@ class Way:
 
 NHWC, NCHW = {"prefer_nhwc": 1}, {"prefer_nhwc": 0}
 WAYS = {
-    "fp16": Way("fp16", options=NCHW),
     "fp16, nhwc": Way("fp16", options=NHWC),
-    "fp16, fused": Way("fp16-fused", options=NCHW),
-    "fp16, fused, nhwc": Way("fp16-fused", options=NHWC),
     "fp16, nhwc, graph": Way("fp16", True, NHWC),
-    "fp16, fused, nhwc, graph": Way("fp16-fused", True, NHWC),
+    "fp16, nchw": Way("fp16", options=NCHW),
     "fp16, nhwc, exhaustive search": Way("fp16", options={**NHWC, "cudnn_conv_algo_search": "EXHAUSTIVE"}, few=True),
     "fp16, nhwc, bias fused": Way("fp16", options={**NHWC, "fuse_conv_bias": 1}, few=True),
+    "fp16, nhwc, no tf32": Way("fp16", options={**NHWC, "use_tf32": 0}, few=True),
     "fp32, nhwc": Way("fp32", options=NHWC, few=True),
+}
+FUSING = {
+    "fp16, nhwc": Way("fp16", options=NHWC, few=True),
+    "fp16, fused, nhwc": Way("fp16-fused", options=NHWC, few=True),
+    "fp16, fused, nhwc, graph": Way("fp16-fused", True, NHWC, few=True),
 }
 
 
 def run(plan: Plan, results: Results, work: Path) -> None:
-    networks = (plan.augmented, plan.plain)
-    for words, way in WAYS.items():
-        for name in networks:
-            if name == plan.augmented or "fused" not in way.form:
-                results.case(
-                    f"{name}, {words}",
-                    lambda name=name, way=way: _curve(
-                        name, plan.few_batches if way.few else plan.batches, plan, work, _ours(name, way, plan, work)
-                    ),
-                )
-    for name in networks:
-        results.case(
-            f"{name}, torch eager", lambda name=name: _curve(name, plan.batches, plan, work, _eager(name, plan))
-        )
+    def curve(name: str, words: str, batches: Sequence[int], prepare: Callable[[], Prepare]) -> None:
+        results.case(f"{name}, {words}", lambda: _curve(name, batches, plan, work, prepare()))
+
+    def ours(name: str, ways: Mapping[str, Way]) -> None:
+        for words, way in ways.items():
+            batches = plan.few_batches if way.few else plan.batches
+            curve(name, words, batches, lambda way=way: _ours(name, way, plan, work))
+
+    for name in (plan.augmented, plan.plain):
+        ours(name, WAYS)
+        curve(name, "torch eager", plan.batches, lambda name=name: _eager(name, plan))
     if plan.device == "cuda" and find_spec("tensorrt_libs"):  # of which PyPI has no wheel
+        curve(plan.augmented, "tensorrt", plan.few_batches, lambda: _tensorrt(plan, work))
+    ours(plan.fused, FUSING)
+    for threads in (1, 2, 3):
         results.case(
-            f"{plan.augmented}, tensorrt",
-            lambda: _curve(plan.augmented, plan.few_batches, plan, work, _tensorrt(plan, work)),
+            f"{plan.augmented}, fp16, as the service calls it, {threads} threads",
+            lambda threads=threads: _as_the_service(threads, plan, work),
         )
-    for form in ("fp16", "fp16-fused"):
-        for threads in (1, 2, 3):
-            results.case(
-                f"{plan.augmented}, {form}, as the service calls it, {threads} threads",
-                lambda form=form, threads=threads: _as_the_service(form, threads, plan, work),
-            )
 
 
-def _curve(
-    name: str, batches: Sequence[int], plan: Plan, work: Path, prepare: Callable[[int], Callable[[], object]]
-) -> dict[str, Any]:
+def _curve(name: str, batches: Sequence[int], plan: Plan, work: Path, prepare: Prepare) -> dict[str, Any]:
     def measured(rows: int) -> dict[str, Any]:
         return row(name, rows, milliseconds(prepare(rows), plan.device, plan.seconds), work)
 
     return {"by_batch": {rows: measured(rows) for rows in batches}}
 
 
-def _ours(name: str, way: Way, plan: Plan, work: Path) -> Callable[[int], Bound]:
+def _ours(name: str, way: Way, plan: Plan, work: Path) -> Prepare:
     model = bundle(name, way.form, work)
     options = way.options if plan.device == "cuda" else {}
     graph = way.cuda_graph and plan.device == "cuda"
-    session = open_session(model.model_path, plan.device, cuda_graph=graph, **options)
+    session = open_session(model, plan.device, cuda_graph=graph, **options)
 
     def prepare(rows: int) -> Bound:
         inputs = {model.manifest.input.name: pixels(name, rows)}
@@ -102,24 +99,24 @@ def _ours(name: str, way: Way, plan: Plan, work: Path) -> Callable[[int], Bound]
     return prepare
 
 
-def _tensorrt(plan: Plan, work: Path) -> Callable[[int], Bound]:
+def _tensorrt(plan: Plan, work: Path) -> Prepare:
     model = bundle(plan.augmented, "fp16", work)
-    session = open_session(model.model_path, "tensorrt", trt_fp16_enable=True)
+    session = open_session(model, "tensorrt", trt_fp16_enable=True)
     manifest = model.manifest
     return lambda rows: Bound(
         session, {manifest.input.name: pixels(plan.augmented, rows)}, (rows, *manifest.output.shape)
     )
 
 
-def _eager(name: str, plan: Plan) -> Callable[[int], Callable[[], object]]:
+def _eager(name: str, plan: Plan) -> Prepare:
     forward = pytorch.eager(name, plan.device)
     return lambda rows: pytorch.call(forward, name, rows, plan.device)
 
 
-def _as_the_service(form: str, threads: int, plan: Plan, work: Path) -> dict[str, Any]:
+def _as_the_service(threads: int, plan: Plan, work: Path) -> dict[str, Any]:
     """Images per second by batch size, of `threads` that each call again as soon as they are answered."""
-    settings = Settings(provider=plan.device, max_batch_size=max(plan.batches))
-    session = OnnxSession(bundle(plan.augmented, form, work), settings)
+    settings = Settings(provider=plan.device, max_batch_size=plan.served_batch)
+    session = OnnxSession(bundle(plan.augmented, "fp16", work), settings)
     found = {}
     for rows in session.warm_sizes:
         batch = pixels(plan.augmented, rows)

@@ -75,6 +75,12 @@ def test_a_network_without_attention_is_refused() -> None:
         fused(network, spec)
 
 
+def test_a_network_whose_pooling_the_cpu_would_compute_is_refused() -> None:
+    network, spec = network_and_spec("aa_resnet50", (32, 32))
+    with pytest.raises(ExportError, match="expected a network without MaxPool, found one"):
+        fused(network, spec)
+
+
 def run(tmp_path: Path, *options: str) -> int:
     return main([str(CHECKPOINT), "--name", "m", "--version", "1", "--repository", str(tmp_path), *options])
 
