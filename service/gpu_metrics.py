@@ -8,7 +8,7 @@ CUDA_DEVICE_ORDER says otherwise, and parts of a card (MIG) as cards. So CUDA is
 A scrape never fails for it: what NVML cannot tell is left out, and the log says why, once. What is told is the card's,
 with all that others do on it, so each of several workers tells the same, and nothing is added up over them.
 
-Unproven on a GPU: written against the libraries' documentation and tested with stand-ins for both.
+Tested with stand-ins for both libraries; the real ones told of an H200 (benchmarks/results/2026-11-28-gpu-memory.json).
 """
 
 import ctypes

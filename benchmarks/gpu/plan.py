@@ -36,7 +36,7 @@ FULL = Plan(
     fused="aa_wide_resnet28_10",
     batches=(1, 2, 4, 8, 16, 32, 64, 128, 256),
     few_batches=(1, 8, 64),
-    compiled=(64, 1),
+    compiled=(64,),
     seconds=0.25,
     load_seconds=2.0,
     # All layers of aa_resnet50 (49 and 196 positions) and of aa_wide_resnet28_10 (64 to 1,024).

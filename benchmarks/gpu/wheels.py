@@ -61,6 +61,9 @@ PREPARE_CALL = " && ".join(
     f"{{ setsid python3 -m benchmarks.gpu.prepare {what} > {THERE}/{what}.log 2>&1 & }}"
     for what in ("bundles", "compiled")
 )
+# In brackets, so that neither finds the shell whose command line this is.
+WAIT_CALL = "while pgrep -f '[b]enchmarks.gpu.prepare bundles' > /dev/null; do sleep 1; done"
+STOP_CALL = "pkill -f '[b]enchmarks.gpu.prepare'"
 STEPS_CALL = (
     "timeout 560 python3 -m benchmarks.gpu {steps} --device cuda --max-minutes 7; "
     'status=$?; cp runs/gpu/results/*.json "$OUT"; exit $status'
@@ -135,10 +138,10 @@ def calls(files: list[Path]) -> list[tuple[list[str], str]]:
         if number == 0:
             command += f" && {INSTALL_CALL} {PYTHON} && {PREPARE_CALL}"
         if number == len(carried) - 1:
-            # Neither of these two is disturbed by what prepares the others.
-            command += f" && {INSTALL_CALL} {ONNXRUNTIME} && {{ {STEPS_CALL.format(steps='parity')}; }}"
+            # Parity measures no time, so PyTorch's compiler may go on meanwhile.
+            command += f" && {INSTALL_CALL} {ONNXRUNTIME} && {{ {WAIT_CALL}; {STEPS_CALL.format(steps='parity')}; }}"
         found.append((names, command))
-    return [*found, ([], f"pkill -f benchmarks.gpu.prepare; {STEPS_CALL.format(steps='')}")]
+    return [*found, ([], f"{STOP_CALL}; {STEPS_CALL.format(steps='')}")]
 
 
 def main() -> int:

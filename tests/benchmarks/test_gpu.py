@@ -1,6 +1,6 @@
 """benchmarks/gpu on the CPU: every step runs for real, small; what is new on the day is the card alone.
 
-Nothing here says that CUDA works: its providers, events, graphs and figures are unproven until they run on a card.
+Nothing here says that CUDA works: docs/gpu.md tells what has run on a card, and what is unproven.
 """
 
 import json

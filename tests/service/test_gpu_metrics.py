@@ -1,7 +1,7 @@
 """A GPU's memory and utilisation in /metrics.
 
 No card here: NVIDIA's two libraries are stand-ins, `pynvml` with the functions that we call and libcuda as a few lines
-of C. All else is real. That the real ones answer as documented is unproven until it runs on a GPU.
+of C. All else is real. The real ones were read once, on an H200 (docs/gpu.md).
 """
 
 import ctypes
