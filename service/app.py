@@ -72,6 +72,7 @@ def create_app(
                 await worker.knock()
             yield
         reporting.cancel()
+        metrics.refresh()  # for whoever is scraped after this worker's end
 
     app = Application(
         title="aaserve",

@@ -234,14 +234,19 @@ class Predictor:
 
     def _inference(self, answers: Sequence[Answer], started: float) -> Inference:
         """Join what one request has asked; `started` is when the work on it began."""
-        logits = answers[0].rows if len(answers) == 1 else np.concatenate([answer.rows for answer in answers])
-        if not np.isfinite(logits).all():
+        [first, *others] = answers
+        logits = np.concatenate([answer.rows for answer in answers]) if others else first.rows
+        if not np.logical_and.reduce(np.isfinite(logits), axis=None):
             raise InferenceFailed
-        last = max(answers, key=lambda answer: answer.decode_seconds + answer.queue_seconds + answer.inference_seconds)
+        last = max(answers, key=_seconds) if others else first
         stages = {
             "decode": last.decode_seconds,
             "queue": last.queue_seconds,
             "inference": last.inference_seconds,
         }
         self.statistics.answered(len(logits), **stages, total=perf_counter() - started)
-        return Inference(logits, stages, max(answer.batch_size for answer in answers))
+        return Inference(logits, stages, max([answer.batch_size for answer in answers]))
+
+
+def _seconds(answer: Answer) -> float:
+    return answer.decode_seconds + answer.queue_seconds + answer.inference_seconds

@@ -47,7 +47,7 @@ class ShortWay:
         self._state = state
         self._settings = settings
         self._observer = observer
-        self._inflight = observer.metrics.inflight
+        self._metrics = observer.metrics
         self._disconnected = observer.metrics.rejected.labels("disconnected")
 
     def picture_bytes(self, cycle: "RequestResponseCycle") -> int:
@@ -69,7 +69,7 @@ class ShortWay:
     async def answer(self, cycle: "RequestResponseCycle", size: int, connection: "Connection") -> None:
         """Answer the request of a picture of this size; however it ends, it is counted and logged."""
         record = Record(request_id(cycle.scope["headers"]), endpoint=CLASSIFY)
-        self._inflight.inc()
+        self._metrics.being_answered += 1
         try:
             answer = await self._answer(cycle, size, record)
             record.status = answer.status
@@ -80,7 +80,7 @@ class ShortWay:
         finally:
             if not cycle.response_complete:
                 connection.transport.close()  # who asked has left; or nobody knows why, and should wait for it
-            self._inflight.dec()
+            self._metrics.being_answered -= 1
             self._observer.ended(record, "POST", CLASSIFY)
 
     async def _answer(self, cycle: "RequestResponseCycle", size: int, record: Record) -> Answer:
