@@ -24,6 +24,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from bundle.errors import ImageError, ImageTooLarge, InvalidImage, UnsupportedImage
 from bundle.jpeg_scans import MAX_SCANS, too_many_scans
+from bundle.plain_png import plain_png_size, read_plain_png
 from bundle.reduced_jpeg import SWAPPED, Box, reduce, upright_box
 from bundle.tiff_layout import check_tiff_layout
 
@@ -116,6 +117,11 @@ def decode_reduced(
     image_format = sniff_format(image_bytes)
     if image_format is None:
         raise UnsupportedImage("not a JPEG, PNG, WebP, GIF, BMP or TIFF image")
+    if image_format == "PNG" and (size := plain_png_size(image_bytes)):
+        if size[0] * size[1] > max_pixels:
+            raise _too_large(max_pixels)
+        if plain := read_plain_png(image_bytes):
+            return Decoded(plain, (0, 0, *size))
     image, extent, orientation = _load(image_bytes, image_format, max_pixels, exif_orientation, least_size)
     rgb = _to_rgb(image, background)
     box = upright_box(rgb.size, extent or rgb.size, orientation)

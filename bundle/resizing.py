@@ -48,6 +48,8 @@ def resize(
     """
     left, top, right, bottom = box
     width, height = size
+    if size == image.size and box == (0, 0, *size):
+        return np.frombuffer(image.tobytes(), np.uint8).reshape(height, width, 3)  # as asarray, in half the time
     same = (right - left, bottom - top) == size
     if interpolation not in _CONVOLUTIONS or same or reproducible:
         return np.asarray(image.resize(size, _RESAMPLING[interpolation], box=box))

@@ -36,6 +36,7 @@ from service.process_metrics import watch_process
 from service.protocol import infer_routes
 from service.protocol import model_routes as protocol_routes
 from service.settings import Settings
+from service.short_way import ShortWay
 from service.triton_names import TritonNames
 from service.version import VERSION
 from service.workers import Worker
@@ -71,6 +72,7 @@ def create_app(
                 await worker.knock()
             yield
         reporting.cancel()
+        metrics.refresh()  # for whoever is scraped after this worker's end
 
     app = Application(
         title="aaserve",
@@ -121,6 +123,8 @@ def create_app(
     app.add_middleware(Observation, observer=observer, tracing=tracing)  # the last one added is the outermost
     if tracing is None:
         app.state.early_refusal = EarlyRefusal(app.state, settings, observer, keys)
+        if keys is None and not settings.cors_origins:  # whose middlewares have a say in every answer
+            app.state.short_way = ShortWay(app.state, settings, observer)
     return app
 
 

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import httptools
 from uvicorn.protocols.http.flow_control import CLOSE_HEADER
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
+from service.answer import Answer
 from service.disconnect import client_left
 from service.errors import BodyTooLarge, HeadTimeout, HeadTooLarge, InvalidRequest, ServiceError, TooManyConnections
 from service.observation import new_request_id
@@ -21,6 +22,7 @@ from service.problems import problem
 if TYPE_CHECKING:
     from service.balance import Balance
     from service.early_refusal import EarlyRefusal
+    from service.short_way import ShortWay
 
 MAX_HEAD_BYTES = 65_536  # also of trailers and of a chunk's extensions: of all that is neither a request nor its body
 MAX_HEADERS = 100
@@ -41,6 +43,7 @@ class Connection(HttpToolsProtocol):
         self._max_connections: int = state.max_connections
         self._metrics = state.metrics
         self._early_refusal: EarlyRefusal | None = getattr(state, "early_refusal", None)
+        self._short_way: ShortWay | None = getattr(state, "short_way", None)
         self._balance: Balance | None = getattr(state, "balance", None)
         self._head_deadline: asyncio.TimerHandle | None = None
         self._write_deadline: asyncio.TimerHandle | None = None
@@ -161,11 +164,36 @@ class Connection(HttpToolsProtocol):
         """Whether the client's turn is next: no request is being received or answered."""
         return self.cycle is None or self.cycle.response_complete
 
+    async def respond(self, cycle: RequestResponseCycle, answer: Answer) -> None:
+        """Write the whole answer to a request that the application has not seen."""
+        if self.flow.write_paused and not cycle.disconnected:
+            await self.flow.drain()
+        if cycle.disconnected:
+            return
+        if CLOSE_HEADER in answer.headers:
+            cycle.keep_alive = False
+        elif not cycle.keep_alive:
+            answer.headers.append(CLOSE_HEADER)
+        cycle.response_started = True
+        self._write(answer)
+        cycle.response_complete = True
+        if not cycle.keep_alive:
+            self.transport.close()
+        self.on_response_complete()
+
     def shutdown(self) -> None:
         super().shutdown()
         if self.scheme == "https" and self.awaits_request():
             # TLS waits for the client's goodbye, and a client that has nothing to ask reads ours only when it does.
             self.loop.call_later(GOODBYE, self.transport.abort)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        if self._short_way is None or not (size := self._short_way.picture_bytes(cycle)):
+            super()._start_asgi_task(cycle, app)
+            return
+        task = self.loop.create_task(self._short_way.answer(cycle, size, self))
+        task.add_done_callback(self.tasks.discard)
+        self.tasks.add(task)
 
     def _refuse_early(self) -> bool:
         """Answer at once what can be refused by its head, unless others come first or the client takes no answers."""
@@ -179,7 +207,7 @@ class Connection(HttpToolsProtocol):
         last = self.parser.get_http_version() == "1.0" or not self.parser.should_keep_alive()
         if last and CLOSE_HEADER not in answer.headers:
             answer.headers.append(CLOSE_HEADER)
-        self._write(answer.status, answer.headers, answer.body)
+        self._write(answer)
         self._discarding = True
         self._closing = CLOSE_HEADER in answer.headers
         return True
@@ -223,8 +251,9 @@ class Connection(HttpToolsProtocol):
         response = problem(refusal, request_id, path)
         response.headers["X-Request-ID"] = request_id
         response.headers["Connection"] = "close"
-        self._write(response.status_code, response.raw_headers, bytes(response.body))
+        self._write(Answer.of(response))
 
-    def _write(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
-        lines = [name + b": " + value + b"\r\n" for name, value in (*self.server_state.default_headers, *headers)]
-        self.transport.write(b"".join([STATUS_LINE[status], *lines, b"\r\n", body]))
+    def _write(self, answer: Answer) -> None:
+        headers = (*self.server_state.default_headers, *answer.headers)
+        lines = [name + b": " + value + b"\r\n" for name, value in headers]
+        self.transport.write(b"".join([STATUS_LINE[answer.status], *lines, b"\r\n", answer.body]))

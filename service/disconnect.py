@@ -4,13 +4,20 @@ connection is lost --Connection--> client_left(scope) --> the request's task, wh
 """
 
 import asyncio
-from collections.abc import Iterator, MutableMapping
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import MutableMapping
+from types import TracebackType
+from typing import Any, Protocol
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import ClientDisconnect
 
 _LEFT, _ON_LEAVING = "aaserve.client_left", "aaserve.on_leaving"  # in the request's scope
+
+
+class Asked(Protocol):
+    """A request, of whichever layer."""
+
+    @property
+    def scope(self) -> Any: ...
 
 
 def client_left(scope: MutableMapping[str, Any]) -> None:
@@ -20,24 +27,29 @@ def client_left(scope: MutableMapping[str, Any]) -> None:
         on_leaving()
 
 
-@contextmanager
-def unless_client_leaves(request: Request) -> Iterator[None]:
-    """Run the block in a task, which is cancelled where nobody waits for it.
+class unless_client_leaves:  # noqa: N801 (reads as the statement that it is)
+    """`with unless_client_leaves(request)`: run the block in a task, which is cancelled where nobody waits for it.
 
     Raises:
         ClientDisconnect: the client closed the connection first.
     """
-    working = asyncio.current_task()
-    assert working is not None
-    scope = request.scope
-    if _LEFT in scope:
-        raise ClientDisconnect
-    scope[_ON_LEAVING] = working.cancel
-    try:
-        yield
-    except asyncio.CancelledError:
-        if _LEFT in scope and not working.uncancel():  # nobody else wanted it to end
-            raise ClientDisconnect from None
-        raise
-    finally:
-        del scope[_ON_LEAVING]
+
+    __slots__ = ("_scope", "_working")
+
+    def __init__(self, request: Asked) -> None:
+        self._scope: MutableMapping[str, Any] = request.scope
+
+    def __enter__(self) -> None:
+        working = asyncio.current_task()
+        assert working is not None
+        if _LEFT in self._scope:
+            raise ClientDisconnect
+        self._working = working
+        self._scope[_ON_LEAVING] = working.cancel
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        del self._scope[_ON_LEAVING]
+        if kind is asyncio.CancelledError and _LEFT in self._scope and not self._working.uncancel():
+            raise ClientDisconnect from None  # nobody else wanted it to end

@@ -10,7 +10,6 @@ the route looks at again, with all it knows by then.
 
 import asyncio
 import re
-from dataclasses import dataclass
 from functools import lru_cache
 from urllib.parse import unquote
 
@@ -19,6 +18,7 @@ from starlette.datastructures import State
 from starlette.responses import Response
 
 from service.access import refusal_for
+from service.answer import Answer
 from service.errors import ServiceError
 from service.keys import Keys
 from service.lifecycle import Lifecycle
@@ -32,15 +32,6 @@ _USES_A_MODEL = re.compile(
 )
 _TIMEOUT_HEADER = TIMEOUT_HEADER.lower().encode()
 _LENGTH_HEADER = b"content-length"
-
-
-@dataclass(slots=True)
-class Answer:
-    """What a connection writes."""
-
-    status: int
-    headers: list[tuple[bytes, bytes]]
-    body: bytes
 
 
 class EarlyRefusal:
@@ -115,8 +106,7 @@ class EarlyRefusal:
 def _answer(refusal: ServiceError, request_id: str, endpoint: str) -> Answer:
     """As `problem`, without its cost for each request."""
     if '"' in request_id or "\\" in request_id:  # which are longer in JSON
-        response = problem(refusal, request_id, endpoint)
-        return Answer(refusal.status, list(response.raw_headers), bytes(response.body))
+        return Answer.of(problem(refusal, request_id, endpoint))
     without_id = "~" * len(request_id)  # in no text of ours
     prepared = _prepared(refusal.status, refusal.code, str(refusal), refusal.retry_after, without_id, endpoint)
     body = bytes(prepared.body).replace(without_id.encode(), request_id.encode())

@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +14,7 @@ from service.errors import DeadlineExceeded, InferenceFailed
 Array = NDArray[Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """The model's output for one caller's rows, in their order, and where its time went, in seconds."""
 
     rows: Array
@@ -114,10 +113,12 @@ class Part:
         entry = self.entry
         entry.batch_size = max(batch_size, entry.batch_size)
         entry.started = started if entry.started is None else min(started, entry.started)
-        entry.outputs[self.start] = outputs
-        if entry.answer.done() or sum(map(len, entry.outputs.values())) < entry.size:
+        if entry.answer.done():
             return
-        if len(entry.outputs) > 1:
+        if len(self) < entry.size:
+            entry.outputs[self.start] = outputs
+            if sum(map(len, entry.outputs.values())) < entry.size:
+                return
             outputs = np.concatenate([entry.outputs[start] for start in sorted(entry.outputs)])
         queued = max(0.0, entry.started - entry.enqueued - entry.decode_seconds)
         entry.answer.set_result(Answer(outputs, entry.decode_seconds, queued, ended - entry.started, entry.batch_size))

@@ -1,7 +1,7 @@
 """Prometheus metrics: names, labels and buckets. docs/operations.md lists them for those who scrape.
 
 One process counts in memory. Workers count in files, one set for each slot, so that a replacement goes on where its
-predecessor was killed, and whoever is scraped adds all of them up.
+predecessor was killed, and whoever is scraped adds all of them up. Histograms get there within a second.
 """
 
 import asyncio
@@ -9,12 +9,13 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, values
+from prometheus_client import CollectorRegistry, Counter, Gauge, values
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from bundle.bundle import MODEL_FILE
 from bundle.manifest import Manifest
 from service.gpu_metrics import GpuMetrics
+from service.histogram import Histogram
 
 # Resolve a service that answers in 2 to 50 ms; the client library's own buckets start at 5 ms.
 SECONDS = (
@@ -111,6 +112,8 @@ class Metrics:
         self.inflight = Gauge(
             "aaserve_inflight_requests", "Requests being answered.", registry=registry, multiprocess_mode="livesum"
         )
+        self.being_answered = 0
+        self._report(self.inflight, lambda: self.being_answered)
         self.rejected = Counter(
             "aaserve_rejected_total",
             "Requests (of a batch: images) not answered as asked.",
@@ -168,9 +171,11 @@ class Metrics:
             await asyncio.sleep(REFRESH)
 
     def refresh(self) -> None:
-        """Write what is reported now."""
+        """Write what is reported now, and what was observed since."""
         for gauge, value in self._reported.items():
             gauge.set(value())
+        for histogram in (self.request_duration, self.stage_duration, self.batch_size):
+            histogram.tell()
 
     def _forget(self, gauge: Gauge, labels: tuple[str, ...]) -> None:
         if self._is_worker:  # whose files keep what they once had

@@ -12,12 +12,13 @@ from functools import lru_cache
 from random import getrandbits
 from typing import TYPE_CHECKING, Any
 
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bundle.manifest import Manifest
 from service.errors import ServiceError
+from service.histogram import Histogram
 from service.logs import RefusalLog, log_request
 from service.metrics import Metrics
 from service.problems import problem
@@ -134,20 +135,21 @@ class Observation:
                 message["headers"] = [*message["headers"], *headers]
             await send(message)
 
-        with self._metrics.inflight.track_inprogress():
-            try:
-                await self._app(scope, receive, send_observed)
-            except ClientDisconnect:
-                self._metrics.rejected.labels("disconnected").inc()
-            except Exception as error:
-                log.error("request %s failed", record.request_id, exc_info=error)
-                if record.status == CLIENT_LEFT:
-                    await problem(ServiceError(), record.request_id, scope["path"])(scope, receive, send_observed)
-            finally:
-                if self._tracing and record.status == CLIENT_LEFT:
-                    self._tracing.finish(record)
-                record.endpoint = getattr(scope.get("route"), "path", record.endpoint)
-                self._observer.ended(record, scope["method"], scope["path"])
+        self._metrics.being_answered += 1
+        try:
+            await self._app(scope, receive, send_observed)
+        except ClientDisconnect:
+            self._metrics.rejected.labels("disconnected").inc()
+        except Exception as error:
+            log.error("request %s failed", record.request_id, exc_info=error)
+            if record.status == CLIENT_LEFT:
+                await problem(ServiceError(), record.request_id, scope["path"])(scope, receive, send_observed)
+        finally:
+            self._metrics.being_answered -= 1
+            if self._tracing and record.status == CLIENT_LEFT:
+                self._tracing.finish(record)
+            record.endpoint = getattr(scope.get("route"), "path", record.endpoint)
+            self._observer.ended(record, scope["method"], scope["path"])
 
 
 def answer_headers(record: Record, lifecycle: "Lifecycle") -> list[tuple[bytes, bytes]]:

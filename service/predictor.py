@@ -10,10 +10,9 @@ Small ones are decoded where they come, in the event loop.
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from time import perf_counter
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,8 +44,7 @@ Result = TypeVar("Result")
 Maps = Mapping[str, NDArray[np.floating]]  # layer --> (heads, queries, keys)
 
 
-@dataclass(frozen=True, slots=True)
-class Inference:
+class Inference(NamedTuple):
     """Logits (N, num_classes), all finite, seconds by stage, and the rows of the batch they came from."""
 
     logits: NDArray[np.float32]
@@ -54,8 +52,7 @@ class Inference:
     batch_size: int
 
 
-@dataclass(frozen=True, slots=True)
-class Prediction:
+class Prediction(NamedTuple):
     """Ranked labels, seconds by stage, and the rows of the batch they came from."""
 
     predictions: list[ClassScore]
@@ -123,10 +120,10 @@ class Predictor:
             InvalidImage, ImageTooLarge, UnsupportedMediaType: the picture's fault; it never enters a batch.
             QueueFull, Draining, DeadlineExceeded, InferenceFailed: as the stages raise them.
         """
-        inference = await self.infer_pictures([image_bytes], deadline=deadline)
-        return Prediction(
-            rank(inference.logits[0], self.manifest.labels, top_k), inference.stages, inference.batch_size
-        )
+        with self.statistics.failures():
+            started = perf_counter()
+            logits, stages, batch_size = self._inference([await self._classify(image_bytes, deadline)], started)
+            return Prediction(rank(logits[0], self.manifest.labels, top_k), stages, batch_size)
 
     async def predict_each(
         self, images: Sequence[bytes | ServiceError], *, top_k: int, deadline: float
@@ -149,8 +146,6 @@ class Predictor:
         """Return the logits of several pictures, of all or of none; raises as `predict`, for the first bad one."""
         with self.statistics.failures():
             started = perf_counter()
-            if len(pictures) == 1:
-                return self._inference([await self._classify(pictures[0], deadline)], started)
             try:
                 async with asyncio.TaskGroup() as group:
                     tasks = [group.create_task(self._classify(picture, deadline)) for picture in pictures]
@@ -221,7 +216,8 @@ class Predictor:
                 return await self._batcher.submit_later(decode, deadline=deadline)
             row = await self._pool.run(decode, deadline=deadline)
         seconds = perf_counter() - started
-        return replace(await self._batcher.submit(row[np.newaxis], deadline=deadline), decode_seconds=seconds)
+        answer = await self._batcher.submit(row[np.newaxis], deadline=deadline)
+        return answer._replace(decode_seconds=seconds)
 
     def _decode(self, picture: bytes) -> NDArray[Any]:
         """Return a row of the manifest's input; in whichever thread decodes."""
@@ -238,14 +234,19 @@ class Predictor:
 
     def _inference(self, answers: Sequence[Answer], started: float) -> Inference:
         """Join what one request has asked; `started` is when the work on it began."""
-        logits = answers[0].rows if len(answers) == 1 else np.concatenate([answer.rows for answer in answers])
-        if not np.isfinite(logits).all():
+        [first, *others] = answers
+        logits = np.concatenate([answer.rows for answer in answers]) if others else first.rows
+        if not np.logical_and.reduce(np.isfinite(logits), axis=None):
             raise InferenceFailed
-        last = max(answers, key=lambda answer: answer.decode_seconds + answer.queue_seconds + answer.inference_seconds)
+        last = max(answers, key=_seconds) if others else first
         stages = {
             "decode": last.decode_seconds,
             "queue": last.queue_seconds,
             "inference": last.inference_seconds,
         }
         self.statistics.answered(len(logits), **stages, total=perf_counter() - started)
-        return Inference(logits, stages, max(answer.batch_size for answer in answers))
+        return Inference(logits, stages, max([answer.batch_size for answer in answers]))
+
+
+def _seconds(answer: Answer) -> float:
+    return answer.decode_seconds + answer.queue_seconds + answer.inference_seconds

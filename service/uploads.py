@@ -49,7 +49,7 @@ async def read_image(request: Request, *, max_body_bytes: int) -> bytes:
         if not isinstance(text, str):
             raise InvalidRequest(f'expected {{"{FIELD}": "<base64 or data URI>"}}')
         return _raised(from_base64(text))
-    if media_type in ("", "application/octet-stream") or media_type.startswith("image/"):
+    if is_raw(media_type):
         return await read_body(request, max_body_bytes=max_body_bytes)
     raise UnsupportedMediaType(
         "send Content-Type image/*, application/octet-stream, multipart/form-data or application/json"
@@ -101,6 +101,11 @@ def body_bytes(request: Request, *, max_body_bytes: int) -> int:
     """How much of a body to expect: what it declares, or as much as is allowed."""
     declared = request.headers.get("content-length", "")
     return min(int(declared[:20]), max_body_bytes) if declared.isdecimal() else max_body_bytes
+
+
+def is_raw(media_type: str) -> bool:
+    """Whether the body is the picture itself."""
+    return media_type in ("", "application/octet-stream") or media_type.startswith("image/")
 
 
 def media_type_of(request: Request) -> str:
