@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from service.tracing import Tracing
 
 log = logging.getLogger("aaserve")
-_QUICK = 0.001  # seconds of one row; to tell a thread of it and to hear of its end takes as long (decisions/0022)
+_QUICK = 0.002  # seconds of one row; to tell a thread of it and to hear of its end takes a good part of it
+_TURN = 0.008  # seconds that rows take in one turn of the event loop, at most (decisions/0025)
 
 
 @asynccontextmanager
@@ -57,13 +58,22 @@ async def open_predictor(
         statistics.executed(len(batch), perf_counter() - started)
         return logits
 
+    def at_once() -> AtOnce | None:
+        """For who is alone; for all where there is one core, which a lane would only take from the event loop."""
+        seconds = runner.seconds_of_one_row
+        if not runner.decodes_in_lanes or seconds >= _QUICK:
+            return None
+        run_batch = partial(counted, runner.run_at_once)
+        if runner.lanes == 1:
+            return AtOnce(run_batch, most=int(_TURN / seconds), suits=lambda: True)
+        return AtOnce(run_batch, most=1, suits=lambda: admission.rows == 1)
+
     batch_size = metrics.batch_size.labels(manifest.name)
     reopened = metrics.model_reopened.labels(manifest.name)
     call_timeout = settings.model_call_timeout_ms / 1000
     lanes = (settings.intra_op_num_threads, settings.gpu_lanes)
     runner = await asyncio.to_thread(ModelRunner, served, open_session, *lanes, reopened.inc, call_timeout)
     log.info("%s version %s is loaded and warmed up on %s", manifest.name, manifest.version, runner.provider)
-    is_quick = runner.decodes_in_lanes and runner.seconds_of_one_row < _QUICK
 
     statistics = Statistics()
     throughput = Throughput()
@@ -71,9 +81,7 @@ async def open_predictor(
         Ways(
             usual=partial(counted, runner.run),
             few=Few(partial(counted, runner.run_wide), runner.speedup) if runner.speedup > 1 else None,
-            at_once=AtOnce(partial(counted, runner.run_at_once), alone=lambda: admission.rows == 1)
-            if is_quick
-            else None,
+            at_once=at_once(),
         ),
         lanes=Lanes(runner.lanes),
         max_batch_size=settings.max_batch_size,

@@ -2,7 +2,7 @@
 
     usual       in a lane, beside other lanes
     few rows    in a lane, with all the cores
-    a lone row  in the event loop, before a lane would have heard of it
+    at once     in the event loop, before a lane would have heard of it
 
 Knows nothing of HTTP or ONNX Runtime.
 """
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from service.batch import RunBatch
-from service.entry import Part
+from service.entry import Entry, Part
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,14 @@ class Few:
 
 @dataclass(frozen=True)
 class AtOnce:
-    """How a row that needs no decoding is answered without a thread: in the event loop, if nobody else is there."""
+    """How rows that need no decoding are answered without a thread: in the event loop, at most `most` in each turn.
+
+    That is where it `suits`, and while no lane is at work.
+    """
 
     run_batch: RunBatch
-    alone: Callable[[], bool]
+    most: int
+    suits: Callable[[], bool]
 
 
 class Way(NamedTuple):
@@ -54,9 +58,13 @@ class Ways:
         """Whether so many rows, waiting and computing, are best given all the cores."""
         return self.few is not None and rows < self.few.crowd
 
+    def go_at_once(self, entry: Entry) -> bool:
+        """Whether its rows are for the event loop itself."""
+        return self.at_once is not None and entry.decode is None and self.at_once.suits()
+
     def best(self, parts: Sequence[Part], rows: int) -> Way:
         """For these parts of `rows` that wait, while nothing computes."""
-        if self.at_once and len(parts) == 1 and parts[0].entry.is_one_row and self.at_once.alone():
+        if self.at_once and all(self.go_at_once(part.entry) for part in parts):
             return Way(self.at_once.run_batch, at_once=True)
         if self.few and self.are_few(rows):
             return Way(self.few.run_batch, all_cores=True)
