@@ -27,14 +27,12 @@ from service.session import OnnxSession
 from service.settings import Settings
 from service.statistics import Statistics
 from service.throughput import Throughput
-from service.ways import AtOnce, Few, Ways
+from service.ways import Few, Ways, at_once
 
 if TYPE_CHECKING:
     from service.tracing import Tracing
 
 log = logging.getLogger("aaserve")
-_QUICK = 0.002  # seconds of one row; to tell a thread of it and to hear of its end takes a good part of it
-_TURN = 0.008  # seconds that rows take in one turn of the event loop, at most (decisions/0025)
 
 
 @asynccontextmanager
@@ -58,16 +56,6 @@ async def open_predictor(
         statistics.executed(len(batch), perf_counter() - started)
         return logits
 
-    def at_once() -> AtOnce | None:
-        """For who is alone; for all where there is one core, which a lane would only take from the event loop."""
-        seconds = runner.seconds_of_one_row
-        if not runner.decodes_in_lanes or seconds >= _QUICK:
-            return None
-        run_batch = partial(counted, runner.run_at_once)
-        if runner.lanes == 1:
-            return AtOnce(run_batch, most=int(_TURN / seconds), suits=lambda: True)
-        return AtOnce(run_batch, most=1, suits=lambda: admission.rows == 1)
-
     batch_size = metrics.batch_size.labels(manifest.name)
     reopened = metrics.model_reopened.labels(manifest.name)
     call_timeout = settings.model_call_timeout_ms / 1000
@@ -81,7 +69,14 @@ async def open_predictor(
         Ways(
             usual=partial(counted, runner.run),
             few=Few(partial(counted, runner.run_wide), runner.speedup) if runner.speedup > 1 else None,
-            at_once=at_once(),
+            at_once=at_once(
+                partial(counted, runner.run_at_once),
+                runner.seconds_of_one_row,
+                runner.lanes,
+                lambda: admission.rows == 1,
+            )
+            if runner.decodes_in_lanes
+            else None,
         ),
         lanes=Lanes(runner.lanes),
         max_batch_size=settings.max_batch_size,

@@ -14,6 +14,9 @@ from typing import NamedTuple
 from service.batch import RunBatch
 from service.entry import Entry, Part
 
+_QUICK = 0.002  # seconds of one row; to tell a thread of it and to hear of its end takes a good part of it
+_TURN = 0.008  # seconds that rows take in one turn of the event loop, at most (docs/decisions/0025)
+
 
 @dataclass(frozen=True)
 class Few:
@@ -36,6 +39,15 @@ class AtOnce:
     run_batch: RunBatch
     most: int
     suits: Callable[[], bool]
+
+
+def at_once(run_batch: RunBatch, seconds_of_one_row: float, lanes: int, alone: Callable[[], bool]) -> AtOnce | None:
+    """Of a quick model: for who is `alone`; for all where there is one lane, which would only be in the way."""
+    if seconds_of_one_row >= _QUICK:
+        return None
+    if lanes == 1:
+        return AtOnce(run_batch, most=int(_TURN / seconds_of_one_row), suits=lambda: True)
+    return AtOnce(run_batch, most=1, suits=alone)
 
 
 class Way(NamedTuple):

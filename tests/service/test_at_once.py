@@ -14,7 +14,7 @@ import pytest
 
 from service.errors import InferenceFailed
 from service.lanes import Lanes
-from service.ways import AtOnce
+from service.ways import AtOnce, at_once
 from service.workers import HUNG
 from tests.held_model import ROW, batching, run, soon
 from tests.helpers import running_service, wait_until
@@ -55,6 +55,17 @@ def computed(
 
     run(scenario())
     return model.batches
+
+
+def test_a_turn_of_the_event_loop_is_bounded_and_slow_models_never_get_one() -> None:
+    model = Recorder()
+    assert at_once(model, 0.002, 1, lambda: True) is None
+    alone = at_once(model, 0.001, 2, lambda: False)
+    assert alone is not None
+    assert (alone.most, alone.suits()) == (1, False)
+    everybody = at_once(model, 0.001, 1, lambda: False)
+    assert everybody is not None
+    assert (everybody.most, everybody.suits()) == (8, True)
 
 
 def test_a_lone_row_is_computed_in_the_event_loop() -> None:
