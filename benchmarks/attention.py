@@ -33,6 +33,7 @@ from benchmarks.circumstances import write_result
 from export.convert import convert
 from models import create_model
 from models.attention import AttentionAugmentedConv2d as Layer
+from models.position import one_hot_positions
 
 
 def pad_and_reshape(layer: Layer, x: Tensor) -> Tensor:
@@ -60,7 +61,7 @@ def marks_product(layer: Layer, x: Tensor) -> Tensor:
     """Relative logits spread over all keys by one product with constant one-hot marks, added."""
     q, k, v = _heads(layer, x)
     relative = torch.cat(layer._relative_logits(q), dim=-1)  # (B, Nh, N, H + W)
-    logits = q @ k.transpose(2, 3) + relative @ layer._key_position
+    logits = q @ k.transpose(2, 3) + relative @ one_hot_positions(*layer.feature_size).T
     return _merged(layer, logits.softmax(-1) @ v)
 
 
@@ -68,7 +69,7 @@ def augmented_key(layer: Layer, x: Tensor) -> Tensor:
     """Relative logits beside the query, one-hot marks beside the key, one product; all in rows of pixels."""
     q, k, v = _heads(layer, x)
     q = torch.cat([q, *layer._relative_logits(q)], dim=-1)  # (B, Nh, N, d + H + W)
-    marks = layer._key_position.T.expand(k.shape[0], layer.num_heads, -1, -1)  # (B, Nh, N, H + W)
+    marks = one_hot_positions(*layer.feature_size).expand(k.shape[0], layer.num_heads, -1, -1)  # (B, Nh, N, H + W)
     k = torch.cat([k, marks], dim=-1)  # (B, Nh, N, d + H + W)
     return _merged(layer, (q @ k.transpose(2, 3)).softmax(-1) @ v)
 
