@@ -177,6 +177,11 @@ class Metrics:
         for histogram in (self.request_duration, self.stage_duration, self.batch_size):
             histogram.tell()
 
+    def scraped(self) -> None:
+        """Do not leave the scrape that ends now in what the other workers' scrapes read here."""
+        if self._is_worker:
+            self.inflight.set(max(0, self.being_answered - 1))
+
     def _forget(self, gauge: Gauge, labels: tuple[str, ...]) -> None:
         if self._is_worker:  # whose files keep what they once had
             self._reported.pop(gauge.labels(*labels), None)

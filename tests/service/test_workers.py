@@ -41,6 +41,14 @@ def test_metrics_are_one_truth_whichever_worker_is_asked() -> None:
             assert 'aaserve_model_ready{model="aa-cifar100",version="1"} 1.0' in text
 
 
+def test_a_scrape_does_not_count_those_before_it_as_in_flight() -> None:
+    with running_service("--workers", "2") as service:
+        wait_until(lambda: all_ready(service))
+        url = f"{service.client.base_url}/metrics"
+        told = [httpx.get(url).text.split("\naaserve_inflight_requests ")[1].split("\n")[0] for _ in range(20)]
+        assert told.count("1.0") >= 18, told  # each worker writes once a second too, and may do so before an end
+
+
 def test_a_worker_that_is_killed_is_replaced_and_nobody_else_notices() -> None:
     with running_service("--workers", "2") as service:
         wait_until(lambda: all_ready(service))
