@@ -222,14 +222,10 @@ class DynamicBatcher:
         if not waiting or self._recovering:
             return 0
         free = self._assignments.free
-        at_once = self._ways.go_at_once(self._queue.oldest)
         if free <= 0:  # prepared, so that no lane waits for the event loop; a batch that may still grow is not
-            full = free == 0 and waiting >= self._max_batch_size
-            return self._max_batch_size if full and not at_once else 0
+            return self._max_batch_size if free == 0 and waiting >= self._max_batch_size else 0
         if waiting < self._max_batch_size and self._wait_for_company():
             return 0
-        if at_once and self._ways.at_once and not self._assignments:
-            return min(self._ways.at_once.most, self._max_batch_size)
         are_few, idle = self._ways.are_few(self._rows), not self._assignments
         if are_few and self._assignments.any_has_all_cores:
             return 0  # it is soon done

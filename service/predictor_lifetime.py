@@ -27,7 +27,7 @@ from service.session import OnnxSession
 from service.settings import Settings
 from service.statistics import Statistics
 from service.throughput import Throughput
-from service.ways import Few, Ways, at_once
+from service.ways import QUICK, AtOnce, Few, Ways
 
 if TYPE_CHECKING:
     from service.tracing import Tracing
@@ -69,13 +69,8 @@ async def open_predictor(
         Ways(
             usual=partial(counted, runner.run),
             few=Few(partial(counted, runner.run_wide), runner.speedup) if runner.speedup > 1 else None,
-            at_once=at_once(
-                partial(counted, runner.run_at_once),
-                runner.seconds_of_one_row,
-                runner.lanes,
-                lambda: admission.rows == 1,
-            )
-            if runner.decodes_in_lanes
+            at_once=AtOnce(partial(counted, runner.run_at_once), alone=lambda: admission.rows == 1)
+            if runner.decodes_in_lanes and runner.seconds_of_one_row < QUICK
             else None,
         ),
         lanes=Lanes(runner.lanes),

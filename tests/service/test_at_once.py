@@ -1,4 +1,4 @@
-"""Rows of a quick model, computed in the event loop: when, when not, and what if the call hangs there."""
+"""A lone row of a quick model, computed in the event loop: when, when not, and what if the call hangs there."""
 
 import asyncio
 import signal
@@ -14,7 +14,7 @@ import pytest
 
 from service.errors import InferenceFailed
 from service.lanes import Lanes
-from service.ways import AtOnce, at_once
+from service.ways import AtOnce
 from service.workers import HUNG
 from tests.held_model import ROW, batching, run, soon
 from tests.helpers import running_service, wait_until
@@ -32,14 +32,12 @@ class Recorder:
         return batch * 2
 
 
-def computed(
-    *sizes: int, most: int = 3, suits: Callable[[], bool] = lambda: True, later: bool = False, delay: float = 0
-) -> list:
+def computed(*sizes: int, alone: Callable[[], bool] = lambda: True, later: bool = False, delay: float = 0) -> list:
     """The batches of callers who come together with so many rows, or each with one that a lane is to decode."""
     model = Recorder()
 
     async def scenario() -> None:
-        at_once = AtOnce(model, most, suits)
+        at_once = AtOnce(model, alone)
         async with (
             batching(model, at_once=at_once, lanes=Lanes(1), delay=delay) as batcher,
             asyncio.TaskGroup() as callers,
@@ -57,37 +55,22 @@ def computed(
     return model.batches
 
 
-def test_a_turn_of_the_event_loop_is_bounded_and_slow_models_never_get_one() -> None:
-    model = Recorder()
-    assert at_once(model, 0.002, 1, lambda: True) is None
-    alone = at_once(model, 0.001, 2, lambda: False)
-    assert alone is not None
-    assert (alone.most, alone.suits()) == (1, False)
-    everybody = at_once(model, 0.001, 1, lambda: False)
-    assert everybody is not None
-    assert (everybody.most, everybody.suits()) == (8, True)
-
-
 def test_a_lone_row_is_computed_in_the_event_loop() -> None:
     assert computed(1) == [(1, True)]
 
 
-@pytest.mark.parametrize("options", [{"suits": lambda: False}, {"later": True}])
-def test_a_row_that_is_to_be_decoded_or_that_it_does_not_suit_is_for_a_lane(options: dict) -> None:
+@pytest.mark.parametrize("options", [{"alone": lambda: False}, {"later": True}])
+def test_a_row_with_company_or_to_be_decoded_is_for_a_lane(options: dict) -> None:
     assert computed(1, **options) == [(1, False)]
+
+
+def test_several_rows_of_one_caller_are_for_a_lane() -> None:
+    assert computed(2) == [(2, False)]
 
 
 @pytest.mark.parametrize("delay", [0, 0.01])
 def test_rows_that_came_together_go_together(delay: float) -> None:
-    assert computed(1, 1, delay=delay) == [(2, True)]
-
-
-def test_no_turn_of_the_event_loop_computes_more_rows_than_it_may() -> None:
-    assert computed(1, 2, 2, 1, 1) == [(3, True), (3, True), (1, True)]
-
-
-def test_no_full_batch_is_prepared_for_a_lane_meanwhile() -> None:
-    assert computed(*[1] * 16) == [(3, True)] * 5 + [(1, True)]
+    assert computed(1, 1, delay=delay) == [(2, False)]
 
 
 def test_the_event_loop_computes_nothing_while_a_lane_does() -> None:
@@ -98,7 +81,7 @@ def test_the_event_loop_computes_nothing_while_a_lane_does() -> None:
         return model(batch)
 
     async def scenario() -> None:
-        async with batching(held, at_once=AtOnce(model, 1, lambda: True), lanes=Lanes(2)) as batcher:
+        async with batching(held, at_once=AtOnce(model, lambda: True), lanes=Lanes(2)) as batcher:
             first = asyncio.ensure_future(batcher.submit_later(lambda: ROW[0], deadline=soon()))
             while not batcher.computing:
                 await asyncio.sleep(0)
@@ -121,7 +104,7 @@ def test_a_call_that_fails_in_the_event_loop_is_its_callers_failure_alone_and_th
 
     async def scenario() -> None:
         model = Recorder()
-        at_once = AtOnce(failing, 1, lambda: not recovered.is_set())
+        at_once = AtOnce(failing, lambda: not recovered.is_set())
         async with batching(model, at_once=at_once, recover=recovered.set) as batcher:
             with pytest.raises(InferenceFailed):
                 await batcher.submit(ROW, deadline=soon())
@@ -163,24 +146,10 @@ def test_a_worker_that_hangs_in_its_event_loop_is_replaced(tmp_path: Path) -> No
 
 def test_with_somebody_else_in_the_service_a_lane_computes_and_a_hang_is_answered(tmp_path: Path) -> None:
     write_fragile_bundle(tmp_path)
-    cores = ("--intra-op-num-threads", "2")  # with one, the event loop computes all
-    with running_service("--model-call-timeout-ms", "300", *cores, repository=tmp_path) as service:
+    with running_service("--model-call-timeout-ms", "300", repository=tmp_path) as service:
         address = (service.client.base_url.host, service.client.base_url.port)
         with socket.create_connection(address, timeout=10) as other:
             other.sendall(b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n")
             wait_until(lambda: service.metric("aaserve_inflight_requests") == 2)  # with the one that asks
             assert service.client.post("/classify", content=picture(HANGS)).status_code == 500
         assert service.process.wait(10) == HUNG
-
-
-def test_where_there_is_one_core_the_event_loop_computes_for_all(tmp_path: Path) -> None:
-    write_fragile_bundle(tmp_path)
-    cores = ("--intra-op-num-threads", "1")
-    with running_service("--model-call-timeout-ms", "300", *cores, repository=tmp_path) as service:
-        address = (service.client.base_url.host, service.client.base_url.port)
-        with socket.create_connection(address, timeout=10) as other:
-            other.sendall(b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n")
-            wait_until(lambda: service.metric("aaserve_inflight_requests") == 2)
-            with pytest.raises(httpx.RemoteProtocolError):
-                service.client.post("/classify", content=picture(HANGS))
-        assert service.process.wait(10) == -signal.SIGALRM

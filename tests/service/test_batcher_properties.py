@@ -150,7 +150,7 @@ def play(schedule: Schedule) -> Schedule:
 
         def run_at_once(batch: np.ndarray) -> np.ndarray:
             nonlocal timed
-            assert len(batch) <= batcher.computing <= schedule.max_batch_size
+            assert len(batch) == batcher.computing == 1
             timed += 1  # no lane takes time for it
             return run_batch(batch)
 
@@ -158,7 +158,7 @@ def play(schedule: Schedule) -> Schedule:
             Ways(
                 run_batch,
                 Few(run_few, schedule.crowd) if schedule.crowd else None,
-                AtOnce(run_at_once, schedule.max_batch_size, lambda: True) if schedule.quick else None,
+                AtOnce(run_at_once, lambda: True) if schedule.quick else None,
             ),
             lanes=lanes,
             max_batch_size=schedule.max_batch_size,

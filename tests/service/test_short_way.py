@@ -165,8 +165,7 @@ def test_what_fails_is_answered_and_its_cause_logged(tmp_path: Path) -> None:
 
 def test_who_leaves_while_the_model_computes_is_not_waited_for(tmp_path: Path) -> None:
     write_fragile_bundle(tmp_path)
-    options = ("--model-call-timeout-ms", "60000", "--intra-op-num-threads", "2")
-    with running_service(*options, repository=tmp_path) as service, connect(service) as other:
+    with running_service("--model-call-timeout-ms", "60000", repository=tmp_path) as service, connect(service) as other:
         send(other, post(b"x" * 9)[:-1])  # with company, a lane computes
         with connect(service) as connection:
             send(connection, post(picture(HANGS)))
