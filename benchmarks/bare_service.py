@@ -1,16 +1,19 @@
-"""python -m benchmarks.bare_service BUNDLE PORT
+"""python -m benchmarks.bare_service BUNDLE PORT…
 
 The least that can be called a server of this model in Python: uvicorn whose application reads, decodes, calls ONNX
 Runtime and answers the best label, in the event loop, a picture at a time. No metrics, log, ids, limits, batches,
-deadlines or errors. One process; `bare_services` starts one for each core.
+deadlines or errors. A process for each port.
 """
 
 import json
 import os
-import subprocess
+import signal
 import sys
+import tempfile
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,9 @@ import uvicorn
 
 import bundle.telemetry  # noqa: F401  (before onnxruntime)
 from benchmarks.circumstances import ROOT
-from benchmarks.generator import Address
+from benchmarks.peers import forms
+from benchmarks.peers.peer import Served, StartFailed
+from benchmarks.peers.process_tree import process_tree
 from benchmarks.peers.servers.ports import spare_port
 from bundle.bundle import open_bundle
 from bundle.model_input import read_input
@@ -28,31 +33,45 @@ import onnxruntime  # isort: skip
 
 HOST = "127.0.0.1"
 MAX_PIXELS = 50_000_000
+PATIENCE = 60.0  # seconds that a start may take
+READY = "ready\n"
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 
-@contextmanager
-def bare_services(folder: Path, number: int) -> Iterator[list[Address]]:
-    """Where so many processes answer."""
-    ports = [spare_port() for _ in range(number)]
-    command = [sys.executable, "-m", "benchmarks.bare_service", str(folder)]
-    processes = [subprocess.Popen([*command, str(port)], cwd=ROOT, stdout=subprocess.PIPE) for port in ports]
-    try:
-        for process in processes:
-            assert process.stdout is not None
-            if not process.stdout.readline():
-                raise OSError(f"the bare service ended with status {process.wait()}")
-        yield [(HOST, port) for port in ports]
-    finally:
-        for process in processes:
-            process.terminate()
-        for process in processes:
-            process.wait(10)
+@dataclass(frozen=True)
+class BareService:
+    """In the form of a peer; what is above it in the same round, no server on uvicorn can be expected to reach."""
+
+    name: str = "bare service"
+    version: str = uvicorn.__version__
+    installed: bool = True
+
+    def install(self) -> Path:
+        return Path(sys.executable)
+
+    @contextmanager
+    def serve(self, bundle: Path, *, cores: list[int] | None = None) -> Iterator[Served]:
+        """As `Peer.serve`: a process and a port for each core.
+
+        Raises:
+            StartFailed: it did not become ready.
+        """
+        ports = tuple(spare_port() for _ in cores or os.sched_getaffinity(0))
+        command = [sys.executable, "-m", "benchmarks.bare_service", bundle.resolve(), *map(str, ports)]
+        with tempfile.TemporaryDirectory(prefix="bare-") as scratch:
+            folder = Path(scratch)
+            with process_tree(command, environment={"PYTHONPATH": str(ROOT)}, cores=cores, folder=folder) as root:
+                deadline = time.monotonic() + PATIENCE
+                while (lines := (folder / "log").read_text()).count(READY) < len(ports):
+                    if root.poll() is not None or time.monotonic() > deadline:
+                        raise StartFailed(f"{self.name}: not ready; its log:\n{lines}")
+                    time.sleep(0.05)
+                yield Served(HOST, ports, "/classify", root.pid, forms.raw, forms.best)
 
 
-def main() -> None:
-    opened = open_bundle(Path(sys.argv[1]))
+def serve(folder: Path, port: int) -> None:
+    opened = open_bundle(folder)
     manifest = opened.manifest
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
@@ -61,7 +80,8 @@ def main() -> None:
     def classify(picture: bytes) -> bytes:
         row = read_input(picture, manifest, max_pixels=MAX_PIXELS)
         logits = session.run([manifest.output.name], {manifest.input.name: row[np.newaxis]})[0][0]
-        return json.dumps({"label": manifest.labels[int(logits.argmax())]}).encode()
+        best = int(logits.argmax())
+        return json.dumps({"predictions": [{"label": manifest.labels[best], "class_index": best}]}).encode()
 
     async def application(scope: dict[str, Any], receive: Receive, send: Send) -> None:
         body, more = b"", True
@@ -77,9 +97,24 @@ def main() -> None:
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[Any] | None = None) -> None:
             await super().startup(sockets)
-            os.write(1, b"ready\n")
+            os.write(1, READY.encode())
 
-    Server(uvicorn.Config(application, port=int(sys.argv[2]), log_level="error", lifespan="off")).run()
+    Server(uvicorn.Config(application, port=port, log_level="error", lifespan="off")).run()
+
+
+def main() -> None:
+    folder, first, *others = sys.argv[1:]
+    children = []
+    for port in others:
+        if not (child := os.fork()):
+            serve(Path(folder), int(port))
+            return
+        children.append(child)
+    try:
+        serve(Path(folder), int(first))
+    finally:
+        for child in children:
+            os.kill(child, signal.SIGTERM)
 
 
 if __name__ == "__main__":

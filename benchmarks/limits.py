@@ -21,7 +21,7 @@ from rich.table import Table
 
 import bundle.telemetry  # noqa: F401  (before onnxruntime)
 from benchmarks.bare_http import answering
-from benchmarks.bare_service import bare_services
+from benchmarks.bare_service import BareService
 from benchmarks.circumstances import write_result
 from benchmarks.generator import Generator
 from benchmarks.load import post_request
@@ -145,7 +145,10 @@ def http_per_second(workload: Workload, clients: int, seconds: float) -> float:
 def bare_per_second(workload: Workload, clients: int, seconds: float) -> float:
     """All that has to be done, and nothing else, asked as the service is."""
     requests = [post_request("/classify", one, {"Content-Type": workload.media_type}) for one in workload.pictures()]
-    with bare_services(workload.bundle(), CORES) as addresses, Generator(addresses, requests) as generator:
+    with (
+        BareService().serve(workload.bundle()) as served,
+        Generator([(served.host, port) for port in served.ports], requests) as generator,
+    ):
         generator.closed_loop(clients=clients, seconds=0.5)
         return generator.closed_loop(clients=clients, seconds=seconds).answered_per_second
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.bare_service import BareService
 from benchmarks.circumstances import write_result
 from benchmarks.limits import Raw, best_way
 from benchmarks.peers.catalogue import PEERS
@@ -21,7 +22,7 @@ from benchmarks.peers.servers.reading import READERS
 from benchmarks.peers.turn import Plan, Server, take_turn
 from benchmarks.workloads import WORKLOADS, Workload
 
-SERVERS: dict[str, Server] = {server.name: server for server in (*OURS, *PEERS.values())}
+SERVERS: dict[str, Server] = {server.name: server for server in (*OURS, BareService(), *PEERS.values())}
 LINES = 20  # of the log of a server that did not start
 
 

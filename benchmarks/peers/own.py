@@ -52,7 +52,7 @@ class Aaserve:
                     time.sleep(0.05)
                 found = re.search(r"listening on http://([\d.]+):(\d+)", lines)
                 assert found
-                yield Served(found[1], int(found[2]), "/classify", root.pid, forms.raw, forms.best)
+                yield Served(found[1], (int(found[2]),), "/classify", root.pid, forms.raw, forms.best)
 
 
 OURS = (Aaserve("aaserve"), Aaserve("aaserve, two workers", workers=2))

@@ -36,6 +36,7 @@ class Served:
     """A peer that answers.
 
     Args:
+        ports: of its processes, where each has one of its own.
         path: which to POST to.
         process: the root; the memory of its whole tree is the peer's.
         body: picture and its media type --> Content-Type and body.
@@ -44,7 +45,7 @@ class Served:
     """
 
     host: str
-    port: int
+    ports: tuple[int, ...]
     path: str
     process: int
     body: Body
@@ -59,7 +60,7 @@ class Served:
         """
         content_type, body = self.body(picture, media_type)
         headers = {"Content-Type": content_type, **self.headers}
-        request = urllib.request.Request(f"http://{self.host}:{self.port}{self.path}", body, headers)
+        request = urllib.request.Request(f"http://{self.host}:{self.ports[0]}{self.path}", body, headers)
         with urllib.request.urlopen(request, timeout=timeout) as answer:
             content: bytes = answer.read()
         return content
@@ -129,7 +130,7 @@ class Peer:
             }
             command: list[str | Path] = [python, "-m", f"benchmarks.peers.servers.{self.name}_server"]
             with process_tree(command, environment=environment, cores=cores, folder=folder) as root:
-                served = Served(HOST, port, self.path, root.pid, self.body, self.top_1, self.headers)
+                served = Served(HOST, (port,), self.path, root.pid, self.body, self.top_1, self.headers)
                 picture = (ROOT / "examples" / "cat.jpg").read_bytes()
                 deadline = time.monotonic() + PATIENCE
                 while objection := _objection(served, picture):

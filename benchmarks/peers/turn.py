@@ -56,7 +56,7 @@ def take_turn(server: Server, workload: Workload, expected: list[int], plan: Pla
         turn: dict[str, Any] = {"seconds_to_ready": round(ready, 2), "top_1_agreement": agreement}
         if agreement < 1:
             return {**turn, "disagrees": {"found": found, "expected": expected}}
-        with Generator([(served.host, served.port)], _requests(served, workload)) as generator:
+        with Generator([(served.host, port) for port in served.ports], _requests(served, workload)) as generator:
             generator.closed_loop(clients=max(CLIENTS), seconds=WARM_UP)
             for clients in CLIENTS:
                 before = processor_seconds(served.process)

@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from benchmarks.bare_service import BareService
 from benchmarks.peers.own import OURS
 from benchmarks.peers.report import markdown, medians, plot
-from benchmarks.peers.turn import Plan, take_turn
+from benchmarks.peers.turn import Plan, Server, take_turn
 from benchmarks.pictures import small_pngs
 from benchmarks.random_bundles import SHIPPED
 from benchmarks.workloads import Workload
@@ -64,8 +65,9 @@ def small_workload() -> Workload:
     return Workload("W", "words", lambda: SHIPPED, lambda: small_pngs()[:2], "image/png")
 
 
-def test_a_turn_of_the_real_service() -> None:
-    found = take_turn(OURS[0], small_workload(), [11, 11], Plan(seconds=1.0, open_loops=True), seed=0)
+@pytest.mark.parametrize("server", [OURS[0], BareService()], ids=lambda server: server.name)
+def test_a_turn_of_a_real_server(server: Server) -> None:
+    found = take_turn(server, small_workload(), [11, 11], Plan(seconds=1.0, open_loops=True), seed=0)
     assert found["top_1_agreement"] == 1
     assert [found[f"{clients} clients"]["codes"].keys() for clients in (1, 8, 32)] == [{"200"}] * 3
     assert {"50% of capacity", "80% of capacity", "95% of capacity"} <= found.keys()
