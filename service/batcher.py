@@ -18,7 +18,7 @@ from typing import Any, Self, TypeVar
 
 from service.assignments import Assignment, Assignments
 from service.batch import BatchTracing, Computed, Failed, Outcome, Refused, compute
-from service.entry import Answer, Array, Entry, Part, fail
+from service.entry import Array, Entry, Outputs, Part, fail
 from service.errors import DeadlineExceeded, Draining, ModelLost, QueueFull, TooManyRows
 from service.lanes import Lanes
 from service.row_queue import RowQueue
@@ -120,7 +120,7 @@ class DynamicBatcher:
         """Return when the batcher has ended, or raise what ended it."""
         await asyncio.shield(self._ended)
 
-    async def submit(self, rows: Array, *, deadline: float) -> Answer:
+    async def submit(self, rows: Array, *, deadline: float) -> Outputs:
         """Return the model's answer to (N, ...) rows; `deadline` is an instant of the event loop's clock.
 
         Raises:
@@ -131,7 +131,7 @@ class DynamicBatcher:
         """
         return await self._wait(len(rows), rows, None, deadline)
 
-    async def submit_later(self, decode: Callable[[], Array], *, deadline: float) -> Answer:
+    async def submit_later(self, decode: Callable[[], Array], *, deadline: float) -> Outputs:
         """As `submit`, of one row that `decode` makes in a lane, right before its batch; nobody's who has left.
 
         Raises:
@@ -168,7 +168,7 @@ class DynamicBatcher:
             if not answer.cancel() and not answer.cancelled():
                 answer.exception()  # seen, even where the caller left in the moment it was set
 
-    async def _wait(self, size: int, rows: Array | None, decode: Callable[[], Array] | None, deadline: float) -> Answer:
+    async def _wait(self, size: int, rows: Array | None, decode: Callable[[], Array] | None, deadline: float) -> Outputs:
         if not self._accepting or not self.alive:
             raise Draining
         if size > self.max_queue_size:

@@ -14,7 +14,7 @@ from service.errors import DeadlineExceeded, InferenceFailed
 Array = NDArray[Any]
 
 
-class Answer(NamedTuple):
+class Outputs(NamedTuple):
     """The model's output for one caller's rows, in their order, and where its time went, in seconds."""
 
     rows: Array
@@ -35,7 +35,7 @@ class Entry:
     rows: Array | None
     enqueued: float
     deadline: float
-    answer: asyncio.Future[Answer]
+    answer: asyncio.Future[Outputs]
     caller: object = None  # whatever a trace knows it by
     decode: Callable[[], Array] | None = None
     decode_seconds: float = 0.0
@@ -121,7 +121,7 @@ class Part:
                 return
             outputs = np.concatenate([entry.outputs[start] for start in sorted(entry.outputs)])
         queued = max(0.0, entry.started - entry.enqueued - entry.decode_seconds)
-        entry.answer.set_result(Answer(outputs, entry.decode_seconds, queued, ended - entry.started, entry.batch_size))
+        entry.answer.set_result(Outputs(outputs, entry.decode_seconds, queued, ended - entry.started, entry.batch_size))
 
 
 def fail(answer: "asyncio.Future[Any]", cause: BaseException) -> None:

@@ -25,7 +25,7 @@ from service.admission import Admission
 from service.batcher import DynamicBatcher
 from service.deadlines import until
 from service.decode_pool import DecodePool
-from service.entry import Answer
+from service.entry import Outputs
 from service.errors import ImageTooLarge, InferenceFailed, InvalidImage, ServiceError, UnsupportedMediaType
 from service.metrics import Metrics
 from service.model_runner import ModelRunner
@@ -204,7 +204,7 @@ class Predictor:
         """
         return await self._pool.run(work, deadline=deadline)
 
-    async def _classify(self, picture: bytes, deadline: float) -> Answer:
+    async def _classify(self, picture: bytes, deadline: float) -> Outputs:
         """Return the model's answer to one picture."""
         started = perf_counter()
         row = read_small(picture, self.manifest, max_pixels=self.settings.max_image_pixels)
@@ -232,7 +232,7 @@ class Predictor:
     def _count(self, picture: bytes, outcome: str) -> None:
         self._images((sniff_format(picture) or "unknown").lower(), outcome).inc()
 
-    def _inference(self, answers: Sequence[Answer], started: float) -> Inference:
+    def _inference(self, answers: Sequence[Outputs], started: float) -> Inference:
         """Join what one request has asked; `started` is when the work on it began."""
         [first, *others] = answers
         logits = np.concatenate([answer.rows for answer in answers]) if others else first.rows
@@ -248,5 +248,5 @@ class Predictor:
         return Inference(logits, stages, max([answer.batch_size for answer in answers]))
 
 
-def _seconds(answer: Answer) -> float:
+def _seconds(answer: Outputs) -> float:
     return answer.decode_seconds + answer.queue_seconds + answer.inference_seconds
