@@ -168,7 +168,9 @@ class DynamicBatcher:
             if not answer.cancel() and not answer.cancelled():
                 answer.exception()  # seen, even where the caller left in the moment it was set
 
-    async def _wait(self, size: int, rows: Array | None, decode: Callable[[], Array] | None, deadline: float) -> Outputs:
+    async def _wait(
+        self, size: int, rows: Array | None, decode: Callable[[], Array] | None, deadline: float
+    ) -> Outputs:
         if not self._accepting or not self.alive:
             raise Draining
         if size > self.max_queue_size:
