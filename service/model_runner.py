@@ -1,7 +1,8 @@
 """Keeps one model running: a session that died is opened again, or the service says so and ends.
 
 On the CPU it is one session of one thread, in which every lane runs its own batch. Where a single call takes long, a
-second session, of all the threads, is there for the few rows of a quiet time (docs/decisions/0018).
+second session, of all the threads, is there for the few rows of a quiet time (docs/decisions/0018), and few rows go
+together, as more in one call are no faster there (docs/decisions/0025).
 
 open --warm-up--> probe answered as where the bundle was made --> run
 run --raises--> batcher retries caller by caller --all raise--> recover --self-test--> fine | reopened | ModelLost
@@ -22,6 +23,7 @@ from bundle.references import attention_difference, difference, read_references
 from service.alarm import Alarm
 from service.errors import ModelLost, StartFailed
 from service.session import OnnxSession
+from service.settings import Settings
 from service.watchdog import Watchdog
 
 log = logging.getLogger("aaserve")
@@ -34,10 +36,7 @@ class ModelRunner:
 
     Args:
         open_session: a bundle and a number of threads in, a session out; called again for a successor.
-        threads: of the model, on the CPU; as many lanes.
-        gpu_lanes: elsewhere.
         on_reopen: called before a successor is opened.
-        call_timeout: seconds that one call may take, before `watchdog` says so; opening a session is no call.
 
     Raises:
         StartFailed: the first session cannot be opened or warmed up.
@@ -47,23 +46,28 @@ class ModelRunner:
         self,
         served: Bundle,
         open_session: Callable[[Bundle, int], OnnxSession],
-        threads: int,
-        gpu_lanes: int,
+        settings: Settings,
         on_reopen: Callable[[], None],
-        call_timeout: float,
     ) -> None:
+        call_timeout = settings.model_call_timeout_ms / 1000  # opening a session is no call
         self._served = served
         self._open_session = open_session
-        self._threads = threads
+        self._threads = settings.intra_op_num_threads
         self._on_reopen = on_reopen
         self.watchdog = Watchdog(call_timeout)
         self._alarm = Alarm(call_timeout)
         self._session = self._open(served)
         self.seconds_of_one_row = self._session.seconds_of_one_row()  # in one thread
-        self._wide, self.speedup = self._open_wide(served)
         self.provider = self._session.provider
-        self.lanes = threads if self._session.on_cpu else gpu_lanes
         self.decodes_in_lanes = self._session.on_cpu
+        if self._session.on_cpu:
+            self.lanes = self._threads
+            rows = int(settings.cpu_batch_ms / 1000 / self.seconds_of_one_row)
+            self.max_rows = max(1, min(rows, settings.max_batch_size))
+            self._session.warm_up(sizes=(self.max_rows,))
+        else:
+            self.lanes, self.max_rows = settings.gpu_lanes, settings.max_batch_size
+        self._wide, self.speedup = self._open_wide(served)
         self.ready = True
 
     def run(self, batch: NDArray[Any]) -> NDArray[np.float32]:

@@ -96,6 +96,11 @@ class Predictor:
         return self._batcher.max_queue_size
 
     @property
+    def max_batch_size(self) -> int:
+        """Rows in one model call, at most."""
+        return self._runner.max_rows
+
+    @property
     def alive(self) -> bool:
         return self._batcher.alive
 

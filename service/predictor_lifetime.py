@@ -58,9 +58,7 @@ async def open_predictor(
 
     batch_size = metrics.batch_size.labels(manifest.name)
     reopened = metrics.model_reopened.labels(manifest.name)
-    call_timeout = settings.model_call_timeout_ms / 1000
-    lanes = (settings.intra_op_num_threads, settings.gpu_lanes)
-    runner = await asyncio.to_thread(ModelRunner, served, open_session, *lanes, reopened.inc, call_timeout)
+    runner = await asyncio.to_thread(ModelRunner, served, open_session, settings, reopened.inc)
     log.info("%s version %s is loaded and warmed up on %s", manifest.name, manifest.version, runner.provider)
 
     statistics = Statistics()
@@ -74,7 +72,7 @@ async def open_predictor(
             else None,
         ),
         lanes=Lanes(runner.lanes),
-        max_batch_size=settings.max_batch_size,
+        max_batch_size=runner.max_rows,
         max_queue_delay=settings.max_queue_delay_ms / 1000,
         max_queue_size=settings.max_queue_size,
         recover=runner.recover,
@@ -91,7 +89,9 @@ async def open_predictor(
 
     async def abandon_when_hung() -> None:
         await runner.watchdog.overdue()
-        batcher.abandon(ModelHung(f"{manifest.name}: a model call took more than {call_timeout:g} s"))
+        batcher.abandon(
+            ModelHung(f"{manifest.name}: a model call took more than {settings.model_call_timeout_ms / 1000:g} s")
+        )
 
     watching = asyncio.create_task(abandon_when_hung())
     try:

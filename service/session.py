@@ -52,7 +52,7 @@ class OnnxSession:
         self.on_cpu = self.provider == "CPUExecutionProvider"
         self._fixed_shapes = not self.on_cpu if fixed_shapes is None else fixed_shapes
         largest = settings.max_batch_size
-        self.warm_sizes = _buckets(largest) if self._fixed_shapes else sorted({1, largest})
+        self.warm_sizes = _buckets(largest) if self._fixed_shapes else [1]
         self._sessions = dict.fromkeys(self.warm_sizes, session)
         if self._fixed_shapes and self.provider != "TensorrtExecutionProvider":  # whose engine is for all sizes
             self._sessions |= self._open_others(self.warm_sizes[1:])

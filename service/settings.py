@@ -59,6 +59,9 @@ class Settings(BaseSettings):
     tf32: bool = Field(False, description="Let CUDA round products of fp32 bundles to 10 bits of fraction.")
     engine_cache: Path = Field(Path("~/.cache/aaserve"), description="Folder that keeps TensorRT's engines.")
     max_batch_size: int = Field(8, ge=1, le=1024, description="Rows in one model call, at most.")
+    cpu_batch_ms: float = Field(
+        20, ge=0, le=10_000, description="Milliseconds that rows may take together on a CPU; a single one always may."
+    )
     max_queue_delay_ms: float = Field(
         0, ge=0, le=1000, description="Milliseconds a batch waits for company when the model is free; 0 is greedy."
     )

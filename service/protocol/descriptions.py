@@ -2,8 +2,8 @@
 
 from typing import Any
 
+from service.predictor import Predictor
 from service.protocol.view import BYTES, TensorSpec, View
-from service.settings import Settings
 from service.statistics import Duration, Statistics
 from service.version import VERSION
 
@@ -35,14 +35,14 @@ def model_metadata(view: View, versions: list[str]) -> Json:
     }
 
 
-def model_config(view: View, settings: Settings, *, provider: str, max_rows: int) -> Json:
+def model_config(view: View, predictor: Predictor, *, max_rows: int) -> Json:
     """Describe the model as Triton's model configuration.
 
     Args:
         max_rows: of one request; the scheduler splits and joins requests into calls of its own preferred size.
     """
     layout = "FORMAT_NONE" if view.pictures else f"FORMAT_{view.manifest.input.layout}"
-    kind = "KIND_CPU" if provider == "CPUExecutionProvider" else "KIND_GPU"
+    kind = "KIND_CPU" if predictor.provider == "CPUExecutionProvider" else "KIND_GPU"
     return {
         "name": view.name,
         "platform": _PLATFORM,
@@ -53,8 +53,8 @@ def model_config(view: View, settings: Settings, *, provider: str, max_rows: int
         "output": [{**_config(spec), "is_shape_tensor": False} for spec in view.outputs],
         "instance_group": [{"name": view.manifest.name, "kind": kind, "count": 1}],
         "dynamic_batching": {
-            "preferred_batch_size": [settings.max_batch_size],
-            "max_queue_delay_microseconds": round(settings.max_queue_delay_ms * 1000),
+            "preferred_batch_size": [predictor.max_batch_size],
+            "max_queue_delay_microseconds": round(predictor.settings.max_queue_delay_ms * 1000),
         },
     }
 

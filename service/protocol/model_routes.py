@@ -114,7 +114,7 @@ async def config(request: Request, model: str, version: str | None = None) -> Re
     predictor, view = find(parts(request)[0].repository, model, version)
     settings = predictor.settings
     max_rows = min(settings.max_batch_items, settings.max_queue_size)
-    return JSONResponse(model_config(view, settings, provider=predictor.provider, max_rows=max_rows))
+    return JSONResponse(model_config(view, predictor, max_rows=max_rows))
 
 
 @router.get(_MODEL + "/stats", response_model=Json)

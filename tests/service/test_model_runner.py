@@ -1,6 +1,7 @@
 """Sessions of a model on CPUs: one of one thread for all lanes, and one of all threads where that pays."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -10,10 +11,14 @@ from service.errors import StartFailed
 from service.model_runner import ModelRunner
 from service.session import OnnxSession
 from service.settings import Settings
-from tests.helpers import REPOSITORY
+from tests.helpers import EXAMPLES, REPOSITORY, running_service
 
 SHIPPED = REPOSITORY / "aa-cifar100" / "1"
 SETTINGS = Settings(provider="cpu", max_batch_size=4)
+
+
+def settings(threads: int) -> Settings:
+    return SETTINGS.model_copy(update={"intra_op_num_threads": threads})
 
 
 class Sessions:
@@ -40,7 +45,7 @@ class Sessions:
         return OnnxSession(served, SETTINGS, threads=threads)
 
     def runner(self, threads: int = 2) -> ModelRunner:
-        return ModelRunner(open_bundle(SHIPPED), self.open, threads, 1, lambda: None, 10)
+        return ModelRunner(open_bundle(SHIPPED), self.open, settings(threads), lambda: None)
 
 
 @pytest.fixture
@@ -76,6 +81,11 @@ def test_a_second_session_is_kept_where_one_row_takes_long_and_all_threads_are_f
     np.testing.assert_allclose(wide, side_by_side[:1], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(("seconds", "together"), [(0.001, 4), (0.009, 2), (0.011, 1), (0.5, 1)])
+def test_as_many_rows_go_together_as_take_20_ms(monkeypatch: pytest.MonkeyPatch, seconds: float, together: int) -> None:
+    assert Sessions(monkeypatch, {1: seconds, 2: seconds}).runner().max_rows == together
+
+
 def test_both_sessions_are_opened_again_when_they_die(monkeypatch: pytest.MonkeyPatch, rows: np.ndarray) -> None:
     sessions = Sessions(monkeypatch, {1: 0.04, 2: 0.025})
     runner = sessions.runner()
@@ -96,7 +106,7 @@ def test_a_second_session_that_cannot_be_opened_stops_the_start(monkeypatch: pyt
         return sessions.open(served, threads)
 
     with pytest.raises(StartFailed):
-        ModelRunner(open_bundle(SHIPPED), open_one, 2, 1, lambda: None, 10)
+        ModelRunner(open_bundle(SHIPPED), open_one, settings(2), lambda: None)
 
 
 def test_lanes_that_share_a_session_get_the_answers_of_each_row_alone(rows: np.ndarray) -> None:
@@ -117,3 +127,12 @@ def test_lanes_that_share_a_session_get_the_answers_of_each_row_alone(rows: np.n
         thread.join()
     assert len(found) == 20 * (4 + 2 + 1)
     assert all(found)
+
+
+def test_the_service_makes_its_batches_no_longer_and_says_so() -> None:
+    with running_service("--cpu-batch-ms", "0") as service, ThreadPoolExecutor(8) as callers:
+        answers = list(callers.map(service.classify, [(EXAMPLES / "cat.jpg").read_bytes()] * 24))
+        assert {answer.status_code for answer in answers} == {200}
+        assert service.metric("aaserve_batch_size_bucket", le="1.0") == 24
+        config = service.client.get("/v2/models/aa-cifar100/config").json()
+        assert config["dynamic_batching"]["preferred_batch_size"] == [1]
