@@ -64,7 +64,7 @@ class ModelRunner:
             self.lanes = self._threads
             rows = int(settings.cpu_batch_ms / 1000 / self.seconds_of_one_row)
             self.max_rows = max(1, min(rows, settings.max_batch_size))
-            self._session.warm_up(sizes=(self.max_rows,))
+            self._session.warm_up((self.max_rows,))
         else:
             self.lanes, self.max_rows = settings.gpu_lanes, settings.max_batch_size
         self._wide, self.speedup = self._open_wide(served)

@@ -23,6 +23,8 @@ from PIL import Image
 from service.connection import Connection
 
 ROOT = Path(__file__).parent.parent
+# A batch waits a second for company, also where rows are slow, so that requests can be caught waiting.
+HELD = ("--max-queue-delay-ms", "1000", "--cpu-batch-ms", "10000")
 CONSOLE = ("--log-format", "console")  # stderr is no terminal here
 SHARED = ROOT.parent / "shared"
 REPOSITORY = ROOT / "model_repository"

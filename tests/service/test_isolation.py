@@ -18,8 +18,9 @@ import pytest
 from tests.helpers import EXAMPLES, REPOSITORY, ROOT, RunningService, running_service, wait_until
 from tests.toy_bundles import NOT_A_NUMBER, OUT_OF_RANGE, label_of, picture, write_fragile_bundle
 
-HELD = ("--max-queue-delay-ms", "500")  # long enough for a batch to fill
-ALWAYS_TOGETHER = ("--max-queue-delay-ms", "1000", "--max-batch-size", "6")
+TOGETHER = ("--cpu-batch-ms", "10000", "--max-queue-delay-ms")
+HELD = (*TOGETHER, "500")  # long enough for a batch to fill
+ALWAYS_TOGETHER = (*TOGETHER, "1000", "--max-batch-size", "6")
 
 
 @pytest.fixture(scope="module")

@@ -11,10 +11,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers import EXAMPLES, REPOSITORY, ROOT, RunningService, running_service, start_that_fails, wait_until
+from tests.helpers import (
+    EXAMPLES,
+    HELD,
+    REPOSITORY,
+    ROOT,
+    RunningService,
+    running_service,
+    start_that_fails,
+    wait_until,
+)
 
 JPEG = (EXAMPLES / "rocket.jpg").read_bytes()
-HELD = ("--max-queue-delay-ms", "1000")  # a batch waits a second for company, so that requests can be caught waiting
 
 
 @pytest.fixture

@@ -69,7 +69,7 @@ def traced(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Traced]:
     write_fragile_bundle(repository)
     exporter = InMemorySpanExporter()
     tracing = Tracing(exporter)
-    settings = Settings(port=0, repository=repository, max_batch_size=3, max_queue_delay_ms=600)
+    settings = Settings(port=0, repository=repository, max_batch_size=3, cpu_batch_ms=10_000, max_queue_delay_ms=600)
     app = create_app(settings, tracing=tracing)
     with served(app) as (client, _):
         wait_until(lambda: client.get("/health/ready").status_code == 200)
