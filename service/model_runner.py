@@ -36,6 +36,7 @@ class ModelRunner:
 
     Args:
         open_session: a bundle and a number of threads in, a session out; called again for a successor.
+        settings: of this model.
         on_reopen: called before a successor is opened.
 
     Raises:

@@ -24,6 +24,7 @@ class ModelSettings(BaseModel):
     provider: ProviderName | None = None
     intra_op_num_threads: int | None = None
     max_batch_size: int | None = None
+    cpu_batch_ms: float | None = None
     max_queue_delay_ms: float | None = None
     max_queue_size: int | None = None
 
