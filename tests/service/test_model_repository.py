@@ -74,10 +74,13 @@ def test_a_policy_says_which_versions_are_served(repository: Path, policy: str, 
 
 
 def test_settings_of_one_model_leave_the_others_alone(repository: Path) -> None:
-    (repository / "fragile" / "serving.toml").write_text("max_queue_size = 5\nmax_batch_size = 2")
-    with running_service(repository=repository) as service:
+    (repository / "fragile" / "serving.toml").write_text("max_queue_size = 5\nmax_batch_size = 2\ncpu_batch_ms = 0")
+    with running_service("--cpu-batch-ms", "10000", repository=repository) as service:
         assert service.metric("aaserve_queue_capacity", model="fragile") == 5
         assert service.metric("aaserve_queue_capacity", model="aa-cifar100") == 128
+        for model, rows in (("fragile", 1), ("aa-cifar100", 8)):
+            config = service.client.get(f"/v2/models/{model}/config").json()
+            assert config["dynamic_batching"]["preferred_batch_size"] == [rows]
 
 
 @pytest.mark.parametrize(
