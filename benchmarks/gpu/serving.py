@@ -66,7 +66,7 @@ def _photographs() -> list[bytes]:
 def _session(plan: Plan, work: Path) -> dict[str, Any]:
     rows = plan.served_batch
     opened = bundle(plan.augmented, "fp16", work)
-    session = OnnxSession(opened, Settings(provider=plan.device, max_batch_size=rows))
+    session = OnnxSession(opened, Settings(provider=plan.device, max_batch_size=rows), fixed_shapes=True)
     found = {}
     for size in session.warm_sizes:
         batch = pixels(plan.augmented, size)

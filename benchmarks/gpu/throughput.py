@@ -116,7 +116,7 @@ def _eager(name: str, plan: Plan) -> Prepare:
 def _as_the_service(threads: int, plan: Plan, work: Path) -> dict[str, Any]:
     """Images per second by batch size, of `threads` that each call again as soon as they are answered."""
     settings = Settings(provider=plan.device, max_batch_size=plan.served_batch)
-    session = OnnxSession(bundle(plan.augmented, "fp16", work), settings)
+    session = OnnxSession(bundle(plan.augmented, "fp16", work), settings, fixed_shapes=True)
     found = {}
     for rows in session.warm_sizes:
         batch = pixels(plan.augmented, rows)
