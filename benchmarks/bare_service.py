@@ -10,7 +10,6 @@ import os
 import signal
 import sys
 import tempfile
-import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ import uvicorn
 import bundle.telemetry  # noqa: F401  (before onnxruntime)
 from benchmarks.circumstances import ROOT
 from benchmarks.peers import forms
-from benchmarks.peers.peer import Served, StartFailed
+from benchmarks.peers.peer import Served, log_when_ready
 from benchmarks.peers.process_tree import process_tree
 from benchmarks.peers.servers.ports import spare_port
 from bundle.bundle import open_bundle
@@ -33,7 +32,6 @@ import onnxruntime  # isort: skip
 
 HOST = "127.0.0.1"
 MAX_PIXELS = 50_000_000
-PATIENCE = 60.0  # seconds that a start may take
 READY = "ready\n"
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
@@ -62,11 +60,7 @@ class BareService:
         with tempfile.TemporaryDirectory(prefix="bare-") as scratch:
             folder = Path(scratch)
             with process_tree(command, environment={"PYTHONPATH": str(ROOT)}, cores=cores, folder=folder) as root:
-                deadline = time.monotonic() + PATIENCE
-                while (lines := (folder / "log").read_text()).count(READY) < len(ports):
-                    if root.poll() is not None or time.monotonic() > deadline:
-                        raise StartFailed(f"{self.name}: not ready; its log:\n{lines}")
-                    time.sleep(0.05)
+                log_when_ready(self.name, root, folder, READY, len(ports))
                 yield Served(HOST, ports, "/classify", root.pid, forms.raw, forms.best)
 
 

@@ -3,7 +3,6 @@
 import re
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,11 +10,9 @@ from pathlib import Path
 
 from benchmarks.circumstances import ROOT
 from benchmarks.peers import forms
-from benchmarks.peers.peer import Served, StartFailed
+from benchmarks.peers.peer import Served, log_when_ready
 from benchmarks.peers.process_tree import process_tree
 from service.version import VERSION
-
-PATIENCE = 60.0  # seconds that a start may take
 
 
 @dataclass(frozen=True)
@@ -45,11 +42,7 @@ class Aaserve:
             command = [sys.executable, "-m", "service", "--port", "0", "--log-format", "json"]
             command += ["--repository", str(folder / "repository"), "--workers", str(self.workers), *self.options]
             with process_tree(command, environment={"PYTHONPATH": str(ROOT)}, cores=cores, folder=folder) as root:
-                deadline = time.monotonic() + PATIENCE
-                while (lines := (folder / "log").read_text()).count('"message":"ready"') < self.workers:
-                    if root.poll() is not None or time.monotonic() > deadline:
-                        raise StartFailed(f"{self.name}: not ready; its log:\n{lines}")
-                    time.sleep(0.05)
+                lines = log_when_ready(self.name, root, folder, '"message":"ready"', self.workers)
                 found = re.search(r"listening on http://([\d.]+):(\d+)", lines)
                 assert found
                 yield Served(found[1], (int(found[2]),), "/classify", root.pid, forms.raw, forms.best)

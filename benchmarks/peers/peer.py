@@ -2,6 +2,7 @@
 
 import http.client
 import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -149,6 +150,20 @@ class Peer:
     @property
     def _requirements(self) -> Path:
         return REQUIREMENTS / f"{self.name}.txt"
+
+
+def log_when_ready(name: str, root: subprocess.Popen[bytes], folder: Path, ready: str, processes: int) -> str:
+    """The log of a server that says in it when it is ready, once as many processes have.
+
+    Raises:
+        StartFailed: it ended, or did not say so in time.
+    """
+    deadline = time.monotonic() + PATIENCE
+    while (lines := (folder / "log").read_text()).count(ready) < processes:
+        if root.poll() is not None or time.monotonic() > deadline:
+            raise StartFailed(f"{name}: not ready; its log:\n{lines}")
+        time.sleep(0.05)
+    return lines
 
 
 def _objection(served: Served, picture: bytes) -> str | None:
