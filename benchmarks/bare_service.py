@@ -93,7 +93,7 @@ def serve(folder: Path, port: int) -> None:
             await super().startup(sockets)
             os.write(1, READY.encode())
 
-    Server(uvicorn.Config(application, port=port, log_level="error", lifespan="off")).run()
+    Server(uvicorn.Config(application, port=port, log_level="error", lifespan="off", timeout_keep_alive=75)).run()
 
 
 def main() -> None:

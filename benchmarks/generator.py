@@ -132,6 +132,7 @@ class Generator:
     def _run(self, load: Callable[[float], None], seconds: float) -> Samples:
         """`load` is told when it begins."""
         self._samples = []
+        self._drop_closed()
         gc.collect()
         gc.disable()  # it would look at every sample again and again, and stall the load meanwhile
         began, processor = time.monotonic(), time.process_time()
@@ -220,6 +221,10 @@ class Generator:
         self._samples.append((appointed, now - appointed, sent - appointed, status))
         connection.sent = 0.0
         self._under_way -= 1
+
+    def _drop_closed(self) -> None:
+        """Those that the server has closed since they were used: clients look before they send again."""
+        self._take_answers(0, lambda _: None)
 
     def _drop(self, connection: _Connection) -> None:
         del self._connections[connection.socket.fileno()]

@@ -83,6 +83,12 @@ class Settings(BaseSettings):
         le=600_000,
         description="Milliseconds in which a client must send a request's head, and go on taking an answer.",
     )
+    keep_alive_ms: int = Field(
+        75_000,
+        ge=0,
+        le=3_600_000,
+        description="Milliseconds a connection stays open between two requests; more than the proxy in front keeps it.",
+    )
     max_connections: int = Field(
         4096, ge=1, le=1_000_000, description="Connections of one process, at most; beyond that 503."
     )

@@ -231,6 +231,15 @@ def test_a_connection_that_the_server_closes_is_replaced(head: bytes) -> None:
     assert len(server.connections) == len(server.received)
 
 
+def test_a_connection_that_was_closed_between_two_loads_is_replaced() -> None:
+    with serving(at_once) as server, Generator([server.address], [REQUEST]) as generator:
+        generator.closed_loop(clients=4, seconds=0.1)
+        for connection in server.connections:
+            connection.shutdown(socket.SHUT_RDWR)
+        assert generator.closed_loop(clients=4, seconds=0.1).codes.keys() == {"200"}
+        assert len(server.connections) == 8
+
+
 def test_each_way_to_end_has_its_code() -> None:
     def answer(connection: socket.socket, number: int) -> None:
         if number % 3 == 0:

@@ -3,6 +3,7 @@
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,7 +23,7 @@ CONNECTIONS = 40
 @pytest.fixture(scope="module")
 def strict() -> Iterator[RunningService]:
     """A service that has little patience and few connections."""
-    limits = {"client-timeout": "600", "request-timeout": "2000"}
+    limits = {"client-timeout": "600", "request-timeout": "2000", "keep-alive": "1500"}
     options = [word for name, value in limits.items() for word in (f"--{name}-ms", value)]
     with running_service(*options, "--max-connections", str(CONNECTIONS)) as running:
         yield running
@@ -165,6 +166,13 @@ def test_the_second_head_of_a_connection_has_its_time_too(strict: RunningService
     first, second = ask(strict, LIVE + b"\r\n" + LIVE)
     assert first.status == 200
     assert is_problem(second, 408, "head_timeout")
+
+
+def test_a_silent_connection_is_kept_between_requests_for_as_long_as_is_set(strict: RunningService) -> None:
+    began = time.monotonic()
+    (answer,) = ask(strict, LIVE + b"\r\n")
+    assert answer.status == 200
+    assert time.monotonic() - began >= 1.5
 
 
 def test_a_body_that_nobody_wants_does_not_keep_the_connection(strict: RunningService) -> None:
