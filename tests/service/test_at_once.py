@@ -12,8 +12,14 @@ import httpx
 import numpy as np
 import pytest
 
+from bundle.bundle import open_bundle
+from service.decode_pool import DecodePool
 from service.errors import InferenceFailed
 from service.lanes import Lanes
+from service.metrics import Metrics
+from service.predictor_lifetime import open_predictor
+from service.session import OnnxSession
+from service.settings import Settings
 from service.ways import AtOnce
 from service.workers import HUNG
 from tests.held_model import ROW, batching, run, soon
@@ -71,6 +77,31 @@ def test_several_rows_of_one_caller_are_for_a_lane() -> None:
 @pytest.mark.parametrize("delay", [0, 0.01])
 def test_rows_that_came_together_go_together(delay: float) -> None:
     assert computed(1, 1, delay=delay) == [(2, False)]
+
+
+@pytest.mark.parametrize(("seconds", "in_the_event_loop"), [(0.0019, True), (0.002, False)])
+def test_only_a_quick_model_is_called_in_the_event_loop(
+    seconds: float, in_the_event_loop: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = []
+    call = OnnxSession.run
+
+    def watched(session: OnnxSession, batch: np.ndarray) -> np.ndarray:
+        threads.append(threading.current_thread())
+        return call(session, batch)
+
+    async def scenario() -> None:
+        settings = Settings(provider="cpu", intra_op_num_threads=1)
+        served = open_bundle(write_fragile_bundle(tmp_path))
+        async with open_predictor(served, settings, DecodePool(1), Metrics()) as predictor:
+            threads.clear()  # those of the start
+            with predictor.admission.admit(body_bytes=100, timeout=10):
+                await predictor.predict(picture(1), top_k=1, deadline=soon())
+
+    monkeypatch.setattr(OnnxSession, "seconds_of_one_row", lambda session: seconds)
+    monkeypatch.setattr(OnnxSession, "run", watched)
+    run(scenario())
+    assert [thread is threading.main_thread() for thread in threads] == [in_the_event_loop]
 
 
 def test_the_event_loop_computes_nothing_while_a_lane_does() -> None:
