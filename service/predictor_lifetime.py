@@ -67,7 +67,7 @@ async def open_predictor(
         Ways(
             usual=partial(counted, runner.run),
             few=Few(partial(counted, runner.run_wide), runner.speedup) if runner.speedup > 1 else None,
-            at_once=AtOnce(partial(counted, runner.run_at_once), alone=lambda: admission.rows == 1)
+            at_once=AtOnce(partial(counted, runner.run_at_once), alone=lambda: admission.alone)
             if runner.decodes_in_lanes and runner.seconds_of_one_row < QUICK
             else None,
         ),

@@ -175,6 +175,23 @@ def test_a_worker_that_hangs_in_its_event_loop_is_replaced(tmp_path: Path) -> No
         assert service.client.post("/classify", content=picture(1)).status_code == 200
 
 
+def test_who_came_while_somebody_was_there_is_for_a_lane_even_if_alone_by_then(tmp_path: Path) -> None:
+    write_fragile_bundle(tmp_path)
+    body = picture(HANGS)
+    head = b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: %d\r\n\r\n" % len(body)
+    with running_service("--model-call-timeout-ms", "300", repository=tmp_path) as service:
+        address = (service.client.base_url.host, service.client.base_url.port)
+        with socket.create_connection(address, timeout=10) as second:
+            with socket.create_connection(address, timeout=10) as first:
+                for number, connection in enumerate((first, second)):
+                    connection.sendall(head)
+                    wait_until(lambda: service.metric("aaserve_inflight_requests") == 2 + number)  # noqa: B023
+            wait_until(lambda: service.metric("aaserve_inflight_requests") == 2)
+            second.sendall(body)
+            assert second.recv(100).startswith(b"HTTP/1.1 500 ")
+        assert service.process.wait(10) == HUNG
+
+
 def test_with_somebody_else_in_the_service_a_lane_computes_and_a_hang_is_answered(tmp_path: Path) -> None:
     write_fragile_bundle(tmp_path)
     with running_service("--model-call-timeout-ms", "300", repository=tmp_path) as service:
