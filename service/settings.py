@@ -85,7 +85,7 @@ class Settings(BaseSettings):
     )
     keep_alive_ms: int = Field(
         75_000,
-        ge=0,
+        ge=1000,
         le=3_600_000,
         description="Milliseconds a connection stays open between two requests; more than the proxy in front keeps it.",
     )
