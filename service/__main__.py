@@ -102,7 +102,7 @@ def _serve(
             ssl_context_factory=(lambda *_: certificate.context) if certificate else None,
             ws="none",
             backlog=BACKLOG,
-            timeout_keep_alive=settings.keep_alive_ms / 1000,  # type: ignore[arg-type]
+            timeout_keep_alive=settings.keep_alive_ms / 1000,  # type: ignore[arg-type]  # goes to call_later as it is
             # Every request has its deadline; this only bounds connections that never end.
             timeout_graceful_shutdown=settings.request_timeout_ms // 1000 + 1,
         ),

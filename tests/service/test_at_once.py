@@ -183,10 +183,11 @@ def test_who_came_while_somebody_was_there_is_for_a_lane_even_if_alone_by_then(t
         address = (service.client.base_url.host, service.client.base_url.port)
         with socket.create_connection(address, timeout=10) as second:
             with socket.create_connection(address, timeout=10) as first:
-                for number, connection in enumerate((first, second)):
-                    connection.sendall(head)
-                    wait_until(lambda: service.metric("aaserve_inflight_requests") == 2 + number)  # noqa: B023
-            wait_until(lambda: service.metric("aaserve_inflight_requests") == 2)
+                first.sendall(head)
+                wait_until(lambda: service.metric("aaserve_inflight_requests") == 2)  # with the one that asks
+                second.sendall(head)
+                wait_until(lambda: service.metric("aaserve_inflight_requests") == 3)
+            wait_until(lambda: service.metric("aaserve_inflight_requests") == 2)  # the first has left
             second.sendall(body)
             assert second.recv(100).startswith(b"HTTP/1.1 500 ")
         assert service.process.wait(10) == HUNG
