@@ -23,7 +23,6 @@ from pydantic_settings import CliApp
 
 from bundle.bundle import scan_repository
 from bundle.errors import BundleError
-from service import alarm
 from service.app import create_app
 from service.connection import Connection
 from service.errors import StartFailed
@@ -115,7 +114,6 @@ def _serve(
     signal.signal(signal.SIGTERM, lambda *_: stop())
     signal.signal(signal.SIGINT, lambda *_: stop())
     signal.signal(signal.SIGHUP, lambda *_: None)  # until there are models to reload
-    alarm.arm()
     gc.collect()
     gc.freeze()  # what is loaded now stays; looking through it again and again would stop the event loop
     take_turns()

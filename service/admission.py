@@ -72,22 +72,8 @@ class Admission:
         self._throughput = throughput
         self._rows = 0
         self._bytes = 0
-        self._company = False
         self._vacant = asyncio.Event()
         self._vacant.set()
-
-    @property
-    def alone(self) -> bool:
-        """Whether one row is inside, and nobody was when the last one knocked."""
-        return self._rows == 1 and not self._company
-
-    def knock(self) -> None:
-        """Note that somebody will come in.
-
-        Heads that come while the event loop computes are read when it has done so, and let in when that is answered: by
-        then nobody is inside any more, and every one of many callers would seem to be alone.
-        """
-        self._company = self._rows > 0
 
     def refusal(self, *, body_bytes: int, timeout: float, rows: int = 1) -> ServiceError | None:
         """Why a request would not be let in now; nothing is refused on a prediction while nothing waits.

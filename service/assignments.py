@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from service.lanes import Lanes
-from service.ways import Way
 
 Fail = Callable[[Exception], None]
 
@@ -16,7 +15,7 @@ class Assignment:
 
     rows: int
     fail: Fail  # tells whoever waits for it
-    way: Way | None = None  # of a batch
+    all_cores: bool = False  # leaves no core to other threads
 
 
 class Assignments:
@@ -53,7 +52,7 @@ class Assignments:
     @property
     def any_has_all_cores(self) -> bool:
         """Whether one of them leaves no core to others."""
-        return any(assignment.way is not None and assignment.way.all_cores for assignment in self._given)
+        return any(assignment.all_cores for assignment in self._given)
 
     def give(
         self,
@@ -80,10 +79,7 @@ class Assignments:
                 bug = raised
             self._on_end(bug)
 
-        if assignment.way and assignment.way.at_once:
-            self._lanes.do(work, ended)
-        else:
-            self._lanes.give(work, ended)
+        self._lanes.give(work, ended)
 
     def give_up(self, cause: Exception) -> None:
         """Wait for none of them any more."""

@@ -5,6 +5,7 @@ Runs in a lane's thread; what became of each part is told to its caller in the e
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -12,6 +13,18 @@ import numpy as np
 from service.entry import Array, Part
 
 RunBatch = Callable[[Array], Array]
+
+
+@dataclass(frozen=True)
+class FewRows:
+    """How a few rows are answered soonest: in one batch at a time, by a `run_batch` that uses all cores.
+
+    Args:
+        fewer_than: rows, waiting and in flight, below which `run_batch` is used.
+    """
+
+    run_batch: RunBatch
+    fewer_than: float
 
 
 class BatchTracing(Protocol):

@@ -17,12 +17,11 @@ from functools import partial
 from typing import Any, Self, TypeVar
 
 from service.assignments import Assignment, Assignments
-from service.batch import BatchTracing, Computed, Failed, Outcome, Refused, compute
+from service.batch import BatchTracing, Computed, Failed, FewRows, Outcome, Refused, RunBatch, compute
 from service.entry import Array, Entry, Outputs, Part, fail
 from service.errors import DeadlineExceeded, Draining, ModelLost, QueueFull, TooManyRows
 from service.lanes import Lanes
 from service.row_queue import RowQueue
-from service.ways import Way, Ways
 
 Result = TypeVar("Result")
 
@@ -31,7 +30,8 @@ class DynamicBatcher:
     """Groups concurrent `submit` calls into batches. All limits count rows.
 
     Args:
-        ways: to run the model.
+        run_batch: runs the model.
+        few_rows: how to answer few rows sooner, if there is such a way.
         lanes: threads to run it in, which the batcher opens and closes.
         max_batch_size: rows in one call of `run_batch`, at most.
         max_queue_delay: seconds a batch waits for company once a lane is free, counted from its first entry; without
@@ -46,8 +46,9 @@ class DynamicBatcher:
 
     def __init__(
         self,
-        ways: Ways,
+        run_batch: RunBatch,
         *,
+        few_rows: FewRows | None = None,
         lanes: Lanes,
         max_batch_size: int,
         max_queue_delay: float,
@@ -57,7 +58,8 @@ class DynamicBatcher:
         tracing: BatchTracing | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._ways = ways
+        self._run_batch = run_batch
+        self._few_rows = few_rows
         self._lanes = lanes
         self._assignments = Assignments(lanes, self._ended_one)
         self._max_batch_size = max_batch_size
@@ -205,7 +207,7 @@ class DynamicBatcher:
             while not self._lost and (room := self._room()):
                 idle, rows = not self._assignments, self._rows
                 if parts := self._queue.take(room, self._clock()):
-                    self._give_batch(parts, self._ways.best(parts, rows) if idle else Way(self._ways.usual))
+                    self._give_batch(parts, self._few_rows if idle and self._are_few(rows) else None)
         except Exception as error:  # a bug: whoever waits must not wait for ever
             self._lost = error
         if self._lost:
@@ -228,12 +230,16 @@ class DynamicBatcher:
             return self._max_batch_size if free == 0 and waiting >= self._max_batch_size else 0
         if waiting < self._max_batch_size and self._wait_for_company():
             return 0
-        are_few, idle = self._ways.are_few(self._rows), not self._assignments
+        are_few, idle = self._are_few(self._rows), not self._assignments
         if are_few and self._assignments.any_has_all_cores:
             return 0  # it is soon done
         if self._max_queue_delay or (are_few and idle):
             return self._max_batch_size
         return min(-(-waiting // free), self._max_batch_size)
+
+    def _are_few(self, rows: int) -> bool:
+        """True if so many rows, waiting and in flight, are best given all the cores."""
+        return self._few_rows is not None and rows < self._few_rows.fewer_than
 
     def _wait_for_company(self) -> bool:
         """Whether a batch that is not full stays; it is looked at again when that is over."""
@@ -259,9 +265,11 @@ class DynamicBatcher:
         self._lost = self._lost or bug
         self._look()
 
-    def _give_batch(self, parts: list[Part], way: Way) -> None:
-        work = partial(compute, parts, way.run_batch, tracing=self._tracing, clock=self._clock)
-        self._give(work, self._answer, Assignment(sum(map(len, parts)), partial(_fail_all, parts), way))
+    def _give_batch(self, parts: list[Part], few_rows: FewRows | None) -> None:
+        run_batch = few_rows.run_batch if few_rows else self._run_batch
+        work = partial(compute, parts, run_batch, tracing=self._tracing, clock=self._clock)
+        rows = sum(map(len, parts))
+        self._give(work, self._answer, Assignment(rows, partial(_fail_all, parts), all_cores=few_rows is not None))
 
     def _answer(self, outcomes: list[Outcome]) -> None:
         """Tell the callers what became of their rows."""

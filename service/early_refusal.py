@@ -67,7 +67,6 @@ class EarlyRefusal:
         timeout_ms, length = self._limits(headers)
         refusal = lifecycle.refusal(body_bytes=length, timeout=timeout_ms / 1000, rows=1 + self._let_in)
         if refusal is None:
-            lifecycle.knock()
             self._let_one_in()
             return None
         if self._goes_another_way(path, headers):

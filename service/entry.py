@@ -49,11 +49,6 @@ class Entry:
         """Rows not handed to the model yet."""
         return self.size - self.taken
 
-    @property
-    def is_one_row(self) -> bool:
-        """And it is there."""
-        return self.size == 1 and self.decode is None
-
     def wanted(self, now: float) -> bool:
         """Whether an answer would still be of use."""
         return not self.answer.done() and now < self.deadline

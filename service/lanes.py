@@ -1,7 +1,4 @@
-"""The threads of one model: each does what it is given, and hands the outcome to the event loop in one step.
-
-What takes less time than telling a thread is done where it comes, in the event loop.
-"""
+"""The inference threads of one model: each runs the work it is given and reports the outcome to the event loop."""
 
 import asyncio
 import threading
@@ -37,10 +34,6 @@ class Lanes:
     def give(self, work: Callable[[], Any], then: Then) -> None:
         """Have `work()` done in a thread; then, in the event loop, `then(result, None)` or `then(None, error)`."""
         self._work.put((work, then))
-
-    def do(self, work: Callable[[], Any], then: Then) -> None:
-        """The same, with the work done at once, in the event loop."""
-        self._loop.call_soon(then, *_outcome(work))
 
     def close(self, *, wait: bool) -> None:
         """End the threads once they have done what they were given; a thread that hangs is not to be waited for."""

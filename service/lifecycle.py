@@ -146,11 +146,6 @@ class Lifecycle:
             return NotReady(RECOVERING)
         return predictor.admission.refusal(body_bytes=body_bytes, timeout=timeout, rows=rows)
 
-    def knock(self) -> None:
-        """Note that a request was let in; its route will tell which model it is for."""
-        for predictor in self._repository.predictors if self._repository else []:
-            predictor.admission.knock()
-
     def _closed(self) -> ServiceError | None:
         """Why no request is answered at all; who drains still answers, and who recovers, for the other models."""
         match self.state:

@@ -20,7 +20,6 @@ from bundle.manifest import AttentionMap
 from bundle.model_input import pixels_input
 from bundle.probe import PROBE, PROBE_TOLERANCES, probe_pixels
 from bundle.references import attention_difference, difference, read_references
-from service.alarm import Alarm
 from service.errors import ModelLost, StartFailed
 from service.session import OnnxSession
 from service.settings import Settings
@@ -56,7 +55,6 @@ class ModelRunner:
         self._threads = settings.intra_op_num_threads
         self._on_reopen = on_reopen
         self.watchdog = Watchdog(call_timeout)
-        self._alarm = Alarm(call_timeout)
         self._session = self._open(served)
         self.seconds_of_one_row = self._session.seconds_of_one_row()  # in one thread
         self.provider = self._session.provider
@@ -74,11 +72,6 @@ class ModelRunner:
     def run(self, batch: NDArray[Any]) -> NDArray[np.float32]:
         """As `OnnxSession.run`, in any of the lanes."""
         with self.watchdog.watching():
-            return self._session.run(batch)
-
-    def run_at_once(self, batch: NDArray[Any]) -> NDArray[np.float32]:
-        """The same in the event loop; a call that hangs there ends the process."""
-        with self._alarm:
             return self._session.run(batch)
 
     def run_wide(self, batch: NDArray[Any]) -> NDArray[np.float32]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from bundle.bundle import Bundle
 from service.admission import Admission
+from service.batch import FewRows
 from service.batcher import DynamicBatcher
 from service.decode_pool import DecodePool
 from service.errors import ModelHung
@@ -27,7 +28,6 @@ from service.session import OnnxSession
 from service.settings import Settings
 from service.statistics import Statistics
 from service.throughput import Throughput
-from service.ways import QUICK, AtOnce, Few, Ways
 
 if TYPE_CHECKING:
     from service.tracing import Tracing
@@ -64,13 +64,8 @@ async def open_predictor(
     statistics = Statistics()
     throughput = Throughput()
     batcher = DynamicBatcher(
-        Ways(
-            usual=partial(counted, runner.run),
-            few=Few(partial(counted, runner.run_wide), runner.speedup) if runner.speedup > 1 else None,
-            at_once=AtOnce(partial(counted, runner.run_at_once), alone=lambda: admission.alone)
-            if runner.decodes_in_lanes and runner.seconds_of_one_row < QUICK
-            else None,
-        ),
+        partial(counted, runner.run),
+        few_rows=FewRows(partial(counted, runner.run_wide), runner.speedup) if runner.speedup > 1 else None,
         lanes=Lanes(runner.lanes),
         max_batch_size=runner.max_rows,
         max_queue_delay=settings.max_queue_delay_ms / 1000,

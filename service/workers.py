@@ -121,7 +121,7 @@ class Supervisor:
             self._status = status or 1
             self._pass_on(signal.SIGTERM, None)
         else:
-            end = "hung" if status in (HUNG, -signal.SIGALRM) else f"was killed by signal {-status}"
+            end = "hung" if status == HUNG else f"was killed by signal {-status}"
             log.error("worker %d %s; replacing it", slot, end)
             time.sleep(max(0.0, RESTART_PAUSE - (time.monotonic() - self._started[slot])))
             if not self._stopping:

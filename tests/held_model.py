@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from service.batch import FewRows
 from service.batcher import DynamicBatcher
 from service.lanes import Lanes
-from service.ways import AtOnce, Few, Ways
 
 ROW = np.ones((1, 3), np.float32)
 
@@ -42,11 +42,11 @@ def batching(
     queue: int = 16,
     recover: Callable[[], None] = lambda: None,
     lanes: Lanes | None = None,
-    few: Few | None = None,
-    at_once: AtOnce | None = None,
+    few_rows: FewRows | None = None,
 ) -> DynamicBatcher:
     return DynamicBatcher(
-        Ways(model, few, at_once),
+        model,
+        few_rows=few_rows,
         lanes=lanes or Lanes(1),
         max_batch_size=size,
         max_queue_delay=delay,

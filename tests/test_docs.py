@@ -59,7 +59,11 @@ def test_every_option_of_export_is_documented_and_no_other() -> None:
     assert documented == options - {"-h", "--help"}
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.stem)
+# Decision records describe the code as it was when the decision was made, so the files they name may be gone.
+CURRENT = [document for document in DOCUMENTS if document.parent.name != "decisions"]
+
+
+@pytest.mark.parametrize("document", CURRENT, ids=lambda document: document.stem)
 def test_what_a_document_names_exists(document: Path) -> None:
     text = document.read_text()
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))

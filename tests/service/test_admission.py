@@ -70,24 +70,6 @@ def test_bodies_in_flight_are_bounded_but_a_single_one_always_fits() -> None:
         assert admission.refusal(body_bytes=41, timeout=1) is not None
 
 
-def test_who_has_knocked_while_somebody_was_inside_is_not_alone_until_the_next_one_knocks() -> None:
-    admission = door()
-    with ExitStack() as stack:
-        admission.knock()
-        fill(admission, stack, 1)
-        assert admission.alone
-        admission.knock()
-    with ExitStack() as stack:
-        fill(admission, stack, 1)
-        assert not admission.alone
-    with ExitStack() as stack:
-        admission.knock()
-        fill(admission, stack, 1)
-        assert admission.alone
-        fill(admission, stack, 1)
-        assert not admission.alone
-
-
 def test_a_place_is_widened_as_a_whole_or_not_at_all() -> None:
     admission = door(rows=4)
     with admission.admit(body_bytes=1, timeout=1) as place:

@@ -6,9 +6,9 @@ import threading
 import numpy as np
 import pytest
 
+from service.batch import FewRows
 from service.errors import InferenceFailed
 from service.lanes import Lanes
-from service.ways import Few
 from tests.held_model import ROW, Model, batching, run, soon, started, waiting
 from tests.virtual_time import VirtualLanes, VirtualLoop, run_in_virtual_time
 
@@ -57,7 +57,7 @@ def test_few_rows_are_computed_by_all_the_cores_and_a_crowd_side_by_side() -> No
     async def scenario() -> None:
         one, few = Model(held=True), Model(held=True)
         async with (
-            batching(one, size=4, lanes=Lanes(2), few=Few(few, crowd=1.7)) as batcher,
+            batching(one, size=4, lanes=Lanes(2), few_rows=FewRows(few, fewer_than=1.7)) as batcher,
             asyncio.TaskGroup() as callers,
         ):
             callers.create_task(batcher.submit(ROW, deadline=soon()))
@@ -76,7 +76,7 @@ def test_who_comes_while_all_cores_work_waits_for_them_until_it_is_a_crowd() -> 
     async def scenario() -> None:
         one, few = Model(held=True), Model(held=True)
         async with (
-            batching(one, size=4, lanes=Lanes(2), few=Few(few, crowd=3)) as batcher,
+            batching(one, size=4, lanes=Lanes(2), few_rows=FewRows(few, fewer_than=3)) as batcher,
             asyncio.TaskGroup() as callers,
         ):
             callers.create_task(batcher.submit(ROW, deadline=soon()))

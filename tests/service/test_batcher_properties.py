@@ -8,9 +8,9 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from service.batch import FewRows
 from service.batcher import DynamicBatcher
 from service.errors import DeadlineExceeded, Draining, InferenceFailed, InvalidImage, ModelLost, QueueFull, TooManyRows
-from service.ways import AtOnce, Few, Ways
 from tests.virtual_time import VirtualLanes, VirtualLoop, run_in_virtual_time
 
 POISON = -1.0  # a row with this in it makes every batch fail that it is in
@@ -51,7 +51,6 @@ class Schedule:
     max_queue_delay: int
     lanes: int = 1
     crowd: int = 0  # below which rows are few
-    quick: bool = False  # and the event loop may compute
     failing_calls: frozenset[int] = frozenset()
     mortal: bool = False
     outcomes: dict[int, object] = field(default_factory=dict)
@@ -91,7 +90,6 @@ SCHEDULES = st.builds(
     max_queue_delay=st.sampled_from([0, 0, 3]),
     lanes=st.integers(1, 3),
     crowd=st.sampled_from([0, 2, 4]),
-    quick=st.booleans(),
 )
 FAULTY_SCHEDULES = st.builds(
     lambda schedule, failing, mortal: Schedule(
@@ -148,18 +146,9 @@ def play(schedule: Schedule) -> Schedule:
             assert batcher.computing + batcher.queue_depth < schedule.crowd
             return run_batch(batch)
 
-        def run_at_once(batch: np.ndarray) -> np.ndarray:
-            nonlocal timed
-            assert len(batch) == batcher.computing == 1
-            timed += 1  # no lane takes time for it
-            return run_batch(batch)
-
         batcher = DynamicBatcher(
-            Ways(
-                run_batch,
-                Few(run_few, schedule.crowd) if schedule.crowd else None,
-                AtOnce(run_at_once, lambda: True) if schedule.quick else None,
-            ),
+            run_batch,
+            few_rows=FewRows(run_few, schedule.crowd) if schedule.crowd else None,
             lanes=lanes,
             max_batch_size=schedule.max_batch_size,
             max_queue_delay=schedule.max_queue_delay,
@@ -269,7 +258,7 @@ def test_nobody_who_is_gone_is_computed(schedule: Schedule) -> None:
 @given(SCHEDULES)
 def test_no_lane_idles_while_somebody_waits_and_no_delay_is_asked_for(schedule: Schedule) -> None:
     """But where the few rows that wait would be computed at once by all the cores, which another batch has."""
-    schedule.max_queue_delay, schedule.crowd, schedule.quick = 0, 0, False
+    schedule.max_queue_delay, schedule.crowd = 0, 0
     schedule.callers = [replace(caller, poisonous=False) for caller in schedule.callers]  # a batch, a call
     durations = itertools.cycle(schedule.durations)
     play(schedule)

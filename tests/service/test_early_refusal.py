@@ -259,9 +259,6 @@ def test_heads_that_come_together_do_not_all_see_the_same_room() -> None:
         def refusal(self, *, body_bytes: int, timeout: float, rows: int = 1) -> QueueFull | None:
             return QueueFull() if rows > 1 else None
 
-        def knock(self) -> None:
-            pass
-
     state = State({"lifecycle": OneFree()})
     early = EarlyRefusal(state, Settings(), Observer(Metrics(None)), None)
 

@@ -11,7 +11,7 @@ import httpx
 from service.watchdog import Watchdog
 from service.workers import HUNG
 from tests.helpers import running_service, wait_until
-from tests.toy_bundles import HANGS, picture, write_fragile_bundle
+from tests.toy_bundles import HANGS, OUT_OF_RANGE, picture, write_fragile_bundle
 from tests.virtual_time import VirtualLoop, run_in_virtual_time
 
 
@@ -91,3 +91,19 @@ def test_a_model_that_hangs_does_not_keep_a_process_that_stops(tmp_path: Path) -
         assert service.client.post("/classify", content=picture(HANGS, side=100)).status_code == 504
         assert service.stop() == HUNG
         wait_until(lambda: any(line.startswith("error: ") for line in service.log))
+
+
+def test_the_service_goes_on_after_a_picture_that_the_model_fails_on(tmp_path: Path) -> None:
+    write_fragile_bundle(tmp_path)
+    with running_service(repository=tmp_path) as service:
+        assert service.client.post("/classify", content=picture(OUT_OF_RANGE)).status_code == 500
+        assert service.client.post("/classify", content=picture(1)).status_code == 200
+
+
+def test_a_worker_whose_model_hangs_is_replaced(tmp_path: Path) -> None:
+    write_fragile_bundle(tmp_path)
+    with running_service("--model-call-timeout-ms", "300", "--workers", "2", repository=tmp_path) as service:
+        wait_until(lambda: service.client.get("/health/ready").status_code == 200)
+        assert service.client.post("/classify", content=picture(HANGS)).status_code == 500
+        wait_until(lambda: any("hung; replacing it" in line for line in service.log))
+        assert service.client.post("/classify", content=picture(1)).status_code == 200
