@@ -5,7 +5,6 @@ tensors (/v2) --batcher--> a lane: ---------------^                        |
                                                                            +--> as they are (/v2)
 
 Where a GPU computes, the lane is left to it: pictures are decoded before the batcher, in the threads of a `DecodePool`.
-Small ones are decoded where they come, in the event loop.
 """
 
 import asyncio
@@ -32,7 +31,6 @@ from service.model_runner import ModelRunner
 from service.ranking import rank
 from service.schemas import ClassScore
 from service.settings import Settings
-from service.small_pictures import read_small
 from service.statistics import Statistics
 
 _REFUSALS: dict[type[bundle.errors.ImageError], type[ServiceError]] = {
@@ -211,15 +209,11 @@ class Predictor:
 
     async def _classify(self, picture: bytes, deadline: float) -> Outputs:
         """Return the model's answer to one picture."""
+        decode = partial(self._decode, picture)
+        if self._runner.decodes_in_lanes:
+            return await self._batcher.submit_later(decode, deadline=deadline)
         started = perf_counter()
-        row = read_small(picture, self.manifest, max_pixels=self.settings.max_image_pixels)
-        if row is not None:
-            self._count(picture, "decoded")
-        else:
-            decode = partial(self._decode, picture)
-            if self._runner.decodes_in_lanes:
-                return await self._batcher.submit_later(decode, deadline=deadline)
-            row = await self._pool.run(decode, deadline=deadline)
+        row = await self._pool.run(decode, deadline=deadline)
         seconds = perf_counter() - started
         answer = await self._batcher.submit(row[np.newaxis], deadline=deadline)
         return answer._replace(decode_seconds=seconds)

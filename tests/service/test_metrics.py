@@ -92,3 +92,13 @@ def test_tritons_names_carry_our_own_figures() -> None:
             seconds = triton.metric(ours, **model, **stage)
             assert seconds > 0
             assert theirs(name) == pytest.approx(seconds * 1e6)
+
+
+def test_each_picture_is_counted_once_by_format_and_outcome(service: RunningService) -> None:
+    def counted(outcome: str) -> float:
+        return service.metric("aaserve_images_total", format="jpeg", outcome=outcome)
+
+    decoded, refused = counted("decoded"), counted("refused")
+    assert service.classify(JPEG).status_code == 200
+    assert service.classify(JPEG[:200]).json()["code"] == "invalid_image"
+    assert (counted("decoded") - decoded, counted("refused") - refused) == (1, 1)
