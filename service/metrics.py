@@ -1,7 +1,7 @@
 """Prometheus metrics: names, labels and buckets. docs/operations.md lists them for those who scrape.
 
 One process counts in memory. Workers count in files, one set for each slot, so that a replacement goes on where its
-predecessor was killed, and whoever is scraped adds all of them up. Histograms get there within a second.
+predecessor was killed, and the worker that is scraped adds all of them up.
 """
 
 import asyncio
@@ -9,13 +9,12 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, values
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, values
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from bundle.bundle import MODEL_FILE
 from bundle.manifest import Manifest
 from service.gpu_metrics import GpuMetrics
-from service.histogram import Histogram
 
 # Resolve a service that answers in 2 to 50 ms; the client library's own buckets start at 5 ms.
 SECONDS = (
@@ -171,11 +170,9 @@ class Metrics:
             await asyncio.sleep(REFRESH)
 
     def refresh(self) -> None:
-        """Write what is reported now, and what was observed since."""
+        """Write what is reported now."""
         for gauge, value in self._reported.items():
             gauge.set(value())
-        for histogram in (self.request_duration, self.stage_duration, self.batch_size):
-            histogram.tell()
 
     def scraped(self) -> None:
         """Do not leave the scrape that ends now in what the other workers' scrapes read here."""

@@ -12,13 +12,12 @@ from functools import lru_cache
 from random import getrandbits
 from typing import TYPE_CHECKING, Any
 
-from prometheus_client import Counter
+from prometheus_client import Counter, Histogram
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bundle.manifest import Manifest
 from service.errors import ServiceError
-from service.histogram import Histogram
 from service.logs import RefusalLog, log_request
 from service.metrics import Metrics
 from service.problems import problem

@@ -32,6 +32,7 @@ def test_metrics_are_one_truth_whichever_worker_is_asked() -> None:
         with concurrent.futures.ThreadPoolExecutor(8) as threads:
             answers = list(threads.map(lambda _: classify_on_its_own(service), range(40)))
         assert {answer.status_code for answer in answers} == {200}
+        wait_until(lambda: service.metric("aaserve_stage_duration_seconds_count", stage="respond") == 40)
         for _ in range(6):  # of either worker
             text = httpx.get(f"{service.client.base_url}/metrics").text
             assert 'aaserve_requests_total{code="200",endpoint="/classify",model="aa-cifar100"} 40.0' in text
