@@ -1,6 +1,6 @@
 """Pixels --> inputs of the network, varied at random, a whole batch at once on its device.
 
-    uint8 (B, H, W, 3) --RandAugment--> 0..1 --normalise--> --crop, mirror--> float32 (B, 3, H, W)
+    uint8 (B, H, W, 3) --normalise--> --crop, mirror--> float32 (B, 3, H, W)
 
 What is random comes as a table of numbers, a row an image, so that a batch is augmented alike however it is divided
 among processes and on whatever device.
@@ -12,29 +12,21 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bundle.preprocessing import Preprocessing
-from training.randaugment import DRAWS_PER_OPERATION, randaugment
 from training.recipe import Augmentation
 
-_DRAWS = 3  # top, left, mirrored
-
-
-def draws_per_image(augmentation: Augmentation) -> int:
-    """Columns of the table that `augment` wants."""
-    return _DRAWS + augmentation.operations * DRAWS_PER_OPERATION
+DRAWS_PER_IMAGE = 3  # top, left, mirrored
 
 
 def augment(pixels: Tensor, augmentation: Augmentation, preprocessing: Preprocessing, draws: NDArray) -> Tensor:
     """Vary and normalise uint8 (B, H, W, 3).
 
     Args:
-        draws: uniform in 0..1, (B, draws_per_image(augmentation)).
+        draws: uniform in 0..1, (B, DRAWS_PER_IMAGE).
     """
     images = pixels.permute(0, 3, 1, 2).float() / 255  # (B, 3, H, W), channels last in memory
     mean = torch.tensor(preprocessing.mean, device=images.device)[:, None, None]  # (3, 1, 1)
     std = torch.tensor(preprocessing.std, device=images.device)[:, None, None]
-    if augmentation.operations:
-        images = randaugment(images, augmentation.magnitude, draws[:, _DRAWS:], fill=mean)
-    return crop_and_mirror((images - mean) / std, augmentation, draws[:, :_DRAWS])
+    return crop_and_mirror((images - mean) / std, augmentation, draws)
 
 
 def crop_and_mirror(images: Tensor, augmentation: Augmentation, draws: NDArray) -> Tensor:

@@ -51,10 +51,6 @@ class Augmentation(_Section):
     )
     crop_padding: int = Field(ge=0, description="Pixels of zeros around an image before a random crop.")
     horizontal_flip: bool
-    operations: int = Field(0, ge=0, description="RandAugment: random operations on each image.")
-    magnitude: Probability | Literal["random"] = Field(
-        "random", description="Their strength; random for each image, with one operation, is TrivialAugment."
-    )
     mixup_alpha: float = Field(0.0, ge=0)
     cutmix_alpha: float = Field(0.0, ge=0)
     mix_probability: Probability = Field(1.0, description="Of a batch to be mixed at all.")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from training.augmentation import augment, draws_per_image
+from training.augmentation import DRAWS_PER_IMAGE, augment
 from training.mixing import draw_mix, mix
 from training.run import Run
 from training.schedule import set_schedule
@@ -32,7 +32,7 @@ def train_step(run: Run, pixels: Tensor, classes: Tensor) -> None:
     """Move the weights by one step and count it."""
     settings, augmentation = run.recipe.optimisation, run.recipe.augmentation
     random = np.random.default_rng((settings.seed, *divmod(run.step, run.steps)))
-    draws = random.random((settings.batch_size, draws_per_image(augmentation)))[run.share]
+    draws = random.random((settings.batch_size, DRAWS_PER_IMAGE))[run.share]
     how = draw_mix(augmentation, random)
     torch.manual_seed(int(random.integers(2**62)) + run.machine.rank)  # dropout, stochastic depth
     set_schedule(run.optimiser, run.step / (run.steps * settings.epochs), settings)

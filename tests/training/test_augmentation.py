@@ -1,30 +1,19 @@
-"""What a batch looks like after augmentation; RandAugment's operations mean what they mean in Pillow."""
+"""What a batch looks like after augmentation."""
 
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageEnhance, ImageOps
 
 from bundle.preprocessing import normalise
 from tests.helpers import photograph
 from tests.training.tiny import recipe
-from training.augmentation import augment, crop_and_mirror, draws_per_image
+from training.augmentation import DRAWS_PER_IMAGE, augment, crop_and_mirror
 from training.mixing import Mix, draw_mix, mix
-from training.randaugment import DRAWS_PER_OPERATION, OPERATIONS, randaugment
 from training.recipe import Augmentation
 
 PICTURE = photograph().resize((32, 32))
-FILL = torch.zeros(3, 1, 1)
-
-
-def as_tensor(image: Image.Image) -> torch.Tensor:
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 255
-
-
-def apply(name: str, magnitude: float, images: torch.Tensor, fill: torch.Tensor = FILL) -> torch.Tensor:
-    return OPERATIONS[name](images, torch.full((len(images),), magnitude), fill)
 
 
 def test_crops_shift_and_mirror_and_nothing_else() -> None:
@@ -49,9 +38,9 @@ def test_without_augmentation_the_input_is_what_bundle_preprocessing_gives() -> 
 
 
 def test_an_image_is_augmented_alike_whatever_batch_it_is_in() -> None:
-    chosen = recipe(augmentation={"operations": 2, "magnitude": 0.7})
+    chosen = recipe(augmentation={"crop_padding": 4, "horizontal_flip": True})
     pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (40, 32, 32, 3), dtype=np.uint8))
-    draws = np.random.default_rng(1).random((40, draws_per_image(chosen.augmentation)))
+    draws = np.random.default_rng(1).random((40, DRAWS_PER_IMAGE))
     together = augment(pixels, chosen.augmentation, chosen.preprocessing, draws)
     halves = [
         augment(pixels[part], chosen.augmentation, chosen.preprocessing, draws[part])
@@ -59,75 +48,6 @@ def test_an_image_is_augmented_alike_whatever_batch_it_is_in() -> None:
     ]
     torch.testing.assert_close(together, torch.cat(halves), rtol=0, atol=1e-6)
     assert together.isfinite().all()
-
-
-@pytest.mark.parametrize(
-    ("name", "magnitude", "expected", "levels"),
-    [
-        ("identity", 1, PICTURE, 0),
-        ("autocontrast", 1, ImageOps.autocontrast(PICTURE), 1),
-        ("equalise", 1, ImageOps.equalize(PICTURE), 0),
-        ("posterise", -1, ImageOps.posterize(PICTURE, 4), 0),
-        ("posterise", 0.5, ImageOps.posterize(PICTURE, 6), 0),
-        ("solarise", 0.6, ImageOps.solarize(PICTURE, 102), 0),
-        ("colour", -1, ImageEnhance.Color(PICTURE).enhance(0.1), 1.5),
-        ("colour", 0.5, ImageEnhance.Color(PICTURE).enhance(1.45), 1.5),
-        ("brightness", 1, ImageEnhance.Brightness(PICTURE).enhance(1.9), 1),
-        ("contrast", -0.5, ImageEnhance.Contrast(PICTURE).enhance(0.55), 1.5),
-        ("sharpness", 1, ImageEnhance.Sharpness(PICTURE).enhance(1.9), 1.5),
-        ("sharpness", -1, ImageEnhance.Sharpness(PICTURE).enhance(0.1), 1.5),
-    ],
-)
-def test_an_operation_is_pillows(name: str, magnitude: float, expected: Image.Image, levels: float) -> None:
-    found = apply(name, magnitude, as_tensor(PICTURE))
-    torch.testing.assert_close(found, as_tensor(expected), rtol=0, atol=levels / 255 + 1e-6)
-
-
-@pytest.mark.parametrize(
-    ("name", "magnitude", "coefficients"),
-    [
-        ("shear_x", 1, (1, 0.3, -0.3 * 16, 0, 1, 0)),
-        ("shear_y", -0.5, (1, 0, 0, -0.15, 1, 0.15 * 16)),
-        ("translate_x", 0.5, (1, 0, 0.45 * 16, 0, 1, 0)),
-        ("translate_y", -1, (1, 0, 0, 0, 1, -0.9 * 16)),
-    ],
-)
-def test_an_affine_operation_is_pillows(name: str, magnitude: float, coefficients: tuple[float, ...]) -> None:
-    expected = PICTURE.transform(PICTURE.size, Image.Transform.AFFINE, coefficients, Image.Resampling.BILINEAR)
-    found = apply(name, magnitude, as_tensor(PICTURE))
-    inner = np.s_[..., 2:-2, 2:-2]  # at its border Pillow repeats pixels where we bring in the colour
-    difference = (found - as_tensor(expected)).abs()[inner]
-    assert difference.median() < 2 / 255
-    assert (difference > 8 / 255).float().mean() < 0.1
-
-
-def test_rotation_turns_by_up_to_thirty_degrees_and_fills_with_the_colour() -> None:
-    fill = torch.tensor([0.1, 0.5, 0.9])[:, None, None]
-    turned = apply("rotate", 1, as_tensor(PICTURE), fill)
-    expected = as_tensor(PICTURE.rotate(30, Image.Resampling.BILINEAR))
-    assert (turned - expected)[..., 10:22, 10:22].abs().max() < 4 / 255
-    torch.testing.assert_close(turned[0, :, 0, 0], fill.flatten())
-    assert not torch.equal(turned, apply("rotate", -1, as_tensor(PICTURE), fill))
-
-
-def test_every_operation_is_drawn_and_its_strength_is_as_asked() -> None:
-    count = len(OPERATIONS)
-    pixels = as_tensor(PICTURE).expand(count, -1, -1, -1)
-    draws = np.full((count, DRAWS_PER_OPERATION), 0.9)
-    draws[:, 0] = (np.arange(count) + 0.5) / count
-    at_four_tenths = randaugment(pixels, 0.4, draws, FILL)
-    draws[:, 1] = 0.4
-    at_random = randaugment(pixels, "random", draws, FILL)
-    assert torch.equal(at_four_tenths, at_random)
-    for image, name in zip(at_random, OPERATIONS, strict=True):
-        torch.testing.assert_close(image[None], apply(name, 0.4, as_tensor(PICTURE)), rtol=0, atol=1e-6)
-
-
-def test_operations_are_applied_one_after_the_other() -> None:
-    names = list(OPERATIONS)
-    draws = np.array([[(names.index(name) + 0.5) / len(names), 0.8, 0.9] for name in ("solarise", "rotate")])
-    found = randaugment(as_tensor(PICTURE), "random", draws.reshape(1, -1), FILL)
-    torch.testing.assert_close(found, apply("rotate", 0.8, apply("solarise", 0.8, as_tensor(PICTURE))))
 
 
 def test_mixup_is_the_weighted_sum_of_images_and_labels() -> None:

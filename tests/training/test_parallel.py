@@ -24,7 +24,7 @@ def chosen(tmp_path: Path) -> Path:
         ("batch_size = 128", "batch_size = 16\naccumulation = 2"),
         ("max_learning_rate = 0.15", "max_learning_rate = 0.01\nema_decay = 0.5"),
         ("bf16", "fp32"),
-        ("crop_padding", "operations = 1\ncutmix_alpha = 1.0\ncrop_padding"),
+        ("crop_padding", "cutmix_alpha = 1.0\ncrop_padding"),
     ):
         assert old in text
         text = text.replace(old, new)

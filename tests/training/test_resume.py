@@ -18,7 +18,7 @@ from training.checkpoint import load_state
 EVERYTHING: dict[str, Any] = {
     "architecture": "aa_wide_resnet10_1",
     "options": {"stochastic_depth": 0.5, "dropout": 0.3},
-    "augmentation": {"operations": 2, "mixup_alpha": 0.4, "cutmix_alpha": 1.0},
+    "augmentation": {"mixup_alpha": 0.4, "cutmix_alpha": 1.0},
     "ema_decay": 0.9,
     "precision": "bf16",
     "epochs": 2,
