@@ -135,7 +135,8 @@ class Observation:
                 message["headers"] = [*message["headers"], *headers]
             await send(message)
 
-        self._metrics.being_answered += 1
+        counted = scope["path"] not in UNLOGGED
+        self._metrics.being_answered += counted
         try:
             await self._app(scope, receive, send_observed)
         except ClientDisconnect:
@@ -145,7 +146,7 @@ class Observation:
             if record.status == CLIENT_LEFT:
                 await problem(ServiceError(), record.request_id, scope["path"])(scope, receive, send_observed)
         finally:
-            self._metrics.being_answered -= 1
+            self._metrics.being_answered -= counted
             if self._tracing and record.status == CLIENT_LEFT:
                 self._tracing.finish(record)
             record.endpoint = getattr(scope.get("route"), "path", record.endpoint)
