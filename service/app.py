@@ -122,7 +122,7 @@ def create_app(
             allow_headers=["Authorization", TIMEOUT_HEADER, "X-Request-ID"],
             expose_headers=["Retry-After", "Server-Timing", "X-Request-ID"],
         )
-    observer = Observer(metrics)
+    observer = Observer(metrics, settings.log_requests)
     app.add_middleware(Observation, observer=observer, tracing=tracing)  # the last one added is the outermost
     if tracing is None:
         app.state.early_refusal = EarlyRefusal(app.state, settings, observer, keys)
