@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, packages_distributions, requires
 from pathlib import Path
 
@@ -76,10 +77,8 @@ def closure(extras: set[str] | list[str]) -> set[str]:
             waiting += [text for extra in requirement.extras for text in EXTRAS[extra]]
         elif name not in found:
             found.add(name)
-            try:
+            with suppress(PackageNotFoundError):  # one of another environment
                 waiting += requires(name) or []
-            except PackageNotFoundError:  # one of another environment
-                pass
     return found
 
 

@@ -1,6 +1,7 @@
 """The Kubernetes manifests: valid by the real schemas, and everything they name exists in the service."""
 
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -204,12 +205,29 @@ def test_everything_selects_the_pods_of_the_deployment() -> None:
 def test_every_metric_that_scales_exists() -> None:
     text = "".join(path.read_text() for path in (KUBERNETES / "components").rglob("*.yaml"))
     found = set(re.findall(r"\baaserve_\w+", text))
-    assert found == {"aaserve_queue_depth"}
+    assert found == {"aaserve_inflight_requests"}
     assert found <= names_of_the_service()
-    threshold = str(Settings.model_fields["max_batch_size"].default)
+
+
+def test_the_target_of_the_autoscalers_follows_from_the_measured_work() -> None:
+    sizing = json.loads(max((ROOT / "benchmarks" / "results").glob("*-sizing.json")).read_text())
+    cores = int(container_of(base_deployment())["resources"]["limits"]["cpu"])
+    target = math.floor(cores * sizing["planned_requests_inside"])
     [scaler], [scaled] = plain("HorizontalPodAutoscaler"), plain("ScaledObject")
-    assert [metric["pods"]["target"]["averageValue"] for metric in scaler["spec"]["metrics"]] == [threshold]
-    assert [trigger["metadata"]["threshold"] for trigger in scaled["spec"]["triggers"]] == [threshold]
+    assert [metric["pods"]["target"]["averageValue"] for metric in scaler["spec"]["metrics"]] == [str(target)]
+    assert [trigger["metadata"]["threshold"] for trigger in scaled["spec"]["triggers"]] == [str(target)]
+    # The estimate of docs/scaling.md is on the safe side of the simulation, and near it.
+    work = sizing["work_ms"]
+    s = work["http"] + work["decode"] + work["batch of 1"]
+    d = sizing["objective_ms"] / sizing["worst_p99_measured_over_simulated"]
+    utilisation = 1 - s * math.log(100) / (2 * (d - s))
+    in_flight = utilisation + utilisation**2 / (2 * (1 - utilisation))
+    assert 0.7 * sizing["planned_requests_inside"] < in_flight < sizing["planned_requests_inside"]
+    document = (ROOT / "docs" / "scaling.md").read_text()
+    assert f"s is {s:.1f} ms" in document
+    assert f"ρ = {utilisation:.2f}, L = {in_flight:.1f}" in document
+    assert f"target of {cores * in_flight:.1f} for {cores} cores" in document.replace("\n", " ")
+    assert f"its target is {target}" in document
 
 
 def test_the_pod_is_killed_only_after_it_may_have_drained() -> None:
