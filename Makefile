@@ -74,7 +74,7 @@ $(SERVE_VENV)/.installed: pyproject.toml constraints.txt
 $(RAY_VENV)/.installed: pyproject.toml constraints.txt
 	@$(call create-venv,$(RAY_VENV))
 	@echo "installing the service with Ray into $(RAY_VENV) …"
-	@$(RAY_VENV)/bin/$(PIP_INSTALL) '.[cpu,ray]'
+	@$(RAY_VENV)/bin/$(PIP_INSTALL) '.[cpu,ray,benchmarks]'
 	@touch $@
 
 $(VENV)/.installed: pyproject.toml constraints.txt

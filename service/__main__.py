@@ -62,7 +62,7 @@ def main() -> int:
         return _fail(f"{'.'.join(map(str, first['loc']))}: {first['msg']}, found {first['input']!r}")
     except (BundleError, StartFailed, OSError) as error:
         return _fail(str(error))
-    logs = configure_logging(settings.log_format, *([tracing.logs] if tracing else []))
+    logs = configure_logging(settings.log_format, settings.log_level, *([tracing.logs] if tracing else []))
     if worker is None:
         host, port = listening.getsockname()[:2]
         log.info("listening on %s://%s:%d", "https" if certificate else "http", host, port)

@@ -1,6 +1,7 @@
 """The application: one lifecycle, its routes, and what surrounds them. Importing this does nothing."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
@@ -32,7 +33,7 @@ from service.observation import UNLOGGED, Observation, Observer
 from service.openapi import Application
 from service.parameters import TIMEOUT_HEADER
 from service.problems import on_http_exception, on_invalid_parameter, on_service_error
-from service.process_metrics import watch_process
+from service.process_metrics import watch_process, watch_workers
 from service.protocol import infer_routes
 from service.protocol import model_routes as protocol_routes
 from service.settings import Settings
@@ -57,8 +58,10 @@ def create_app(
     `on_failure` is called if nothing can be served or a model is lost.
     """
     metrics = Metrics(worker.slot if worker else None, settings.gpu_device_id)
-    if worker is None:  # whoever is scraped could only speak of itself
+    if worker is None:
         watch_process(metrics.registry)
+    else:
+        watch_workers(metrics.registry, supervisor=os.getppid())
     if settings.metrics_compat == "triton":
         metrics.registry.register(TritonNames(metrics))
 
@@ -119,7 +122,7 @@ def create_app(
             allow_headers=["Authorization", TIMEOUT_HEADER, "X-Request-ID"],
             expose_headers=["Retry-After", "Server-Timing", "X-Request-ID"],
         )
-    observer = Observer(metrics)
+    observer = Observer(metrics, settings.log_requests)
     app.add_middleware(Observation, observer=observer, tracing=tracing)  # the last one added is the outermost
     if tracing is None:
         app.state.early_refusal = EarlyRefusal(app.state, settings, observer, keys)

@@ -13,12 +13,14 @@ from urllib.parse import quote
 from service.log_writer import LogWriter
 
 LogFormat = Literal["auto", "console", "json"]
+LogLevel = Literal["info", "warning", "error"]
+LoggedRequests = Literal["all", "errors", "none"]
 _READABLE = "/:@!$&'()*+,;=~"  # in a path; the rest, such as a line's end, is logged as %0A
 log = logging.getLogger("aaserve")
 _encode = json.JSONEncoder(separators=(",", ":")).encode  # json.dumps makes an encoder a line
 
 
-def configure_logging(log_format: LogFormat, *filters: logging.Filter) -> LogWriter:
+def configure_logging(log_format: LogFormat, level: LogLevel, *filters: logging.Filter) -> LogWriter:
     """Set up the process's one handler; `auto` is console on a terminal and JSON elsewhere."""
     if log_format == "auto":
         log_format = "console" if sys.stderr.isatty() else "json"
@@ -26,11 +28,11 @@ def configure_logging(log_format: LogFormat, *filters: logging.Filter) -> LogWri
     writer.setFormatter(JsonFormatter() if log_format == "json" else ConsoleFormatter())
     for each in filters:
         writer.addFilter(each)
-    logging.basicConfig(level=logging.INFO, handlers=[writer])
+    logging.basicConfig(level=level.upper(), handlers=[writer])
     # What no line of ours has is not looked up for each (docs.python.org/3/howto/logging.html#optimization).
     logging._srcfile = None
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    logging.getLogger("uvicorn").setLevel(max(logging.WARNING, logging.getLogger().level))
     return writer
 
 

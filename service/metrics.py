@@ -58,6 +58,13 @@ class Reporting(Protocol):
     def queue_capacity(self) -> int: ...
 
 
+def worker_restarts(registry: CollectorRegistry | None) -> Counter:
+    """The metric that the supervisor of several workers counts and that each of them shows."""
+    return Counter(
+        "aaserve_worker_restarts_total", "Workers that were killed or hung, and replaced.", registry=registry
+    )
+
+
 class Metrics:
     """All metrics of one running service, in a registry of their own.
 
@@ -109,7 +116,10 @@ class Metrics:
             "aaserve_queue_capacity", "Rows that may wait.", ["model"], registry=registry, multiprocess_mode="livesum"
         )
         self.inflight = Gauge(
-            "aaserve_inflight_requests", "Requests being answered.", registry=registry, multiprocess_mode="livesum"
+            "aaserve_inflight_requests",
+            "Requests being answered, health checks and scrapes excluded.",
+            registry=registry,
+            multiprocess_mode="livesum",
         )
         self.being_answered = 0
         self._report(self.inflight, lambda: self.being_answered)
@@ -143,6 +153,7 @@ class Metrics:
         self.log_lines_dropped = Counter(
             "aaserve_log_lines_dropped_total", "Log lines that could not be written.", registry=registry
         )
+        self.worker_restarts = worker_restarts(registry)
 
     def watch_model(self, name: str, versions: Sequence[Reporting]) -> None:
         """Report these versions of a model from now on, and no others."""
@@ -173,11 +184,6 @@ class Metrics:
         """Write what is reported now."""
         for gauge, value in self._reported.items():
             gauge.set(value())
-
-    def scraped(self) -> None:
-        """Do not leave the scrape that ends now in what the other workers' scrapes read here."""
-        if self._is_worker:
-            self.inflight.set(max(0, self.being_answered - 1))
 
     def _forget(self, gauge: Gauge, labels: tuple[str, ...]) -> None:
         if self._is_worker:  # whose files keep what they once had

@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bundle.manifest import Manifest
 from service.errors import ServiceError
-from service.logs import RefusalLog, log_request
+from service.logs import LoggedRequests, RefusalLog, log_request
 from service.metrics import Metrics
 from service.problems import problem
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 UNLOGGED = frozenset({"/health/live", "/health/ready", "/metrics"})  # asked every few seconds, by machines
 _REFUSED = frozenset({401, 429, 503})  # as many as strangers like, so the log has their number only
+_LOGGED_FROM: dict[LoggedRequests, int] = {"all": 0, "errors": 400, "none": 600}  # statuses
 CLIENT_LEFT = 499  # nginx's word; nobody sees it but the metrics
 log = logging.getLogger("aaserve")
 
@@ -73,8 +74,9 @@ class Record:
 class Observer:
     """Has every request in the metrics and in the log, whoever answered it."""
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics, logged: LoggedRequests = "all") -> None:
         self.metrics = metrics
+        self._logged_from = _LOGGED_FROM[logged]
         self._refusals = RefusalLog()
         # Looking series up by their labels takes longer than counting.
         self._counted = lru_cache(maxsize=1024)(self._series)
@@ -93,7 +95,7 @@ class Observer:
             self._stage(stage, record.model).observe(seconds)
         if record.status in _REFUSED and record.error:
             self._refusals.add(record.error.code)
-        elif record.endpoint not in UNLOGGED or record.status >= 500:
+        elif record.status >= max(self._logged_from, 500 if record.endpoint in UNLOGGED else 0):
             log_request(_facts(record, method, path, now))
         if record.error is not None:
             self._rejected(record.error.code).inc()
@@ -134,7 +136,8 @@ class Observation:
                 message["headers"] = [*message["headers"], *headers]
             await send(message)
 
-        self._metrics.being_answered += 1
+        counted = scope["path"] not in UNLOGGED
+        self._metrics.being_answered += counted
         try:
             await self._app(scope, receive, send_observed)
         except ClientDisconnect:
@@ -144,7 +147,7 @@ class Observation:
             if record.status == CLIENT_LEFT:
                 await problem(ServiceError(), record.request_id, scope["path"])(scope, receive, send_observed)
         finally:
-            self._metrics.being_answered -= 1
+            self._metrics.being_answered -= counted
             if self._tracing and record.status == CLIENT_LEFT:
                 self._tracing.finish(record)
             record.endpoint = getattr(scope.get("route"), "path", record.endpoint)

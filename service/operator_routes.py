@@ -32,6 +32,4 @@ def metrics(request: Request) -> Response:  # not async: rendered in a thread, o
     metrics = parts(request)[2]
     metrics.refresh()
     encode, content_type = choose_encoder(request.headers.get("accept", ""))
-    page = encode(metrics.registry)
-    metrics.scraped()
-    return Response(page, media_type=content_type)
+    return Response(encode(metrics.registry), media_type=content_type)

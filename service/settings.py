@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.cores import available_cores
-from service.logs import LogFormat
+from service.logs import LogFormat, LoggedRequests, LogLevel
 
 ProviderName = Literal["auto", "cpu", "cuda", "tensorrt"]
 _ORIGIN = r"https?://[a-zA-Z0-9.\[\]:-]+"
@@ -119,6 +119,10 @@ class Settings(BaseSettings):
         0, ge=0, le=600_000, description="Milliseconds after SIGTERM in which readiness is off and requests are taken."
     )
     log_format: LogFormat = Field("auto", description="console, json, or auto: console on a terminal, else json.")
+    log_level: LogLevel = Field("info", description="Least severe lines that are logged: info, warning or error.")
+    log_requests: LoggedRequests = Field(
+        "all", description="Requests that get a log line each: all, errors (answered with 4xx or 5xx), or none."
+    )
     tracing: bool = Field(False, description="Send traces over OTLP, as OTEL_* say; needs the extra otel.")
     metrics_compat: Literal["none", "triton"] = Field(
         "none", description="triton: the same figures also under Triton's names, nv_inference_*; for one process."

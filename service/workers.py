@@ -23,9 +23,11 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from types import FrameType
 
+from prometheus_client import values
 from prometheus_client.multiprocess import mark_process_dead
 
 from service.balance import Balance
+from service.metrics import worker_restarts
 
 VARIABLE = "_AASERVE_WORKER"
 METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"  # the client library's name: set, it counts in files that workers share
@@ -77,6 +79,9 @@ class Supervisor:
         self._started = [0.0] * count
         self._stopping = False
         self._status = 0
+        os.environ[METRICS_FOLDER] = metrics_folder  # for what is counted here, and for the workers
+        values.ValueClass = values.MultiProcessValue(lambda: "supervisor")  # type: ignore[no-untyped-call]
+        self._restarts = worker_restarts(None)
 
     def run(self) -> int:
         """Start the workers and stay until all have ended; the exit status."""
@@ -96,10 +101,9 @@ class Supervisor:
     def _start(self, slot: int, *, first: bool = False) -> None:
         door = (self._inside if first else self._door).fileno()
         worker = Worker(slot, self._listening.fileno(), self._lifeline, door, first)
-        environment = {VARIABLE: json.dumps(asdict(worker)), METRICS_FOLDER: self._metrics_folder}
         process = subprocess.Popen(
             [sys.executable, "-m", "service", *sys.argv[1:]],
-            env={**os.environ, **environment},
+            env={**os.environ, VARIABLE: json.dumps(asdict(worker))},
             pass_fds=(worker.listening, worker.lifeline, worker.door),
             start_new_session=True,  # Ctrl-C reaches the supervisor only, which passes it on once
         )
@@ -126,6 +130,7 @@ class Supervisor:
             time.sleep(max(0.0, RESTART_PAUSE - (time.monotonic() - self._started[slot])))
             if not self._stopping:
                 self._start(slot)
+                self._restarts.inc()
 
     def _pass_on(self, signal_number: int, _: FrameType | None) -> None:
         self._stopping = True

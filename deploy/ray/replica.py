@@ -42,7 +42,7 @@ class Replica:
 
     def __init__(self, metrics_port: int) -> None:
         settings = _settings()
-        logs = configure_logging(settings.log_format)
+        logs = configure_logging(settings.log_format, settings.log_level)
         self._metrics_port = metrics_port
         self._app = create_app(settings)
         logs.on_dropped = self._app.state.metrics.log_lines_dropped.inc

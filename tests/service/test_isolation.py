@@ -6,6 +6,7 @@ hangs its mates, idle polling: test_lifecycle.py.
 
 import concurrent.futures
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -136,6 +137,52 @@ class DyingService:
         self.client.close()
         self.process.terminate()
         self.process.communicate(timeout=30)
+
+
+REOPENING_IS_HELD = """
+import pathlib, sys, time
+from service.session import OnnxSession
+
+died, go = pathlib.Path({died!r}), pathlib.Path({go!r})
+run, init = OnnxSession.run, OnnxSession.__init__
+
+def run_until_death(self, batch):
+    if died.exists() and self.of_fragile and not self.reopened:
+        raise RuntimeError("CUDA failure 700: an illegal memory access was encountered")
+    return run(self, batch)
+
+def held(self, bundle, *arguments, **options):
+    self.of_fragile, self.reopened = bundle.manifest.name == "fragile", died.exists()
+    while self.of_fragile and self.reopened and not go.exists():
+        time.sleep(0.02)
+    init(self, bundle, *arguments, **options)
+
+OnnxSession.run, OnnxSession.__init__ = run_until_death, held
+from service.__main__ import main
+sys.exit(main())
+"""
+
+
+def test_readiness_with_several_models_is_as_operations_md_says(tmp_path: Path) -> None:
+    repository, died, go = tmp_path / "repository", tmp_path / "died", tmp_path / "go"
+    write_fragile_bundle(repository)
+    shutil.copytree(REPOSITORY / "aa-cifar100", repository / "aa-cifar100")
+    (repository / "broken" / "1").mkdir(parents=True)
+    script = REOPENING_IS_HELD.format(died=str(died), go=str(go))
+    with running_service(run=("-c", script), repository=repository) as service:
+
+        def statuses(*names: str) -> list[int]:
+            asked = [service.classify(picture(3), model=name) for name in names]
+            probed = [service.client.get(f"/health/{probe}") for probe in ("live", "ready")]
+            return [answer.status_code for answer in [*probed, *asked]]
+
+        assert statuses("fragile", "aa-cifar100", "broken") == [200, 200, 200, 200, 404]
+        died.touch()
+        assert service.classify(picture(3), model="fragile").status_code == 500
+        wait_until(lambda: service.client.get("/health/live").json() == {"state": "recovering"})
+        assert statuses("fragile", "aa-cifar100", "broken") == [200, 503, 503, 200, 404]
+        go.touch()
+        wait_until(lambda: statuses("fragile", "aa-cifar100", "broken") == [200, 200, 200, 200, 404])
 
 
 @pytest.fixture

@@ -52,7 +52,7 @@ def test_a_full_pipe_holds_up_nobody_and_what_was_taken_comes_out_in_order(pipe:
 
 def test_what_waits_is_written_at_the_end_of_the_process() -> None:
     script = (
-        "import logging; from service.logs import configure_logging; configure_logging('json');"
+        "import logging; from service.logs import configure_logging; configure_logging('json', 'info');"
         "[logging.getLogger('aaserve').info('line %d', n) for n in range(2000)]"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)

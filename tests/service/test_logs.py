@@ -1,12 +1,17 @@
 """What stands in the log, for machines and for people."""
 
 import json
+import socket
+import subprocess
+import sys
 
 import httpx
 import pytest
 
-from service.logs import RefusalLog
-from tests.helpers import EXAMPLES, RunningService, running_service
+from service.logs import LoggedRequests, RefusalLog
+from service.metrics import Metrics
+from service.observation import Observer, Record
+from tests.helpers import CONSOLE, EXAMPLES, ROOT, RunningService, running_service, wait_until
 
 JPEG = (EXAMPLES / "rocket.jpg").read_bytes()
 
@@ -33,6 +38,47 @@ def test_json_has_one_line_a_request_with_all_that_is_known_of_it() -> None:
     assert all(0 <= milliseconds <= good["total_ms"] for milliseconds in good["stages_ms"].values())
     assert (bad["status"], bad["outcome"], bad["batch_size"]) == (400, "invalid_image", None)
     assert good["time"] < bad["time"]
+
+
+def test_requests_are_logged_as_the_setting_says() -> None:
+    with running_service("--log-requests", "errors") as service:
+        ask(service, "good")
+        ask(service, "bad", JPEG[:100])
+        service.stop()
+    assert [word for word in ("ready", "good", "bad") if any(word in line for line in service.log)] == ["ready", "bad"]
+
+
+@pytest.mark.parametrize(
+    ("logged", "expected"), [("all", [200, 404, 500, 499]), ("errors", [404, 500, 499]), ("none", [])]
+)
+def test_each_choice_of_logged_requests(
+    logged: LoggedRequests, expected: list[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    observer = Observer(Metrics(), logged)
+    with caplog.at_level("INFO"):
+        for status in (200, 404, 500, 499):
+            observer.ended(Record("id", status=status), "POST", "/classify")
+    assert [record.request["status"] for record in caplog.records] == expected
+
+
+def test_lines_below_the_log_level_are_not_written() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    # On all addresses without keys it warns; that it listens and is ready are lines of the level info.
+    command = [sys.executable, "-m", "service", "--host", "0.0.0.0", "--port", str(port), "--log-level", "warning"]
+    with subprocess.Popen([*command, *CONSOLE], cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        wait_until(lambda: is_ready(port), 30)
+        httpx.post(f"http://127.0.0.1:{port}/classify", content=JPEG, headers={"Content-Type": "image/jpeg"})
+        process.terminate()
+        [line] = process.stderr.read().splitlines()
+    assert "WARNING aaserve no api_keys_file is set" in line
+
+
+def is_ready(port: int) -> bool:
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/health/ready").status_code == 200
+    except httpx.TransportError:
+        return False
 
 
 def test_console_has_one_readable_line_a_request() -> None:

@@ -85,7 +85,7 @@ def test_log_and_metrics_are_those_of_the_application(service: RunningService) -
     ask(service, post(PNG, "X-Request-ID: long", path="/classify?version=1") + LIVE)
     after = counted("aaserve_requests_total", **asked), counted("aaserve_stage_duration_seconds_count", **stages)
     assert [now - then for now, then in zip(after, before, strict=True)] == [2, 2]
-    assert counted("aaserve_inflight_requests") == 1  # which asks for the metrics
+    assert counted("aaserve_inflight_requests") == 0
     wait_until(lambda: any('"long"' in line for line in service.log))
     short, long = (json.loads(next(line for line in service.log if f'"{name}"' in line)) for name in ("short", "long"))
     times = {"time": "", "request_id": "", "total_ms": 0}
@@ -146,7 +146,7 @@ def test_who_leaves_is_counted_and_leaves_no_place_taken() -> None:
     with running_service("--log-format", "json", "--max-queue-size", "1") as service:
         with connect(service) as connection:
             send(connection, post(PNG, "X-Request-ID: gone")[:-1])
-            wait_until(lambda: service.metric("aaserve_inflight_requests") == 2)
+            wait_until(lambda: service.metric("aaserve_inflight_requests") == 1)
         wait_until(lambda: service.metric("aaserve_rejected_total", reason="disconnected") == 1)
         assert service.metric("aaserve_requests_total", endpoint="/classify", code="499") == 1
         assert service.classify(PNG).status_code == 200
@@ -169,7 +169,7 @@ def test_who_leaves_while_the_model_computes_is_not_waited_for(tmp_path: Path) -
         send(other, post(b"x" * 9)[:-1])  # with company, a lane computes
         with connect(service) as connection:
             send(connection, post(picture(HANGS)))
-            wait_until(lambda: service.metric("aaserve_inflight_requests") == 3)
+            wait_until(lambda: service.metric("aaserve_inflight_requests") == 2)
         wait_until(lambda: service.metric("aaserve_rejected_total", reason="disconnected") == 1)
         service.process.kill()  # the call does not come back
 

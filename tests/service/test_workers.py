@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import os
+import resource
 import shutil
 import signal
 from pathlib import Path
@@ -33,21 +34,22 @@ def test_metrics_are_one_truth_whichever_worker_is_asked() -> None:
             answers = list(threads.map(lambda _: classify_on_its_own(service), range(40)))
         assert {answer.status_code for answer in answers} == {200}
         wait_until(lambda: service.metric("aaserve_stage_duration_seconds_count", stage="respond") == 40)
+        wait_until(lambda: service.metric("aaserve_inflight_requests") == 0)  # each worker writes once a second
         for _ in range(6):  # of either worker
             text = httpx.get(f"{service.client.base_url}/metrics").text
             assert 'aaserve_requests_total{code="200",endpoint="/classify",model="aa-cifar100"} 40.0' in text
             assert "pid=" not in text
             assert 'aaserve_queue_capacity{model="aa-cifar100"} 256.0' in text
             assert 'aaserve_queue_depth{model="aa-cifar100"} 0.0' in text
+            assert "\naaserve_inflight_requests 0.0\n" in text  # neither this scrape nor those before it
             assert 'aaserve_model_ready{model="aa-cifar100",version="1"} 1.0' in text
-
-
-def test_a_scrape_does_not_count_those_before_it_as_in_flight() -> None:
-    with running_service("--workers", "2") as service:
-        wait_until(lambda: all_ready(service))
-        url = f"{service.client.base_url}/metrics"
-        told = [httpx.get(url).text.split("\naaserve_inflight_requests ")[1].split("\n")[0] for _ in range(20)]
-        assert told.count("1.0") >= 18, told  # each worker writes once a second too, and may do so before an end
+        processes = [service.process.pid, *children(service.process.pid)]
+        assert len(processes) == 3
+        [most] = {resource.prlimit(process, resource.RLIMIT_NOFILE)[0] for process in processes}
+        assert service.metric("process_max_fds") == 3 * most
+        assert service.metric("process_open_fds") > max(open_files(process) for process in processes)
+        assert service.metric("process_resident_memory_bytes") > sum(resident_bytes(each) for each in processes) / 2
+        assert service.metric("aaserve_worker_restarts_total") == 0
 
 
 def test_a_worker_that_is_killed_is_replaced_and_nobody_else_notices() -> None:
@@ -56,6 +58,7 @@ def test_a_worker_that_is_killed_is_replaced_and_nobody_else_notices() -> None:
         for _ in range(10):
             assert classify_on_its_own(service).status_code == 200
         [first, second] = children(service.process.pid)
+        started, cpu_seconds = service.metric("process_start_time_seconds"), service.metric("process_cpu_seconds_total")
         os.kill(first, signal.SIGKILL)
         for _ in range(20):  # while one is missing
             assert classify_on_its_own(service).status_code == 200
@@ -66,6 +69,10 @@ def test_a_worker_that_is_killed_is_replaced_and_nobody_else_notices() -> None:
         text = httpx.get(f"{service.client.base_url}/metrics").text
         assert 'aaserve_requests_total{code="200",endpoint="/classify",model="aa-cifar100"} 31.0' in text
         assert 'aaserve_queue_capacity{model="aa-cifar100"}' in text
+        # What the killed worker computed stays counted, and the supervisor is the process that was started.
+        assert service.metric("process_cpu_seconds_total") >= cpu_seconds
+        assert service.metric("process_start_time_seconds") == started
+        wait_until(lambda: service.metric("aaserve_worker_restarts_total") == 2)
 
 
 def test_sigterm_reaches_all_workers_and_all_that_was_accepted_is_answered() -> None:
@@ -112,6 +119,14 @@ def classify_on_its_own(service: RunningService) -> httpx.Response:
     """On a connection of its own, which any worker may take."""
     headers = {"Content-Type": "image/jpeg"}
     return httpx.post(f"{service.client.base_url}/classify", content=JPEG, headers=headers, timeout=30)
+
+
+def open_files(process_id: int) -> int:
+    return len(list(Path(f"/proc/{process_id}/fd").iterdir()))
+
+
+def resident_bytes(process_id: int) -> int:
+    return int(Path(f"/proc/{process_id}/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 def alive(process_id: int) -> bool:
