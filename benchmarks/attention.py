@@ -51,7 +51,7 @@ def pad_and_reshape(layer: Layer, x: Tensor) -> Tensor:
 def gathered_tables(layer: Layer, x: Tensor) -> Tensor:
     """Constant gather of the tables, two products, added by broadcasting (B, Nh, N, H, W)."""
     q, k, v = _heads(layer, x)
-    relative_h, relative_w = layer._relative_logits(q)  # (B, Nh, N, H), (B, Nh, N, W)
+    relative_h, relative_w = _relative_logits(layer, q)  # (B, Nh, N, H), (B, Nh, N, W)
     bias = (relative_h[..., :, None] + relative_w[..., None, :]).flatten(3, 4)  # (B, Nh, N, N)
     logits = q @ k.transpose(2, 3) + bias
     return _merged(layer, logits.softmax(-1) @ v)
@@ -60,7 +60,7 @@ def gathered_tables(layer: Layer, x: Tensor) -> Tensor:
 def marks_product(layer: Layer, x: Tensor) -> Tensor:
     """Relative logits spread over all keys by one product with constant one-hot marks, added."""
     q, k, v = _heads(layer, x)
-    relative = torch.cat(layer._relative_logits(q), dim=-1)  # (B, Nh, N, H + W)
+    relative = torch.cat(_relative_logits(layer, q), dim=-1)  # (B, Nh, N, H + W)
     logits = q @ k.transpose(2, 3) + relative @ one_hot_positions(*layer.feature_size).T
     return _merged(layer, logits.softmax(-1) @ v)
 
@@ -68,7 +68,7 @@ def marks_product(layer: Layer, x: Tensor) -> Tensor:
 def augmented_key(layer: Layer, x: Tensor) -> Tensor:
     """Relative logits beside the query, one-hot marks beside the key, one product; all in rows of pixels."""
     q, k, v = _heads(layer, x)
-    q = torch.cat([q, *layer._relative_logits(q)], dim=-1)  # (B, Nh, N, d + H + W)
+    q = torch.cat([q, *_relative_logits(layer, q)], dim=-1)  # (B, Nh, N, d + H + W)
     marks = one_hot_positions(*layer.feature_size).expand(k.shape[0], layer.num_heads, -1, -1)  # (B, Nh, N, H + W)
     k = torch.cat([k, marks], dim=-1)  # (B, Nh, N, d + H + W)
     return _merged(layer, (q @ k.transpose(2, 3)).softmax(-1) @ v)
@@ -98,6 +98,10 @@ def _heads(layer: Layer, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     parts = (part.unflatten(1, (layer.num_heads, -1)) for part in layer.qkv(x).flatten(2).split(depths, dim=1))
     q, k, v = (part.transpose(2, 3) for part in parts)
     return q * (layer.key_channels // layer.num_heads) ** -0.5, k, v
+
+
+def _relative_logits(layer: Layer, q: Tensor) -> tuple[Tensor, Tensor]:
+    return layer.position.relative_logits(q, layer.key_rel_h, layer.key_rel_w)
 
 
 def _merged(layer: Layer, heads: Tensor) -> Tensor:

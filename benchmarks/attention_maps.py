@@ -22,7 +22,7 @@ from benchmarks.circumstances import write_result
 from export.convert import INPUT_NAME, OUTPUT_NAME, convert
 from export.speed import take_turns
 from models import create_model
-from models.attention import attention_layers
+from models.attention_maps import attention_layers
 
 WITHOUT, AGAIN, WITH, ASKED = "without maps", "without, again", "with maps", "with maps, asked for"
 

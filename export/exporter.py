@@ -38,8 +38,9 @@ from export.request import Request
 from export.speed import Speed
 from export.weights import head_classes, load_weights
 from models import create_model
-from models.attention import AttentionAugmentedConv2d, attention_layers, attention_maps
-from models.resize import resize_relative_tables
+from models.attention import AttentionAugmentedConv2d
+from models.attention_maps import attention_layers, attention_maps
+from models.relative_tables import resize_relative_tables
 
 VERSIONS_OF = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy", "pillow")
 

@@ -11,7 +11,7 @@ from bundle.manifest import AttentionMap, Parity, Precision
 from bundle.preprocessing import Preprocessing, normalise
 from export.errors import ExportError
 from export.graph import Graph
-from models.attention import attention_maps
+from models.attention_maps import attention_maps
 
 # Relative to the largest logit. float32 sums in another order differ by some 1e-6. Below fp32 the loss of top-1 decides
 # (export/judgement.py) and this only tells a sound graph from a broken one: of 1,000 CIFAR pictures the worst was off

@@ -1,4 +1,4 @@
-"""python -m models [PATTERN]: the networks as a table. Nothing is computed, so that it is quick."""
+"""python -m models [PATTERN]: list the networks as a table. On the meta device, so nothing is computed."""
 
 import argparse
 import sys

@@ -1,11 +1,11 @@
-"""Image size --> size of a feature map, and the refusal of images too small to have one."""
+"""Image size --> size of a feature map."""
 
 
 def feature_size(image_size: tuple[int, int], reduction: int) -> tuple[int, int]:
     """(H, W) of the feature map after strides that multiply to `reduction`, each rounding up.
 
     Raises:
-        ValueError: a side of the image is shorter than `reduction`, so that no pixel of the map is its own.
+        ValueError: a side of the image is shorter than `reduction`.
     """
     height, width = image_size
     if min(height, width) < reduction:

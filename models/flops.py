@@ -5,8 +5,8 @@
     attention, QK^T and AV          1 per MAC     2 per MAC
     attention, relative logits      not counted   2 per MAC
 
-A MAC is a multiply-add. Normalisation, activations, pooling, softmax and upsampling count nowhere. The paper's
-convention is inferred: with it, seven of eight published figures come out to the digit printed (docs/networks.md).
+A MAC is a multiply-add. Normalisation, activations, pooling, softmax and upsampling are not counted. The paper's
+convention is inferred: it reproduces seven of eight published figures to the printed digit (docs/networks.md).
 """
 
 from typing import NamedTuple
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from models.attention import AttentionAugmentedConv2d
+from models.position import RelativePosition
 
 
 class Flops(NamedTuple):
@@ -25,7 +26,7 @@ class Flops(NamedTuple):
 
 
 def count_flops(network: nn.Module, image_size: tuple[int, int]) -> Flops:
-    """Count what `network` does for one (1, 3, *image_size) image; on the meta device this computes nothing."""
+    """Count the operations of `network` for one (1, 3, *image_size) image; on the meta device nothing is computed."""
     layers = content = relative = 0
 
     def add_layer(module: nn.Conv2d | nn.Linear, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -36,9 +37,9 @@ def count_flops(network: nn.Module, image_size: tuple[int, int]) -> Flops:
         nonlocal layers, content, relative
         height, width = module.feature_size
         positions = height * width
-        layers += positions * module.qkv.weight.numel()  # not called as a module, so no hook of its own
+        layers += positions * module.qkv.weight.numel()  # the layer uses the weight itself, so no hook runs
         content += positions**2 * (module.key_channels + module.value_channels)
-        if module.position == "relative":
+        if isinstance(module.position, RelativePosition):
             # Each query meets one embedding for each key row and one for each key column.
             relative += positions * (height + width) * module.key_channels
 

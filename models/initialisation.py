@@ -1,4 +1,4 @@
-"""Fresh weights, the same for every network here."""
+"""Initial weights, drawn the same way for every network."""
 
 from torch import nn
 

@@ -5,29 +5,29 @@
 Sources: Tan et al. 2019, figure 7a and the authors' own code (widths rounded to multiples of 8, head always 1280);
 Bello et al. 2019, section 4.3: the 1x1 expansions of the last thirteen blocks are augmented, without a minimum key
 depth, those of the first augmented stage at half their resolution. A1 is the MnasNet with squeeze-and-excitation,
-whose 3.89 M parameters the paper quotes; torchvision's MNASNet is another one (B1). State-dict names are those of
-timm's `semnasnet` except `se.fc1`, `se.fc2`, which are `se.conv_reduce`, `se.conv_expand` there.
+whose 3.89 M parameters the paper quotes; torchvision's MNASNet is the variant B1. State-dict names are those of timm's
+`semnasnet`, except that its `se.conv_reduce` and `se.conv_expand` are `se.fc1` and `se.fc2` here.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.augmentation import augmented_conv2d
+from models.augmentation import PLAIN, Augmentation
 from models.feature_size import feature_size
 from models.initialisation import initialise
 from models.squeeze_excite import SqueezeExcite
 from models.stochastic_depth import StochasticDepth
 
-# As in the authors' code, whose decay of 0.99 is this momentum's complement.
+# As in the authors' code: PyTorch's momentum is 1 - decay, and their decay is 0.99.
 _BatchNorm = partial(nn.BatchNorm2d, eps=1e-3, momentum=0.01)
 
 
 class Stage(NamedTuple):
-    """A row of figure 7a; `expansion` 1 is the separable convolution at the start."""
+    """A row of figure 7a; `expansion` 1 stands for the separable convolution at the start."""
 
     blocks: int
     kernel_size: int
@@ -54,14 +54,8 @@ class MnasNet(nn.Module):
     Args:
         width: factor on all channels but the head's (paper: 0.75, 1, 1.25, 1.4).
         image_size: (H, W) of the input, at least 32 each; an augmented network takes no other.
-        augmented_stages: which of the stages 2..7 use attention (paper: 3 to 7); empty for the plain network.
-        pooled_stages: those of them whose expansions attend at half their resolution (paper: the first).
-        kappa: κ, key depth over expanded channels (paper: 0.1).
-        upsilon: υ, value depth over expanded channels (paper: 0.05).
-        num_heads: Nh (paper: 4).
-        min_key_channels_per_head: floor of the key depth; 0, as the paper's counts fit only without the 20.
-        position: position encoding of the attention, see AttentionAugmentedConv2d.
-        stochastic_depth: probability to leave out the last block while training; earlier ones linearly less.
+        augmentation: the attention of the stages 2..7, in their 1x1 expansions; κ and υ refer to the expanded channels.
+        stochastic_depth: probability of skipping the last block while training; linearly less for earlier ones.
         dropout: probability before the classifier (the authors' code: 0.2).
 
     Raises:
@@ -74,40 +68,23 @@ class MnasNet(nn.Module):
         *,
         num_classes: int = 1000,
         image_size: tuple[int, int] = (224, 224),
-        augmented_stages: Sequence[int] = (),
-        pooled_stages: Sequence[int] = (3,),
-        kappa: float = 0.1,
-        upsilon: float = 0.05,
-        num_heads: int = 4,
-        min_key_channels_per_head: int = 0,
-        position: str = "relative",
+        augmentation: Augmentation = PLAIN,
         stochastic_depth: float = 0.0,
         dropout: float = 0.2,
     ) -> None:
         super().__init__()
         if width <= 0:
             raise ValueError(f"width must be positive, got {width}")
-        for name, numbers in (("augmented_stages", augmented_stages), ("pooled_stages", pooled_stages)):
-            if not set(numbers) <= {2, 3, 4, 5, 6, 7}:
-                raise ValueError(f"{name} must be among 2, 3, 4, 5, 6, 7, got {tuple(numbers)}")
-        feature_size(image_size, 32)  # refuses an image too small for the last stage
+        augmentation.check_stages(2, 3, 4, 5, 6, 7)
+        feature_size(image_size, 32)  # rejects an image too small for the last stage
         self.image_size = image_size
-        self.augmented_stages = tuple(augmented_stages)
+        self.augmentation = augmentation
 
         def expand(stage: int, reduction: int, in_channels: int, out_channels: int) -> nn.Module:
-            if stage not in augmented_stages:
+            if stage not in augmentation.augmented_stages:
                 return nn.Conv2d(in_channels, out_channels, 1, bias=False)
-            return augmented_conv2d(
-                in_channels,
-                out_channels,
-                1,
-                kappa=kappa,
-                upsilon=upsilon,
-                num_heads=num_heads,
-                min_key_channels_per_head=min_key_channels_per_head,
-                feature_size=feature_size(image_size, reduction),
-                position=position,
-            )
+            size = feature_size(image_size, 2 * reduction if stage in augmentation.pooled_stages else reduction)
+            return augmentation.conv2d(in_channels, out_channels, 1, feature_size=size)
 
         channels = _round_channels(32 * width)
         self.conv_stem = nn.Conv2d(3, channels, 3, stride=2, padding=1, bias=False)
@@ -128,7 +105,7 @@ class MnasNet(nn.Module):
                         out_channels,
                         stage,
                         stride,
-                        partial(expand, number, 2 * reduction if number in pooled_stages else reduction),
+                        partial(expand, number, reduction),
                         stochastic_depth=stochastic_depth * nth / total,
                     )
                     blocks.append(block)
@@ -148,7 +125,7 @@ class MnasNet(nn.Module):
         Raises:
             ValueError: the network is augmented and was built for another image size.
         """
-        if self.augmented_stages and tuple(x.shape[-2:]) != self.image_size:
+        if self.augmentation.augmented_stages and tuple(x.shape[-2:]) != self.image_size:
             raise ValueError(f"built for images of {self.image_size}, got {tuple(x.shape[-2:])}")
         x = F.relu(self.bn1(self.conv_stem(x)))  # (B, 32 * width, H/2, W/2)
         x = self.blocks(x)  # (B, 320 * width, H/32, W/32)
@@ -158,7 +135,7 @@ class MnasNet(nn.Module):
 
 
 class SeparableConv2d(nn.Module):
-    """Depthwise, then pointwise convolution; the first block, which has neither expansion nor shortcut."""
+    """Depthwise, then pointwise convolution: the first block, which has neither expansion nor shortcut."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int) -> None:
         super().__init__()
@@ -213,6 +190,6 @@ class InvertedResidual(nn.Module):
 
 
 def _round_channels(channels: float) -> int:
-    """The multiple of 8 nearest to `channels`, the next one where that would lose more than a tenth."""
+    """The multiple of 8 nearest to `channels`, or the next one if that is more than a tenth too low."""
     rounded = max(8, int(channels + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * channels else rounded

@@ -1,15 +1,146 @@
-"""What tells attention where a pixel is: the constants behind `AttentionAugmentedConv2d(position=...)`.
+"""Position encodings: how self-attention knows where a pixel is.
 
-    relative    relative_index, one_hot_positions    rows of the learned tables; marks on the keys
-    sinusoidal  sinusoidal_encoding                  added to the features
-    coordconv   coordinates                          concatenated to the features
+    NoPosition           nothing: attention treats a feature map as a set of pixels
+    SinusoidalPosition   the Transformer's waves in two dimensions, added to the features
+    CoordConv            two coordinate channels, concatenated to the features
+    RelativePosition     learned embeddings of the offset from query to key, added to the logits
 
-Sources: Vaswani et al. 2017, section 3.5 (the waves); Parmar et al. 2018 (half of the channels for rows, half for
-columns); Liu et al. 2018 (CoordConv). Bello et al. 2019, section 4, compares them.
+An attention layer calls `encode` on the features it sees, and `augment` on the queries and keys it makes from them.
+
+Sources: Bello et al. 2019, section 4 (compares the four); Vaswani et al. 2017, section 3.5 (the waves); Parmar et al.
+2018 (half of the channels for rows, half for columns); Liu et al. 2018 (CoordConv).
+
+Letters in shape comments: B batch, C channels, Nh heads, H and W the size of the feature map, N = H*W positions,
+d key channels per head.
 """
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Tables = tuple[nn.Parameter, nn.Parameter] | tuple[None, None]
+
+
+class NoPosition(nn.Module):
+    """No encoding. Base class of the others, which override what they need.
+
+    Args:
+        channels: C of the features.
+        key_channels_per_head: d of the queries and keys.
+        feature_size: (H, W) of the features.
+    """
+
+    added_channels = 0  # how many more channels `encode` returns than it gets
+
+    def __init__(self, channels: int, key_channels_per_head: int, feature_size: tuple[int, int]) -> None:
+        super().__init__()
+
+    def tables(self) -> Tables:
+        """Draw fresh relative embeddings (2H - 1, d) and (2W - 1, d), for encodings that learn them.
+
+        The layer owns them, as `key_rel_h` and `key_rel_w`: checkpoints have these names, without `position.` in front.
+        """
+        return None, None
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Map features (B, C, H, W) to (B, C + added_channels, H, W)."""
+        return x
+
+    def augment(
+        self, q: Tensor, k: Tensor, key_rel_h: Tensor | None, key_rel_w: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Map queries (B, Nh, N, d) and keys (B, Nh, d, N) to deeper ones whose product includes position."""
+        return q, k
+
+
+class SinusoidalPosition(NoPosition):
+    """Add `sinusoidal_encoding` to the features.
+
+    Raises:
+        ValueError: channels is not a positive multiple of 4.
+    """
+
+    _encoding: Tensor
+
+    def __init__(self, channels: int, key_channels_per_head: int, feature_size: tuple[int, int]) -> None:
+        super().__init__(channels, key_channels_per_head, feature_size)
+        self.register_buffer("_encoding", sinusoidal_encoding(channels, *feature_size), persistent=False)  # (C, H, W)
+
+    def encode(self, x: Tensor) -> Tensor:
+        return x + self._encoding
+
+
+class CoordConv(NoPosition):
+    """Concatenate the `coordinates` of each pixel to its features."""
+
+    added_channels = 2
+    _coordinates: Tensor
+
+    def __init__(self, channels: int, key_channels_per_head: int, feature_size: tuple[int, int]) -> None:
+        super().__init__(channels, key_channels_per_head, feature_size)
+        beside = F.pad(coordinates(*feature_size), (0, 0, 0, 0, channels, 0))  # (C + 2, H, W)
+        self.register_buffer("_coordinates", beside, persistent=False)
+
+    def encode(self, x: Tensor) -> Tensor:
+        # Added to zeros, see RelativePosition.augment.
+        return F.pad(x, (0, 0, 0, 0, 0, 2)) + self._coordinates
+
+
+class RelativePosition(NoPosition):
+    """Add to each logit the query's product with the embeddings of the key's row offset and column offset."""
+
+    _offset_h: Tensor
+    _offset_w: Tensor
+    _key_marks: Tensor
+
+    def __init__(self, channels: int, key_channels_per_head: int, feature_size: tuple[int, int]) -> None:
+        super().__init__(channels, key_channels_per_head, feature_size)
+        self.key_channels_per_head = key_channels_per_head
+        self.feature_size = height, width = feature_size
+        self.register_buffer("_offset_h", relative_index(height), persistent=False)
+        self.register_buffer("_offset_w", relative_index(width), persistent=False)
+        marks = F.pad(one_hot_positions(height, width), (key_channels_per_head, 0)).T  # (d + H + W, N)
+        self.register_buffer("_key_marks", marks, persistent=False)
+
+    def tables(self) -> Tables:
+        # The paper's listing passes d^-0.5 as the first argument of TensorFlow's initialiser, which is the mean. The
+        # standard deviation must be what was meant; titu1994, timm and lucidrains read it so too.
+        std = self.key_channels_per_head**-0.5
+        height, width = self.feature_size
+        return (
+            nn.Parameter(torch.randn(2 * height - 1, self.key_channels_per_head) * std),
+            nn.Parameter(torch.randn(2 * width - 1, self.key_channels_per_head) * std),
+        )
+
+    def augment(
+        self, q: Tensor, k: Tensor, key_rel_h: Tensor | None, key_rel_w: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Append relative logits to each query and one-hot marks of row and column to each key, both H + W deeper.
+
+        One product of the two then computes q.(k + r_h + r_w), and no (N, N) matrix of relative logits ever exists.
+        """
+        q = torch.cat([q, *self.relative_logits(q, key_rel_h, key_rel_w)], dim=-1)  # (B, Nh, N, d + H + W)
+        # Marks are added to zeros and not concatenated. To concatenate them, an ONNX graph would have to look up the
+        # batch size to copy them for each row. That happens on the host, and a GPU would wait for it.
+        k = F.pad(k, (0, 0, 0, q.shape[-1] - k.shape[2])) + self._key_marks  # (B, Nh, d + H + W, N)
+        return q, k
+
+    def relative_logits(self, q: Tensor, key_rel_h: Tensor, key_rel_w: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of each query (B, Nh, N, d) for each key row (B, Nh, N, H) and each key column (B, Nh, N, W)."""
+        q = q.unflatten(2, self.feature_size)  # (B, Nh, H, W, d)
+        rel_h = key_rel_h[self._offset_h].transpose(1, 2)  # (H, d, H)
+        rel_w = key_rel_w[self._offset_w].transpose(1, 2)  # (W, d, W)
+        logits_h = q @ rel_h  # (B, Nh, H, W, H)
+        logits_w = (q.transpose(2, 3) @ rel_w).transpose(2, 3)  # (B, Nh, H, W, W)
+        return logits_h.flatten(2, 3), logits_w.flatten(2, 3)
+
+
+POSITIONS = {
+    "relative": RelativePosition,
+    "none": NoPosition,
+    "sinusoidal": SinusoidalPosition,
+    "coordconv": CoordConv,
+}
 
 
 def relative_index(length: int) -> Tensor:
@@ -55,5 +186,5 @@ def _waves(length: int, channels: int) -> Tensor:
 
 
 def _from_minus_one_to_one(length: int) -> Tensor:
-    # A single pixel is the centre, where linspace would call it the border.
+    # linspace(-1, 1, 1) is -1, the border; a single pixel is at the centre.
     return torch.linspace(-1, 1, length) if length > 1 else torch.zeros(1)

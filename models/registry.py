@@ -3,11 +3,13 @@
 import difflib
 import fnmatch
 from collections.abc import Callable
+from dataclasses import fields, replace
 from functools import partial
 from typing import Any
 
 from torch import nn
 
+from models.augmentation import Augmentation
 from models.gather_excite import GatherExcite
 from models.mnasnet import MnasNet
 from models.resnet import ResNet
@@ -21,61 +23,68 @@ def _gather_excite(channels: int) -> nn.Module:
     return GatherExcite()
 
 
-_aa_resnet = partial(ResNet, augmented_stages=(2, 3, 4))
 _se_resnet = partial(ResNet, excite=SqueezeExcite)
 _se_wide_resnet = partial(WideResNet, excite=partial(SqueezeExcite, bias=False))
 _ge_wide_resnet = partial(WideResNet, excite=_gather_excite)
+
+# Attention in each family as in the paper. Plain networks have it too, with no stage augmented, for overrides.
+_RESNET = Augmentation(pooled_stages=(2,))
+_AA_RESNET = replace(_RESNET, augmented_stages=(2, 3, 4))
+_WIDE_RESNET = Augmentation()
+_AA_WIDE_RESNET = replace(_WIDE_RESNET, augmented_stages=(1, 2, 3))
+# MnasNet has no minimum key depth: the paper's parameter counts only fit without it.
+_MNASNET = Augmentation(pooled_stages=(3,), kappa=0.1, upsilon=0.05, num_heads=4, min_key_channels_per_head=0)
+_AA_MNASNET = replace(_MNASNET, augmented_stages=(3, 4, 5, 6, 7))
 # Small Wide-ResNets attend at 8x8 only: at 16x16 and above attention costs more than all their convolutions. Four
 # heads, because the paper's eight would leave a value depth of one or two channels a head.
-_aa_small_wide_resnet = partial(WideResNet, augmented_stages=(3,), num_heads=4, kappa=0.5, upsilon=0.25)
-_aa_mnasnet = partial(MnasNet, augmented_stages=(3, 4, 5, 6, 7))
+_AA_SMALL_WIDE_RESNET = Augmentation(augmented_stages=(3,), kappa=0.5, upsilon=0.25, num_heads=4)
 
-_NETWORKS: dict[str, Callable[..., Network]] = {
-    "resnet34": partial(ResNet, 34),
-    "resnet50": partial(ResNet, 50),
-    "resnet101": partial(ResNet, 101),
-    "resnet152": partial(ResNet, 152),
-    "se_resnet34": partial(_se_resnet, 34),
-    "se_resnet50": partial(_se_resnet, 50),
-    "se_resnet101": partial(_se_resnet, 101),
-    "se_resnet152": partial(_se_resnet, 152),
-    "aa_resnet34": partial(_aa_resnet, 34, kappa=0.25, upsilon=0.25),
-    "aa_resnet50": partial(_aa_resnet, 50),
-    "aa_resnet101": partial(_aa_resnet, 101),
-    "aa_resnet152": partial(_aa_resnet, 152),
-    "fa_resnet50": partial(_aa_resnet, 50, kappa=1.0, upsilon=1.0),
-    "wide_resnet10_1": partial(WideResNet, 10, 1),
-    "wide_resnet16_2": partial(WideResNet, 16, 2),
-    "wide_resnet16_4": partial(WideResNet, 16, 4),
-    "wide_resnet22_2": partial(WideResNet, 22, 2),
-    "wide_resnet28_4": partial(WideResNet, 28, 4),
-    "wide_resnet28_10": partial(WideResNet, 28, 10),
-    "se_wide_resnet10_1": partial(_se_wide_resnet, 10, 1),
-    "se_wide_resnet16_2": partial(_se_wide_resnet, 16, 2),
-    "se_wide_resnet16_4": partial(_se_wide_resnet, 16, 4),
-    "se_wide_resnet22_2": partial(_se_wide_resnet, 22, 2),
-    "se_wide_resnet28_4": partial(_se_wide_resnet, 28, 4),
-    "se_wide_resnet28_10": partial(_se_wide_resnet, 28, 10),
-    "ge_wide_resnet10_1": partial(_ge_wide_resnet, 10, 1),
-    "ge_wide_resnet16_2": partial(_ge_wide_resnet, 16, 2),
-    "ge_wide_resnet16_4": partial(_ge_wide_resnet, 16, 4),
-    "ge_wide_resnet22_2": partial(_ge_wide_resnet, 22, 2),
-    "ge_wide_resnet28_4": partial(_ge_wide_resnet, 28, 4),
-    "ge_wide_resnet28_10": partial(_ge_wide_resnet, 28, 10),
-    "aa_wide_resnet10_1": partial(_aa_small_wide_resnet, 10, 1),
-    "aa_wide_resnet16_2": partial(_aa_small_wide_resnet, 16, 2),
-    "aa_wide_resnet16_4": partial(_aa_small_wide_resnet, 16, 4),
-    "aa_wide_resnet22_2": partial(_aa_small_wide_resnet, 22, 2),
-    "aa_wide_resnet28_4": partial(_aa_small_wide_resnet, 28, 4),
-    "aa_wide_resnet28_10": partial(WideResNet, 28, 10, augmented_stages=(1, 2, 3)),
-    "mnasnet0_75": partial(MnasNet, 0.75),
-    "mnasnet1_0": partial(MnasNet, 1.0),
-    "mnasnet1_25": partial(MnasNet, 1.25),
-    "mnasnet1_4": partial(MnasNet, 1.4),
-    "aa_mnasnet0_75": partial(_aa_mnasnet, 0.75),
-    "aa_mnasnet1_0": partial(_aa_mnasnet, 1.0),
-    "aa_mnasnet1_25": partial(_aa_mnasnet, 1.25),
-    "aa_mnasnet1_4": partial(_aa_mnasnet, 1.4),
+_NETWORKS: dict[str, tuple[Callable[..., Network], Augmentation]] = {
+    "resnet34": (partial(ResNet, 34), _RESNET),
+    "resnet50": (partial(ResNet, 50), _RESNET),
+    "resnet101": (partial(ResNet, 101), _RESNET),
+    "resnet152": (partial(ResNet, 152), _RESNET),
+    "se_resnet34": (partial(_se_resnet, 34), _RESNET),
+    "se_resnet50": (partial(_se_resnet, 50), _RESNET),
+    "se_resnet101": (partial(_se_resnet, 101), _RESNET),
+    "se_resnet152": (partial(_se_resnet, 152), _RESNET),
+    "aa_resnet34": (partial(ResNet, 34), replace(_AA_RESNET, kappa=0.25, upsilon=0.25)),
+    "aa_resnet50": (partial(ResNet, 50), _AA_RESNET),
+    "aa_resnet101": (partial(ResNet, 101), _AA_RESNET),
+    "aa_resnet152": (partial(ResNet, 152), _AA_RESNET),
+    "fa_resnet50": (partial(ResNet, 50), replace(_AA_RESNET, kappa=1.0, upsilon=1.0)),
+    "wide_resnet10_1": (partial(WideResNet, 10, 1), _WIDE_RESNET),
+    "wide_resnet16_2": (partial(WideResNet, 16, 2), _WIDE_RESNET),
+    "wide_resnet16_4": (partial(WideResNet, 16, 4), _WIDE_RESNET),
+    "wide_resnet22_2": (partial(WideResNet, 22, 2), _WIDE_RESNET),
+    "wide_resnet28_4": (partial(WideResNet, 28, 4), _WIDE_RESNET),
+    "wide_resnet28_10": (partial(WideResNet, 28, 10), _WIDE_RESNET),
+    "se_wide_resnet10_1": (partial(_se_wide_resnet, 10, 1), _WIDE_RESNET),
+    "se_wide_resnet16_2": (partial(_se_wide_resnet, 16, 2), _WIDE_RESNET),
+    "se_wide_resnet16_4": (partial(_se_wide_resnet, 16, 4), _WIDE_RESNET),
+    "se_wide_resnet22_2": (partial(_se_wide_resnet, 22, 2), _WIDE_RESNET),
+    "se_wide_resnet28_4": (partial(_se_wide_resnet, 28, 4), _WIDE_RESNET),
+    "se_wide_resnet28_10": (partial(_se_wide_resnet, 28, 10), _WIDE_RESNET),
+    "ge_wide_resnet10_1": (partial(_ge_wide_resnet, 10, 1), _WIDE_RESNET),
+    "ge_wide_resnet16_2": (partial(_ge_wide_resnet, 16, 2), _WIDE_RESNET),
+    "ge_wide_resnet16_4": (partial(_ge_wide_resnet, 16, 4), _WIDE_RESNET),
+    "ge_wide_resnet22_2": (partial(_ge_wide_resnet, 22, 2), _WIDE_RESNET),
+    "ge_wide_resnet28_4": (partial(_ge_wide_resnet, 28, 4), _WIDE_RESNET),
+    "ge_wide_resnet28_10": (partial(_ge_wide_resnet, 28, 10), _WIDE_RESNET),
+    "aa_wide_resnet10_1": (partial(WideResNet, 10, 1), _AA_SMALL_WIDE_RESNET),
+    "aa_wide_resnet16_2": (partial(WideResNet, 16, 2), _AA_SMALL_WIDE_RESNET),
+    "aa_wide_resnet16_4": (partial(WideResNet, 16, 4), _AA_SMALL_WIDE_RESNET),
+    "aa_wide_resnet22_2": (partial(WideResNet, 22, 2), _AA_SMALL_WIDE_RESNET),
+    "aa_wide_resnet28_4": (partial(WideResNet, 28, 4), _AA_SMALL_WIDE_RESNET),
+    "aa_wide_resnet28_10": (partial(WideResNet, 28, 10), _AA_WIDE_RESNET),
+    "mnasnet0_75": (partial(MnasNet, 0.75), _MNASNET),
+    "mnasnet1_0": (partial(MnasNet, 1.0), _MNASNET),
+    "mnasnet1_25": (partial(MnasNet, 1.25), _MNASNET),
+    "mnasnet1_4": (partial(MnasNet, 1.4), _MNASNET),
+    "aa_mnasnet0_75": (partial(MnasNet, 0.75), _AA_MNASNET),
+    "aa_mnasnet1_0": (partial(MnasNet, 1.0), _AA_MNASNET),
+    "aa_mnasnet1_25": (partial(MnasNet, 1.25), _AA_MNASNET),
+    "aa_mnasnet1_4": (partial(MnasNet, 1.4), _AA_MNASNET),
 }
 
 
@@ -92,10 +101,10 @@ def create_model(
     Args:
         num_classes: size of the head; None for the paper's.
         image_size: (H, W) of the input in pixels, one number for a square; None for the paper's.
-        overrides: further arguments of the network's class, such as `kappa`.
+        overrides: further arguments of the network's class, or fields of its Augmentation such as `kappa`.
 
     Raises:
-        ValueError: no such name (the message lists near misses), or arguments that the network refuses.
+        ValueError: no such name (the message lists near misses), or arguments that the network rejects.
     """
     if name not in _NETWORKS:
         near = difflib.get_close_matches(name, _NETWORKS, n=3) or list_models()
@@ -106,7 +115,9 @@ def create_model(
         overrides["num_classes"] = num_classes
     if image_size is not None:
         overrides["image_size"] = _height_and_width(image_size)
-    return _NETWORKS[name](**overrides)
+    build, augmentation = _NETWORKS[name]
+    changes = {field.name: overrides.pop(field.name) for field in fields(Augmentation) if field.name in overrides}
+    return build(augmentation=replace(augmentation, **changes), **overrides)
 
 
 def _height_and_width(image_size: int | tuple[int, int]) -> tuple[int, int]:

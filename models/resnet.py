@@ -8,13 +8,13 @@ ResNet-34 the first of each block; the first augmented stage attends at half its
 torchvision's, and `se.fc1`, `se.fc2` are timm's.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.augmentation import augmented_conv2d
+from models.augmentation import PLAIN, Augmentation
 from models.feature_size import feature_size
 from models.initialisation import initialise
 from models.stochastic_depth import StochasticDepth
@@ -28,15 +28,9 @@ class ResNet(nn.Module):
     Args:
         depth: 34 (basic blocks), 50, 101 or 152 (bottlenecks).
         image_size: (H, W) of the input, at least 32 each; an augmented network takes no other.
-        augmented_stages: which of the stages 1..4 use attention (paper: 2, 3, 4); empty for the plain network.
-        pooled_stages: those of them that attend at half their resolution (paper: the first, 28x28 --> 14x14).
-        kappa: κ, key depth over output channels of the 3x3 (paper: 0.2; ResNet-34: 0.25).
-        upsilon: υ, value depth over output channels of the 3x3 (paper: 0.1; ResNet-34: 0.25).
-        num_heads: Nh (paper: 8).
-        min_key_channels_per_head: floor of the key depth (paper: 20).
-        position: position encoding of the attention, see AttentionAugmentedConv2d.
-        excite: makes, from its channels, what rescales a residual before it is added (SqueezeExcite).
-        stochastic_depth: probability to leave out the last block while training; earlier ones linearly less.
+        augmentation: the attention of the stages 1..4, in their 3x3 convolutions.
+        excite: builds, from a number of channels, the layer that rescales a residual (SqueezeExcite).
+        stochastic_depth: probability of skipping the last block while training; linearly less for earlier ones.
         dropout: probability before the head.
 
     Raises:
@@ -54,13 +48,7 @@ class ResNet(nn.Module):
         *,
         num_classes: int = 1000,
         image_size: tuple[int, int] = (224, 224),
-        augmented_stages: Sequence[int] = (),
-        pooled_stages: Sequence[int] = (2,),
-        kappa: float = 0.2,
-        upsilon: float = 0.1,
-        num_heads: int = 8,
-        min_key_channels_per_head: int = 20,
-        position: str = "relative",
+        augmentation: Augmentation = PLAIN,
         excite: Callable[[int], nn.Module] = nn.Identity,
         stochastic_depth: float = 0.0,
         dropout: float = 0.0,
@@ -68,29 +56,17 @@ class ResNet(nn.Module):
         super().__init__()
         if depth not in _BLOCKS:
             raise ValueError(f"depth must be one of {', '.join(map(str, _BLOCKS))}, got {depth}")
-        for name, stages in (("augmented_stages", augmented_stages), ("pooled_stages", pooled_stages)):
-            if not set(stages) <= {1, 2, 3, 4}:
-                raise ValueError(f"{name} must be among 1, 2, 3, 4, got {tuple(stages)}")
-        feature_size(image_size, 32)  # refuses an image too small for layer4
+        augmentation.check_stages(1, 2, 3, 4)
+        feature_size(image_size, 32)  # rejects an image too small for layer4
         self.image_size = image_size
-        self.augmented_stages = tuple(augmented_stages)
+        self.augmentation = augmentation
         block_class, counts = _BLOCKS[depth]
 
         def conv3x3(stage: int, in_channels: int, out_channels: int, stride: int) -> nn.Module:
-            if stage not in augmented_stages:
+            if stage not in augmentation.augmented_stages:
                 return nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
-            return augmented_conv2d(
-                in_channels,
-                out_channels,
-                3,
-                kappa=kappa,
-                upsilon=upsilon,
-                num_heads=num_heads,
-                min_key_channels_per_head=min_key_channels_per_head,
-                feature_size=feature_size(image_size, 2 ** (stage + 1 + (stage in pooled_stages))),
-                stride=stride,
-                position=position,
-            )
+            size = feature_size(image_size, 2 ** (stage + 1 + (stage in augmentation.pooled_stages)))
+            return augmentation.conv2d(in_channels, out_channels, 3, feature_size=size, stride=stride)
 
         self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
@@ -121,7 +97,7 @@ class ResNet(nn.Module):
         Raises:
             ValueError: the network is augmented and was built for another image size.
         """
-        if self.augmented_stages and tuple(x.shape[-2:]) != self.image_size:
+        if self.augmentation.augmented_stages and tuple(x.shape[-2:]) != self.image_size:
             raise ValueError(f"built for images of {self.image_size}, got {tuple(x.shape[-2:])}")
         x = F.relu(self.bn1(self.conv1(x)))  # (B, 64, H/2, W/2)
         x = F.max_pool2d(x, 3, stride=2, padding=1)  # (B, 64, H/4, W/4)

@@ -14,8 +14,8 @@ class SqueezeExcite(nn.Module):
 
     Args:
         reduced_channels: width of the bottleneck; None for channels / 16.
-        bias: whether its two layers have biases. ResNets do (SE-ResNet-34 is 21.96 M), Wide-ResNets do not
-            (SE-Wide-ResNet-28-10 is 36.5 M, and would be 36.6 M with them).
+        bias: whether the two layers have biases. They do in ResNets (SE-ResNet-34 has 21.96 M parameters), but not in
+            Wide-ResNets (SE-Wide-ResNet-28-10 has 36.5 M, and would have 36.6 M with biases).
     """
 
     def __init__(self, channels: int, reduced_channels: int | None = None, *, bias: bool = True) -> None:

@@ -1,4 +1,4 @@
-"""Stochastic depth: while training, a block's residual is left out for some of the images.
+"""Stochastic depth: while training, a block's residual is dropped for some of the images.
 
 Source: Huang et al. 2016. The kept residuals are scaled up, so that evaluation needs no factor.
 """

@@ -8,13 +8,13 @@ shortcuts without parameters, which its count of 36.3 M for Wide-ResNet-28-10 im
 network is not reproduced: twelve augmented blocks have 36,054,100 parameters.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.augmentation import augmented_conv2d
+from models.augmentation import PLAIN, Augmentation
 from models.feature_size import feature_size
 from models.initialisation import initialise
 from models.stochastic_depth import StochasticDepth
@@ -27,14 +27,9 @@ class WideResNet(nn.Module):
         depth: 6n + 4; n blocks in each of the three stages.
         width: k, the factor on the stages' 16, 32 and 64 channels.
         image_size: (H, W) of the input, multiples of 4; an augmented network takes no other.
-        augmented_stages: which of the stages 1, 2, 3 use attention; empty for the plain network.
-        kappa: κ, key depth over output channels (paper: 0.2).
-        upsilon: υ, value depth over output channels (paper: 0.1).
-        num_heads: Nh (paper: 8).
-        min_key_channels_per_head: floor of the key depth (paper: 20).
-        position: position encoding of the attention, see AttentionAugmentedConv2d.
-        excite: makes, from its channels, what rescales a residual before it is added (SqueezeExcite, GatherExcite).
-        stochastic_depth: probability to leave out the last block while training; earlier ones linearly less.
+        augmentation: the attention of the stages 1, 2, 3, in the first convolution of each block.
+        excite: builds, from a number of channels, the layer that rescales a residual (SqueezeExcite, GatherExcite).
+        stochastic_depth: probability of skipping the last block while training; linearly less for earlier ones.
         dropout: probability between a block's two convolutions.
 
     Raises:
@@ -52,12 +47,7 @@ class WideResNet(nn.Module):
         *,
         num_classes: int = 100,
         image_size: tuple[int, int] = (32, 32),
-        augmented_stages: Sequence[int] = (),
-        kappa: float = 0.2,
-        upsilon: float = 0.1,
-        num_heads: int = 8,
-        min_key_channels_per_head: int = 20,
-        position: str = "relative",
+        augmentation: Augmentation = PLAIN,
         excite: Callable[[int], nn.Module] = nn.Identity,
         stochastic_depth: float = 0.0,
         dropout: float = 0.0,
@@ -69,26 +59,15 @@ class WideResNet(nn.Module):
             raise ValueError(f"width must be at least 1, got {width}")
         if min(image_size) < 4 or any(size % 4 for size in image_size):
             raise ValueError(f"image_size must be multiples of 4, got {image_size}")
-        if not set(augmented_stages) <= {1, 2, 3}:
-            raise ValueError(f"augmented_stages must be among 1, 2, 3, got {tuple(augmented_stages)}")
+        augmentation.check_stages(1, 2, 3)
         self.image_size = image_size
-        self.augmented_stages = tuple(augmented_stages)
+        self.augmentation = augmentation
 
         def conv3x3(stage: int, in_channels: int, out_channels: int, stride: int) -> nn.Module:
-            if stage not in augmented_stages:
+            if stage not in augmentation.augmented_stages:
                 return nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
-            return augmented_conv2d(
-                in_channels,
-                out_channels,
-                3,
-                kappa=kappa,
-                upsilon=upsilon,
-                num_heads=num_heads,
-                min_key_channels_per_head=min_key_channels_per_head,
-                feature_size=feature_size(image_size, 2 ** (stage - 1)),
-                stride=stride,
-                position=position,
-            )
+            size = feature_size(image_size, 2 ** (stage - 1 + (stage in augmentation.pooled_stages)))
+            return augmentation.conv2d(in_channels, out_channels, 3, feature_size=size, stride=stride)
 
         self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
         channels = 16
@@ -121,7 +100,7 @@ class WideResNet(nn.Module):
         Raises:
             ValueError: the network is augmented and was built for another image size.
         """
-        if self.augmented_stages and tuple(x.shape[-2:]) != self.image_size:
+        if self.augmentation.augmented_stages and tuple(x.shape[-2:]) != self.image_size:
             raise ValueError(f"built for images of {self.image_size}, got {tuple(x.shape[-2:])}")
         x = self.conv1(x)  # (B, 16, H, W)
         x = self.layer1(x)  # (B, 16k, H, W)

@@ -23,7 +23,7 @@ from export.graph import Graph
 from export.normalisation import PixelInput
 from export.parity import check_parity
 from models import create_model
-from models.attention import attention_layers, attention_maps
+from models.attention_maps import attention_layers, attention_maps
 from tests.helpers import EXAMPLES, REPOSITORY
 from tests.looking_bundle import COLUMNS, GRID, LAYER, RED, RIGHT, ROWS, write_looking_bundle
 

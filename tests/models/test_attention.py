@@ -1,14 +1,15 @@
-"""What the augmented convolution promises: shapes, checkpoint keys, independence, and the refusal of bad arguments."""
+"""The augmented convolution: shapes, checkpoint keys, independence of images in a batch, rejected arguments."""
 
 import pytest
 import torch
 from torch import Tensor
 
-from models.attention import POSITIONS, AttentionAugmentedConv2d
+from models.attention import AttentionAugmentedConv2d
+from models.position import POSITIONS
 
 
 def layer(**overrides: object) -> AttentionAugmentedConv2d:
-    """A small layer of two heads, with whatever a test wants otherwise."""
+    """A small layer with two heads; `overrides` replace its arguments."""
     torch.manual_seed(0)
     arguments = {
         "in_channels": 8,
@@ -32,7 +33,7 @@ def images(height: int, width: int, count: int = 1) -> Tensor:
     [((4, 6), 1, (4, 6)), ((8, 12), 2, (4, 6)), ((7, 11), 2, (4, 6)), ((8, 11), 1, (8, 11)), ((15, 23), 2, (8, 12))],
     ids=["as it is", "stride", "odd stride", "pooled", "pooled with stride"],
 )
-def test_the_output_has_the_size_that_the_convolution_gives_it(
+def test_the_output_has_the_size_of_the_convolutions_output(
     position: str, size: tuple[int, int], stride: int, expected: tuple[int, int]
 ) -> None:
     assert layer(position=position, stride=stride)(images(*size, count=2)).shape == (2, 12, *expected)
@@ -58,7 +59,7 @@ def test_the_state_dict_has_the_documented_names_and_shapes() -> None:
     ],
     ids=["none", "sinusoidal", "coordconv", "fully attentional"],
 )
-def test_the_state_dict_has_nothing_that_a_variant_does_not_need(overrides: dict, expected: set[str]) -> None:
+def test_the_state_dict_of_each_variant_has_only_the_weights_it_needs(overrides: dict, expected: set[str]) -> None:
     assert set(layer(**overrides).state_dict()) == expected
 
 
@@ -87,14 +88,14 @@ def test_images_of_a_batch_do_not_see_each_other(position: str) -> None:
     torch.testing.assert_close(network(x), alone, atol=1e-6, rtol=1e-5)
 
 
-def test_attention_without_position_does_not_know_where_things_are() -> None:
+def test_attention_without_a_position_encoding_moves_with_a_shifted_input() -> None:
     network, x = layer(position="none", value_channels=12), images(4, 6)
     shuffled = x.roll((1, 2), dims=(2, 3))
     torch.testing.assert_close(network(shuffled), network(x).roll((1, 2), dims=(2, 3)), atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("position", ["relative", "sinusoidal", "coordconv"])
-def test_attention_with_a_position_encoding_does(position: str) -> None:
+def test_attention_with_a_position_encoding_notices_a_shifted_input(position: str) -> None:
     network, x = layer(position=position, value_channels=12), images(4, 6)
     shuffled = x.roll((1, 2), dims=(2, 3))
     assert (network(shuffled) - network(x).roll((1, 2), dims=(2, 3))).abs().max() > 1e-3
@@ -133,12 +134,12 @@ def test_relative_attention_moves_with_its_input_away_from_the_borders() -> None
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
-def test_bad_arguments_are_refused_with_what_was_expected_and_found(overrides: dict, message: str) -> None:
+def test_bad_arguments_are_rejected_with_the_expected_and_the_given_value(overrides: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         layer(**overrides)
 
 
 @pytest.mark.parametrize("size", [(3, 6), (9, 13), (8, 24)])
-def test_an_input_that_halving_does_not_bring_to_the_feature_size_is_refused(size: tuple[int, int]) -> None:
+def test_an_input_that_halving_does_not_bring_to_the_feature_size_is_rejected(size: tuple[int, int]) -> None:
     with pytest.raises(ValueError, match=r"built for feature size \(4, 6\), which halving"):
         layer()(images(*size))

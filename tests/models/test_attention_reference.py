@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.attention import POSITIONS, AttentionAugmentedConv2d
+from models.attention import AttentionAugmentedConv2d
+from models.position import POSITIONS
 
 Picture = list[list[list[float]]]  # [channel][row][column]
 
 
-def reference(layer: AttentionAugmentedConv2d, x: Tensor) -> Tensor:
+def reference(layer: AttentionAugmentedConv2d, x: Tensor, position: str) -> Tensor:
     """Concat[Conv(x), MHA(x)] of one image (in, h, w), by section 3 of the paper."""
     weights = {name: tensor.detach().double() for name, tensor in layer.state_dict().items()}
     x = x.double()
@@ -22,14 +23,14 @@ def reference(layer: AttentionAugmentedConv2d, x: Tensor) -> Tensor:
     features = x.tolist()
     while [len(features[0]), len(features[0][0])] != list(layer.feature_size):
         features = [pooled(channel) for channel in features]
-    attended = attention(layer, weights, with_position(layer.position, features))
+    attended = attention(layer, weights, with_position(position, features), position)
     parts = [torch.tensor([upsampled(channel, *output_size) for channel in attended], dtype=torch.float64)]
     if layer.conv:
         parts.insert(0, F.conv2d(x[None], weights["conv.weight"], None, layer.stride, kernel_size // 2)[0])
     return torch.cat(parts)
 
 
-def attention(layer: AttentionAugmentedConv2d, weights: dict[str, Tensor], features: Picture) -> Picture:
+def attention(layer: AttentionAugmentedConv2d, weights: dict[str, Tensor], features: Picture, position: str) -> Picture:
     """O_h = softmax((QK^T + S_H + S_W) / sqrt(d)) V for each head, then concatenation times W^O."""
     height, width = layer.feature_size
     places = [(row, column) for row in range(height) for column in range(width)]
@@ -48,7 +49,7 @@ def attention(layer: AttentionAugmentedConv2d, weights: dict[str, Tensor], featu
             logits = []
             for j in places:
                 logit = float(query[i] @ key[j])
-                if layer.position == "relative":
+                if position == "relative":
                     logit += float(query[i] @ weights["key_rel_h"][j[0] - i[0] + height - 1])
                     logit += float(query[i] @ weights["key_rel_w"][j[1] - i[1] + width - 1])
                 logits.append(logit / math.sqrt(d))
@@ -145,6 +146,6 @@ def test_the_layer_computes_the_papers_formulas(case: dict[str, Any], position: 
     with torch.no_grad():
         layer.qkv.weight.mul_(2)  # sharper attention, so that a wrong logit shows
     x = torch.randn(8, *size)
-    expected = reference(layer, x)
+    expected = reference(layer, x, position)
     error = (layer(x[None])[0].detach().double() - expected).abs().max() / expected.abs().max()
     assert error <= 1e-5

@@ -1,15 +1,14 @@
-"""From the paper's ratios to channels."""
+"""Augmentation: from the paper's ratios to channels."""
 
 import pytest
 from torch import nn
 
 from models.attention import AttentionAugmentedConv2d
-from models.augmentation import augmented_conv2d
+from models.augmentation import Augmentation
 
 
 def build(out_channels: int, **overrides: object) -> nn.Module:
-    arguments = {"kappa": 0.2, "upsilon": 0.1, "num_heads": 8, "min_key_channels_per_head": 20}
-    return augmented_conv2d(16, out_channels, 3, feature_size=(4, 6), **(arguments | overrides))
+    return Augmentation(**overrides).conv2d(16, out_channels, 3, feature_size=(4, 6))
 
 
 @pytest.mark.parametrize(
@@ -25,20 +24,20 @@ def build(out_channels: int, **overrides: object) -> nn.Module:
     ],
     ids=["stage 2", "stage 3", "stage 4", "half", "three quarters", "not 28.999", "at least one per head"],
 )
-def test_depths_are_rounded_down_to_multiples_of_the_heads(
+def test_key_and_value_channels_are_rounded_down_to_multiples_of_the_heads(
     out_channels: int, ratios: dict, expected: tuple[int, int]
 ) -> None:
     layer = build(out_channels, **ratios)
     assert (layer.key_channels, layer.value_channels) == expected
 
 
-def test_without_value_channels_it_is_an_ordinary_convolution() -> None:
+def test_upsilon_0_gives_an_ordinary_convolution() -> None:
     layer = build(32, upsilon=0)
     assert not isinstance(layer, AttentionAugmentedConv2d)
     assert layer.weight.shape == (32, 16, 3, 3)
 
 
-def test_with_all_channels_as_values_there_is_no_convolution() -> None:
+def test_upsilon_1_gives_attention_without_a_convolution() -> None:
     assert build(32, upsilon=1).conv is None
 
 
@@ -52,6 +51,6 @@ def test_with_all_channels_as_values_there_is_no_convolution() -> None:
     ],
     ids=["kappa", "upsilon", "heads", "minimum"],
 )
-def test_ratios_out_of_range_are_refused(overrides: dict, message: str) -> None:
+def test_values_out_of_range_are_rejected(overrides: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        build(32, **overrides)
+        Augmentation(**overrides)

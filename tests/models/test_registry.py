@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from models import create_model, list_models
+from models.augmentation import Augmentation
 
 
 def small_image(name: str) -> tuple[int, int]:
@@ -50,6 +51,17 @@ def test_odd_image_sizes_go_through(name: str) -> None:
     network = create_model(name, num_classes=5, image_size=size).eval()
     with torch.inference_mode():
         assert network(torch.randn(1, 3, *size)).isfinite().all()
+
+
+def test_fields_of_the_augmentation_can_be_overridden_one_by_one() -> None:
+    with torch.device("meta"):
+        network = create_model("aa_resnet34", upsilon=0.5, augmented_stages=[4])
+    assert network.augmentation == Augmentation([4], pooled_stages=(2,), kappa=0.25, upsilon=0.5)
+
+
+def test_an_unknown_override_is_rejected_by_name() -> None:
+    with pytest.raises(TypeError, match="kapa"):
+        create_model("aa_resnet34", kapa=0.5)
 
 
 def test_the_names_of_a_family_can_be_listed() -> None:

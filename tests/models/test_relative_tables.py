@@ -1,4 +1,4 @@
-"""A checkpoint of one image size in a network of another."""
+"""Loading a checkpoint into a network for another image size."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from models import create_model
 from models.attention import AttentionAugmentedConv2d
-from models.resize import resize_relative_tables
+from models.relative_tables import resize_relative_tables
 
 
 def layer(height: int, width: int) -> nn.Module:
@@ -21,7 +21,7 @@ def resized(table: Tensor, length: int) -> Tensor:
     return resize_relative_tables({"key_rel_h": table}, layer(length, 2))["key_rel_h"]
 
 
-def test_the_same_size_changes_nothing() -> None:
+def test_tables_of_the_same_size_do_not_change() -> None:
     weights = layer(4, 6).state_dict()
     assert all(
         torch.equal(weights[name], tensor) for name, tensor in resize_relative_tables(weights, layer(4, 6)).items()
@@ -29,7 +29,7 @@ def test_the_same_size_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("old_length", [2, 4, 7, 14])
-def test_ends_and_centre_stay(old_length: int) -> None:
+def test_the_farthest_offsets_and_offset_0_keep_their_embeddings(old_length: int) -> None:
     table = torch.randn(2 * old_length - 1, 3)
     for length in range(2, 60):
         new = resized(table, length)
@@ -39,23 +39,23 @@ def test_ends_and_centre_stay(old_length: int) -> None:
 
 @pytest.mark.parametrize("length", [1, 2, 3, 7, 12])
 @pytest.mark.parametrize("old_length", [1, 4])
-def test_constant_tables_stay_constant(old_length: int, length: int) -> None:
+def test_a_constant_table_stays_constant(old_length: int, length: int) -> None:
     table = torch.tensor([[1.5, -2.0, 0.0]]).expand(2 * old_length - 1, -1)
     torch.testing.assert_close(resized(table, length), table[:1].expand(2 * length - 1, -1))
 
 
-def test_offsets_are_interpolated_linearly() -> None:
+def test_offsets_in_between_are_interpolated_linearly() -> None:
     table = torch.tensor([[0.0], [1.0], [4.0]]).expand(-1, 3)  # offsets -1, 0, 1
     assert resized(table, 3)[:, 0].tolist() == [0.0, 0.5, 1.0, 2.5, 4.0]
 
 
-def test_a_single_pixel_keeps_the_centre() -> None:
+def test_a_feature_map_of_one_pixel_keeps_offset_0() -> None:
     table = torch.randn(7, 3)
     assert torch.equal(resized(table, 1), table[3:4])
 
 
 @pytest.mark.parametrize("name", ["aa_wide_resnet10_1", "aa_resnet34"])
-def test_a_checkpoint_of_another_image_size_loads(name: str) -> None:
+def test_a_checkpoint_for_another_image_size_loads_after_resizing(name: str) -> None:
     trained = create_model(name, num_classes=3, image_size=64)
     network = create_model(name, num_classes=3, image_size=(32, 96)).eval()
     weights = trained.state_dict()
@@ -67,7 +67,7 @@ def test_a_checkpoint_of_another_image_size_loads(name: str) -> None:
         assert network(torch.randn(1, 3, 32, 96)).isfinite().all()
 
 
-def test_weights_of_the_checkpoint_are_not_changed() -> None:
+def test_resizing_does_not_modify_the_checkpoint() -> None:
     weights = layer(4, 6).state_dict()
     before = weights["key_rel_h"].clone()
     resize_relative_tables(weights, layer(8, 6))
@@ -75,11 +75,11 @@ def test_weights_of_the_checkpoint_are_not_changed() -> None:
 
 
 @pytest.mark.parametrize("shape", [(6, 3), (7, 4), (7,)], ids=["even length", "other depth", "no depth"])
-def test_a_table_of_an_impossible_shape_is_refused(shape: tuple[int, ...]) -> None:
+def test_a_table_with_an_impossible_shape_is_rejected(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"key_rel_h must be \(an odd number, 3\), got"):
         resized(torch.zeros(shape), 5)
 
 
-def test_what_the_network_lacks_is_left_for_load_state_dict_to_report() -> None:
+def test_a_table_the_network_does_not_have_is_passed_through_for_load_state_dict_to_report() -> None:
     weights = {"key_rel_h": torch.zeros(3, 3), "other.key_rel_h": torch.zeros(4)}
     assert resize_relative_tables(weights, layer(2, 2))["other.key_rel_h"].shape == (4,)

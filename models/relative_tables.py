@@ -1,10 +1,10 @@
-"""Relative tables of one image size --> those of another, so that a checkpoint loads into a network built for it.
+"""Resize relative tables, so that a checkpoint loads into a network built for another image size.
 
     offset   -(L-1) ........ 0 ........ L-1          table of the checkpoint, 2L - 1 rows
     becomes  -(M-1) .... 0 .... M-1                  table of the network, 2M - 1 rows
 
-The ends meet the ends, the centre (the position itself) stays the centre, and between them rows are interpolated
-linearly; doing so for the tables of both axes is bilinear over 2-D offsets, since their logits add up.
+The ends and the centre (offset 0) keep their embeddings; rows in between are interpolated linearly. Logits of rows and
+columns add up, so this is bilinear interpolation over 2-D offsets.
 """
 
 from collections.abc import Mapping
@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 
 def resize_relative_tables(weights: Mapping[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
-    """Copy a state dict with each `key_rel_h` and `key_rel_w` resized to the length that `network` has.
+    """Return a copy of a state dict, with each `key_rel_h` and `key_rel_w` resized to the length that `network` has.
 
-    Everything else, also what `network` lacks, is passed on as it is: `load_state_dict` says what is wrong with it.
+    Everything else is passed through, names that `network` does not have too: `load_state_dict` reports those.
 
     Raises:
         ValueError: a table is not (2L - 1, depth), or its depth is not the network's.
@@ -39,7 +39,7 @@ def _resize(table: Tensor, length: int) -> Tensor:
         return table
     centre, new_centre = table.shape[0] // 2, length // 2
     offset = torch.arange(length, device=table.device) - new_centre
-    # Clamped, since rounding may put an end a hair outside of the table.
+    # Clamped, since rounding can put an end slightly outside the table.
     row = (centre + offset * (centre / max(new_centre, 1))).clamp(0, 2 * centre)  # (length,)
     below = row.floor().long()
     above = (below + 1).clamp(max=2 * centre)
