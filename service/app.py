@@ -27,6 +27,7 @@ from service.early_refusal import EarlyRefusal
 from service.errors import ServiceError
 from service.keys import Keys
 from service.lifecycle import Lifecycle
+from service.methods import Methods
 from service.metrics import Metrics
 from service.observation import UNLOGGED, Observation, Observer
 from service.openapi import Application
@@ -111,6 +112,7 @@ def create_app(
     keys = Keys(settings.api_keys_file) if settings.api_keys_file is not None else None
     if keys is not None:
         app.add_middleware(Access, keys=keys)
+    app.add_middleware(Methods, routes=app.router.routes)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,

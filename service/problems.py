@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from service.error_forms import error_body
 from service.errors import InvalidParameter, ServiceError
+from service.methods import allowed, routes_at
 from service.schemas import Problem
 
 FRAMEWORK_CODES = {404: "not_found", 405: "method_not_allowed"}
@@ -57,9 +58,9 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
     described = _problem(error.status_code, code, HTTPStatus(error.status_code).phrase, request.state.record.request_id)
     headers = dict(error.headers or {})
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-        route = getattr(request.scope.get("route"), "path", "")
-        if operations := request.app.openapi()["paths"].get(route):  # the framework only names the first one's method
-            headers["Allow"] = ", ".join(sorted(method.upper() for method in operations))
+        headers["Allow"] = allowed(
+            routes_at(request.app.routes, request.scope)
+        )  # the framework names the first route's
     return _response(request.scope["path"], described, headers)
 
 
