@@ -7,8 +7,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from service.compression import ACCEPTED
 from service.error_forms import error_body
-from service.errors import InvalidParameter, ServiceError
+from service.errors import InvalidParameter, ServiceError, UnsupportedEncoding
 from service.methods import allowed, routes_at
 from service.schemas import Problem
 
@@ -26,6 +27,8 @@ def problem(error: ServiceError, request_id: str, path: str) -> Response:
     headers = {"Retry-After": str(error.retry_after)} if error.retry_after is not None else {}
     if error.status == 401:
         headers["WWW-Authenticate"] = 'Bearer realm="aaserve"'
+    if isinstance(error, UnsupportedEncoding):
+        headers["Accept-Encoding"] = ACCEPTED  # RFC 9110, section 15.5.16
     if error.code == "body_too_large":
         headers["Connection"] = "close"  # the rest of the body is not worth reading
     return _response(path, described(error, request_id), headers)
