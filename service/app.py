@@ -31,7 +31,7 @@ from service.methods import Methods
 from service.metrics import Metrics
 from service.observation import UNLOGGED, Observation, Observer
 from service.openapi import Application
-from service.parameters import TIMEOUT_HEADER
+from service.origins import METHODS, REQUEST_HEADERS, RESPONSE_HEADERS
 from service.problems import on_http_exception, on_invalid_parameter, on_service_error
 from service.process_metrics import watch_process
 from service.protocol import infer_routes
@@ -117,9 +117,9 @@ def create_app(
         app.add_middleware(
             CORSMiddleware,
             allow_origins=settings.cors_origins.split(","),
-            allow_methods=["GET", "POST", "PUT"],
-            allow_headers=["Authorization", TIMEOUT_HEADER, "X-Request-ID"],
-            expose_headers=["Retry-After", "Server-Timing", "X-Request-ID"],
+            allow_methods=METHODS,
+            allow_headers=REQUEST_HEADERS,
+            expose_headers=RESPONSE_HEADERS,
         )
     observer = Observer(metrics)
     app.add_middleware(Observation, observer=observer, tracing=tracing)  # the last one added is the outermost
