@@ -6,6 +6,7 @@ from typing import Any
 from bundle.decoding import sniff_format
 from service.errors import InvalidRequest
 
+GZIP = b"\x1f\x8b"  # its magic number
 _KINDS = {type(None): "null", bool: "a boolean", int: "a number", float: "a number", str: "a string", list: "an array"}
 
 
@@ -25,6 +26,8 @@ def parse_json(body: bytes, *, expected: str, image_hint: str) -> Any:
         raise InvalidRequest(f"the body is a {found} image, not JSON; {image_hint}")
     if body.startswith(b"--"):
         raise InvalidRequest(f"the body is a multipart form, not JSON; expected {expected}")
+    if body.startswith(GZIP):
+        raise InvalidRequest("the body is gzip data, not JSON; send Content-Encoding: gzip")
     try:
         return json.loads(body)
     except json.JSONDecodeError as error:

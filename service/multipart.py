@@ -16,6 +16,7 @@ from service.errors import InvalidParameter, InvalidRequest, TooManyRows
 
 MAX_FIELDS = 16  # beside the images
 _MAX_FIELD_BYTES = 65_536
+_START_BYTES = 400  # that are kept for the message about a form that does not begin as it should
 _PLAIN = (b"", b"7bit", b"8bit", b"binary")
 
 
@@ -54,7 +55,8 @@ async def read_form(
         raise InvalidRequest("the boundary in Content-Type is too long; RFC 2046 allows 70 characters") from error
     start = b""
     async for chunk in stream:
-        start = start or chunk
+        if len(start) < _START_BYTES:
+            start += chunk[:_START_BYTES]
         try:
             parser.write(chunk)
         except FormParserError as error:

@@ -18,7 +18,7 @@ from service.errors import (
     TooManyRows,
     UnsupportedMediaType,
 )
-from service.json_body import kind_of, parse_json
+from service.json_body import GZIP, kind_of, parse_json
 from service.multipart import Form, Image, read_form
 from service.parameter_names import resembling
 
@@ -110,16 +110,18 @@ async def read_images(
 
 
 def raw_image(body: bytes, *, json_goes: str = "send Content-Type: application/json") -> bytes:
-    """The body, unless its first bytes say that it is no image and was sent with the wrong Content-Type.
+    """The body, unless its first bytes say that it is no image and was sent with the wrong headers.
 
     Raises:
-        UnsupportedMediaType: JSON, or a multipart form.
+        UnsupportedMediaType: JSON, a multipart form, or gzip data.
     """
     start = body[:64].lstrip()[:2]
     if start[:1] in (b"{", b"["):
         raise UnsupportedMediaType(f"expected an image, found JSON; {json_goes}")
     if start == b"--":
         raise UnsupportedMediaType(f"expected an image, found a multipart form; send Content-Type: {_FORM}; boundary=…")
+    if start == GZIP:
+        raise UnsupportedMediaType("expected an image, found gzip data; send Content-Encoding: gzip")
     return body
 
 

@@ -2,6 +2,7 @@
 
 import base64
 import codecs
+import gzip
 import json
 from typing import Any
 
@@ -100,6 +101,8 @@ CAUSES: dict[str, tuple[str, str, bytes, int, str]] = {
     "bytes as JSON": ("/classify", JSON, b'{"image": "\xff"}', 400, "it is not UTF-8 text"),
     "a picture as JSON": ("/classify", JSON, JPEG, 400, "the body is a JPEG image, not JSON"),
     "a form as JSON": ("/classify", JSON, form(IMAGE), 400, "the body is a multipart form, not JSON"),
+    "gzip as JSON": ("/classify", JSON, gzip.compress(b"{}"), 400, "send Content-Encoding: gzip"),
+    "gzip as a picture": ("/classify", "image/jpeg", gzip.compress(JPEG), 415, "send Content-Encoding: gzip"),
     "an array": (
         "/classify",
         JSON,

@@ -1,7 +1,6 @@
 """Parameters: in the query, in a form or in JSON, with the same checks; what is misspelt or misplaced is refused."""
 
 import base64
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -234,6 +233,11 @@ def test_the_protocols_own_names_are_checked_and_others_pass(
     assert (refusal.status_code, words in refusal.json()["error"]) == (400, True)
 
 
+@pytest.mark.parametrize(("query", "status"), [("model=none", 404), ("top_k=0", 422), ("topk=1", 422)])
+def test_what_the_query_gets_wrong_is_refused_before_the_body(models: RunningService, query: str, status: int) -> None:
+    assert status_of_a_head(models, f"/classify?{query}") == status
+
+
 def test_a_request_waits_where_there_is_room_until_its_body_names_the_model(tmp_path: Path) -> None:
     write_models(tmp_path)
     with running_service("--max-queue-size", "1", repository=tmp_path) as service:
@@ -247,7 +251,7 @@ def test_a_request_waits_where_there_is_room_until_its_body_names_the_model(tmp_
             assert int(busy.headers["retry-after"]) >= 1
             send(third, head("/classify?model=second", "image/png"))
             wait_until(lambda: service.metric("aaserve_inflight_requests") == 4)
-            assert refused_before_its_body(service)
+            assert status_of_a_head(service, "/classify") == 429  # no model has room
         wait_until(lambda: service.client.post("/classify", **as_form(model="first")).status_code == 200)
 
 
@@ -255,8 +259,8 @@ def head(path: str, media_type: str) -> bytes:
     return f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: {media_type}\r\nContent-Length: 9\r\n\r\n".encode()
 
 
-def refused_before_its_body(service: RunningService) -> bool:
-    """Whether only the head of a request that names no model is answered."""
-    with socket.create_connection((service.client.base_url.host, service.client.base_url.port), 20) as connection:
-        connection.sendall(head("/classify", "application/json"))
-        return connection.recv(12) == b"HTTP/1.1 429"
+def status_of_a_head(service: RunningService, path: str) -> int:
+    """What a request is answered whose body never comes."""
+    with connect(service) as connection:
+        send(connection, head(path, "application/json"))
+        return int(connection.recv(12).split()[1])
