@@ -16,6 +16,8 @@ from fastapi import Request
 
 from service.admission import Place
 from service.deadlines import until
+from service.errors import NotReady
+from service.model_repository import RECOVERING
 from service.observation import Record
 from service.parameters import Asked, deadline_of, parts, with_fields
 from service.predictor import Predictor
@@ -66,11 +68,12 @@ async def take_in(
     size = body_bytes(request, max_body_bytes=settings.max_body_bytes)
 
     complete = not has_fields(request)  # the query has said all there is to say
-    unnamed = not complete and asked["model"] is None and not repository.has_one_model
-    if unnamed:
-        predictor = repository.with_room(body_bytes=size, timeout=timeout)
+    if complete:
+        candidates = [repository.predictor(asked["model"], asked["version"])]
     else:
-        predictor = repository.predictor(asked["model"], asked["version"])
+        candidates = repository.candidates(asked["model"], asked["version"])
+    predictor = _with_room(candidates, body_bytes=size, timeout=timeout)
+    if len(candidates) == 1:
         record.asks(predictor.manifest)
     if complete:
         checked = check(predictor, asked)
@@ -80,9 +83,24 @@ async def take_in(
         record.received()
         if not complete:
             asked = with_fields(asked, fields)
-            if unnamed or fields.keys() & {"model", "version"}:
+            if len(candidates) > 1 or fields.keys() & {"model", "version"}:
                 predictor = repository.predictor(asked["model"], asked["version"])
                 record.asks(predictor.manifest)
                 place.move(predictor.admission, timeout=deadline - asyncio.get_running_loop().time())
             checked = check(predictor, asked)
         yield Taken(predictor, body, checked, place, deadline)
+
+
+def _with_room(candidates: list[Predictor], *, body_bytes: int, timeout: float) -> Predictor:
+    """Where the request waits for its body: with the first that lets it in, or with one that refuses it.
+
+    Raises:
+        NotReady: none works now.
+    """
+    ready = [each for each in candidates if each.ready]
+    if not ready:
+        raise NotReady(RECOVERING)
+    if len(ready) == 1:
+        return ready[0]
+    lets_in = (each for each in ready if each.admission.refusal(body_bytes=body_bytes, timeout=timeout) is None)
+    return next(lets_in, ready[0])

@@ -61,7 +61,7 @@ class ModelRepository:
             ModelNotFound: not served here.
             NotReady: it stopped working and is being opened again; the others answer meanwhile.
         """
-        served = self._served()
+        served = [model.name for model in self if model.serving]
         if name is None:
             if len(served) > 1:
                 raise ModelNotFound(f"several models are served; add ?model= with one of {', '.join(served)}")
@@ -73,24 +73,20 @@ class ModelRepository:
             raise NotReady(RECOVERING)
         return predictor
 
-    @property
-    def has_one_model(self) -> bool:
-        """Whether a request need not name a model."""
-        return len(self._served()) == 1
-
-    def with_room(self, *, body_bytes: int, timeout: float) -> Predictor:
-        """A predictor that lets such a request in; if all refuse it, one of these.
+    def candidates(self, name: str | None, version: str | None) -> list[Predictor]:
+        """Those that a request can mean while more of its name may still come, one at least.
 
         Raises:
-            ModelNotFound, NotReady: none answers.
+            ModelNotFound: there is none.
         """
-        if not self.predictors:
-            raise ModelNotFound("no such model; served: none")
-        ready = [predictor for predictor in self.predictors if predictor.ready]
-        if not ready:
-            raise NotReady(RECOVERING)
-        admits = (each for each in ready if each.admission.refusal(body_bytes=body_bytes, timeout=timeout) is None)
-        return next(admits, ready[0])
+        found = [
+            loaded.predictor
+            for model in self
+            if name in (None, model.name)
+            for number, loaded in model.serving.items()
+            if version in (None, number)
+        ]
+        return found or [self.predictor(name, version)]
 
     def versions(self, name: str) -> list[str]:
         """Those of a model that answer, ascending."""
@@ -208,9 +204,6 @@ class ModelRepository:
     def _in_public(self, error: Exception) -> str:
         """What is wrong, without where on the disk the repository is."""
         return str(error).replace(f"{self._settings.repository}/", "")
-
-    def _served(self) -> list[str]:
-        return [model.name for model in self if model.serving]
 
     def _names(self) -> list[str]:
         return sorted({folder.parent.name for folder in scan_repository(self._settings.repository)})

@@ -84,7 +84,7 @@ def _boundary(content_type: str) -> bytes:
 
 
 def _unreadable(reader: "_Reader", start: bytes, boundary: bytes) -> InvalidRequest:
-    """What the parser stumbled over, which tells its log only."""
+    """What is wrong, as far as it can be told; the parser's own messages are not for clients."""
     if reader.began:
         return InvalidRequest(f"part {reader.began} of the multipart body is malformed")
     if start.lstrip(b"\r\n").startswith(b"--" + boundary):
@@ -110,6 +110,7 @@ class _Reader:
         self._size = 0
 
     def callbacks(self) -> Any:
+        """The methods that the parser knows by their names."""
         return {name: getattr(self, name) for name in dir(self) if name.startswith("on_")}
 
     def on_part_begin(self) -> None:
@@ -133,7 +134,7 @@ class _Reader:
         if b"name" not in options:
             raise InvalidRequest(f"part {self.began} of the multipart body has no name")
         if self._headers.get(b"content-transfer-encoding", b"").strip().lower() not in _PLAIN:
-            raise InvalidRequest(f"part {self.began} of the multipart body is encoded; send it without")
+            raise InvalidRequest(f"part {self.began} has a Content-Transfer-Encoding; send its bytes as they are")
         self._part = options[b"name"].decode("utf-8", "replace")
         self._has_filename = b"filename" in options
         if self._part == self._image:

@@ -1,4 +1,4 @@
-"""Names of parameters that nobody takes: a misspelt one is refused, so that it is not answered with a default.
+"""Unknown names of parameters: one that is misspelt is refused, so that it is not answered with a default.
 
 ?topk=2 at an address that takes top_k   --> refused, with the name that was meant
 ?layer=x at an address that has no layer --> refused: another address takes it

@@ -18,7 +18,7 @@ FORM = "multipart/form-data; boundary=x"
 BATCH, PREDICTIONS = "/classify/batch", "/predictions/aa-cifar100"
 PICTURES = "/v2/models/aa-cifar100:pictures/infer"
 IMAGE = ('name="image"; filename="a.jpg"', JPEG)
-LEFT_OVER = 'name="image"; filename="a.jpg"\r\nContent-Transfer-Encoding: base64'
+ENCODED = 'name="image"; filename="a.jpg"\r\nContent-Transfer-Encoding: base64'
 
 
 def form(*parts: tuple[str, bytes], end: bytes = b"--x--\r\n") -> bytes:
@@ -63,7 +63,7 @@ CAUSES: dict[str, tuple[str, str, bytes, int, str]] = {
         400,
         "part 1 of the multipart body has no name",
     ),
-    "a part in base64": ("/classify", FORM, form((LEFT_OVER, b"/9j/")), 400, "part 1 of the multipart body is encoded"),
+    "a part in base64": ("/classify", FORM, form((ENCODED, b"/9j/")), 400, "part 1 has a Content-Transfer-Encoding"),
     "too many fields": ("/classify", FORM, form(IMAGE, *texts(17)), 400, "more than 16 fields that are not 'image'"),
     "two images": ("/classify", FORM, form(IMAGE, IMAGE), 400, "expected one multipart field 'image', found several"),
     "a name of text": ("/classify", FORM, form(IMAGE, ('name="model"', b"\xff")), 400, "'model' is not UTF-8 text"),
