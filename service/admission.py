@@ -44,6 +44,20 @@ class Place:
         """
         self._admission.widen(self, rows)
 
+    def move(self, admission: "Admission", *, timeout: float) -> None:
+        """Hold the same in another admission from now on.
+
+        Raises:
+            QueueFull: there is no room; it stays where it is.
+        """
+        if admission is self._admission:
+            return
+        if refusal := admission.refusal(body_bytes=self.body_bytes, timeout=timeout, rows=self.rows):
+            raise refusal
+        self._admission.release(self)
+        self._admission = admission
+        admission.hold(self)
+
 
 class Admission:
     """Counts rows and bytes of accepted requests.

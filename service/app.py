@@ -28,10 +28,11 @@ from service.early_refusal import EarlyRefusal
 from service.errors import ServiceError
 from service.keys import Keys
 from service.lifecycle import Lifecycle
+from service.methods import Methods
 from service.metrics import Metrics
 from service.observation import UNLOGGED, Observation, Observer
 from service.openapi import Application
-from service.parameters import TIMEOUT_HEADER
+from service.origins import METHODS, REQUEST_HEADERS, RESPONSE_HEADERS
 from service.problems import on_http_exception, on_invalid_parameter, on_service_error
 from service.process_metrics import watch_process, watch_workers
 from service.protocol import infer_routes
@@ -114,13 +115,14 @@ def create_app(
     keys = Keys(settings.api_keys_file) if settings.api_keys_file is not None else None
     if keys is not None:
         app.add_middleware(Access, keys=keys)
+    app.add_middleware(Methods, routes=app.router.routes)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
             allow_origins=settings.cors_origins.split(","),
-            allow_methods=["GET", "POST", "PUT"],
-            allow_headers=["Authorization", TIMEOUT_HEADER, "X-Request-ID"],
-            expose_headers=["Retry-After", "Server-Timing", "X-Request-ID"],
+            allow_methods=METHODS,
+            allow_headers=REQUEST_HEADERS,
+            expose_headers=RESPONSE_HEADERS,
         )
     observer = Observer(metrics, settings.log_requests)
     app.add_middleware(Observation, observer=observer, tracing=tracing)  # the last one added is the outermost

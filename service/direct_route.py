@@ -12,17 +12,24 @@ from typing import Any
 
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
+from starlette.datastructures import ImmutableMultiDict
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from service.errors import InvalidParameter
+from service.parameter_names import check_query
+
 Handle = Callable[[Request], Coroutine[Any, Any, Response]]
 OnError = Callable[[Request, Exception], Awaitable[Response]]
+_NO_QUERY: ImmutableMultiDict[str, str] = ImmutableMultiDict()
 
 
 class DirectRoute(APIRoute):
     """A route of `async def (request, …) -> Response`, where … are single values of path, query or headers.
+
+    A name of the query that is nearly one of the route's is refused, and so is a value that comes twice and differs.
 
     Raises:
         TypeError: it takes something else, or a value outside the path has no default.
@@ -36,19 +43,25 @@ class DirectRoute(APIRoute):
             raise TypeError(f"{self.path}: expected a default for each parameter that is not in the path")
 
         defaults = {field.name: field.default for field in (*takes.query_params, *takes.header_params)}
+        in_query = [field.alias for field in takes.query_params]
+        in_path = [field.alias for field in takes.path_params]
 
         async def handle(request: Request) -> Response:
             values: dict[str, Any] = dict(defaults)
             errors: list[Any] = []
-            for place, fields, received in (
-                ("path", takes.path_params, request.path_params),
-                ("query", takes.query_params, request.query_params if request.scope["query_string"] else {}),
-                ("header", takes.header_params, request.headers),
+            query = request.query_params if request.scope["query_string"] else _NO_QUERY
+            check_query(query, in_query, in_path)
+            for place, fields, texts_of in (
+                ("path", takes.path_params, lambda name: [request.path_params[name]]),
+                ("query", takes.query_params, query.getlist),
+                ("header", takes.header_params, request.headers.getlist),
             ):
-                for field in fields if received else ():
-                    text = received.get(field.alias)
-                    if text is not None:
-                        values[field.name], wrong = field.validate(text, values, loc=(place, field.alias))
+                for field in fields:
+                    texts = texts_of(field.alias)
+                    if len(set(texts)) > 1:
+                        raise InvalidParameter(f"{field.alias} is given more than once, with different values")
+                    if texts:
+                        values[field.name], wrong = field.validate(texts[0], values, loc=(place, field.alias))
                         errors += wrong
             if errors:
                 raise RequestValidationError(errors)

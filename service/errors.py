@@ -75,6 +75,10 @@ class UnsupportedMediaType(ServiceError):
     code = "unsupported_media_type"
 
 
+class UnsupportedEncoding(UnsupportedMediaType):
+    """A Content-Encoding that is not known here; the answer names those that are."""
+
+
 class InvalidParameter(ServiceError):
     status = 422
     code = "invalid_parameter"

@@ -6,17 +6,18 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
-from service.deadlines import until
+from service.body_schemas import LOOK, MODEL, image_body
 from service.direct_route import DirectRoute
 from service.disconnect import unless_client_leaves
 from service.explanations import FORMS, NPY, PNG, for_form
-from service.look import checked_look
+from service.intake import take_in
+from service.look import Look, checked_look
 from service.negotiation import preferred
 from service.observation import Record
-from service.parameters import PROBLEMS, ModelName, ModelVersion, TimeoutMs, deadline_of, parts
-from service.routes import IMAGE_BODY
+from service.parameters import PROBLEMS, Asked, ModelName, ModelVersion, TimeoutMs, parts
+from service.predictor import Predictor
 from service.schemas import Explanation, Problem
-from service.uploads import body_bytes, read_image
+from service.uploads import read_image
 
 router = APIRouter(route_class=DirectRoute)
 
@@ -39,7 +40,7 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
 }
 
 
-@router.post("/explain", response_model=Explanation, responses=_RESPONSES, openapi_extra=IMAGE_BODY)
+@router.post("/explain", response_model=Explanation, responses=_RESPONSES, openapi_extra=image_body(MODEL | LOOK))
 async def explain(
     request: Request,
     layer: Layer = None,
@@ -54,21 +55,19 @@ async def explain(
     JSON with the shares of each; with `Accept: image/png` one map over the picture as the model sees it; with
     `Accept: application/x-npy` the whole map of a layer, float32 (heads, rows, columns, rows, columns).
     """
-    lifecycle, settings, _ = parts(request)
     record: Record = request.state.record
-    predictor = lifecycle.repository.predictor(model, version)
-    record.asks(predictor.manifest)
     media_type = preferred(request.headers.get("accept", ""), list(FORMS))
-    look = for_form(checked_look(predictor.manifest, layer=layer, head=head, position=position), media_type)
-    show = partial(FORMS[media_type], predictor.manifest, look)
-    timeout, deadline = deadline_of(timeout_ms, settings)
-    size = body_bytes(request, max_body_bytes=settings.max_body_bytes)
+    asked = {"model": model, "version": version, "layer": layer, "head": head, "position": position}
+    read = partial(read_image, takes=asked, max_body_bytes=parts(request)[1].max_body_bytes)
 
-    with predictor.admission.admit(body_bytes=size, timeout=timeout):
-        async with until(deadline):
-            image_bytes = await read_image(request, max_body_bytes=settings.max_body_bytes)
-        record.received()
+    def wanted_look(predictor: Predictor, asked: Asked) -> Look:
+        wanted = {name: asked[name] for name in ("layer", "head", "position")}
+        return for_form(checked_look(predictor.manifest, **wanted), media_type)
+
+    async with take_in(request, asked, timeout_ms, read=read, check=wanted_look) as taken:
+        predictor, look = taken.predictor, taken.checked
+        show = partial(FORMS[media_type], predictor.manifest, look)
         with unless_client_leaves(request):
-            shown, stages = await predictor.explain(image_bytes, look.layers, show, deadline=deadline)
+            shown, stages = await predictor.explain(taken.body, look.layers, show, deadline=taken.deadline)
     record.predicted(stages, batch_size=1)
     return Response(shown, media_type=media_type, headers={"Vary": "Accept"})

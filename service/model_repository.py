@@ -73,6 +73,21 @@ class ModelRepository:
             raise NotReady(RECOVERING)
         return predictor
 
+    def candidates(self, name: str | None, version: str | None) -> list[Predictor]:
+        """Those that a request can mean while more of its name may still come, one at least.
+
+        Raises:
+            ModelNotFound: there is none.
+        """
+        found = [
+            loaded.predictor
+            for model in self
+            if name in (None, model.name)
+            for number, loaded in model.serving.items()
+            if version in (None, number)
+        ]
+        return found or [self.predictor(name, version)]
+
     def versions(self, name: str) -> list[str]:
         """Those of a model that answer, ascending."""
         return sorted(self._models[name].serving, key=int)

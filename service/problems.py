@@ -7,8 +7,10 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from service.compression import ACCEPTED
 from service.error_forms import error_body
-from service.errors import InvalidParameter, ServiceError
+from service.errors import InvalidParameter, ServiceError, UnsupportedEncoding
+from service.methods import allowed, routes_at
 from service.schemas import Problem
 
 FRAMEWORK_CODES = {404: "not_found", 405: "method_not_allowed"}
@@ -25,6 +27,8 @@ def problem(error: ServiceError, request_id: str, path: str) -> Response:
     headers = {"Retry-After": str(error.retry_after)} if error.retry_after is not None else {}
     if error.status == 401:
         headers["WWW-Authenticate"] = 'Bearer realm="aaserve"'
+    if isinstance(error, UnsupportedEncoding):
+        headers["Accept-Encoding"] = ACCEPTED  # RFC 9110, section 15.5.16
     if error.code == "body_too_large":
         headers["Connection"] = "close"  # the rest of the body is not worth reading
     return _response(path, described(error, request_id), headers)
@@ -57,9 +61,9 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
     described = _problem(error.status_code, code, HTTPStatus(error.status_code).phrase, request.state.record.request_id)
     headers = dict(error.headers or {})
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-        route = getattr(request.scope.get("route"), "path", "")
-        if operations := request.app.openapi()["paths"].get(route):  # the framework only names the first one's method
-            headers["Allow"] = ", ".join(sorted(method.upper() for method in operations))
+        headers["Allow"] = allowed(
+            routes_at(request.app.routes, request.scope)
+        )  # the framework names the first route's
     return _response(request.scope["path"], described, headers)
 
 

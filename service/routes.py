@@ -4,57 +4,37 @@ A picture that comes with no wishes is answered in `short_way.py`, in the same w
 """
 
 from collections.abc import Awaitable, Callable
-from typing import Any
+from functools import partial
 
 from fastapi import APIRouter, Request
 from pydantic_core import to_json
 from starlette.responses import Response
 
 from bundle.manifest import Manifest
-from service.deadlines import until
+from service.body_schemas import LABELS, MODEL, image_body
 from service.direct_route import DirectRoute
 from service.disconnect import unless_client_leaves
+from service.intake import take_in
 from service.observation import Record
 from service.parameters import (
     PROBLEMS,
+    Asked,
     ModelName,
     ModelVersion,
     TimeoutMs,
     TopK,
     checked_top_k,
-    deadline_of,
     parts,
 )
 from service.predictor import Predictor
 from service.schemas import Classification, ClassScore
-from service.uploads import body_bytes, read_image
+from service.uploads import Fields, read_image
 
 router = APIRouter(route_class=DirectRoute)
 CLASSIFY = "/classify"
 
-_BINARY = {"schema": {"type": "string", "format": "binary"}}
-IMAGE_BODY: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "image/*": _BINARY,
-            "application/octet-stream": _BINARY,
-            "multipart/form-data": {
-                "schema": {"type": "object", "required": ["image"], "properties": {"image": _BINARY["schema"]}}
-            },
-            "application/json": {
-                "schema": {
-                    "type": "object",
-                    "required": ["image"],
-                    "properties": {"image": {"type": "string", "description": "Base64 or a data URI."}},
-                }
-            },
-        },
-    }
-}
 
-
-@router.post(CLASSIFY, response_model=Classification, responses=PROBLEMS, openapi_extra=IMAGE_BODY)
+@router.post(CLASSIFY, response_model=Classification, responses=PROBLEMS, openapi_extra=image_body(MODEL | LABELS))
 async def classify(
     request: Request,
     top_k: TopK = None,
@@ -63,35 +43,30 @@ async def classify(
     timeout_ms: TimeoutMs = None,
 ) -> Response:
     """Classify one image: JPEG, PNG, WebP, GIF (first frame), BMP or TIFF."""
-    predictor = parts(request)[0].repository.predictor(model, version)
-    top_k = checked_top_k(top_k, predictor)
-    predictions = await classified(request, predictor, top_k=top_k, timeout_ms=timeout_ms)
-    return Response(answer_body(predictor.manifest, predictions), media_type="application/json")
+    asked = {"model": model, "version": version, "top_k": top_k}
+    read = partial(read_image, takes=asked, max_body_bytes=parts(request)[1].max_body_bytes)
+    manifest, predictions = await classified(request, asked, timeout_ms, read)
+    return Response(answer_body(manifest, predictions), media_type="application/json")
 
 
 async def classified(
     request: Request,
-    predictor: Predictor,
-    *,
-    top_k: int,
+    asked: Asked,
     timeout_ms: int | None,
-    read: Callable[..., Awaitable[bytes]] = read_image,
-) -> list[ClassScore]:
+    read: Callable[[Request], Awaitable[tuple[bytes, Fields]]],
+) -> tuple[Manifest, list[ClassScore]]:
     """Let a request in, `read` its picture and classify it."""
-    settings = parts(request)[1]
     record: Record = request.state.record
-    record.asks(predictor.manifest)
-    timeout, deadline = deadline_of(timeout_ms, settings)
-    size = body_bytes(request, max_body_bytes=settings.max_body_bytes)
-
-    with predictor.admission.admit(body_bytes=size, timeout=timeout):
-        async with until(deadline):
-            image_bytes = await read(request, max_body_bytes=settings.max_body_bytes)
-        record.received()
+    async with take_in(request, asked, timeout_ms, read=read, check=wanted_labels) as taken:
         with unless_client_leaves(request):
-            prediction = await predictor.predict(image_bytes, top_k=top_k, deadline=deadline)
+            prediction = await taken.predictor.predict(taken.body, top_k=taken.checked, deadline=taken.deadline)
     record.predicted(prediction.stages, prediction.batch_size)
-    return prediction.predictions
+    return taken.predictor.manifest, prediction.predictions
+
+
+def wanted_labels(predictor: Predictor, asked: Asked) -> int:
+    """As `checked_top_k`."""
+    return checked_top_k(asked["top_k"], predictor)
 
 
 def answer_body(manifest: Manifest, predictions: list[ClassScore]) -> bytes:

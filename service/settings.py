@@ -3,14 +3,15 @@
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.cores import available_cores
 from service.logs import LogFormat, LoggedRequests, LogLevel
+from service.origins import normal_origins
 
 ProviderName = Literal["auto", "cpu", "cuda", "tensorrt"]
-_ORIGIN = r"https?://[a-zA-Z0-9.\[\]:-]+"
 
 
 def _cores_of_a_worker(validated: dict[str, Any]) -> int:
@@ -112,7 +113,6 @@ class Settings(BaseSettings):
     tls_key: Path | None = Field(None, description="PEM file of the certificate's key, without a password.")
     cors_origins: str = Field(
         "",
-        pattern=rf"^(\*|{_ORIGIN}(,{_ORIGIN})*)?$",
         description="Whose pages may ask from a browser: https://HOST[:PORT], separated by commas, or *.",
     )
     drain_grace_ms: int = Field(
@@ -127,6 +127,14 @@ class Settings(BaseSettings):
     metrics_compat: Literal["none", "triton"] = Field(
         "none", description="triton: the same figures also under Triton's names, nv_inference_*; for one process."
     )
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins(cls, text: str) -> str:
+        try:
+            return normal_origins(text)
+        except ValueError as error:
+            raise PydanticCustomError("origins", "{reason}", {"reason": str(error)}) from error
 
     @model_validator(mode="after")
     def _certificate_and_key(self) -> Self:

@@ -24,14 +24,14 @@ from service.parameters import TIMEOUT_HEADER, checked_top_k, deadline_of
 from service.problems import problem
 from service.routes import CLASSIFY, answer_body
 from service.settings import Settings
-from service.uploads import is_raw
+from service.uploads import is_raw, raw_image
 
 if TYPE_CHECKING:
     from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
     from service.connection import Connection
 
-_WISHES = frozenset({TIMEOUT_HEADER.lower().encode(), b"transfer-encoding", b"upgrade"})
+_WISHES = frozenset({TIMEOUT_HEADER.lower().encode(), b"content-encoding", b"transfer-encoding", b"upgrade"})
 _JSON = (b"content-type", b"application/json")
 log = logging.getLogger("aaserve")
 
@@ -60,7 +60,7 @@ class ShortWay:
             if name == b"content-length":
                 length = value
             elif name == b"content-type":
-                media_type = value
+                media_type = media_type or value  # the first one counts, as in the application
             elif name in _WISHES:
                 return 0
         declared = int(length[:20]) if length.isdigit() else 0
@@ -103,7 +103,7 @@ class ShortWay:
         record.asks(predictor.manifest)
         timeout, deadline = deadline_of(None, self._settings)
         with predictor.admission.admit(body_bytes=size, timeout=timeout):
-            picture = await _body(cycle, deadline)
+            picture = raw_image(await _body(cycle, deadline))
             record.received()
             with unless_client_leaves(cycle):
                 prediction = await predictor.predict(picture, top_k=checked_top_k(None, predictor), deadline=deadline)

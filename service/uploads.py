@@ -1,106 +1,145 @@
-"""The pictures in a request, whichever way they were sent, never more of it than the limit in memory."""
+"""The images in a request, whichever way they were sent, never more of it than the limit in memory.
 
-import base64
-import binascii
-import json
-from collections.abc import AsyncGenerator
+body --Content-Encoding--> raw | multipart | JSON --> images, and the text of the other fields that the route takes
+"""
+
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable
 from typing import Any
 
-from starlette.datastructures import FormData, UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
-from service.errors import BodyTooLarge, InvalidRequest, ServiceError, TooManyRows, UnsupportedMediaType
+from service.compression import coding_of, decompressed
+from service.encoded_text import from_base64
+from service.errors import (
+    BodyTooLarge,
+    InvalidParameter,
+    InvalidRequest,
+    ServiceError,
+    TooManyRows,
+    UnsupportedMediaType,
+)
+from service.json_body import GZIP, kind_of, parse_json
+from service.multipart import Form, Image, read_form
+from service.parameter_names import resembling
 
 FIELD = "image"
 LIST_FIELD = "images"
-_MAX_FILES = 16  # enough to tell that there is more than one; the parser stops there
-_MAX_FIELDS = 16
-_MAX_FIELD_BYTES = 2**16
 _MAX_JSON_VALUES = 100_000  # ten megabytes of small ones would stop the event loop for half a second; base64 has none
+_FORM, _JSON = "multipart/form-data", "application/json"
+_CURL = "; with curl: -F image=@FILE, or -H 'Content-Type: image/jpeg' --data-binary @FILE"
 
-
-class _InMemoryParser(MultiPartParser):
-    spool_max_size = 2**62  # the body is bounded already, and the root file system may be read-only
+Fields = dict[str, str]  # of a form or a JSON object, beside its images
 
 
 async def read_body(request: Request, *, max_body_bytes: int) -> bytes:
-    """Return the whole body.
+    """Return the whole body, decompressed.
 
     Raises:
-        BodyTooLarge: as `read_image`.
+        BodyTooLarge, InvalidRequest, UnsupportedEncoding: as `read_image`.
     """
-    return b"".join([chunk async for chunk in _limited(request, max_body_bytes)])
+    return b"".join([chunk async for chunk in _body(request, max_body_bytes)])
 
 
-async def read_image(request: Request, *, max_body_bytes: int) -> bytes:
+async def read_image(request: Request, takes: Collection[str], *, max_body_bytes: int) -> tuple[bytes, Fields]:
     """Return the encoded image of a raw body, a multipart field `image` or JSON `{"image": base64 or data URI}`.
+
+    Args:
+        takes: names of the other fields that a form or a JSON object may have; they are returned as text.
 
     Raises:
         BodyTooLarge: by its Content-Length before anything is read, or as soon as what came is too much.
         UnsupportedMediaType: a Content-Type that is none of the three.
+        UnsupportedEncoding: a Content-Encoding that is not known.
         InvalidRequest: malformed, no image, or more than one.
+        InvalidParameter: a field of another name.
     """
     media_type = media_type_of(request)
-    if media_type == "multipart/form-data":
-        return await read_form_image(request, max_body_bytes=max_body_bytes)
-    if media_type == "application/json":
-        text = _json_value(await read_body(request, max_body_bytes=max_body_bytes), FIELD)
-        if not isinstance(text, str):
-            raise InvalidRequest(f'expected {{"{FIELD}": "<base64 or data URI>"}}')
-        return _raised(from_base64(text))
+    if media_type == _FORM:
+        return await read_form_image(request, takes, max_body_bytes=max_body_bytes)
+    if media_type == _JSON:
+        content = _json_object(await read_body(request, max_body_bytes=max_body_bytes), FIELD)
+        image = content[FIELD]
+        if not isinstance(image, str):
+            raise InvalidRequest(f'expected "{FIELD}" to be base64 or a data URI, found {kind_of(image)}')
+        return _raised(from_base64(image)), _json_fields(content, FIELD, takes)
     if is_raw(media_type):
-        return await read_body(request, max_body_bytes=max_body_bytes)
-    raise UnsupportedMediaType(
-        "send Content-Type image/*, application/octet-stream, multipart/form-data or application/json"
-    )
+        return raw_image(await read_body(request, max_body_bytes=max_body_bytes)), {}
+    raise _unsupported(media_type, f"image/*, application/octet-stream, {_FORM} or {_JSON}")
 
 
-async def read_form_image(request: Request, *, max_body_bytes: int, field: str = FIELD) -> bytes:
-    """Return the encoded image of the one multipart part `field`; raises as `read_image`."""
+async def read_form_image(
+    request: Request, takes: Collection[str], *, max_body_bytes: int, field: str = FIELD
+) -> tuple[bytes, Fields]:
+    """Return the encoded image of the one multipart part `field`, and the other fields; raises as `read_image`."""
     try:
-        parts = await _form_parts(request, _limited(request, max_body_bytes), max_files=_MAX_FILES, field=field)
+        form = await _form(request, takes, max_body_bytes=max_body_bytes, field=field, max_images=1)
     except TooManyRows as error:
-        raise InvalidRequest(f"expected one multipart field {field!r}, found many") from error
-    if len(parts) != 1:
-        raise InvalidRequest(f"expected one multipart field {field!r}, found {len(parts)}")
-    return _raised(parts[0])
+        raise InvalidRequest(f"expected one multipart field {field!r}, found several") from error
+    image = _raised(_image_of(form.images[0], field))
+    _refuse_unknown(form.unknown, field, takes)
+    return image, form.fields
 
 
-async def read_images(request: Request, *, max_body_bytes: int, max_items: int) -> list[bytes | ServiceError]:
+async def read_images(
+    request: Request, takes: Collection[str], *, max_body_bytes: int, max_items: int
+) -> tuple[list[bytes | ServiceError], Fields]:
     """Return the images of multipart parts `image` or of JSON `{"images": [base64 or data URI, …]}`, in their order.
 
-    A part that is no image file or not base64 becomes an InvalidRequest in its place.
+    A part that is text or an item that is not base64 becomes an InvalidRequest in its place.
 
     Raises:
-        BodyTooLarge: as `read_image`; the whole body counts.
-        UnsupportedMediaType: a Content-Type that is neither.
-        InvalidRequest: malformed, or no image at all.
         TooManyRows: more than `max_items`.
+        As `read_image`; the whole body counts.
     """
     media_type = media_type_of(request)
-    stream = _limited(request, max_body_bytes)
-    images: list[bytes | ServiceError]
-    if media_type == "multipart/form-data":
-        images = await _form_parts(request, stream, max_files=max_items)
-    elif media_type == "application/json":
-        texts = _json_value(b"".join([chunk async for chunk in stream]), LIST_FIELD)
-        if not isinstance(texts, list):
-            raise InvalidRequest(f'expected {{"{LIST_FIELD}": ["<base64 or data URI>", …]}}')
-        images = [from_base64(text) for text in texts[: max_items + 1]]
-    else:
-        raise UnsupportedMediaType("send Content-Type multipart/form-data or application/json")
-    if not images:
+    if media_type == _FORM:
+        form = await _form(request, takes, max_body_bytes=max_body_bytes, field=FIELD, max_images=max_items)
+        _refuse_unknown(form.unknown, FIELD, takes)
+        return [_image_of(image, FIELD) for image in form.images], form.fields
+    if media_type != _JSON:
+        raise _unsupported(media_type, f"{_FORM} or {_JSON}; POST /classify takes an image as the body")
+    content = _json_object(await read_body(request, max_body_bytes=max_body_bytes), LIST_FIELD)
+    texts = content[LIST_FIELD]
+    if not isinstance(texts, list):
+        raise InvalidRequest(f'expected "{LIST_FIELD}" to be an array of base64 or data URIs, found {kind_of(texts)}')
+    if not texts:
         raise InvalidRequest("expected at least one image, found none")
-    if len(images) > max_items:
-        raise _too_many(max_items)
-    return images
+    if len(texts) > max_items:
+        raise too_many_images(max_items)
+    return [from_base64(text) for text in texts], _json_fields(content, LIST_FIELD, takes)
+
+
+def raw_image(body: bytes, *, json_goes: str = "send Content-Type: application/json") -> bytes:
+    """The body, unless its first bytes say that it is no image and was sent with the wrong headers.
+
+    Raises:
+        UnsupportedMediaType: JSON, a multipart form, or gzip data.
+    """
+    start = body[:64].lstrip()[:2]
+    if start[:1] in (b"{", b"["):
+        raise UnsupportedMediaType(f"expected an image, found JSON; {json_goes}")
+    if start == b"--":
+        raise UnsupportedMediaType(f"expected an image, found a multipart form; send Content-Type: {_FORM}; boundary=…")
+    if start == GZIP:
+        raise UnsupportedMediaType("expected an image, found gzip data; send Content-Encoding: gzip")
+    return body
+
+
+def too_many_images(max_items: int) -> TooManyRows:
+    return TooManyRows(f"more than {max_items} images in one request")
 
 
 def body_bytes(request: Request, *, max_body_bytes: int) -> int:
-    """How much of a body to expect: what it declares, or as much as is allowed."""
+    """How much of a body to expect: what it declares, or as much as is allowed where that is no bound."""
     declared = request.headers.get("content-length", "")
-    return min(int(declared[:20]), max_body_bytes) if declared.isdecimal() else max_body_bytes
+    if not declared.isdecimal() or coding_of(_content_encoding(request)):
+        return max_body_bytes
+    return min(int(declared[:20]), max_body_bytes)
+
+
+def has_fields(request: Request) -> bool:
+    """Whether the body may say more than what the image is."""
+    return media_type_of(request) in (_FORM, _JSON)
 
 
 def is_raw(media_type: str) -> bool:
@@ -111,6 +150,17 @@ def is_raw(media_type: str) -> bool:
 def media_type_of(request: Request) -> str:
     """The Content-Type without its parameters."""
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def _content_encoding(request: Request) -> str:
+    return ",".join(request.headers.getlist("content-encoding"))
+
+
+def _body(request: Request, max_body_bytes: int) -> AsyncIterator[bytes]:
+    """The body as it comes, decompressed: the only way in which any route reads it."""
+    coding = coding_of(_content_encoding(request))
+    received = _limited(request, max_body_bytes)
+    return received if coding is None else decompressed(received, coding, max_bytes=max_body_bytes)
 
 
 async def _limited(request: Request, max_body_bytes: int) -> AsyncGenerator[bytes, None]:
@@ -129,55 +179,73 @@ async def _limited(request: Request, max_body_bytes: int) -> AsyncGenerator[byte
         yield message["body"]
 
 
-async def _form_parts(
-    request: Request, stream: AsyncGenerator[bytes, None], *, max_files: int, field: str = FIELD
-) -> list[bytes | ServiceError]:
-    parser = _InMemoryParser(
-        request.headers,
-        stream,
-        max_files=max_files,
-        max_fields=max(max_files, _MAX_FIELDS),
-        max_part_size=_MAX_FIELD_BYTES,
-    )
+async def _form(request: Request, takes: Collection[str], *, max_body_bytes: int, field: str, max_images: int) -> Form:
+    """A form with at least one image."""
+    stream = _body(request, max_body_bytes)
+    form = await read_form(request.headers["content-type"], stream, image=field, takes=takes, max_images=max_images)
+    if not form.images:
+        found = _named([*form.fields, *form.unknown])
+        raise InvalidRequest(f"expected a multipart field {field!r}, found {found}")
+    return form
+
+
+def _image_of(image: Image, field: str) -> bytes | ServiceError:
+    """The content of a part; one without a filename may be an image all the same, but not if it is text."""
+    if not image.has_filename and _is_text(image.content):
+        return InvalidRequest(f"the multipart field {field!r} is text; send it as a file (curl -F {field}=@FILE)")
+    return image.content
+
+
+def _is_text(content: bytes) -> bool:
+    """Whether it is UTF-8 without a zero byte, which no image is."""
     try:
-        form = await parser.parse()
-    except MultiPartException as error:
-        if error.message.startswith("Too many files"):
-            raise _too_many(max_files) from error
-        raise InvalidRequest("the multipart body is malformed or has too many fields") from error
-    try:
-        return await _contents(form, field)
-    finally:
-        await form.close()
+        return b"\0" not in content and bool(content.decode())
+    except UnicodeDecodeError:
+        return False
 
 
-async def _contents(form: FormData, field: str) -> list[bytes | ServiceError]:
-    text = InvalidRequest(f"the multipart field {field!r} is text; send it as a file (curl -F {field}=@FILE)")
-    return [await part.read() if isinstance(part, UploadFile) else text for part in form.getlist(field)]
-
-
-def _json_value(body: bytes, name: str) -> Any:
+def _json_object(body: bytes, name: str) -> dict[str, Any]:
+    """A JSON object that has `name`."""
     if sum(map(body.count, (b",", b"[", b"{"))) > _MAX_JSON_VALUES:
         raise InvalidRequest(f"the JSON has more than {_MAX_JSON_VALUES} values")
-    try:
-        content = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise InvalidRequest("the body is not JSON") from error
-    return content.get(name) if isinstance(content, dict) else None
+    expected = f'a JSON object with "{name}"'
+    content = parse_json(body, expected=expected, image_hint="send Content-Type: image/*")
+    if not isinstance(content, dict):
+        raise InvalidRequest(f"expected {expected}, found {kind_of(content)}")
+    if name not in content:
+        raise InvalidRequest(f"expected {expected}, found {_named(content)}")
+    return content
 
 
-def from_base64(text: object) -> bytes | ServiceError:
-    """The bytes that base64 or a data URI stand for, or what is wrong with it."""
-    if not isinstance(text, str):
-        return InvalidRequest("expected base64 or a data URI, as a string")
-    if text.startswith("data:"):
-        header, _, text = text.partition(",")
-        if not header.endswith(";base64"):
-            return InvalidRequest("the data URI is not base64")
-    try:
-        return base64.b64decode("".join(text.split()), validate=True)
-    except (binascii.Error, ValueError):
-        return InvalidRequest("not valid base64")
+def _json_fields(content: dict[str, Any], image: str, takes: Collection[str]) -> Fields:
+    """The fields beside the image as text; null is as good as absent."""
+    given = {name: value for name, value in content.items() if name != image and value is not None}
+    _refuse_unknown(given, image, takes)
+    for name, value in given.items():
+        if type(value) not in (str, int):
+            raise InvalidParameter(f"{name} must be a string or a whole number, found {kind_of(value)}")
+    return {name: str(value) for name, value in given.items()}
+
+
+def _refuse_unknown(names: Iterable[str], image: str, takes: Collection[str]) -> None:
+    known = (image, *takes)
+    for name in names:
+        if name not in known:
+            meant = resembling(name, known)
+            hint = f"did you mean {meant!r}?" if meant else f"known here: {', '.join(known)}"
+            raise InvalidParameter(f"unknown field {name[:40]!r}; {hint}")
+
+
+def _named(names: Iterable[str]) -> str:
+    """Some of the names, for a message."""
+    found = [repr(name[:40]) for name in names]
+    return ", ".join(found[:5]) + (", …" if len(found) > 5 else "") if found else "none"
+
+
+def _unsupported(media_type: str, accepted: str) -> UnsupportedMediaType:
+    found = f"Content-Type {media_type[:40]!r}" if media_type else "no Content-Type"
+    curl = _CURL if media_type == "application/x-www-form-urlencoded" else ""
+    return UnsupportedMediaType(f"found {found}; send {accepted}{curl}")
 
 
 def _raised(image: bytes | ServiceError) -> bytes:
@@ -188,7 +256,3 @@ def _raised(image: bytes | ServiceError) -> bytes:
 
 def _body_too_large(max_body_bytes: int) -> BodyTooLarge:
     return BodyTooLarge(f"the body has more than {max_body_bytes} bytes")
-
-
-def _too_many(max_items: int) -> TooManyRows:
-    return TooManyRows(f"more than {max_items} images in one request")

@@ -6,17 +6,23 @@ The header may also be 0: the body is then one row of the only input, bare. Cont
 send anything (or nothing) there.
 """
 
-import json
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from itertools import islice
 from math import prod
 from typing import Any
 
 from service.errors import InvalidRequest, TooManyRows
+from service.json_body import parse_json
+from service.parameter_names import resembling
 from service.protocol.tensor_data import Rows, from_bytes, from_json
 from service.protocol.view import BYTES, TensorSpec, View
 
 LENGTH_HEADER = "Inference-Header-Content-Length"
 _MAX_DIMENSIONS = 16
+_MEMBERS = ("inputs", "outputs", "parameters")
+_REQUEST_PARAMETERS = ("timeout", "binary_data_output")
+_LOOKED_AT = 50  # names that are compared with ours
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +54,14 @@ def read_infer_request(body: bytes, header_length: str | None, view: View, *, ma
     length = len(body) if header_length is None else _header_length(header_length, len(body))
     if length == 0 and header_length is not None:
         return _bare(memoryview(body), view)
-    content = _object(_parsed(body[:length]), "the request")
+    text = parse_json(body[:length], expected="a JSON object with `inputs`", image_hint=f"send {LENGTH_HEADER}: 0")
+    content = _object(text, "the request")
+    _refuse_misspelt(content, _MEMBERS)
     inputs = content.get("inputs")
     if not isinstance(inputs, list) or len(inputs) != 1:
         raise InvalidRequest(f"expected `inputs` with one input, {view.input.name!r}")
     parameters = _parameters(content)
+    _refuse_misspelt(parameters, _REQUEST_PARAMETERS)
     request_id = content.get("id")
     if not isinstance(request_id, str | None):
         raise InvalidRequest("expected `id` to be a string")
@@ -62,6 +71,13 @@ def read_infer_request(body: bytes, header_length: str | None, view: View, *, ma
         id=request_id,
         timeout=_whole(parameters, "timeout") / 1e6 or None,  # microseconds
     )
+
+
+def _refuse_misspelt(given: Iterable[str], known: Collection[str]) -> None:
+    """Refuse names that are nearly ours; the protocol lets clients send others, which mean nothing here."""
+    for name in islice((name for name in given if name not in known), _LOOKED_AT):
+        if meant := resembling(name, known):
+            raise InvalidRequest(f"unknown {name!r} in the request; did you mean {meant!r}?")
 
 
 def _header_length(given: str, body_length: int) -> int:
@@ -75,13 +91,6 @@ def _bare(content: memoryview, view: View) -> InferRequest:
     spec = view.input
     rows = [bytes(content)] if spec.datatype == BYTES else from_bytes(content, spec, (1, *spec.shape))
     return InferRequest(rows, tuple(RequestedOutput(output, binary=True) for output in view.outputs))
-
-
-def _parsed(text: bytes) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InvalidRequest("the request is not JSON") from error
 
 
 def _rows(tensor: dict[str, Any], tail: memoryview, spec: TensorSpec, *, max_rows: int) -> Rows:

@@ -6,18 +6,17 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from service.compression import compressed
 from service.deadlines import until
 from service.direct_route import DirectRoute
 from service.disconnect import unless_client_leaves
 from service.observation import Record
 from service.parameters import TimeoutMs, deadline_of, failures, parts
 from service.predictor import Inference, Predictor
-from service.protocol.compression import compressed, decompressed
 from service.protocol.descriptions import Json
 from service.protocol.infer_request import LENGTH_HEADER, InferRequest, read_infer_request
 from service.protocol.infer_response import write_infer_response
 from service.protocol.model_routes import find
-from service.protocol.view import View
 from service.schemas import ProtocolError
 from service.uploads import body_bytes, read_body
 
@@ -69,11 +68,9 @@ async def infer(request: Request, model: str, version: str | None = None, timeou
     timeout, deadline = deadline_of(timeout_ms, settings)
     size = body_bytes(request, max_body_bytes=settings.max_body_bytes)
     read = partial(
-        _read,
-        encoding=request.headers.get("content-encoding", ""),
+        read_infer_request,
         header_length=request.headers.get(LENGTH_HEADER),
         view=view,
-        max_bytes=settings.max_body_bytes,
         max_rows=min(settings.max_batch_items, predictor.settings.max_queue_size),
     )
 
@@ -89,13 +86,6 @@ async def infer(request: Request, model: str, version: str | None = None, timeou
             inference = await _infer(predictor, asked, deadline)
     record.predicted(inference.stages, inference.batch_size)
     return _answer(request, *write_infer_response(view, asked, inference.logits))
-
-
-def _read(
-    body: bytes, *, encoding: str, header_length: str | None, view: View, max_bytes: int, max_rows: int
-) -> InferRequest:
-    body = decompressed(body, encoding, max_bytes=max_bytes)
-    return read_infer_request(body, header_length, view, max_rows=max_rows)
 
 
 async def _infer(predictor: Predictor, asked: InferRequest, deadline: float) -> Inference:

@@ -1,6 +1,5 @@
 """GET /v2…: what is here, is it ready, what has it done. The questions of the Open Inference Protocol and of Triton."""
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +9,7 @@ from starlette.responses import JSONResponse, Response
 from service.admin_routes import changeable, load_model
 from service.deadlines import until
 from service.errors import InvalidRequest
+from service.json_body import kind_of, parse_json
 from service.lifecycle import State
 from service.model_repository import ModelRepository
 from service.parameters import deadline_of, parts
@@ -131,10 +131,11 @@ async def index(request: Request) -> Response:
     lifecycle, settings, _ = parts(request)
     async with until(deadline_of(None, settings)[1]):
         body = await read_body(request, max_body_bytes=_MAX_INDEX_BYTES)
-    try:
-        only_ready = bool(body) and json.loads(body).get("ready", False) is True
-    except (ValueError, RecursionError, AttributeError) as error:
-        raise InvalidRequest("expected no body or a JSON object") from error
+    expected = "no body or a JSON object"
+    wanted = parse_json(body, expected=expected, image_hint=f"expected {expected}") if body else {}
+    if not isinstance(wanted, dict):
+        raise InvalidRequest(f"expected {expected}, found {kind_of(wanted)}")
+    only_ready = wanted.get("ready", False) is True
     entries = [entry for model in lifecycle.repository for entry in _entries(model)]
     return JSONResponse([entry for entry in entries if not only_ready or entry["state"] == "READY"])
 

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from service.encoded_text import from_base64
 from service.errors import InvalidRequest, ServiceError
 from service.protocol.view import BYTES, TensorSpec
-from service.uploads import from_base64
 
 _DTYPES: dict[str, np.dtype[Any]] = {"FP32": np.dtype("<f4"), "UINT8": np.dtype("u1")}
 _LENGTH = struct.Struct("<I")

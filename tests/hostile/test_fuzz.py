@@ -3,11 +3,12 @@
 `make fuzz SECONDS=600` runs it for that long; what it finds becomes an @example here.
 """
 
+import asyncio
 import json
 import os
 import struct
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,15 @@ from bundle.jpeg_scans import too_many_scans
 from bundle.manifest import Manifest
 from bundle.references import read_references
 from bundle.tiff_layout import check_tiff_layout
-from service.errors import ServiceError
-from service.protocol.compression import decompressed
+from service.compression import coding_of
+from service.encoded_text import from_base64
+from service.errors import InvalidRequest, ServiceError
+from service.multipart import read_form
 from service.protocol.infer_request import read_infer_request
 from service.protocol.view import View
 from tests.helpers import REPOSITORY
 from tests.hostile.bombs import tiff_of_one_tile
+from tests.service.test_compression import inflated
 
 EXAMPLES = int(os.environ.get("AASERVE_FUZZ_EXAMPLES", "150"))
 MANIFEST_TEXT = (REPOSITORY / "aa-cifar100" / "1" / MANIFEST_FILE).read_text()
@@ -145,7 +149,50 @@ def test_infer_bodies(body: tuple[bytes, str | None], view: View) -> None:
 @given(st.binary(max_size=300), st.sampled_from(["gzip", "deflate", "GZIP ", "br", "gzip, gzip"]), st.integers(1, 64))
 def test_compressed_bodies(body: bytes, encoding: str, max_bytes: int) -> None:
     with documented(ServiceError):
-        assert len(decompressed(body, encoding, max_bytes=max_bytes)) <= max_bytes
+        assert len(inflated(body, coding_of(encoding) or "", max_bytes=max_bytes)) <= max_bytes
+
+
+form_pieces = st.sampled_from(
+    [
+        b"--x\r\n",
+        b"--x",
+        b"--x--\r\n",
+        b"\r\n",
+        b'Content-Disposition: form-data; name="image"',
+        b'Content-Disposition: form-data; name="image"; filename="a"\r\n\r\n',
+        b'Content-Disposition: form-data; name="top_k"\r\n\r\n2\r\n',
+        b"Content-Transfer-Encoding: base64\r\n",
+        b"\xff",
+        b": ",
+        b"x",
+    ]
+)
+
+
+@thoroughly
+@given(
+    st.lists(form_pieces | st.binary(max_size=9), max_size=12),
+    st.sampled_from(["x", "x", '"x"', "", "y", "x" * 300]),
+    st.sampled_from(["", "; charset=utf-8", "; charset=punycode"]),
+)
+@example([b'--x\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n', b"1", b"\r\n--x--"], "x", "")
+def test_forms(pieces: list[bytes], boundary: str, charset: str) -> None:
+    async def body() -> AsyncIterator[bytes]:
+        for piece in pieces:
+            yield piece
+
+    content_type = f"multipart/form-data{charset}; boundary={boundary}"
+    with documented(ServiceError):
+        form = asyncio.run(read_form(content_type, body(), image="image", takes=("top_k",), max_images=2))
+        assert len(form.images) <= 2
+        assert set(form.fields) <= {"top_k"}
+
+
+@thoroughly
+@given(st.text(alphabet="ABCabc+/-_= \n%2", max_size=20) | st.text(max_size=12), st.sampled_from(["", "data:;base64,"]))
+def test_base64(text: str, prefix: str) -> None:
+    found = from_base64(prefix + text)
+    assert isinstance(found, bytes | InvalidRequest)
 
 
 def paths_of(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:

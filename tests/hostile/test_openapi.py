@@ -27,7 +27,7 @@ def test_every_answer_is_one_that_the_document_describes(service: RunningService
 def test_an_address_with_two_methods_says_both(service: RunningService) -> None:
     answer = service.client.get("/predictions/aa-cifar100")
     assert answer.status_code == 405
-    assert answer.headers["allow"] == "POST, PUT"
+    assert answer.headers["allow"] == "OPTIONS, POST, PUT"
 
 
 def test_the_document_names_the_media_type_of_errors(service: RunningService) -> None:

@@ -110,6 +110,16 @@ def test_every_address_wants_its_key_and_no_other(keyed: RunningService, path: s
             assert answer.headers["WWW-Authenticate"] == 'Bearer realm="aaserve"'
 
 
+def test_head_wants_the_key_of_get_and_options_wants_none(keyed: RunningService) -> None:
+    for path in ("/metrics", "/models"):
+        head = keyed.client.head(path)
+        assert (head.status_code, head.headers["WWW-Authenticate"]) == (401, 'Bearer realm="aaserve"')
+        assert keyed.client.head(path, headers=bearer(KEYS["metrics"])).status_code == 200
+    assert keyed.client.head("/metrics", headers=bearer(KEYS["infer"])).status_code == 403
+    for path in ("/metrics", "/classify", "/admin/models/none/load"):
+        assert keyed.client.options(path).status_code == 204
+
+
 @pytest.mark.parametrize(
     "headers",
     [

@@ -56,6 +56,21 @@ def test_lets_in_as_many_rows_as_may_wait_and_again_when_one_has_left() -> None:
     assert admission.refusal(body_bytes=1, timeout=1) is None
 
 
+def test_a_place_moves_to_another_door_or_stays_where_it_is() -> None:
+    small, large = door(rows=1), door(rows=10, size=5)
+    with ExitStack() as stack:
+        place = stack.enter_context(small.admit(body_bytes=3, timeout=1))
+        place.move(small, timeout=1)  # is there already
+        place.move(large, timeout=1)
+        assert small.refusal(body_bytes=1, timeout=1) is None
+        assert large.refusal(body_bytes=3, timeout=1) is not None
+        with small.admit(body_bytes=1, timeout=1):
+            with pytest.raises(QueueFull):
+                place.move(small, timeout=1)
+            assert large.refusal(body_bytes=3, timeout=1) is not None
+    assert small.refusal(body_bytes=1, timeout=1) is large.refusal(body_bytes=5, timeout=1) is None
+
+
 def test_rows_in_the_model_do_not_wait() -> None:
     with ExitStack() as stack:
         fill(door(rows=2, computing=1), stack, 3)

@@ -115,7 +115,7 @@ def test_bad_input_gets_its_documented_error(service: RunningService, request_: 
 def test_every_answer_to_an_unknown_path_or_method_is_a_problem(service: RunningService) -> None:
     assert_problem(service.client.get("/nope"), 404, "not_found")
     assert_problem(service.client.get("/classify"), 405, "method_not_allowed")
-    assert service.client.get("/classify").headers["allow"] == "POST"
+    assert service.client.get("/classify").headers["allow"] == "OPTIONS, POST"
 
 
 def test_a_body_that_declares_too_much_is_refused_before_it_is_sent(service: RunningService) -> None:

@@ -10,8 +10,9 @@ from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request
 from starlette.responses import JSONResponse, Response
 
 from service.direct_route import DirectRoute, DirectRoutes
+from service.errors import InvalidParameter
 
-QUERIES = ["", "flag=yes", "size=9&flag=1", "size=0", "size=", "size=1&size=x", "size=x&flag=2"]
+QUERIES = ["", "flag=yes", "size=9&flag=1", "size=0", "size=", "size=1&size=1", "size=x&flag=2", "other=1"]
 
 
 async def echo(
@@ -32,7 +33,7 @@ def application(**options: Any) -> FastAPI:
     return app
 
 
-def request(method: str, app: FastAPI, url: str, headers: dict[str, str] | None = None) -> httpx.Response:
+def request(method: str, app: FastAPI, url: str, headers: Any = None) -> httpx.Response:
     async def answer() -> httpx.Response:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://here") as client:
             return await client.request(method, url, headers=headers)
@@ -50,6 +51,31 @@ def test_its_answers_its_errors_and_its_description_are_fastapis(
     answer, expected = (request("GET", app, f"{path}?{query}", headers) for app in (ours, theirs))
     assert (answer.status_code, answer.json()) == (expected.status_code, expected.json())
     assert ours.openapi() == theirs.openapi()
+
+
+async def refused(request: Request, error: Exception) -> Response:
+    return JSONResponse({"detail": str(error)}, 422)
+
+
+@pytest.mark.parametrize(
+    ("query", "headers", "words"),
+    [
+        ("size=1&size=2", [], "size is given more than once, with different values"),
+        ("size=1", [("X-Wait", "1"), ("X-Wait", "2")], "X-Wait is given more than once, with different values"),
+        ("Size=1", [], "unknown parameter 'Size'; did you mean 'size'?"),
+        ("flags=1", [], "unknown parameter 'flags'; did you mean 'flag'?"),
+        ("number=8", [], "number is part of the path here, and not of the query"),
+        ("numbers=8", [], "unknown parameter 'numbers'; did you mean 'number' in the path?"),
+        ("top_k=8", [], "top_k is not a parameter of this address"),
+    ],
+)
+def test_what_would_be_ignored_and_was_not_meant_so_is_refused(
+    query: str, headers: list[tuple[str, str]], words: str
+) -> None:
+    app = application(route_class=DirectRoute)
+    app.add_exception_handler(InvalidParameter, refused)
+    answer = request("GET", app, f"/7?{query}", headers)
+    assert (answer.status_code, answer.json()) == (422, {"detail": words})
 
 
 async def with_body(request: Request, body: dict[str, Any]) -> Response: ...
@@ -102,7 +128,7 @@ def with_fixed_path(*, direct: bool) -> FastAPI:
 
 
 @pytest.mark.parametrize("method", ["POST", "GET"])
-@pytest.mark.parametrize("url", ["/fails", "/fails?how=known", "/fails?how=1&how=known", "/fails/", "/other"])
+@pytest.mark.parametrize("url", ["/fails", "/fails?how=known", "/fails?how=known&how=known", "/fails/", "/other"])
 def test_a_route_that_is_not_searched_for_answers_as_if_it_were(method: str, url: str) -> None:
     ours, theirs = (request(method, with_fixed_path(direct=direct), url) for direct in (True, False))
     assert (ours.status_code, ours.content, ours.headers) == (theirs.status_code, theirs.content, theirs.headers)

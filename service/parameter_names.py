@@ -1,0 +1,64 @@
+"""Unknown names of parameters: one that is misspelt is refused, so that it is not answered with a default.
+
+?topk=2 at an address that takes top_k   --> refused, with the name that was meant
+?layer=x at an address that has no layer --> refused: another address takes it
+?utm_source=mail                         --> ignored: proxies, caches and trackers add such names
+"""
+
+import re
+from collections.abc import Collection, Iterable
+from difflib import get_close_matches
+from itertools import islice
+
+from service.errors import InvalidParameter
+
+TIMEOUT_HEADER = "X-Request-Timeout-Ms"
+ANYWHERE = frozenset({"model", "version", "top_k", "layer", "head", "position"})
+_TIMEOUT = "timeout_ms"  # which comes as a header
+_CLOSE = 0.75  # "session" is no "version"
+_LONGEST = 30  # characters of a name that can resemble one of ours
+_LOOKED_AT = 50  # names that are compared; more than a person misspells, and cheap
+
+
+def check_query(names: Iterable[str], takes: Collection[str], in_path: Collection[str]) -> None:
+    """Refuse the names in a query that mean a parameter and are none of this address.
+
+    Args:
+        takes: names that this address takes in its query.
+        in_path: names that are part of its path.
+
+    Raises:
+        InvalidParameter: says which name was meant, and where it belongs.
+    """
+    for name in islice((name for name in names if name not in takes), _LOOKED_AT):
+        if name in in_path:
+            raise InvalidParameter(f"{name} is part of the path here, and not of the query")
+        if name in ANYWHERE:
+            raise InvalidParameter(f"{name} is not a parameter of this address")
+        meant = resembling(name, (*takes, *in_path, _TIMEOUT))
+        if meant == _TIMEOUT:
+            raise InvalidParameter(f"unknown parameter {name!r}; send the header {TIMEOUT_HEADER}")
+        if meant is not None:
+            place = " in the path" if meant in in_path else ""
+            raise InvalidParameter(f"unknown parameter {name!r}; did you mean {meant!r}{place}?")
+
+
+def resembling(name: str, known: Collection[str]) -> str | None:
+    """The known name that another one is most likely meant to be; None if it resembles none.
+
+    Case, hyphens and underscores make no difference, nor does a word before or behind (`modelname`).
+    """
+    if len(name) > _LONGEST:
+        return None
+    plain = {_plain(each): each for each in known}
+    given = _plain(name)
+    close = get_close_matches(given, plain, n=1, cutoff=_CLOSE)
+    if close:
+        return plain[close[0]]
+    behind = (each for word, each in plain.items() if given.endswith(word))  # model_version is a version
+    before = (each for word, each in plain.items() if given.startswith(word))
+    return next(behind, None) or next(before, None)
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
