@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from bundle.errors import BundleError
 from bundle.graph_file import check_graph
 from bundle.manifest import Manifest
+from bundle.text import NotText, decode_text
 
 MANIFEST_FILE = "manifest.json"
 MODEL_FILE = "model.onnx"
@@ -44,7 +45,9 @@ def open_bundle(folder: Path) -> Bundle:
     if folder.is_symlink():
         raise BundleError(f"{folder}: expected a plain folder, found a link")
     try:
-        manifest = Manifest.model_validate_json(_content(path))
+        manifest = Manifest.model_validate_json(decode_text(_content(path)))
+    except NotText as error:
+        raise BundleError(f"{path}: {error}") from error
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"])) or "manifest"

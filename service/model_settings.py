@@ -9,6 +9,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
 
+from bundle.text import NotText, check_regular, read_text
 from service.errors import LoadFailed
 from service.settings import ProviderName, Settings
 
@@ -61,11 +62,16 @@ def read_model_settings(folder: Path, settings: Settings) -> tuple[ModelSettings
     """
     path = folder / SERVING_FILE
     try:
-        own = ModelSettings.model_validate(tomllib.loads(path.read_text(encoding="utf-8")) if path.exists() else {})
+        check_regular(path)
+        own = ModelSettings.model_validate(tomllib.loads(read_text(path)) if path.exists() else {})
         return own, own.applied_to(settings)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"]))
         raise LoadFailed(f"{path}: {where}: {first['msg']}, found {first['input']!r}") from error
-    except (OSError, ValueError) as error:  # tomllib's own, and text that is no UTF-8
+    except OSError as error:
+        raise LoadFailed(f"{path}: expected a readable file, found: {error.strerror or error}") from error
+    except NotText as error:
+        raise LoadFailed(str(error)) from error
+    except ValueError as error:
         raise LoadFailed(f"{path}: expected TOML, found: {' '.join(str(error).split())}") from error
