@@ -97,8 +97,12 @@ class Lifecycle:
     async def reload(self) -> None:
         """Bring the models in line with the repository on disk, if they are served at all."""
         if self.state in (State.READY, State.RECOVERING):
-            await self.repository.reload()
-            log.info("reloaded")
+            try:
+                await self.repository.reload()
+            except Exception:  # a bug, which must not pass for a reload
+                log.exception("the reload failed")
+            else:
+                log.info("reloaded")
 
     async def started(self) -> None:
         """Return when nothing is loading any more, successfully or not."""

@@ -101,7 +101,7 @@ class ModelRepository:
             ProviderMissing: in any case.
         """
         failures = []
-        for name in self._names():
+        for name in scan_repository(self._settings.repository):
             try:
                 await self.load(name)
             except LoadFailed as error:
@@ -115,7 +115,7 @@ class ModelRepository:
     async def reload(self) -> None:
         """Bring memory in line with the disk: new and changed versions are loaded, vanished models unloaded."""
         try:
-            names = self._names()
+            names = scan_repository(self._settings.repository)
         except BundleError as error:
             log.error("nothing is reloaded: %s", error)
             return
@@ -130,19 +130,22 @@ class ModelRepository:
 
         Raises:
             ModelNotFound: no such folder.
-            LoadFailed: a version cannot be served; everything stays as it was.
+            LoadFailed: a version cannot be served, or there is none; everything stays as it was.
             ProviderMissing: likewise.
         """
         async with self._changing:
-            folder = self._settings.repository / name
-            if name not in self._models and name not in self._names():
-                raise ModelNotFound(f"no such model; in the repository: {', '.join(self._names())}")
-            model = self._models.setdefault(name, ServedModel(folder))
+            try:
+                found = scan_repository(self._settings.repository)
+            except BundleError as error:
+                raise LoadFailed(str(error)) from error
+            if name not in self._models and name not in found:
+                raise ModelNotFound(f"no such model; in the repository: {', '.join(found)}")
+            model = self._models.setdefault(name, ServedModel(self._settings.repository / name))
             self._metrics.reloads.labels(name, "failed")  # from 0, so that the first failure is an increase
             model.failures.clear()
             opened: list[LoadedVersion] = []
             try:
-                serving = await self._open_versions(model, opened)
+                serving = await self._open_versions(model, found.get(name, []), opened)
             except (BundleError, LoadFailed, StartFailed) as error:
                 for loaded in opened:
                     await loaded.lifetime.aclose()
@@ -205,15 +208,18 @@ class ModelRepository:
         """What is wrong, without where on the disk the repository is."""
         return str(error).replace(f"{self._settings.repository}/", "")
 
-    def _names(self) -> list[str]:
-        return sorted({folder.parent.name for folder in scan_repository(self._settings.repository)})
-
-    async def _open_versions(self, model: ServedModel, opened: list[LoadedVersion]) -> dict[str, LoadedVersion]:
+    async def _open_versions(
+        self, model: ServedModel, found: list[str] | BundleError, opened: list[LoadedVersion]
+    ) -> dict[str, LoadedVersion]:
         """What is to be served; versions that had to be opened are noted in `opened` as well."""
+        if isinstance(found, BundleError):
+            raise found
         own, settings = read_model_settings(model.folder, self._settings)
-        found = [path.name for path in scan_repository(self._settings.repository) if path.parent == model.folder]
+        selected = own.select(found)
+        if not selected:
+            raise LoadFailed(f"{model.folder}: expected at least one version to serve, found none")
         serving = {}
-        for version in own.select(found):
+        for version in selected:
             serving[version] = await self._unchanged_or_opened(model, version, settings, opened)
         return serving
 
