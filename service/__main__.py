@@ -98,6 +98,7 @@ def _serve(
     app = create_app(settings, worker=worker, tracing=tracing, on_failure=stop)
     app.state.max_connections = allowed_connections(settings.max_connections)
     logs.on_dropped = app.state.metrics.log_lines_dropped.inc
+    logs.on_end = lambda error: app.state.lifecycle.thread_ended("log", error)
     server = Server(
         uvicorn.Config(
             app,

@@ -8,13 +8,23 @@ looks alive.
 import asyncio
 import logging
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from enum import StrEnum
+from functools import partial
 from typing import TYPE_CHECKING, Self
 
 from bundle.errors import BundleError
 from service.decode_pool import DecodePool
-from service.errors import Draining, LoadFailed, ModelHung, ModelLost, NotReady, ServiceError, StartFailed
+from service.errors import (
+    Draining,
+    LoadFailed,
+    ModelHung,
+    ModelLost,
+    NotReady,
+    ServiceError,
+    StartFailed,
+    ThreadEnded,
+)
 from service.metrics import Metrics
 from service.model_repository import RECOVERING, ModelRepository, open_repository
 from service.served_model import ServedModel
@@ -63,6 +73,8 @@ class Lifecycle:
         self.hung = False  # a thread never comes back, and would keep the process from ending
 
     async def __aenter__(self) -> Self:
+        self._loop = asyncio.get_running_loop()
+        self._thread_lost: asyncio.Future[None] = self._loop.create_future()
         self._task = asyncio.create_task(self._live(), name="lifecycle")
         return self
 
@@ -71,6 +83,8 @@ class Lifecycle:
         self.drain()
         self._stop.set()
         await self._task
+        if self._thread_lost.done():
+            self._thread_lost.exception()  # seen, also where it came too late to end anything
 
     @property
     def state(self) -> State:
@@ -103,6 +117,11 @@ class Lifecycle:
                 log.exception("the reload failed")
             else:
                 log.info("reloaded")
+
+    def thread_ended(self, name: str, error: BaseException) -> None:
+        """In any thread: one that the whole service needs has ended, and so does the service."""
+        with suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self._lose, ThreadEnded(f"the thread {name} ended unexpectedly: {error!r}"))
 
     async def started(self) -> None:
         """Return when nothing is loading any more, successfully or not."""
@@ -165,7 +184,7 @@ class Lifecycle:
     async def _live(self) -> None:
         settings = self._settings
         try:
-            with closing(DecodePool(settings.decode_threads)) as pool:
+            with closing(DecodePool(settings.decode_threads, partial(self.thread_ended, "decode"))) as pool:
                 async with open_repository(settings, pool, self._metrics, self._tracing) as self._repository:
                     if self._state is State.STARTING:
                         self._state = State.READY
@@ -183,14 +202,19 @@ class Lifecycle:
             self._started.set()
             self._on_failure()
 
+    def _lose(self, cause: ThreadEnded) -> None:
+        if not self._thread_lost.done():
+            self._thread_lost.set_exception(cause)
+
     async def _stopped_or_lost(self, repository: ModelRepository) -> None:
-        """Wait for the stop; raise what ended a model before it."""
+        """Wait for the stop; raise what ended a model or a thread before it."""
         stop, lost = asyncio.ensure_future(self._stop.wait()), asyncio.ensure_future(repository.lost())
         try:
-            await asyncio.wait((stop, lost), return_when=asyncio.FIRST_COMPLETED)
-            if lost.done():
-                self._state = State.FAILED  # while the other models answer what they have
-                lost.result()
+            await asyncio.wait((stop, lost, self._thread_lost), return_when=asyncio.FIRST_COMPLETED)
+            for ended in (lost, self._thread_lost):
+                if ended.done():
+                    self._state = State.FAILED  # while the other models answer what they have
+                    ended.result()
         finally:
             stop.cancel()
             lost.cancel()
