@@ -31,6 +31,7 @@ class Bundle:
 
     folder: Path
     manifest: Manifest
+    manifest_sha256: str  # of the file
 
     @property
     def model_path(self) -> Path:
@@ -46,8 +47,9 @@ def open_bundle(folder: Path) -> Bundle:
     path = folder / MANIFEST_FILE
     if folder.is_symlink():
         raise BundleError(f"{folder}: expected a plain folder, found a link")
+    content = _content(path)
     try:
-        manifest = Manifest.model_validate_json(decode_text(_content(path)))
+        manifest = Manifest.model_validate_json(decode_text(content))
     except NotText as error:
         raise BundleError(f"{path}: {error}") from error
     except ValidationError as error:
@@ -64,7 +66,7 @@ def open_bundle(folder: Path) -> Bundle:
         check_graph(contents[MODEL_FILE])
     except BundleError as error:
         raise BundleError(f"{folder / MODEL_FILE}: {error}") from error
-    return Bundle(folder, manifest)
+    return Bundle(folder, manifest, sha256_of(content))
 
 
 def scan_repository(repository: Path) -> "dict[str, list[str] | BundleError]":

@@ -116,6 +116,7 @@ class Lifecycle:
             except Exception:  # a bug, which must not pass for a reload
                 log.exception("the reload failed")
             else:
+                self._warn_of_missing()
                 log.info("reloaded")
 
     def thread_ended(self, name: str, error: BaseException) -> None:
@@ -153,6 +154,12 @@ class Lifecycle:
             raise NotReady(RECOVERING)
         if closed := self._closed():
             raise closed
+        if missing := self.repository.required_and_missing:
+            raise NotReady(f"required_models: not served: {', '.join(sorted(missing))}")
+
+    def _warn_of_missing(self) -> None:
+        if missing := self.repository.required_and_missing:
+            log.error("not ready: required_models names models that are not served: %s", ", ".join(sorted(missing)))
 
     def refusal(self, *, body_bytes: int, timeout: float, rows: int = 1) -> ServiceError | None:
         """Why no request of this kind would be taken now, whichever model it names; None if one might be.
@@ -188,6 +195,7 @@ class Lifecycle:
                 async with open_repository(settings, pool, self._metrics, self._tracing) as self._repository:
                     if self._state is State.STARTING:
                         self._state = State.READY
+                        self._warn_of_missing()
                         log.info("ready")
                     self._started.set()
                     await self._stopped_or_lost(self._repository)

@@ -4,6 +4,7 @@ model_repository/NAME/serving.toml --> versions to serve, and settings of the se
 """
 
 import tomllib
+from collections.abc import Collection
 from pathlib import Path
 from typing import Literal
 
@@ -29,20 +30,21 @@ class ModelSettings(BaseModel):
     max_queue_delay_ms: float | None = None
     max_queue_size: int | None = None
 
-    def select(self, found: list[str]) -> list[str]:
-        """Those of the versions `found`, ascending, that are to be served.
+    def select(self, found: list[str], set_aside: Collection[str] = ()) -> list[str]:
+        """Those of the versions `found`, ascending, that are to be served; none that is set aside.
 
         Raises:
             LoadFailed: a version that is named is not there.
         """
+        remaining = [version for version in found if version not in set_aside]
         if self.versions == "latest":
-            return found[-1:]
+            return remaining[-1:]
         if self.versions == "all":
-            return found
+            return remaining
         wanted = {str(version) for version in self.versions}
         if missing := wanted - set(found):
             raise LoadFailed(f"{SERVING_FILE}: expected versions among {', '.join(found)}, found {min(missing)}")
-        return [version for version in found if version in wanted]
+        return [version for version in remaining if version in wanted]
 
     def applied_to(self, settings: Settings) -> Settings:
         """The settings of this model.
@@ -52,6 +54,12 @@ class ModelSettings(BaseModel):
         """
         overrides = self.model_dump(exclude={"versions"}, exclude_none=True)
         return Settings.model_validate({**settings.model_dump(), **overrides}) if overrides else settings
+
+
+def read_serving_file(folder: Path) -> bytes:
+    """The bytes of the model's serving.toml; none where it has no such file."""
+    path = folder / SERVING_FILE
+    return path.read_bytes() if path.exists() else b""
 
 
 def read_model_settings(folder: Path, settings: Settings) -> tuple[ModelSettings, Settings]:

@@ -11,11 +11,13 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
+from bundle.manifest import NAME
 from service.cores import available_cores
 from service.logs import LogFormat, LoggedRequests, LogLevel
 from service.origins import normal_origins
 
 ProviderName = Literal["auto", "cpu", "cuda", "tensorrt"]
+_NAME = NAME.strip("^$")
 _PREFIX = "AASERVE_"
 # Kubernetes sets these in every pod of a namespace that has a Service called aaserve.
 _SERVICE_LINK = re.compile(r"(SERVICE_(HOST|PORT)|PORT_\d+_(TCP|UDP|SCTP))(_\w+)?")
@@ -41,6 +43,14 @@ class Settings(BaseSettings):
     port: int = Field(8080, ge=0, le=65535, description="TCP port; 0 for any free one.")
     repository: Path = Field(Path("model_repository"), description="Folder of bundles, NAME/VERSION/.")
     strict: bool = Field(False, description="Let one model that cannot be served stop the start.")
+    broken_version: Literal["fall_back", "fail"] = Field(
+        "fall_back", description="Where the version to serve is broken: serve the newest older one, or not the model."
+    )
+    required_models: str = Field(
+        "",
+        pattern=rf"^({_NAME}( *, *{_NAME})*)?$",
+        description="Names, separated by commas, of models without which the service is not ready.",
+    )
     provider: ProviderName = Field(
         "auto", description="Execution provider; one that is asked for and not there stops the start."
     )
