@@ -170,10 +170,6 @@ class Metrics:
         )
         self.worker_restarts = worker_restarts(registry)
 
-    def watch_missing(self, missing: Callable[[], int]) -> None:
-        """Report how many models are wanted and not served."""
-        self._report(self.models_missing, missing)
-
     def watch_model(
         self, name: str, versions: Sequence[Reporting], *, failed: Sequence[str] = (), fallback: bool = False
     ) -> None:

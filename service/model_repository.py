@@ -20,7 +20,7 @@ from service.metrics import Metrics
 from service.model_settings import read_model_settings, read_serving_file
 from service.predictor import Predictor
 from service.predictor_lifetime import open_predictor
-from service.rollback import ROLLBACK_FILE, read_rollback, remember
+from service.rollback import choose, remember
 from service.served_model import LoadedVersion, ServedModel, retire
 from service.settings import Settings
 
@@ -48,7 +48,7 @@ class ModelRepository:
         self._retiring: set[asyncio.Future[list[None]]] = set()
         self._watching: set[asyncio.Task[None]] = set()
         self._lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        metrics.watch_missing(lambda: len(self.missing))
+        self._metrics.models_missing.set(len(self._missing))
 
     def __iter__(self) -> Iterator[ServedModel]:
         return iter(self._models.values())
@@ -57,11 +57,6 @@ class ModelRepository:
     def predictors(self) -> list[Predictor]:
         """Those that answer."""
         return [loaded.predictor for model in self for loaded in model.serving.values()]
-
-    @property
-    def missing(self) -> set[str]:
-        """Models of the repository, or required ones, of which nothing is served."""
-        return {model.name for model in self if not model.serving} | self.required_and_missing
 
     @property
     def required_and_missing(self) -> set[str]:
@@ -142,7 +137,8 @@ class ModelRepository:
                     await self.load(name)
                 else:
                     async with self._changing:
-                        self._drop(name)
+                        if name in self._models:
+                            self._drop(name)
             except (LoadFailed, ModelNotFound, ProviderMissing) as error:
                 log.error("%s", error)
 
@@ -186,7 +182,7 @@ class ModelRepository:
             if model.standby:
                 self._retire(model.switch(model.standby))
                 self._report(model)
-                self._remember_rollback(model)
+                self._rolled_back(model)
                 return model
             if not model.rolled_back:
                 raise ModelNotFound(f"{name} has nothing to roll back to")
@@ -244,7 +240,7 @@ class ModelRepository:
             model.holding = False
             self._retire(model.switch(serving))
         if undo:
-            self._remember_rollback(model)
+            self._rolled_back(model)
         self._report(model)
         if model.broken:
             log.error("%s: %s", name, model.notice)
@@ -260,18 +256,15 @@ class ModelRepository:
         self._report(model)
         return model
 
-    def _remember_rollback(self, model: ServedModel) -> None:
-        """Have what is served now, and not what is on standby, outlast reloads and, if possible, this process."""
-        model.holding = True
+    def _rolled_back(self, model: ServedModel) -> None:
+        """Have what is served now outlast reloads and, if possible, this process."""
         before, now = ", ".join(model.standby), ", ".join(model.serving)
         try:
             found = scan_repository(self._settings.repository).get(model.name, [])
-            asked_for = (
-                []
-                if isinstance(found, BundleError)
-                else read_model_settings(model.folder, self._settings)[0].select(found)
+            own, _ = read_model_settings(model.folder, self._settings)
+            undone = (
+                bool(found) and not isinstance(found, BundleError) and set(own.select(found)) <= model.serving.keys()
             )
-            undone = bool(asked_for) and set(asked_for) <= model.serving.keys()
             obstacle = remember(model, undone=undone)
         except (BundleError, LoadFailed) as error:
             undone, obstacle = False, self._in_public(error)
@@ -280,6 +273,7 @@ class ModelRepository:
             words += f"; a restart undoes that: {obstacle}"
         log.warning("%s: %s", model.name, words)
         model.rolled_back = None if undone and not obstacle else words
+        model.holding = obstacle is not None
 
     def _in_public(self, error: Exception) -> str:
         """What is wrong, without where on the disk the repository is."""
@@ -295,18 +289,10 @@ class ModelRepository:
         if isinstance(found, BundleError):
             raise found
         own, settings = read_model_settings(model.folder, self._settings)
-        rollback = None if undo else read_rollback(model.folder)
-        set_aside = rollback.of(model.folder, found) if rollback else []
-        chosen, asked_for = own.select(found, set_aside), own.select(found)
-        if rollback and set(asked_for) <= set(set_aside):
-            chosen = [version for version in found if version in rollback.serve] or chosen
-        if not chosen:
-            besides = f" that {ROLLBACK_FILE} does not set aside" if asked_for else ""
-            raise LoadFailed(f"{model.folder}: expected at least one version to serve, found none{besides}")
+        choice = choose(model.folder, own, found, undo=undo)
         serving: dict[str, LoadedVersion] = {}
-        older = [version for version in found if int(version) < int(chosen[0]) and version not in set_aside]
-        for version in [*chosen, *reversed(older if own.versions == "latest" else [])]:
-            if version in chosen or not serving:
+        for version in [*choice.versions, *choice.substitutes]:
+            if version in choice.versions or not serving:
                 try:
                     serving[version] = await self._unchanged_or_opened(model, version, settings, opened)
                 except (BundleError, StartFailed) as error:
@@ -317,8 +303,7 @@ class ModelRepository:
                     last = error
         if not serving:
             raise last
-        words = f"version {', '.join(set_aside)} is set aside by {ROLLBACK_FILE}" if set_aside else None
-        return serving, words if set_aside and chosen != asked_for else None
+        return serving, choice.notice
 
     async def _unchanged_or_opened(
         self, model: ServedModel, version: str, settings: Settings, opened: list[LoadedVersion]
@@ -354,10 +339,16 @@ class ModelRepository:
             if not self._lost.done():
                 self._lost.set_exception(error)
 
+    @property
+    def _missing(self) -> set[str]:
+        """Models of the repository, or required ones, of which nothing is served."""
+        return {model.name for model in self if not model.serving} | self.required_and_missing
+
     def _report(self, model: ServedModel) -> None:
         predictors = [loaded.predictor for loaded in model.serving.values()]
         failed = list(model.failures) if not model.serving else []
         self._metrics.watch_model(model.name, predictors, failed=failed, fallback=bool(model.broken))
+        self._metrics.models_missing.set(len(self._missing))
 
     def _retire(self, versions: list[LoadedVersion]) -> None:
         if versions:

@@ -7,6 +7,7 @@ import os
 import tempfile
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -14,7 +15,7 @@ from bundle.bundle import MANIFEST_FILE, sha256_of
 from bundle.manifest import Sha256, Version
 from bundle.text import NotText, check_regular, read_text
 from service.errors import LoadFailed
-from service.model_settings import SERVING_FILE, read_serving_file
+from service.model_settings import SERVING_FILE, ModelSettings, read_serving_file
 from service.served_model import ServedModel
 
 ROLLBACK_FILE = "rollback.json"
@@ -83,6 +84,36 @@ def manifest_sha256(folder: Path) -> str | None:
         return sha256_of((folder / MANIFEST_FILE).read_bytes())
     except OSError:
         return None
+
+
+class Choice(NamedTuple):
+    """What a model's folder, its serving.toml and its rollback.json ask for."""
+
+    versions: list[str]  # to be served, ascending
+    substitutes: list[str]  # for a service that may fall back if all of these are broken, the newest first
+    notice: str | None  # that a rollback decides
+
+
+def choose(folder: Path, own: ModelSettings, found: list[str], *, undo: bool) -> Choice:
+    """Say which of the versions `found` are to be served; with `undo`, as if nothing had been rolled back.
+
+    Raises:
+        LoadFailed: none is, one that is named is not there, or rollback.json cannot be read.
+    """
+    rollback = None if undo else read_rollback(folder)
+    set_aside = rollback.of(folder, found) if rollback else []
+    asked_for, chosen = own.select(found), own.select(found, set_aside)
+    if rollback and set(asked_for) <= set(set_aside):
+        chosen = [version for version in found if version in rollback.serve] or chosen
+    if not chosen:
+        besides = f" that {ROLLBACK_FILE} does not set aside" if asked_for else ""
+        raise LoadFailed(f"{folder}: expected at least one version to serve, found none{besides}")
+    older = [version for version in found if int(version) < int(chosen[0]) and version not in set_aside]
+    return Choice(
+        chosen,
+        older[::-1] if own.versions == "latest" else [],  # whoever names versions wants no others
+        f"version {', '.join(set_aside)} is set aside by {ROLLBACK_FILE}" if chosen != asked_for else None,
+    )
 
 
 def remember(model: ServedModel, *, undone: bool) -> str | None:

@@ -42,7 +42,7 @@ class ServedModel:
     standby: dict[str, LoadedVersion] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)  # version --> reason; "" for the model as a whole
     rolled_back: str | None = None  # what to say of a rollback that holds
-    holding: bool = False  # what is on standby was rolled back from, and is not to come back by itself
+    holding: bool = False  # what is on standby is not to come back by itself, and only this process knows
 
     @property
     def name(self) -> str:

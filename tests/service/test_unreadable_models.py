@@ -64,7 +64,7 @@ def failures(client: httpx.Client) -> dict[str, str]:
     return {model["name"]: failure["reason"] for model in models for failure in model["failures"]}
 
 
-@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.ESTALE, errno.ELOOP])
+@pytest.mark.parametrize("number", [errno.EACCES, errno.ELOOP])
 def test_a_folder_that_cannot_be_read_fails_alone(
     repository: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, number: int
 ) -> None:

@@ -5,6 +5,8 @@ import hashlib
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +16,7 @@ import pytest
 
 from service.app import create_app
 from service.settings import Settings
-from tests.helpers import served, wait_until
+from tests.helpers import ROOT, served, wait_until
 from tests.toy_bundles import picture, write_fragile_bundle
 
 HEADERS = {"Authorization": "Bearer key", "Content-Type": "image/png"}
@@ -116,6 +118,19 @@ def test_a_rollback_is_undone_by_another_one_also_after_a_restart(rolled_back: P
     with serving(rolled_back) as service:
         assert service.version == "4"
         assert service.client.post("/admin/models/fragile/rollback").status_code == 404
+        shutil.rmtree(rolled_back / "fragile" / "4")
+        service.change("load")
+        assert service.version == "3"
+
+
+def test_a_rollback_is_undone_by_deleting_its_file(repository: Path) -> None:
+    with serving(repository) as service:
+        write_fragile_bundle(repository, version="4")
+        service.change("load")
+        service.change("rollback")
+        (repository / "fragile" / "rollback.json").unlink()
+        assert "notice" not in service.change("load")
+        assert service.version == "4"
 
 
 def test_two_rollbacks_in_a_row_forget_neither(rolled_back: Path) -> None:
@@ -124,6 +139,9 @@ def test_two_rollbacks_in_a_row_forget_neither(rolled_back: Path) -> None:
         service.change("load")
         service.change("rollback")
         assert service.version == "3"
+        service.change("rollback")
+        assert service.version == "5"
+        service.change("rollback")
     with serving(rolled_back) as service:
         assert service.version == "3"
         shutil.rmtree(rolled_back / "fragile" / "5")
@@ -298,3 +316,21 @@ def test_readiness_waits_for_the_models_that_are_required(repository: Path, capl
         assert service.client.get("/health/ready").status_code == 200
     with pytest.raises(ValueError, match="required_models"):
         Settings(required_models="a b")
+
+
+def test_a_version_that_a_worker_replaced_does_not_count_as_one_that_does_not_answer(tmp_path: Path) -> None:
+    """Its series stays in the file that the workers share, so its value must be none that alerts look for."""
+    script = (
+        "import types, prometheus_client; from service.metrics import Metrics\n"
+        "def version(number):\n"
+        "    manifest = types.SimpleNamespace(version=number, files={'model.onnx': 'x'}, precision='fp32')\n"
+        "    figures = {'provider': 'CPUExecutionProvider', 'ready': True, 'queue_depth': 0, 'queue_capacity': 1}\n"
+        "    return types.SimpleNamespace(manifest=manifest, **figures)\n"
+        "metrics = Metrics(0)\n"
+        "metrics.watch_model('m', [version('1')]); metrics.watch_model('m', [version('2')]); metrics.refresh()\n"
+        "print(prometheus_client.generate_latest(metrics.registry).decode())\n"
+    )
+    environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert 'aaserve_model_ready{model="m",version="1"} NaN' in done.stdout, done.stderr
+    assert 'aaserve_model_ready{model="m",version="2"} 1.0' in done.stdout
