@@ -158,7 +158,7 @@ class Lifecycle:
             raise NotReady(f"required_models: not served: {', '.join(sorted(missing))}")
 
     def _warn_of_missing(self) -> None:
-        if missing := self.repository.required_and_missing:
+        if self._repository and (missing := self._repository.required_and_missing):
             log.error("not ready: required_models names models that are not served: %s", ", ".join(sorted(missing)))
 
     def refusal(self, *, body_bytes: int, timeout: float, rows: int = 1) -> ServiceError | None:

@@ -103,7 +103,7 @@ def choose(folder: Path, own: ModelSettings, found: list[str], *, undo: bool) ->
     rollback = None if undo else read_rollback(folder)
     set_aside = rollback.of(folder, found) if rollback else []
     asked_for, chosen = own.select(found), own.select(found, set_aside)
-    if rollback and set(asked_for) <= set(set_aside):
+    if rollback and asked_for and set(asked_for) <= set(set_aside):
         chosen = [version for version in found if version in rollback.serve] or chosen
     if not chosen:
         besides = f" that {ROLLBACK_FILE} does not set aside" if asked_for else ""

@@ -97,6 +97,10 @@ def rolled_back(repository: Path) -> Path:
 def test_a_rollback_holds_over_a_restart_until_something_newer_comes(rolled_back: Path) -> None:
     with serving(rolled_back) as service:
         assert service.version == "3"
+        (rolled_back / "fragile" / "serving.toml").write_text("versions = []")
+        assert service.client.post("/admin/models/fragile/load").status_code == 409
+        (rolled_back / "fragile" / "serving.toml").unlink()
+        assert service.change("load")["notice"] == service.card()["notice"]
         assert service.card()["notice"] == "version 4 is set aside by rollback.json"
         assert service.classify(version="4").status_code == 404
         write_fragile_bundle(rolled_back, version="5")
