@@ -166,5 +166,5 @@ def test_what_no_browser_would_send_is_refused(origins: str, words: str) -> None
 def test_what_is_no_origin_stops_the_start() -> None:
     status, stderr = start_that_fails("--cors-origins", "https://a.example,app.example")
     assert (status, len(stderr.splitlines())) == (1, 1)
-    assert stderr.startswith("error: cors_origins: expected https://HOST[:PORT]")
+    assert stderr.startswith("error: --cors-origins: expected https://HOST[:PORT]")
     assert "'app.example' is no origin" in stderr
