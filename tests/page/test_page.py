@@ -203,6 +203,17 @@ def test_the_card_says_what_the_service_says_of_the_model(tab: Page, service: Ru
     expect(about).to_contain_text(version["provenance"]["command"])
 
 
+def test_the_card_says_that_an_older_version_is_served_and_why(tab: Page, service: RunningService) -> None:
+    notice = "version 2 cannot be served, version 1 is served instead"
+    failure = {"version": "2", "reason": "aa-cifar100/2/model.onnx: expected sha256 1, found 2"}
+    model = service.client.get("/models/aa-cifar100").json() | {"notice": notice, "failures": [failure]}
+    tab.route("**/models/aa-cifar100", lambda route: route.fulfill(json=model))
+    tab.goto("/")
+    about = tab.locator("#about")
+    expect(about).to_contain_text(notice)
+    expect(about).to_contain_text(f"version 2: {failure['reason']}")
+
+
 def test_the_figures_are_those_of_the_metrics(tab: Page, service: RunningService) -> None:
     tab.clock.install()
     with tab.expect_response("**/metrics"):
