@@ -1,4 +1,4 @@
-"""python -m benchmarks.image --output FILE [--target cpu|gpu]: needs root and ../shared/tools/image.sh
+"""python -m benchmarks.image --output FILE [--target cpu|gpu]: needs root; installs buildah and debootstrap on Debian
 
 Build the container image, run it as Kubernetes would with `restricted` and a read-only root, and look what it weighs.
 
@@ -25,7 +25,7 @@ from typing import Any
 from benchmarks.circumstances import ROOT, write_result
 from service.version import VERSION
 
-TOOL = ROOT.parent / "shared" / "tools" / "image.sh"
+TOOL = ROOT / "benchmarks" / "image.sh"
 BUILDAH = {**os.environ, "BUILDAH_ISOLATION": "chroot", "STORAGE_DRIVER": "vfs"}  # as image.sh
 SHELLS = ("sh", "bash", "dash", "rbash", "busybox")
 LIMIT_MB = 350  # above the base, of the cpu image
