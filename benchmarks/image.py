@@ -106,6 +106,13 @@ def check(container: Container, **environment: str) -> dict[str, object]:
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
         shutil.copytree(ROOT / "model_repository" / "aa-cifar100" / "1", Path(folder) / "mounted" / "1")
+        # As docs/runbook.md has it: a repository is checked by a start with --strict.
+        with container.start(
+            [*container.config["Entrypoint"], "--strict", "--port", "0"], models=Path(folder), **environment
+        ) as strict:
+            said = strict.communicate(timeout=60)[1].splitlines()[-1]
+        assert said.startswith("error: "), said
+        assert said.endswith("as its folders mounted/1, found aa-cifar100/1"), said
         manifest = Path(folder) / "mounted" / "1" / "manifest.json"
         manifest.write_text(manifest.read_text().replace('"name": "aa-cifar100"', '"name": "mounted"'))
         with container.serving(models=Path(folder), **environment) as url:
@@ -118,6 +125,7 @@ def check(container: Container, **environment: str) -> dict[str, object]:
         "checked": [
             "read-only root without a shell: starts, is healthy, classifies, shows metrics, ends with 0 on SIGTERM",
             "/mnt/models: what is mounted there is served in the place of the shipped bundle",
+            "--strict: a damaged repository ends it with one line, as the runbook shows",
         ],
         "first_label": answer["predictions"][0]["label"],
     }
