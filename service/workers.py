@@ -101,12 +101,15 @@ class Supervisor:
     def _start(self, slot: int, *, first: bool = False) -> None:
         door = (self._inside if first else self._door).fileno()
         worker = Worker(slot, self._listening.fileno(), self._lifeline, door, first)
+        # A worker inherits the blocked SIGHUP: until it can reload, one that comes waits instead of killing it.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
         process = subprocess.Popen(
             [sys.executable, "-m", "service", *sys.argv[1:]],
             env={**os.environ, VARIABLE: json.dumps(asdict(worker))},
             pass_fds=(worker.listening, worker.lifeline, worker.door),
             start_new_session=True,  # Ctrl-C reaches the supervisor only, which passes it on once
         )
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
         process.returncode = 0  # run() waits for all of them at once; the object must not
         self._started[slot] = time.monotonic()
         self._slots[process.pid] = slot

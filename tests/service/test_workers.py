@@ -75,6 +75,14 @@ def test_a_worker_that_is_killed_is_replaced_and_nobody_else_notices() -> None:
         wait_until(lambda: service.metric("aaserve_worker_restarts_total") == 2)
 
 
+def test_sighup_reaches_workers_that_are_still_starting() -> None:
+    with running_service("--workers", "2", ready=False) as service:
+        service.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: sum("reloaded" in line for line in service.log) == 2, 30)
+        assert all_ready(service)
+        assert not any("replacing it" in line for line in service.log)
+
+
 def test_sigterm_reaches_all_workers_and_all_that_was_accepted_is_answered() -> None:
     with (
         running_service("--workers", "2", *HELD) as service,
