@@ -196,8 +196,8 @@ _EXPECTED = {  # of what `_Sources` sends
     "/metrics": {200},
     "/models": {200},
     "/health/ready": {200},
-    "admin load": {204},
-    "admin rollback": {204, 404},  # 404: nothing has changed yet
+    "admin load": {200},
+    "admin rollback": {200, 404},  # 404: nothing has changed yet
 }
 
 

@@ -5,6 +5,8 @@ Opening one checks everything it claims; writing one leaves it whole or absent.
 
 import hashlib
 import json
+import os
+import re
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -15,7 +17,8 @@ from pydantic import ValidationError
 
 from bundle.errors import BundleError
 from bundle.graph_file import check_graph
-from bundle.manifest import Manifest
+from bundle.manifest import NAME, Manifest
+from bundle.text import NotText, decode_text
 
 MANIFEST_FILE = "manifest.json"
 MODEL_FILE = "model.onnx"
@@ -28,6 +31,7 @@ class Bundle:
 
     folder: Path
     manifest: Manifest
+    manifest_sha256: str  # of the file
 
     @property
     def model_path(self) -> Path:
@@ -43,8 +47,11 @@ def open_bundle(folder: Path) -> Bundle:
     path = folder / MANIFEST_FILE
     if folder.is_symlink():
         raise BundleError(f"{folder}: expected a plain folder, found a link")
+    content = _content(path)
     try:
-        manifest = Manifest.model_validate_json(_content(path))
+        manifest = Manifest.model_validate_json(decode_text(content))
+    except NotText as error:
+        raise BundleError(f"{path}: {error}") from error
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"])) or "manifest"
@@ -59,29 +66,60 @@ def open_bundle(folder: Path) -> Bundle:
         check_graph(contents[MODEL_FILE])
     except BundleError as error:
         raise BundleError(f"{folder / MODEL_FILE}: {error}") from error
-    return Bundle(folder, manifest)
+    return Bundle(folder, manifest, sha256_of(content))
 
 
-def scan_repository(repository: Path) -> list[Path]:
-    """Folders of all bundles in `repository/NAME/VERSION/`, by name and ascending version.
+def scan_repository(repository: Path) -> "dict[str, list[str] | BundleError]":
+    """Names of the models in `repository/NAME/VERSION/`, and of each its versions, ascending, or why it has none.
 
-    Hidden folders and names that are no version are passed over.
+    A folder that cannot be read concerns its own model only. Passed over: hidden folders, folders without a version,
+    and those of the system (lost+found, @eaDir), which no model can be called.
 
     Raises:
-        BundleError: no such folder, or no bundle in it.
+        BundleError: the repository cannot be read, or there is no model in it.
     """
-    if not repository.is_dir():
-        raise BundleError(f"{repository}: expected a folder of bundles (NAME/VERSION/{MANIFEST_FILE}), found none")
-    folders = [
-        version
-        for name in repository.iterdir()
-        if name.is_dir() and not name.name.startswith(".")
-        for version in name.iterdir()
-        if version.is_dir() and version.name.isascii() and version.name.isdigit()
-    ]
-    if not folders:
+    try:
+        with os.scandir(repository) as entries:
+            names = sorted(entry.name for entry in entries if not entry.name.startswith("."))
+    except OSError as error:
+        raise BundleError(
+            f"{repository}: expected a folder of bundles (NAME/VERSION/{MANIFEST_FILE}), found: {error.strerror}"
+        ) from error
+    models: dict[str, list[str] | BundleError] = {}
+    for name in names:
+        possible = re.fullmatch(NAME, name) is not None
+        try:
+            versions = _versions(repository / name)
+            if versions and possible:
+                models[name] = versions
+            elif versions:
+                models[_printable(name)] = BundleError(
+                    f"{repository}/{_printable(name)}: expected a name of at most 100 letters, digits, '.', '_' "
+                    "and '-', a letter or digit first"
+                )
+        except OSError as error:
+            if possible:
+                models[name] = BundleError(f"{repository / name}: expected a readable folder, found: {error.strerror}")
+    if not models:
         raise BundleError(f"{repository}: expected at least one NAME/VERSION/{MANIFEST_FILE}, found none")
-    return sorted(folders, key=lambda folder: (folder.parent.name, int(folder.name)))
+    return models
+
+
+def _versions(folder: Path) -> list[str]:
+    """Names of the folders that are a version, ascending; none where there is no folder."""
+    try:
+        with os.scandir(folder) as entries:
+            found = [
+                entry.name for entry in entries if entry.name.isascii() and entry.name.isdigit() and entry.is_dir()
+            ]
+    except (NotADirectoryError, FileNotFoundError):  # a file, or a folder that has just gone
+        return []
+    return sorted(found, key=int)
+
+
+def _printable(name: str) -> str:
+    """A name that may hold bytes that are no UTF-8, for logs, JSON and metrics."""
+    return os.fsencode(name).decode(errors="backslashreplace")
 
 
 def write_bundle(repository: Path, manifest: Manifest, files: Mapping[str, bytes], *, replace: bool = False) -> Path:
@@ -157,9 +195,9 @@ def _checked(path: Path, expected: str) -> bytes:
 
 
 def _content(path: Path) -> bytes:
-    if path.is_symlink() or not path.is_file():
-        raise BundleError(f"{path}: expected a plain file, found {'a link' if path.is_symlink() else 'none'}")
     try:
+        if path.is_symlink() or not path.is_file():
+            raise BundleError(f"{path}: expected a plain file, found {'a link' if path.is_symlink() else 'none'}")
         return path.read_bytes()
     except OSError as error:
         raise BundleError(f"{path}: expected a readable file, found {error.strerror or 'an error'}") from error

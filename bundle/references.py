@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from bundle.attention import gaze
 from bundle.errors import BundleError
 from bundle.manifest import Manifest
+from bundle.text import NotText, read_text
 
 
 class Reference(BaseModel):
@@ -36,7 +37,9 @@ def read_references(path: Path) -> tuple[Reference, ...]:
         BundleError: unreadable or malformed; one line.
     """
     try:
-        return _REFERENCES.validate_json(path.read_bytes())
+        return _REFERENCES.validate_json(read_text(path))
+    except NotText as error:
+        raise BundleError(str(error)) from error
     except (OSError, ValidationError) as error:
         raise BundleError(f"{path}: expected references (picture, sha256, logits), found something else") from error
 

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from bundle.errors import BundleError
 from bundle.manifest import Accuracy
+from bundle.text import NotText, read_text
 from export.errors import ExportError
 from export.exporter import Exported, export
 from export.image_size import parse_image_size
@@ -212,5 +213,14 @@ def _points(text: str) -> float:
 
 
 def _measurement(path: Path) -> Measurement:
-    content = json.loads(path.read_bytes())
-    return Measurement(Accuracy.model_validate(content["accuracy"]), content["model"]["sha256"])
+    try:
+        content = json.loads(read_text(path))
+        return Measurement(Accuracy.model_validate(content["accuracy"]), content["model"]["sha256"])
+    except OSError as error:
+        raise ExportError(f"{path}: expected a readable file, found: {error.strerror or error}") from error
+    except NotText as error:
+        raise ExportError(str(error)) from error
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise ExportError(
+            f"{path}: expected the JSON of python -m benchmarks.accuracy, found something else"
+        ) from error

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from bundle.text import NotText, read_text
 from export.errors import ExportError
 
 _SHIPPED = Path(__file__).parent
@@ -17,12 +18,14 @@ def read_labels(source: str) -> tuple[str, ...]:
     """
     path = _SHIPPED / f"{IMAGENET}.txt" if source == IMAGENET else Path(source)
     try:
-        text = path.read_text(encoding="utf-8")
-        labels = json.loads(text) if path.suffix == ".json" else text.splitlines()
+        text = read_text(path)
+        labels = json.loads(text) if path.suffix.lower() == ".json" else _lines(text)
     except OSError as error:
         raise ExportError(f"{path}: expected a file of labels or {IMAGENET!r}, found {error.strerror}") from error
-    except ValueError as error:
-        raise ExportError(f"{path}: not UTF-8 text or not JSON") from error
+    except NotText as error:
+        raise ExportError(str(error)) from error
+    except (ValueError, RecursionError) as error:
+        raise ExportError(f"{path}: expected JSON, found: {error}") from error
     if not isinstance(labels, list) or not labels or not all(isinstance(label, str) for label in labels):
         raise ExportError(f"{path}: expected a list of names")
     labels = [label.strip() for label in labels]
@@ -30,3 +33,8 @@ def read_labels(source: str) -> tuple[str, ...]:
         if not label or label in labels[:number]:
             raise ExportError(f"{path}: label {number} is {'empty' if not label else f'{label!r} once more'}")
     return tuple(labels)
+
+
+def _lines(text: str) -> list[str]:
+    """The lines but for empty ones at the end; splitlines() would also split at a form feed."""
+    return text.rstrip().split("\n") if text.strip() else []

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from bundle.preprocessing import Preprocessing
+from bundle.text import NotText, read_text
 from export.errors import ExportError
 from export.image_size import parse_image_size
 
@@ -34,11 +35,13 @@ def read_preprocessing(source: str) -> Preprocessing:
     if source in PRESETS:
         return PRESETS[source]
     try:
-        table = tomllib.loads(Path(source).read_text(encoding="utf-8")).get("preprocessing")
+        table = tomllib.loads(read_text(Path(source))).get("preprocessing")
     except OSError as error:
         raise ExportError(
             f"{source}: expected a TOML file or {', '.join(PRESETS)}, found: {error.strerror or error}"
         ) from error
+    except NotText as error:
+        raise ExportError(str(error)) from error
     except ValueError as error:
         raise ExportError(f"{source}: expected TOML, found: {error}") from error
     if table is None:

@@ -13,6 +13,9 @@ import socket
 import sys
 import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from errno import EACCES, EADDRINUSE
 from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,7 +34,7 @@ from service.keys import Keys
 from service.log_writer import LogWriter
 from service.logs import configure_logging
 from service.server import Server
-from service.settings import Settings
+from service.settings import Settings, as_written, unknown_variables
 from service.threads import take_turns
 from service.tls import Certificate
 from service.workers import HUNG, Supervisor, Worker
@@ -46,26 +49,32 @@ log = logging.getLogger("aaserve")
 def main() -> int:
     try:
         settings = CliApp.run(Settings)
-        scan_repository(settings.repository)
+        with _about("repository"):
+            scan_repository(settings.repository)
         if settings.api_keys_file is not None:
-            Keys(settings.api_keys_file)  # a file that is no such file stops the start
+            with _about("api_keys_file"):
+                Keys(settings.api_keys_file)  # a file that is no such file stops the start
         certificate = None
         if settings.tls_certificate is not None and settings.tls_key is not None:
-            certificate = Certificate(settings.tls_certificate, settings.tls_key)
+            with _about("tls_certificate", "tls_key"):
+                certificate = Certificate(settings.tls_certificate, settings.tls_key)
         tracing = _open_tracing() if settings.tracing else None
         worker = Worker.from_environment()
         listening = socket.socket(fileno=worker.listening) if worker else _listen(settings)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
+        message = first["msg"].removeprefix("Value error, ")
         if not first["loc"]:  # settings that do not go together
-            return _fail(first["msg"].removeprefix("Value error, "))
-        return _fail(f"{'.'.join(map(str, first['loc']))}: {first['msg']}, found {first['input']!r}")
-    except (BundleError, StartFailed, OSError) as error:
+            return _fail(message)
+        return _fail(f"{as_written(str(first['loc'][0]))}: {message}, found {first['input']!r}")
+    except (StartFailed, OSError) as error:
         return _fail(str(error))
     logs = configure_logging(settings.log_format, settings.log_level, *([tracing.logs] if tracing else []))
     if worker is None:
         host, port = listening.getsockname()[:2]
-        log.info("listening on %s://%s:%d", "https" if certificate else "http", host, port)
+        log.info("listening on %s://%s", "https" if certificate else "http", _authority(host, port))
+        for line in unknown_variables():
+            log.warning("%s", line)
         if settings.api_keys_file is None and not ip_address(host).is_loopback:
             log.warning("no api_keys_file is set: whoever reaches this address may classify and read /metrics")
         if settings.workers > 1:
@@ -89,6 +98,7 @@ def _serve(
     app = create_app(settings, worker=worker, tracing=tracing, on_failure=stop)
     app.state.max_connections = allowed_connections(settings.max_connections)
     logs.on_dropped = app.state.metrics.log_lines_dropped.inc
+    logs.on_end = lambda error: app.state.lifecycle.thread_ended("log", error)
     server = Server(
         uvicorn.Config(
             app,
@@ -149,8 +159,25 @@ def _listen(settings: Settings) -> socket.socket:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     try:
         return socket.create_server((settings.host, settings.port), family=family, backlog=BACKLOG)
-    except OSError as error:
-        raise OSError(f"{settings.host}:{settings.port}: {error.strerror}") from error
+    except (OSError, UnicodeError) as error:  # the latter of a name that cannot be one
+        setting = as_written("port" if getattr(error, "errno", None) in (EACCES, EADDRINUSE) else "host")
+        address = _authority(settings.host, settings.port)
+        reason = str(getattr(error, "strerror", None) or error).partition(" (while")[0]
+        raise StartFailed(f"{setting}: expected to listen on {address}, found: {reason}") from error
+
+
+def _authority(host: str, port: int) -> str:
+    """As in a URL, where an IPv6 address stands in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+@contextmanager
+def _about(*settings: str) -> Iterator[None]:
+    """Have an error name the settings that it is about."""
+    try:
+        yield
+    except (BundleError, StartFailed) as error:
+        raise StartFailed(f"{', '.join(map(as_written, settings))}: {error}") from error
 
 
 def _fail(message: str) -> int:

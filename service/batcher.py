@@ -80,7 +80,7 @@ class DynamicBatcher:
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
         self._ended: asyncio.Future[None] = self._loop.create_future()
-        self._lanes.open()
+        self._lanes.open(self._thread_ended)
         self._accepting = True
         return self
 
@@ -260,6 +260,9 @@ class DynamicBatcher:
             self._look_after_the_model()
 
         self._assignments.give(work, then, failed, assignment)
+
+    def _thread_ended(self, error: BaseException) -> None:
+        self.abandon(ModelLost(f"an inference thread ended unexpectedly: {error!r}"))
 
     def _ended_one(self, bug: Exception | None) -> None:
         self._lost = self._lost or bug

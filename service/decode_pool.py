@@ -6,18 +6,28 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from service.errors import DeadlineExceeded
-from service.threads import DECODING, give_way
+from service.threads import DECODING, OnEnd, ended, give_way
 
 Result = TypeVar("Result")
 
 
 class DecodePool:
-    """Runs blocking functions in `threads` threads. How many may wait is bounded by each model's `Admission`."""
+    """Runs blocking functions in `threads` threads. How many may wait is bounded by each model's `Admission`.
 
-    def __init__(self, threads: int) -> None:
-        self._executor = ThreadPoolExecutor(
-            threads, thread_name_prefix="decode", initializer=give_way, initargs=(DECODING,)
-        )
+    Args:
+        on_end: called in a thread that cannot begin, after which none of them runs anything.
+    """
+
+    def __init__(self, threads: int, on_end: OnEnd = lambda error: None) -> None:
+        def begin() -> None:
+            try:
+                give_way(DECODING)
+            except BaseException as error:
+                ended("decode", error)
+                on_end(error)
+                raise
+
+        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="decode", initializer=begin)
         self._threads = threads
         self._admitted = 0
 

@@ -154,5 +154,9 @@ class ModelLost(Exception):
     """A model died and could not be loaded again; the message is one line for the operator."""
 
 
+class ThreadEnded(ModelLost):
+    """A thread that the whole service needs has ended; the message is one line for the operator."""
+
+
 class ModelHung(ModelLost):
     """A model call does not come back, nor does its thread; only the end of the process gets rid of both."""

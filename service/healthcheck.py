@@ -13,11 +13,14 @@ LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # a container need not know "l
 
 
 def main() -> int:
-    host = os.environ.get("AASERVE_HOST", "127.0.0.1")
-    port = int(os.environ.get("AASERVE_PORT", "8080"))
+    host, port_text = _variable("AASERVE_HOST", "127.0.0.1"), _variable("AASERVE_PORT", "8080")
+    try:
+        port = int(port_text)
+    except ValueError:
+        return _failed(f"AASERVE_PORT: expected a whole number, found {port_text!r}")
     host = LOOPBACK.get(host, host)
     connection: http.client.HTTPConnection
-    if os.environ.get("AASERVE_TLS_CERTIFICATE"):
+    if _variable("AASERVE_TLS_CERTIFICATE", ""):
         # It is for the name that clients use, not for the loopback address, and this asks nothing confidential.
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
@@ -27,13 +30,24 @@ def main() -> int:
     try:
         connection.request("GET", "/health/ready")
         answer = connection.getresponse()
-        found = f"{answer.status} {answer.read().decode()}"
+        found = f"{answer.status} {answer.read().decode(errors='replace')}"
     except (OSError, http.client.HTTPException) as error:
         found = str(error)
     else:
         if answer.status == 200:
             return 0
-    sys.stderr.write(f"error: /health/ready: expected 200, found {found}\n")
+    finally:
+        connection.close()
+    return _failed(f"/health/ready: expected 200, found {found}")
+
+
+def _variable(name: str, default: str) -> str:
+    """As the settings read it: what is empty is not set."""
+    return os.environ.get(name, "").strip() or default
+
+
+def _failed(message: str) -> int:
+    sys.stderr.write(f"error: {message}\n")
     return 1
 
 

@@ -11,6 +11,7 @@ import logging
 import re
 from pathlib import Path
 
+from bundle.text import NotText, check_regular, read_text
 from service.errors import StartFailed
 
 _LINE = re.compile(r"((?:infer|admin|metrics)(?:,(?:infer|admin|metrics))*)\s+([0-9a-f]{64})(?:\s.*)?")
@@ -60,10 +61,12 @@ def _state(path: Path) -> object:
 
 def _read(path: Path) -> list[tuple[str, frozenset[str]]]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "bytes that are no text"
-        raise StartFailed(f"{path}: expected a readable file of keys, found {reason}") from error
+        check_regular(path)
+        lines = read_text(path).split("\n")  # splitlines() would also split at a form feed in a comment
+    except OSError as error:
+        raise StartFailed(f"{path}: expected a readable file of keys, found {error.strerror or error}") from error
+    except NotText as error:
+        raise StartFailed(str(error)) from error
     keys = []
     for number, line in enumerate(map(str.strip, lines), start=1):
         if not line or line.startswith("#"):

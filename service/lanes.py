@@ -7,7 +7,7 @@ from contextlib import suppress
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
-from service.threads import INFERENCE, give_way
+from service.threads import INFERENCE, OnEnd, give_way, start
 
 Result = TypeVar("Result")
 Then = Callable[[Any, Exception | None], None]
@@ -20,16 +20,21 @@ class Lanes:
         self.number = number
         self._work: SimpleQueue[tuple[Callable[[], Any], Then] | None] = SimpleQueue()
 
-    def open(self) -> None:
-        """Start the threads; belongs to the event loop that `then` is called in."""
-        self._loop = asyncio.get_running_loop()
+    def open(self, on_end: OnEnd) -> None:
+        """Start the threads; belongs to the event loop that `then` is called in.
+
+        A thread that ends by itself leaves work undone: `on_end(error)` is called in the event loop.
+        """
+        loop = self._loop = asyncio.get_running_loop()
+
+        def tell(error: BaseException) -> None:
+            with suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(on_end, error)
+
         # A call that hangs must not keep the process that has given it up: daemons. All others are waited for.
-        self._threads = [
-            threading.Thread(target=self._live, name=f"inference_{number}", daemon=True)
-            for number in range(self.number)
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._threads: list[threading.Thread] = []
+        for number in range(self.number):
+            self._threads.append(start(f"inference_{number}", self._live, tell))
 
     def give(self, work: Callable[[], Any], then: Then) -> None:
         """Have `work()` done in a thread; then, in the event loop, `then(result, None)` or `then(None, error)`."""

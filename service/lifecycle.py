@@ -8,13 +8,23 @@ looks alive.
 import asyncio
 import logging
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from enum import StrEnum
+from functools import partial
 from typing import TYPE_CHECKING, Self
 
 from bundle.errors import BundleError
 from service.decode_pool import DecodePool
-from service.errors import Draining, LoadFailed, ModelHung, ModelLost, NotReady, ServiceError, StartFailed
+from service.errors import (
+    Draining,
+    LoadFailed,
+    ModelHung,
+    ModelLost,
+    NotReady,
+    ServiceError,
+    StartFailed,
+    ThreadEnded,
+)
 from service.metrics import Metrics
 from service.model_repository import RECOVERING, ModelRepository, open_repository
 from service.served_model import ServedModel
@@ -63,6 +73,8 @@ class Lifecycle:
         self.hung = False  # a thread never comes back, and would keep the process from ending
 
     async def __aenter__(self) -> Self:
+        self._loop = asyncio.get_running_loop()
+        self._thread_lost: asyncio.Future[None] = self._loop.create_future()
         self._task = asyncio.create_task(self._live(), name="lifecycle")
         return self
 
@@ -71,6 +83,8 @@ class Lifecycle:
         self.drain()
         self._stop.set()
         await self._task
+        if self._thread_lost.done():
+            self._thread_lost.exception()  # seen, also where it came too late to end anything
 
     @property
     def state(self) -> State:
@@ -98,8 +112,18 @@ class Lifecycle:
         """Bring the models in line with the repository on disk, once they are loaded and if they are served at all."""
         await self.started()  # else a change that came after its model was read would be missed
         if self.state in (State.READY, State.RECOVERING):
-            await self.repository.reload()
-            log.info("reloaded")
+            try:
+                await self.repository.reload()
+            except Exception:  # a bug, which must not pass for a reload
+                log.exception("the reload failed")
+            else:
+                self._warn_of_missing()
+                log.info("reloaded")
+
+    def thread_ended(self, name: str, error: BaseException) -> None:
+        """In any thread: one that the whole service needs has ended, and so does the service."""
+        with suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self._lose, ThreadEnded(f"the thread {name} ended unexpectedly: {error!r}"))
 
     async def started(self) -> None:
         """Return when nothing is loading any more, successfully or not."""
@@ -131,6 +155,12 @@ class Lifecycle:
             raise NotReady(RECOVERING)
         if closed := self._closed():
             raise closed
+        if missing := self.repository.required_and_missing:
+            raise NotReady(f"required_models: not served: {', '.join(sorted(missing))}")
+
+    def _warn_of_missing(self) -> None:
+        if self._repository and (missing := self._repository.required_and_missing):
+            log.error("not ready: required_models names models that are not served: %s", ", ".join(sorted(missing)))
 
     def refusal(self, *, body_bytes: int, timeout: float, rows: int = 1) -> ServiceError | None:
         """Why no request of this kind would be taken now, whichever model it names; None if one might be.
@@ -162,10 +192,11 @@ class Lifecycle:
     async def _live(self) -> None:
         settings = self._settings
         try:
-            with closing(DecodePool(settings.decode_threads)) as pool:
+            with closing(DecodePool(settings.decode_threads, partial(self.thread_ended, "decode"))) as pool:
                 async with open_repository(settings, pool, self._metrics, self._tracing) as self._repository:
                     if self._state is State.STARTING:
                         self._state = State.READY
+                        self._warn_of_missing()
                         log.info("ready")
                     self._started.set()
                     await self._stopped_or_lost(self._repository)
@@ -180,14 +211,19 @@ class Lifecycle:
             self._started.set()
             self._on_failure()
 
+    def _lose(self, cause: ThreadEnded) -> None:
+        if not self._thread_lost.done():
+            self._thread_lost.set_exception(cause)
+
     async def _stopped_or_lost(self, repository: ModelRepository) -> None:
-        """Wait for the stop; raise what ended a model before it."""
+        """Wait for the stop; raise what ended a model or a thread before it."""
         stop, lost = asyncio.ensure_future(self._stop.wait()), asyncio.ensure_future(repository.lost())
         try:
-            await asyncio.wait((stop, lost), return_when=asyncio.FIRST_COMPLETED)
-            if lost.done():
-                self._state = State.FAILED  # while the other models answer what they have
-                lost.result()
+            await asyncio.wait((stop, lost, self._thread_lost), return_when=asyncio.FIRST_COMPLETED)
+            for ended in (lost, self._thread_lost):
+                if ended.done():
+                    self._state = State.FAILED  # while the other models answer what they have
+                    ended.result()
         finally:
             stop.cancel()
             lost.cancel()

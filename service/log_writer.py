@@ -10,8 +10,9 @@ import select
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 
-from service.threads import take_turns
+from service.threads import OnEnd, start, take_turns
 
 CAPACITY = 10_000  # lines waiting, at most: a few MiB
 REST = 0.05  # seconds between two looks at what waits (benchmarks/NOTES.md)
@@ -30,6 +31,7 @@ class LogWriter(logging.Handler):
     def __init__(self, descriptor: int, *, capacity: int = CAPACITY) -> None:
         super().__init__()
         self.on_dropped: Callable[[], None] = lambda: None
+        self.on_end: OnEnd = lambda error: None
         self._descriptor = descriptor
         self._capacity = capacity
         self._lines: deque[bytes] = deque()
@@ -38,8 +40,7 @@ class LogWriter(logging.Handler):
         self._dropped = 0  # and not reported yet
         self._torn = False
         # A daemon: a write that never returns must not keep the process.
-        self._thread = threading.Thread(target=self._run, name="log", daemon=True)
-        self._thread.start()
+        self._thread = start("log", self._run, lambda error: self.on_end(error))
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -63,6 +64,9 @@ class LogWriter(logging.Handler):
         self._closing.set()
         self._some.set()
         self._thread.join(PATIENCE)
+        if not self._thread.is_alive():
+            with suppress(Exception):  # what it has left, where it ended unexpectedly; that may well happen again
+                self._write_all()
         super().close()
 
     def _run(self) -> None:

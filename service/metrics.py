@@ -7,6 +7,7 @@ predecessor was killed, and the worker that is scraped adds all of them up.
 import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
+from math import nan
 from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, values
@@ -129,6 +130,7 @@ class Metrics:
             ["reason"],
             registry=registry,
         )
+        self.rejected.labels("model_not_found")  # from 0, so that the first one is an increase
         self.images = Counter("aaserve_images_total", "Images received.", ["format", "outcome"], registry=registry)
         self.model_info = Gauge(
             "aaserve_model_info",
@@ -144,6 +146,19 @@ class Metrics:
             registry=registry,
             multiprocess_mode="livemin",
         )
+        self.models_missing = Gauge(
+            "aaserve_models_missing",
+            "Models of the repository or of required_models that are not served.",
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
+        self.model_fallback = Gauge(
+            "aaserve_model_fallback",
+            "1 while an older version is served because a newer one is broken.",
+            ["model"],
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
         self.reloads = Counter(
             "aaserve_reloads_total", "Models loaded, or not.", ["model", "outcome"], registry=registry
         )
@@ -155,8 +170,11 @@ class Metrics:
         )
         self.worker_restarts = worker_restarts(registry)
 
-    def watch_model(self, name: str, versions: Sequence[Reporting]) -> None:
-        """Report these versions of a model from now on, and no others."""
+    def watch_model(
+        self, name: str, versions: Sequence[Reporting], *, failed: Sequence[str] = (), fallback: bool = False
+    ) -> None:
+        """Report these versions of a model from now on, and no others; `failed` are those of one that has none."""
+        self.model_fallback.labels(name).set(fallback)
         self._report(self.queue_depth.labels(name), lambda: sum(version.queue_depth for version in versions))
         self.queue_capacity.labels(name).set(sum(version.queue_capacity for version in versions))
         for gauge, labels in self._versions.pop(name, []):
@@ -173,6 +191,9 @@ class Metrics:
             self.model_info.labels(*info).set(1)
             self._report(self.model_ready.labels(*ready), partial(getattr, version, "ready"))
             reported += [(self.model_info, info), (self.model_ready, ready)]
+        for failed_version in failed:
+            self._report(self.model_ready.labels(name, failed_version), lambda: 0)
+            reported.append((self.model_ready, (name, failed_version)))
 
     async def keep_reporting(self) -> None:
         """What another worker reports when it is scraped must be in this one's files: write it again and again."""
@@ -188,7 +209,7 @@ class Metrics:
     def _forget(self, gauge: Gauge, labels: tuple[str, ...]) -> None:
         if self._is_worker:  # whose files keep what they once had
             self._reported.pop(gauge.labels(*labels), None)
-            gauge.labels(*labels).set(0)
+            gauge.labels(*labels).set(nan if gauge is self.model_ready else 0)  # where 0 means: does not answer
         else:
             gauge.remove(*labels)
 

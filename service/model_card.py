@@ -1,6 +1,7 @@
 """A model in memory --> what anybody may know about it."""
 
 from collections.abc import Iterator
+from typing import Annotated
 
 from pydantic import BaseModel, Field
 
@@ -35,12 +36,23 @@ class Failure(BaseModel):
     reason: str
 
 
+Notice = Annotated[
+    str | None,
+    Field(
+        exclude_if=lambda notice: notice is None,
+        description="There where an older version is served than the folder asks for: after a rollback, or because the "
+        "newer one is broken.",
+    ),
+]
+
+
 class ModelCard(BaseModel):
     """One model: the versions in memory, those that answer first and of these the highest; and what failed."""
 
     name: str
     versions: list[VersionCard]
     failures: list[Failure]
+    notice: Notice = None
 
 
 class VersionState(BaseModel):
@@ -56,6 +68,7 @@ class ModelSummary(BaseModel):
     name: str
     versions: list[VersionState]
     failures: list[Failure]
+    notice: Notice = None
 
 
 class ModelList(BaseModel):
@@ -70,6 +83,7 @@ def model_card(model: ServedModel) -> ModelCard:
         name=model.name,
         versions=[_version_card(loaded, state) for loaded, state in _in_memory(model)],
         failures=_failures(model),
+        notice=model.notice,
     )
 
 
@@ -81,6 +95,7 @@ def model_summary(model: ServedModel) -> ModelSummary:
             VersionState(version=loaded.bundle.manifest.version, state=state) for loaded, state in _in_memory(model)
         ],
         failures=_failures(model),
+        notice=model.notice,
     )
 
 

@@ -4,11 +4,13 @@ model_repository/NAME/serving.toml --> versions to serve, and settings of the se
 """
 
 import tomllib
+from collections.abc import Collection
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
 
+from bundle.text import NotText, check_regular, read_text
 from service.errors import LoadFailed
 from service.settings import ProviderName, Settings
 
@@ -28,20 +30,21 @@ class ModelSettings(BaseModel):
     max_queue_delay_ms: float | None = None
     max_queue_size: int | None = None
 
-    def select(self, found: list[str]) -> list[str]:
-        """Those of the versions `found`, ascending, that are to be served.
+    def select(self, found: list[str], set_aside: Collection[str] = ()) -> list[str]:
+        """Those of the versions `found`, ascending, that are to be served; none that is set aside.
 
         Raises:
             LoadFailed: a version that is named is not there.
         """
+        remaining = [version for version in found if version not in set_aside]
         if self.versions == "latest":
-            return found[-1:]
+            return remaining[-1:]
         if self.versions == "all":
-            return found
+            return remaining
         wanted = {str(version) for version in self.versions}
         if missing := wanted - set(found):
             raise LoadFailed(f"{SERVING_FILE}: expected versions among {', '.join(found)}, found {min(missing)}")
-        return [version for version in found if version in wanted]
+        return [version for version in remaining if version in wanted]
 
     def applied_to(self, settings: Settings) -> Settings:
         """The settings of this model.
@@ -53,6 +56,12 @@ class ModelSettings(BaseModel):
         return Settings.model_validate({**settings.model_dump(), **overrides}) if overrides else settings
 
 
+def read_serving_file(folder: Path) -> bytes:
+    """The bytes of the model's serving.toml; none where it has no such file."""
+    path = folder / SERVING_FILE
+    return path.read_bytes() if path.exists() else b""
+
+
 def read_model_settings(folder: Path, settings: Settings) -> tuple[ModelSettings, Settings]:
     """What holds for the model in `folder`: its own file, and the service's settings with it.
 
@@ -61,11 +70,16 @@ def read_model_settings(folder: Path, settings: Settings) -> tuple[ModelSettings
     """
     path = folder / SERVING_FILE
     try:
-        own = ModelSettings.model_validate(tomllib.loads(path.read_text(encoding="utf-8")) if path.exists() else {})
+        check_regular(path)
+        own = ModelSettings.model_validate(tomllib.loads(read_text(path)) if path.exists() else {})
         return own, own.applied_to(settings)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"]))
         raise LoadFailed(f"{path}: {where}: {first['msg']}, found {first['input']!r}") from error
-    except (OSError, ValueError) as error:  # tomllib's own, and text that is no UTF-8
+    except OSError as error:
+        raise LoadFailed(f"{path}: expected a readable file, found: {error.strerror or error}") from error
+    except NotText as error:
+        raise LoadFailed(str(error)) from error
+    except ValueError as error:
         raise LoadFailed(f"{path}: expected TOML, found: {' '.join(str(error).split())}") from error

@@ -19,7 +19,7 @@ from service.admission import Admission
 from service.batch import FewRows
 from service.batcher import DynamicBatcher
 from service.decode_pool import DecodePool
-from service.errors import ModelHung
+from service.errors import ModelHung, ModelLost
 from service.lanes import Lanes
 from service.metrics import Metrics
 from service.model_runner import ModelRunner
@@ -83,10 +83,14 @@ async def open_predictor(
     )
 
     async def abandon_when_hung() -> None:
-        await runner.watchdog.overdue()
-        batcher.abandon(
-            ModelHung(f"{manifest.name}: a model call took more than {settings.model_call_timeout_ms / 1000:g} s")
-        )
+        try:
+            await runner.watchdog.overdue()
+        except Exception as error:  # a bug; without the watchdog a call that hangs would never be noticed
+            batcher.abandon(ModelLost(f"{manifest.name}: the watchdog ended unexpectedly: {error!r}"))
+        else:
+            batcher.abandon(
+                ModelHung(f"{manifest.name}: a model call took more than {settings.model_call_timeout_ms / 1000:g} s")
+            )
 
     watching = asyncio.create_task(abandon_when_hung())
     try:

@@ -41,10 +41,26 @@ class ServedModel:
     serving: dict[str, LoadedVersion] = field(default_factory=dict)
     standby: dict[str, LoadedVersion] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)  # version --> reason; "" for the model as a whole
+    rolled_back: str | None = None  # what to say of a rollback that holds
+    holding: bool = False  # what is on standby is not to come back by itself, and only this process knows
 
     @property
     def name(self) -> str:
         return self.folder.name
+
+    @property
+    def broken(self) -> list[str]:
+        """Versions that should be served and cannot, while others are."""
+        return [version for version in self.failures if version and self.serving and version not in self.serving]
+
+    @property
+    def notice(self) -> str | None:
+        """What everybody should know who looks at this model, if there is anything."""
+        said = [self.rolled_back] if self.rolled_back else []
+        if self.broken:
+            broken, served = ", ".join(self.broken), ", ".join(self.serving)
+            said.append(f"version {broken} cannot be served, version {served} is served instead")
+        return "; ".join(said) or None
 
     @property
     def default(self) -> Predictor:

@@ -1,17 +1,26 @@
 """All settings, each as option `--max-queue-size` and environment variable `AASERVE_MAX_QUEUE_SIZE`."""
 
+import difflib
+import os
+import re
+import sys
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
+from bundle.manifest import NAME
 from service.cores import available_cores
 from service.logs import LogFormat, LoggedRequests, LogLevel
 from service.origins import normal_origins
 
 ProviderName = Literal["auto", "cpu", "cuda", "tensorrt"]
+_NAME = NAME.strip("^$")
+_PREFIX = "AASERVE_"
+# Kubernetes sets these in every pod of a namespace that has a Service called aaserve.
+_SERVICE_LINK = re.compile(r"(SERVICE_(HOST|PORT)|PORT_\d+_(TCP|UDP|SCTP))(_\w+)?")
 
 
 def _cores_of_a_worker(validated: dict[str, Any]) -> int:
@@ -23,7 +32,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(
         frozen=True,
-        env_prefix="AASERVE_",
+        env_prefix=_PREFIX,
         cli_prog_name="python -m service",
         cli_kebab_case=True,
         cli_hide_none_type=True,
@@ -34,6 +43,14 @@ class Settings(BaseSettings):
     port: int = Field(8080, ge=0, le=65535, description="TCP port; 0 for any free one.")
     repository: Path = Field(Path("model_repository"), description="Folder of bundles, NAME/VERSION/.")
     strict: bool = Field(False, description="Let one model that cannot be served stop the start.")
+    broken_version: Literal["fall_back", "fail"] = Field(
+        "fall_back", description="Where the version to serve is broken: serve the newest older one, or not the model."
+    )
+    required_models: str = Field(
+        "",
+        pattern=rf"^({_NAME}( *, *{_NAME})*)?$",
+        description="Names, separated by commas, of models without which the service is not ready.",
+    )
     provider: ProviderName = Field(
         "auto", description="Execution provider; one that is asked for and not there stops the start."
     )
@@ -128,6 +145,23 @@ class Settings(BaseSettings):
         "none", description="triton: the same figures also under Triton's names, nv_inference_*; for one process."
     )
 
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, *_: Any, **__: Any
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Options, which are always first, and variables; an empty one, as Compose makes of ${X:-}, is not set."""
+        return init_settings, EnvSettingsSource(settings_cls, env_ignore_empty=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _stripped(cls, value: object, info: ValidationInfo) -> object:
+        """Without the spaces and line ends that files and templates leave around a value."""
+        if isinstance(value, str):
+            value = value.strip()
+            if not value and info.field_name and cls.model_fields[info.field_name].default != "":
+                raise ValueError("expected a value")
+        return value
+
     @field_validator("cors_origins")
     @classmethod
     def _origins(cls, text: str) -> str:
@@ -139,11 +173,36 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _certificate_and_key(self) -> Self:
         if (self.tls_certificate is None) != (self.tls_key is None):
-            raise ValueError("tls_certificate and tls_key are only of use together, found one of them")
+            found = "tls_key" if self.tls_certificate is None else "tls_certificate"
+            raise ValueError(f"expected tls_certificate and tls_key together, found only {as_written(found)}")
         return self
 
     @model_validator(mode="after")
     def _one_process(self) -> Self:
         if self.workers > 1 and self.metrics_compat == "triton":
-            raise ValueError("Triton's names are for one process, found several workers")
+            raise ValueError(
+                f"{as_written('metrics_compat')}: Triton's names are for one process, "
+                f"found {as_written('workers')} {self.workers}"
+            )
         return self
+
+
+def as_written(name: str) -> str:
+    """A setting as the user gave it: the option or the variable; its plain name where nobody did."""
+    option = f"--{name.replace('_', '-')}"
+    given = {argument.partition("=")[0] for argument in sys.argv[1:]}
+    if given & {option, f"--no-{option[2:]}"}:
+        return option
+    return next((variable for variable in os.environ if variable.upper() == _PREFIX + name.upper()), name)
+
+
+def unknown_variables() -> list[str]:
+    """A line for each variable of ours in the environment that is no setting, most likely a misspelt one."""
+    known = [name.upper() for name in Settings.model_fields]
+    lines = []
+    for variable in sorted(os.environ):
+        prefix, name = variable[: len(_PREFIX)].upper(), variable[len(_PREFIX) :].upper()
+        if prefix == _PREFIX and name not in known and not _SERVICE_LINK.fullmatch(name):
+            near = difflib.get_close_matches(name, known, n=1)
+            lines.append(f"{variable} is no setting" + (f"; did you mean {_PREFIX}{near[0]}?" if near else ""))
+    return lines

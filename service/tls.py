@@ -4,6 +4,7 @@ import logging
 import ssl
 from pathlib import Path
 
+from bundle.text import check_regular
 from service.errors import StartFailed
 
 log = logging.getLogger("aaserve")
@@ -37,9 +38,11 @@ class Certificate:
     def _fresh(self) -> ssl.SSLContext:
         for path in (self._chain, self._key):
             try:
+                check_regular(path)
                 path.open("rb").close()
             except OSError as error:
-                raise StartFailed(f"{path}: expected a readable PEM file, found {error.strerror}") from error
+                reason = error.strerror or error
+                raise StartFailed(f"{path}: expected a readable PEM file, found {reason}") from error
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         try:
             context.load_cert_chain(self._chain, self._key, password="")  # never ask for one at the terminal

@@ -97,7 +97,7 @@ def running_service(
     log: list[str] = []
     reader = threading.Thread(target=lambda: log.extend(process.stderr), daemon=True)  # keeps the pipe empty
     try:
-        url = _wait_for(process, log, r"listening on (https?://[\w.:]+)")
+        url = _wait_for(process, log, r"listening on (https?://[\w.:\[\]]+)")
         if ready:
             _wait_for(process, log, r"\bready\b()")
         reader.start()

@@ -50,7 +50,7 @@ class VirtualLanes(Lanes):
         self._running = 0
         self.most_jobs = 0  # running and waiting at once
 
-    def open(self) -> None:
+    def open(self, on_end: Callable[[BaseException], None]) -> None:
         self._loop = asyncio.get_running_loop()
 
     def close(self, *, wait: bool) -> None:

@@ -10,6 +10,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from bundle.text import read_text
+
 MIB = 2**20
 
 
@@ -41,7 +43,7 @@ def join(path: Path) -> None:
     """
     if path.exists():
         raise FileExistsError(f"{path} exists already")
-    digests = json.loads(_listing(path).read_text())
+    digests = json.loads(read_text(_listing(path)))
     partial = path.with_name(f"{path.name}.partial")
     with partial.open("wb") as file:
         for name, expected in digests.items():

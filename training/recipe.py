@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from bundle.preprocessing import Preprocessing
+from bundle.text import read_text
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -76,8 +77,8 @@ def read_recipe(path: Path) -> Recipe:
         ValueError: not TOML, or a field missing, unknown or out of bounds; one line that names it.
     """
     try:
-        return Recipe.model_validate(tomllib.loads(path.read_text()))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        return Recipe.model_validate(tomllib.loads(read_text(path)))
+    except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{path}: not TOML: {error}") from error
     except ValidationError as error:
         # An unknown field first: where one is missing, it is usually that one misspelt.

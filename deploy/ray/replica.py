@@ -90,7 +90,9 @@ class _OneRequestId:
 def _settings() -> Settings:
     """The environment's; where it names no threads, as many as Ray has granted cores, not as many as the node has."""
     cores = max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1)))
-    unset = {name for name in ("intra_op_num_threads", "decode_threads") if f"AASERVE_{name.upper()}" not in os.environ}
+    unset = {
+        name for name in ("intra_op_num_threads", "decode_threads") if not os.environ.get(f"AASERVE_{name.upper()}")
+    }
     settings = Settings(**dict.fromkeys(unset, cores))
     if without_effect := sorted(settings.model_fields_set & _RAYS_BUSINESS):
         raise StartFailed(f"AASERVE_{without_effect[0].upper()}: no replica of Ray Serve can do that; leave it out")

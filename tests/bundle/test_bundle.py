@@ -116,7 +116,7 @@ def test_a_repository_lists_versions_in_the_order_of_their_numbers(tmp_path: Pat
         write_bundle(tmp_path, manifest(version=version), FILES)
     (tmp_path / "aa-cifar100" / ".1-partial").mkdir()
     (tmp_path / "aa-cifar100" / "notes").mkdir()
-    assert [folder.name for folder in scan_repository(tmp_path)] == ["2", "9", "10"]
+    assert scan_repository(tmp_path) == {"aa-cifar100": ["2", "9", "10"]}
 
 
 @pytest.mark.parametrize("name", ["../escape", "a/b", "", ".hidden", "a b"])

@@ -28,10 +28,10 @@ def test_the_thousand_imagenet_names_ship() -> None:
         ("a.txt", b"", "expected a list of names"),
         ("a.txt", b"ant\n\nbee", "label 1 is empty"),
         ("a.txt", b"ant\nbee\nant", "label 2 is 'ant' once more"),
-        ("a.txt", b"\xff\xfe", "not UTF-8"),
+        ("a.txt", b"\xff\xfe", "expected UTF-8 text, found UTF-16"),
         ("a.json", b"{}", "expected a list of names"),
         ("a.json", b"[1]", "expected a list of names"),
-        ("a.json", b"[", "not JSON"),
+        ("a.json", b"[", "expected JSON"),
     ],
 )
 def test_what_is_no_list_of_names_is_refused(name: str, content: bytes, message: str, tmp_path: Path) -> None:

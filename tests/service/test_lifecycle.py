@@ -88,7 +88,7 @@ def test_an_empty_or_missing_repository_stops_the_start(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "nowhere"):
         status, stderr = start_that_fails(repository=folder)
         assert status == 1
-        assert stderr.startswith(f"error: {folder}: expected ")
+        assert stderr.startswith(f"error: --repository: {folder}: expected ")
 
 
 @pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
@@ -107,9 +107,9 @@ def test_a_gpu_that_was_asked_for_and_is_not_there_stops_the_start(provider: str
 @pytest.mark.parametrize(
     ("options", "environment", "message"),
     [
-        (["--max-batch-size", "0"], {}, "max_batch_size"),
-        (["--port", "abc"], {}, "port"),
-        ([], {"AASERVE_PROVIDER": "tpu"}, "provider"),
+        (["--max-batch-size", "0"], {}, "error: --max-batch-size: "),
+        (["--port", "abc"], {}, "error: --port: "),
+        ([], {"AASERVE_PROVIDER": "tpu"}, "error: AASERVE_PROVIDER: "),
     ],
     ids=["out of bounds", "not a number", "from the environment"],
 )

@@ -112,14 +112,23 @@ def test_a_new_version_is_served_after_sighup_and_rolled_back_by_key(repository:
         assert said(ask(service, model="fragile")) == ("2", "D")
         states = {row["version"]: row["state"] for row in service.client.get("/models/fragile").json()["versions"]}
         assert states == {"2": "ready", "1": "standby"}
-        assert change(service, "rollback").status_code == 204
+        rolled_back = change(service, "rollback")
+        assert rolled_back.status_code == 200
+        reload(service)
+        assert rolled_back.json()["versions"] == [
+            {"version": "1", "state": "ready"},
+            {"version": "2", "state": "standby"},
+        ]
         assert said(ask(service, model="fragile")) == ("1", "d")
-        assert change(service, "rollback").status_code == 204
+        assert change(service, "rollback").json()["versions"][0] == {"version": "2", "state": "ready"}
         assert said(ask(service, model="fragile")) == ("2", "D")
-        assert change(service, "unload").status_code == 204
+        assert change(service, "unload").json() == {"name": "fragile", "versions": [], "failures": []}
         assert ask(service, model="fragile").status_code == 404
         assert service.metric("aaserve_model_ready", model="fragile") == 0
-        assert change(service, "load").status_code == 204
+        reload(service)  # as for a new certificate
+        assert ask(service, model="fragile").status_code == 404
+        loaded = change(service, "load")
+        assert (loaded.status_code, loaded.json()["versions"]) == (200, [{"version": "2", "state": "ready"}])
         assert said(ask(service, model="fragile")) == ("2", "D")
 
 
@@ -189,7 +198,7 @@ def test_a_version_that_is_out_of_memory_has_left_no_thread_behind(repository: P
         def load(times: int) -> None:
             for number in range(times):
                 (repository / "fragile" / "serving.toml").write_text(f"max_batch_size = {times + number}\n")
-                assert change(service, "load").status_code == 204
+                assert change(service, "load").status_code == 200
 
         def threads() -> int:
             return len(list(Path(f"/proc/{service.process.pid}/task").iterdir()))
@@ -225,7 +234,7 @@ def test_changes_need_a_key_for_them(repository: Path, keys: Path) -> None:
         assert change(service, "load", "unknown").status_code == 404
         keys.write_text(f"admin {digest('another')}\n")  # rotated, without a restart
         assert change(service, "load").status_code == 401
-        assert change(service, "load", key="another").status_code == 204
+        assert change(service, "load", key="another").status_code == 200
 
 
 def test_without_keys_nobody_changes_anything(service: RunningService) -> None:
@@ -305,9 +314,12 @@ def test_a_version_replaced_in_place_comes_back_after_a_rollback(repository: Pat
         write_fragile_bundle(repository, version="2", labels=OLD)
         reload(service)
         assert said(ask(service, model="fragile")) == ("2", "d")
-        assert change(service, "rollback").status_code == 204
+        assert "a restart undoes that: version 2 has been replaced" in change(service, "rollback").json()["notice"]
         assert said(ask(service, model="fragile")) == ("2", "D")
-        assert change(service, "load").status_code == 204  # what is on the disk, which is in memory still
+        assert change(service, "load").status_code == 200  # which does not bring back what was rolled back from
+        reload(service)
+        assert said(ask(service, model="fragile")) == ("2", "D")
+        assert "notice" not in change(service, "rollback").json()
         assert said(ask(service, model="fragile")) == ("2", "d")
 
 

@@ -1,0 +1,58 @@
+"""Text files as people save them: UTF-8, with or without a byte-order mark, lines ended by LF, CRLF or CR."""
+
+from pathlib import Path
+
+_OTHER_MARKS = {  # UTF-32 first: its little-endian mark begins with that of UTF-16
+    b"\xff\xfe\x00\x00": "UTF-32",
+    b"\x00\x00\xfe\xff": "UTF-32",
+    b"\xff\xfe": "UTF-16",
+    b"\xfe\xff": "UTF-16",
+}
+
+
+class NotText(ValueError):
+    """Bytes that are no UTF-8 text; the message is one line that says what was found."""
+
+
+def read_text(path: Path) -> str:
+    """Read a text file; every line ends with LF.
+
+    Raises:
+        OSError: it cannot be read.
+        NotText: it is in another encoding, or no text; the message begins with the path.
+    """
+    try:
+        return decode_text(path.read_bytes())
+    except NotText as error:
+        raise NotText(f"{path}: {error}") from error
+
+
+def decode_text(content: bytes) -> str:
+    """Decode the bytes of a text file; every line ends with LF.
+
+    Raises:
+        NotText: they are in another encoding, or no text.
+    """
+    for mark, encoding in _OTHER_MARKS.items():
+        if content.startswith(mark):
+            raise NotText(f"expected UTF-8 text, found {encoding}; save it as UTF-8")
+    if b"\0" in content:
+        raise NotText("expected UTF-8 text, found a zero byte: UTF-16, or no text at all")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise NotText(
+            f"expected UTF-8 text, found the byte 0x{content[error.start]:02x} in line {line}; save it as UTF-8"
+        ) from error
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def check_regular(path: Path) -> None:
+    """Refuse what is there and no regular file: reading a pipe may wait for ever.
+
+    Raises:
+        OSError: it is a folder, a pipe, a socket or a device, or the way to it is closed.
+    """
+    if path.exists() and not path.is_file():
+        raise OSError(f"{'a folder' if path.is_dir() else 'a pipe, a socket or a device'}, not a regular file")
