@@ -7,7 +7,6 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 
 from tests.deploy.queries import RULES
@@ -26,7 +25,9 @@ def series(scrapes: list[str], minutes: int) -> list[dict[str, str]]:
     ]
     found = []
     for name, labels in sorted({key for scrape in seen for key in scrape}):
-        values = [f"{scrape[name, labels]}x{minutes}" if (name, labels) in scrape else f"_x{minutes}" for scrape in seen]
+        values = [
+            f"{scrape[name, labels]}x{minutes}" if (name, labels) in scrape else f"_x{minutes}" for scrape in seen
+        ]
         given = ", ".join(filter(None, [labels, 'job="aaserve"', 'instance="a"']))
         found.append({"series": f"{name.replace('aaserve_up', 'up')}{{{given}}}", "values": " ".join(values)})
     return found
@@ -50,7 +51,7 @@ def test_the_alerts_fire_on_what_a_service_with_a_broken_model_shows(tmp_path: P
     not_ready = alert("a is up and does not serve broken", severity="page", model="broken", version="3")
     failed = [
         alert(
-            f"a could not load {model}; what was served before goes on answering",
+            f"a could not load {model}; nothing that was served has changed",
             **{"severity": "ticket", "model": model, "outcome": "failed"},
         )
         for model in ("broken", "fragile")
