@@ -243,7 +243,7 @@ def test_no_command_hides_from_these_tests(document: Path) -> None:
         ("```python\nprint(6 * 7)  # → 43\n```", "'43'"),
         ("<!-- not run: needs docker -->\n```sh\nfalse\n```", None),
         ("<!-- not run: -->\n```sh\nfalse\n```", "status None"),
-        ("```console\n$ python -m service --repository nowhere\nerror: nowhere…\n```", None),
+        ("```console\n$ python -m service --repository nowhere\nerror: --repository: nowhere…\n```", None),
         ("```console\n$ python -m service\n```", None),
         ("```console\n$ python -m service --max-batch-size 0\n```", "status 1"),
         ("```console\n$ python -m service\n$ python -m service\n```", "in use"),
