@@ -50,7 +50,7 @@ image:  ## build the container image (TARGET=gpu for NVIDIA GPUs)
 		--build-arg VERSION=$$($(PYTHON) -c 'from service.version import VERSION; print(VERSION)') \
 		--build-arg REVISION=$$(git rev-parse HEAD) .
 
-image-check: $(VENV)/.installed  ## build and run the image without Docker, report its size (root, ../shared; half a minute)
+image-check: $(VENV)/.installed  ## build and run the image without Docker, report its size (Debian, root; a few minutes)
 	$(VENV)/bin/python -m benchmarks.image --target $(TARGET) --output runs/image.json
 
 bench: $(VENV)/.installed  ## against the peers that are installed, one workload, a few minutes; into benchmarks/results/

@@ -1,4 +1,4 @@
-"""python -m benchmarks.image --output FILE [--target cpu|gpu]: needs root and ../shared/tools/image.sh
+"""python -m benchmarks.image --output FILE [--target cpu|gpu]: needs root; installs buildah and debootstrap on Debian
 
 Build the container image, run it as Kubernetes would with `restricted` and a read-only root, and look what it weighs.
 
@@ -25,7 +25,7 @@ from typing import Any
 from benchmarks.circumstances import ROOT, write_result
 from service.version import VERSION
 
-TOOL = ROOT.parent / "shared" / "tools" / "image.sh"
+TOOL = ROOT / "benchmarks" / "image.sh"
 BUILDAH = {**os.environ, "BUILDAH_ISOLATION": "chroot", "STORAGE_DRIVER": "vfs"}  # as image.sh
 SHELLS = ("sh", "bash", "dash", "rbash", "busybox")
 LIMIT_MB = 350  # above the base, of the cpu image
@@ -106,6 +106,13 @@ def check(container: Container, **environment: str) -> dict[str, object]:
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
         shutil.copytree(ROOT / "model_repository" / "aa-cifar100" / "1", Path(folder) / "mounted" / "1")
+        # As docs/runbook.md has it: a repository is checked by a start with --strict.
+        with container.start(
+            [*container.config["Entrypoint"], "--strict", "--port", "0"], models=Path(folder), **environment
+        ) as strict:
+            said = strict.communicate(timeout=60)[1].splitlines()[-1]
+        assert said.startswith("error: "), said
+        assert said.endswith("as its folders mounted/1, found aa-cifar100/1"), said
         manifest = Path(folder) / "mounted" / "1" / "manifest.json"
         manifest.write_text(manifest.read_text().replace('"name": "aa-cifar100"', '"name": "mounted"'))
         with container.serving(models=Path(folder), **environment) as url:
@@ -118,6 +125,7 @@ def check(container: Container, **environment: str) -> dict[str, object]:
         "checked": [
             "read-only root without a shell: starts, is healthy, classifies, shows metrics, ends with 0 on SIGTERM",
             "/mnt/models: what is mounted there is served in the place of the shipped bundle",
+            "--strict: a damaged repository ends it with one line, as the runbook shows",
         ],
         "first_label": answer["predictions"][0]["label"],
     }

@@ -1,7 +1,6 @@
 """The application: one lifecycle, its routes, and what surrounds them. Importing this does nothing."""
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
@@ -62,7 +61,7 @@ def create_app(
     if worker is None:
         watch_process(metrics.registry)
     else:
-        watch_workers(metrics.registry, supervisor=os.getppid())
+        watch_workers(metrics.registry, worker.supervisor)
     if settings.metrics_compat == "triton":
         metrics.registry.register(TritonNames(metrics))
 
@@ -89,6 +88,7 @@ def create_app(
         redoc_url=None,
     )
     app.state.settings = settings
+    app.state.worker = worker
     app.state.metrics = metrics
     for part in (
         routes,

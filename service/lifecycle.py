@@ -109,7 +109,8 @@ class Lifecycle:
             self._state = State.DRAINING
 
     async def reload(self) -> None:
-        """Bring the models in line with the repository on disk, if they are served at all."""
+        """Bring the models in line with the repository on disk, once they are loaded and if they are served at all."""
+        await self.started()  # else a change that came after its model was read would be missed
         if self.state in (State.READY, State.RECOVERING):
             try:
                 await self.repository.reload()

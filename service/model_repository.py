@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 from bundle.bundle import open_bundle, scan_repository
 from bundle.errors import BundleError
 from service.decode_pool import DecodePool
-from service.errors import LoadFailed, ModelNotFound, NotReady, ProviderMissing, StartFailed
+from service.errors import Conflict, LoadFailed, ModelNotFound, NotReady, ProviderMissing, StartFailed
 from service.metrics import Metrics
-from service.model_settings import read_model_settings, read_serving_file
+from service.model_settings import SERVING_FILE, read_model_settings, read_serving_file
 from service.predictor import Predictor
 from service.predictor_lifetime import open_predictor
 from service.rollback import choose, remember
@@ -174,6 +174,7 @@ class ModelRepository:
             ModelNotFound: it is not known here, or there was nothing before.
             LoadFailed: what an earlier process had rolled back from cannot be served; everything stays as it was.
             ProviderMissing: likewise.
+            Conflict: this is one worker of several, and the disk cannot tell the others; everything stays as it was.
         """
         async with self._changing:
             model = self._models.get(name)
@@ -268,6 +269,13 @@ class ModelRepository:
             obstacle = remember(model, undone=undone)
         except (BundleError, LoadFailed) as error:
             undone, obstacle = False, self._in_public(error)
+        if obstacle and self._settings.workers > 1:
+            self._retire(model.switch(model.standby))
+            self._report(model)
+            raise Conflict(
+                f"{model.name} is not rolled back, because the other workers could not follow: {obstacle}; "
+                f"name the versions to serve in {SERVING_FILE} and send SIGHUP"
+            )
         words = f"rolled back from version {before} to {now}"
         if obstacle:
             words += f"; a restart undoes that: {obstacle}"

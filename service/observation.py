@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from service.tracing import Tracing
 
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
-UNLOGGED = frozenset({"/health/live", "/health/ready", "/metrics"})  # asked every few seconds, by machines
+# Asked every few seconds, by machines.
+UNLOGGED = frozenset({"/health/live", "/health/ready", "/metrics", "/ping", "/v2/health/live", "/v2/health/ready"})
 _REFUSED = frozenset({401, 429, 503})  # as many as strangers like, so the log has their number only
 _LOGGED_FROM: dict[LoggedRequests, int] = {"all": 0, "errors": 400, "none": 600}  # statuses
 CLIENT_LEFT = 499  # nginx's word; nobody sees it but the metrics

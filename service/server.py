@@ -65,6 +65,7 @@ class Server(uvicorn.Server):
             listening.setblocking(False)
         self._listen()
         self._loop.add_signal_handler(signal.SIGHUP, self._reload)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # which the supervisor blocks until here
         if self._worker is not None:
             self._loop.add_reader(self._worker.lifeline, self._supervisor_gone)
         if self._door is not None:

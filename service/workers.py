@@ -39,13 +39,14 @@ log = logging.getLogger("aaserve")
 
 @dataclass(frozen=True)
 class Worker:
-    """What a worker knows of itself; all numbers but the slot are file descriptors."""
+    """What a worker knows of itself; all other numbers but the slot are file descriptors."""
 
     slot: int
     listening: int
     lifeline: int  # reaches its end when the supervisor is gone
     door: int  # a socket between the first and all the others
     first: bool  # answers that it loads while it does
+    supervisor: int  # its process id
 
     @classmethod
     def from_environment(cls) -> "Worker | None":
@@ -56,6 +57,10 @@ class Worker:
     def balance(self) -> Balance:
         """Of all workers, as this one sees it."""
         return Balance(os.environ[METRICS_FOLDER], self.slot)
+
+    def reload_all(self) -> None:
+        """Have every worker do what the repository says now, this one too."""
+        os.kill(self.supervisor, signal.SIGHUP)
 
     async def knock(self) -> None:
         """Return when the first worker takes no connections any more, unless it is ready itself."""
@@ -100,13 +105,16 @@ class Supervisor:
 
     def _start(self, slot: int, *, first: bool = False) -> None:
         door = (self._inside if first else self._door).fileno()
-        worker = Worker(slot, self._listening.fileno(), self._lifeline, door, first)
+        worker = Worker(slot, self._listening.fileno(), self._lifeline, door, first, os.getpid())
+        # A worker inherits the blocked SIGHUP: until it can reload, one that comes waits instead of killing it.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
         process = subprocess.Popen(
             [sys.executable, "-m", "service", *sys.argv[1:]],
             env={**os.environ, VARIABLE: json.dumps(asdict(worker))},
             pass_fds=(worker.listening, worker.lifeline, worker.door),
             start_new_session=True,  # Ctrl-C reaches the supervisor only, which passes it on once
         )
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
         process.returncode = 0  # run() waits for all of them at once; the object must not
         self._started[slot] = time.monotonic()
         self._slots[process.pid] = slot

@@ -9,7 +9,8 @@ How to write one:
 - `<!-- not run: REASON -->` above a block: it is not. `<!-- with NAME -->` above a Python script: in the environment
   of tests/clients/NAME.txt.
 - A document is one shell session, from top to bottom. `make serve` and `python -m service` stay in the background
-  until the document starts the next one, or ends; 8080 stands for a free port.
+  until the document ends. 8080 stands for a free port, 8081 and so on for others; a second service on a port fails.
+- The runbook is for those who have the image, so it is run with the folders of the image only: IMAGE.
 - The test environment has everything installed, so installing is skipped: SUBSTITUTES.
 """
 
@@ -19,6 +20,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,19 +40,22 @@ STARTS_SERVICE = re.compile(r"^((?:\w+=\S* )*python -m service\b(?:.*\\\n)*.*?) 
 COMMAND_WITHOUT_FENCE = re.compile(
     r"^ {4,}(\$ |(\.venv/bin/)?python |curl |docker |helm |kubectl |make |pip ).*", re.MULTILINE
 )
+IMAGE = re.findall(r"^COPY (\w+) ", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+FOLDERS = {"runbook": {*IMAGE, "examples"}}  # a caller has the pictures
 PRELUDE = r"""
 exec 2>&1
-touch service.log
+services=
 serve() {
-    if [ -n "$service" ]; then kill "$service"; wait "$service"; fi
-    : > service.log  # here, not whenever the service begins: the last one was ready too
-    "$@" > service.log 2>&1 &
+    local log=$(mktemp) service
+    "$@" > "$log" 2>&1 &
     service=$!
-    until grep -qw ready service.log || ! kill -0 "$service"; do sleep 0.05; done 2> /dev/null
-    cat service.log
-    kill -0 "$service" 2> /dev/null || { wait "$service"; local status=$?; service=; return "$status"; }
+    until grep -qw ready "$log" || ! kill -0 "$service"; do sleep 0.05; done 2> /dev/null
+    cat "$log"
+    rm "$log"
+    kill -0 "$service" 2> /dev/null || { wait "$service"; return; }
+    services="$services $service"
 }
-trap '[ -z "$service" ] || { kill "$service"; wait "$service"; }' EXIT
+trap '[ -z "$services" ] || { kill $services; wait $services; }' EXIT
 """
 BEGIN, END = "\x1e", "\x1f"
 
@@ -135,14 +140,14 @@ def transcript(block: Block) -> list[Command]:
 
 def run(commands: list[Command], folder: Path) -> list[tuple[str, int | None]]:
     """What each printed, and its status; None for one that never came to its end."""
-    port = free_port()
+    ports = {str(8080 + number): str(port) for number, port in enumerate(free_ports(3))}
     script = PRELUDE
     for command in commands:
         here = command.script
         for pattern, substitute in SUBSTITUTES.items():
             here = re.sub(f"^{pattern}$", substitute, here, flags=re.MULTILINE)
-        here = re.sub(r"\b8080\b", str(port), here)
-        here = STARTS_SERVICE.sub(rf"serve env \1 --port {port}", here) if "--help" not in here else here
+        here = re.sub(r"\b80[0-9]{2}\b", lambda found: ports.get(found[0], found[0]), here)
+        here = STARTS_SERVICE.sub(rf"serve env AASERVE_PORT={ports['8080']} \1", here) if "--help" not in here else here
         if command.stops:
             here = f"set -e\n{here}\nset +e"
         script += f"printf '{BEGIN}'\n{here}\nprintf '{END}%d' $?\n"
@@ -150,10 +155,11 @@ def run(commands: list[Command], folder: Path) -> list[tuple[str, int | None]]:
     variables |= {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "AASERVE_LOG_FORMAT": "console",  # what people see, at a terminal
-        "service": "",
     }
     done = subprocess.run(["bash", "-c", script], cwd=folder, env=variables, stdout=subprocess.PIPE, timeout=300)
-    printed = re.sub(rf"\b{port}\b", "8080", done.stdout.decode(errors="replace"))
+    printed = done.stdout.decode(errors="replace")
+    for written, port in ports.items():
+        printed = re.sub(rf"\b{port}\b", written, printed)
     results: list[tuple[str, int | None]] = []
     for part in printed.split(BEGIN)[1:]:
         output, _, status = part.partition(END)
@@ -175,9 +181,11 @@ def complaint(command: Command, output: str, status: int | None) -> str | None:
     return f"{command.place}: {command.script}\n{reason}\n{output}\n"
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        return listening.getsockname()[1]
+def free_ports(count: int) -> list[int]:
+    """Different ones, because all are held until the last is found."""
+    with ExitStack() as stack:
+        held = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [listening.getsockname()[1] for listening in held]
 
 
 def run_document(document: Path, folder: Path) -> list[str]:
@@ -185,7 +193,8 @@ def run_document(document: Path, folder: Path) -> list[str]:
     wanted = [command for block in blocks(document) if not block.not_run for command in commands(block)]
     if not wanted:
         return []
-    shutil.copytree(ROOT, folder, ignore=LEFT_OUT)
+    for name in FOLDERS.get(document.stem, {"."}):
+        shutil.copytree(ROOT / name, folder / name, ignore=LEFT_OUT)
     results = run(wanted, folder)
     return [
         wrong
@@ -234,9 +243,11 @@ def test_no_command_hides_from_these_tests(document: Path) -> None:
         ("```python\nprint(6 * 7)  # → 43\n```", "'43'"),
         ("<!-- not run: needs docker -->\n```sh\nfalse\n```", None),
         ("<!-- not run: -->\n```sh\nfalse\n```", "status None"),
-        ("```console\n$ python -m service --repository nowhere\nerror: nowhere…\n```", None),
+        ("```console\n$ python -m service --repository nowhere\nerror: --repository: nowhere…\n```", None),
         ("```console\n$ python -m service\n```", None),
         ("```console\n$ python -m service --max-batch-size 0\n```", "status 1"),
+        ("```console\n$ python -m service\n$ python -m service\n```", "in use"),
+        ("```console\n$ python -m service\n$ python -m service --port 8081\n```", None),
         ('```console\n$ make serve\n$ curl -s localhost:8080/health/ready\n{"state":"ready"}\n```', None),
     ],
     ids=lambda value: value.replace("\n", " ")[:60] if value else "fine",

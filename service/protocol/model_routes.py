@@ -6,7 +6,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
-from service.admin_routes import changeable, load_model
+from service.admin_routes import load_model, unload_model
 from service.deadlines import until
 from service.errors import InvalidRequest
 from service.json_body import kind_of, parse_json
@@ -143,14 +143,14 @@ async def index(request: Request) -> Response:
 @router.post("/v2/repository/models/{model}/load", response_model=Json, responses=_CHANGES)
 async def load(request: Request, model: str) -> Response:
     """Serve what the model's folder says now; only with a key for `admin`."""
-    await load_model(changeable(request), split_name(model)[0])
+    await load_model(request, split_name(model)[0])
     return JSONResponse({})
 
 
 @router.post("/v2/repository/models/{model}/unload", response_model=Json, responses=_CHANGES)
 async def unload(request: Request, model: str) -> Response:
     """Serve the model no more; only with a key for `admin`."""
-    await changeable(request).unload(split_name(model)[0])
+    await unload_model(request, split_name(model)[0])
     return JSONResponse({})
 
 

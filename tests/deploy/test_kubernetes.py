@@ -354,6 +354,10 @@ def test_the_target_of_the_autoscalers_follows_from_the_measured_work() -> None:
     assert f"ρ = {utilisation:.2f}, L = {in_flight:.1f}" in document
     assert f"target of {cores * in_flight:.1f} for {cores} cores" in document.replace("\n", " ")
     assert f"its target is {target}" in document
+    ray = yaml.safe_load((DEPLOY / "ray" / "rayservice.yaml").read_text())["spec"]["serveConfigV2"]
+    [replicas] = yaml.safe_load(ray)["applications"][0]["deployments"]  # of one core
+    in_flight = math.ceil(sizing["planned_requests_inside"])
+    assert replicas["autoscaling_config"]["target_ongoing_requests"] == in_flight
 
 
 def test_the_pod_is_killed_only_after_it_may_have_drained() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from service.logs import LoggedRequests, RefusalLog
 from service.metrics import Metrics
-from service.observation import Observer, Record
+from service.observation import UNLOGGED, Observer, Record
 from tests.helpers import CONSOLE, EXAMPLES, ROOT, RunningService, running_service, wait_until
 
 JPEG = (EXAMPLES / "rocket.jpg").read_bytes()
@@ -25,8 +25,8 @@ def test_json_has_one_line_a_request_with_all_that_is_known_of_it() -> None:
     with running_service("--log-format", "json") as service:
         ask(service, "good")
         ask(service, "bad", JPEG[:100])
-        service.client.get("/health/live")
-        service.client.get("/metrics")
+        for path in sorted(UNLOGGED):
+            assert service.client.get(path).status_code == 200
         service.stop()
     lines = [json.loads(line) for line in service.log]  # every line is a document
     requests = {line["request_id"]: line for line in lines if line["message"] == "request"}

@@ -1,6 +1,7 @@
 """Several processes on one port: one truth in the metrics, and none that is missed when it dies."""
 
 import concurrent.futures
+import hashlib
 import os
 import resource
 import shutil
@@ -12,6 +13,7 @@ import pytest
 
 from service.settings import Settings
 from tests.helpers import EXAMPLES, HELD, REPOSITORY, RunningService, running_service, wait_until
+from tests.toy_bundles import write_fragile_bundle
 
 JPEG = (EXAMPLES / "rocket.jpg").read_bytes()
 pytestmark = pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs Linux's /proc")
@@ -73,6 +75,57 @@ def test_a_worker_that_is_killed_is_replaced_and_nobody_else_notices() -> None:
         assert service.metric("process_cpu_seconds_total") >= cpu_seconds
         assert service.metric("process_start_time_seconds") == started
         wait_until(lambda: service.metric("aaserve_worker_restarts_total") == 2)
+
+
+def test_sighup_reaches_workers_that_are_still_starting() -> None:
+    with running_service("--workers", "2", ready=False) as service:
+        service.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: sum("reloaded" in line for line in service.log) == 2, 30)
+        assert all_ready(service)
+        assert not any("replacing it" in line for line in service.log)
+
+
+def test_a_rollback_reaches_all_workers_and_those_that_come_later(tmp_path: Path) -> None:
+    repository, keys = tmp_path / "repository", tmp_path / "keys"
+    write_fragile_bundle(repository)
+    keys.write_text(f"admin,infer,metrics {hashlib.sha256(b'key').hexdigest()}\n")
+    options = ("--workers", "2", "--api-keys-file", str(keys))
+    with running_service(*options, repository=repository, headers={"Authorization": "Bearer key"}) as service:
+
+        def change(what: str) -> httpx.Response:
+            """By any worker: the connection is a new one."""
+            url = f"{service.client.base_url}/admin/models/fragile/{what}"
+            return httpx.post(url, headers=service.client.headers, timeout=30)
+
+        def served() -> list[str]:
+            """Versions that any worker serves."""
+            versions = ("1", "2", "3")
+            return [version for version in versions if service.metric("aaserve_model_info", version=version)]
+
+        wait_until(lambda: all_ready(service))
+        assert served() == ["1"]
+        write_fragile_bundle(repository, version="2")
+        assert change("load").json()["versions"][0] == {"version": "2", "state": "ready"}
+        wait_until(lambda: served() == ["2"])
+        for wanted in ("1", "2", "1"):  # by either worker, whichever was asked before
+            assert change("rollback").json()["versions"][0] == {"version": wanted, "state": "ready"}
+            wait_until(lambda wanted=wanted: served() == [wanted])
+        remembered = repository / "fragile" / "rollback.json"
+        content = remembered.read_text()
+        remembered.unlink()
+        remembered.mkdir()  # which nobody can write
+        refused = change("rollback")
+        assert (refused.status_code, refused.json()["code"]) == (409, "conflict")
+        assert "the other workers could not follow" in refused.json()["detail"]
+        assert served() == ["1"]
+        remembered.rmdir()
+        remembered.write_text(content)
+        os.kill(children(service.process.pid)[0], signal.SIGKILL)
+        wait_until(lambda: sum("INFO aaserve ready" in line for line in service.log) == 3)
+        assert served() == ["1"]
+        refused = change("unload")
+        assert (refused.status_code, refused.json()["code"]) == (409, "conflict")
+        assert "move its folder out of the repository and send SIGHUP" in refused.json()["detail"]
 
 
 def test_sigterm_reaches_all_workers_and_all_that_was_accepted_is_answered() -> None:
