@@ -56,7 +56,7 @@ def _read_runs(image_bytes: bytes) -> Image.Image:
     if bits != _BITS_OF_RUNS[compression] or width <= 0 or not height:
         raise InvalidImage(f"a BMP image with runs of {bits} bits and {width}x{height} pixels is not defined")
     indices = _runs(image_bytes, start, width, abs(height), packed=bits == 4)
-    image = Image.frombytes("P", (width, abs(height)), bytes(indices), "raw", "P", 0, -1 if upwards else 1)
+    image = Image.frombytes("P", (width, abs(height)), memoryview(indices), "raw", "P", 0, -1 if upwards else 1)
     palette = np.zeros((256, 3), np.uint8)
     known = image_bytes[_FILE_HEADER + size :][: 4 * min(colours or 1 << bits, 256)]
     entries = np.frombuffer(known[: len(known) // 4 * 4], np.uint8).reshape(-1, 4)

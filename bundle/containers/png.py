@@ -8,6 +8,7 @@ IDAT, forgets tRNS where samples do not have 8 bits, and takes four times as lon
 """
 
 import zlib
+from functools import partial
 from struct import Struct
 
 import numpy as np
@@ -15,19 +16,20 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bundle.containers.exif import orientation_of
-from bundle.containers.stored import MAX_PARTS, Stored, check_size, upper_byte
+from bundle.containers.stored import MAX_PARTS, Stored, by_strips, check_size
 from bundle.errors import InvalidImage
 
-_SIGNATURE_LENGTH = 8
+_HEADER_BEGINS = b"\0\0\0\rIHDR"
+_HEADER_ENDS = 33  # bytes, with the signature and the checksum
 _CHUNK = Struct(">I4s").unpack_from
 _CHECKSUM = Struct(">I").unpack_from
-_HEADER = Struct(">IIBBBBB").unpack
+_HEADER = Struct(">IIBBBBB").unpack_from
 _KINDS = {  # (bits, colour type) --> Pillow's mode, and how the decoder unpacks into it
     (1, 0): ("1", "1"),
     (2, 0): ("L", "L;2"),
     (4, 0): ("L", "L;4"),
     (8, 0): ("L", "L"),
-    (16, 0): ("I;16", "I;16B"),
+    (16, 0): ("L", "L;16B"),
     (8, 2): ("RGB", "RGB"),
     (16, 2): ("RGB", "RGB;16B"),
     (1, 3): ("P", "P;1"),
@@ -40,7 +42,8 @@ _KINDS = {  # (bits, colour type) --> Pillow's mode, and how the decoder unpacks
     (16, 6): ("RGBA", "RGBA;16B"),
 }
 _GREY, _RGB, _PALETTE = 0, 2, 3
-_NEEDED = frozenset({b"IHDR", b"PLTE", b"tRNS"})
+_LOWER_BYTES = {_GREY: "L;16", _RGB: "RGB;16L"}  # of 16 bits, whose upper bytes are decoded otherwise
+_NEEDED = frozenset({b"PLTE", b"tRNS"})
 
 
 def read_png(image_bytes: bytes, *, max_pixels: int) -> Stored:
@@ -50,21 +53,19 @@ def read_png(image_bytes: bytes, *, max_pixels: int) -> Stored:
         ImageTooLarge: more than `max_pixels`; known from the header.
         InvalidImage: damaged or missing where pixels need it.
     """
-    if image_bytes[12:16] == b"IHDR" and len(image_bytes) >= 24:  # said before the rest need be there
-        check_size(*Struct(">II").unpack_from(image_bytes, 16), max_pixels=max_pixels)
-    chunks, data, exif = _read_chunks(image_bytes)
-    header = chunks.get(b"IHDR", b"")
-    if len(header) != 13:
+    if image_bytes[8:16] != _HEADER_BEGINS or len(image_bytes) < _HEADER_ENDS:
         raise InvalidImage("the PNG image has no complete IHDR chunk")
-    width, height, bits, colour, compression, filtering, interlaced = _HEADER(header)
+    _check(image_bytes, b"IHDR", _HEADER_ENDS - 17, _HEADER_ENDS - 4)
+    width, height, bits, colour, compression, filtering, interlaced = _HEADER(image_bytes, _HEADER_ENDS - 17)
     check_size(width, height, max_pixels=max_pixels)
     if not width or not height:
         raise InvalidImage(f"the PNG image is {width}x{height} pixels")
     if (bits, colour) not in _KINDS or compression or filtering or interlaced > 1:
         raise InvalidImage(f"the PNG image has a kind that PNG does not define: {bits} bits, colour type {colour}")
+    chunks, data, exif = _read_chunks(image_bytes)
     if not data:
         raise InvalidImage("the PNG image has no IDAT chunk")
-    packed = b"".join(data)
+    packed = data[0] if len(data) == 1 else b"".join(data)
     mode, unpacking = _KINDS[bits, colour]
 
     def decoded(unpacking: str) -> Image.Image:
@@ -78,21 +79,12 @@ def read_png(image_bytes: bytes, *, max_pixels: int) -> Stored:
     if colour == _PALETTE:
         _put_palette(image, chunks.get(b"PLTE", b""), transparent)
     elif transparent is not None and colour in (_GREY, _RGB):
-        samples = 1 if colour == _GREY else 3
-        if len(transparent) < 2 * samples:
-            raise InvalidImage(f"the tRNS chunk of the PNG image has {len(transparent)} bytes, less than a colour")
-        values = [value & (2**bits - 1) for value in Struct(f">{samples}H").unpack_from(transparent)]
+        values = _colour(transparent, bits, 1 if colour == _GREY else 3)
         if bits < 16:
-            values = [value * 255 // (2**bits - 1) for value in values]
-            image.info["transparency"] = values[0] if colour == _GREY else tuple(values)
-        elif colour == _GREY:
-            image = Image.merge("LA", (upper_byte(image), _hole(np.asarray(image) == values[0])))
-        else:  # where the upper and the lower bytes of all three samples are the colour's
-            upper = np.asarray(image) == [value >> 8 for value in values]
-            lower = np.asarray(decoded("RGB;16L")) == [value & 255 for value in values]  # in the other byte order
-            image.putalpha(_hole((upper & lower).all(axis=2)))
-    if image.mode == "I;16":
-        image = upper_byte(image)
+            image.info["transparency"] = values[0] if colour == _GREY else values
+        else:
+            compared = partial(_with_hole, np.array(values))
+            image = by_strips("LA" if colour == _GREY else "RGBA", compared, image, decoded(_LOWER_BYTES[colour]))
     return Stored(image, orientation_of(exif))
 
 
@@ -101,7 +93,7 @@ def _read_chunks(image_bytes: bytes) -> tuple[dict[bytes, bytes], list[memoryvie
     found: dict[bytes, bytes] = {}
     data: list[memoryview] = []
     exif = b""
-    content, place, consecutive = memoryview(image_bytes), _SIGNATURE_LENGTH, True
+    content, place, consecutive = memoryview(image_bytes), _HEADER_ENDS, True
     for _ in range(MAX_PARTS):
         if place + 8 > len(content):
             return found, data, exif
@@ -122,16 +114,16 @@ def _read_chunks(image_bytes: bytes) -> tuple[dict[bytes, bytes], list[memoryvie
             continue
         elif name in _NEEDED:
             _check(image_bytes, name, start, end)
-            if name in found or (not found and name != b"IHDR"):
-                raise InvalidImage(f"the {name.decode()} chunk of the PNG image is not where it has to be")
+            if name in found:
+                raise InvalidImage(f"the PNG image has two {name.decode()} chunks")
             found[name] = bytes(content[start:end])
         elif not name.isalpha():
             raise InvalidImage("the PNG image is damaged: its chunks do not follow each other")
         elif not name[0] & 0x20:  # critical: the pixels cannot be understood without it
             raise InvalidImage(f"the PNG image needs its chunk {name.decode()}, which is not known")
-    if data:
+    if data and not consecutive:
         return found, data, exif
-    raise InvalidImage(f"the PNG image has more than {MAX_PARTS} chunks before its pixels")
+    raise InvalidImage(f"the PNG image has more than {MAX_PARTS} chunks before the end of its pixels")
 
 
 def _check(image_bytes: bytes, name: bytes, start: int, end: int) -> None:
@@ -155,5 +147,17 @@ def _put_palette(image: Image.Image, palette: bytes, transparent: bytes | None) 
         image.putpalette(colours[:, :3].tobytes())
 
 
-def _hole(transparent: NDArray[np.bool_]) -> Image.Image:
-    return Image.fromarray(np.where(transparent, 0, 255).astype(np.uint8))
+def _colour(transparent: bytes, bits: int, samples: int) -> tuple[int, ...]:
+    """The colour that a tRNS chunk names, in samples of 8 bits, or of 16 where the picture has them."""
+    if len(transparent) < 2 * samples:
+        raise InvalidImage(f"the tRNS chunk of the PNG image has {len(transparent)} bytes, less than a colour")
+    values = [value & (2**bits - 1) for value in Struct(f">{samples}H").unpack_from(transparent)]
+    return tuple(values if bits == 16 else [value * 255 // (2**bits - 1) for value in values])
+
+
+def _with_hole(values: NDArray[np.int_], upper: Image.Image, lower: Image.Image) -> Image.Image:
+    """The upper bytes of samples; transparent where the upper and the lower ones are those of `values`."""
+    size = (upper.height, upper.width, len(values))
+    same = (np.asarray(upper).reshape(size) == values >> 8) & (np.asarray(lower).reshape(size) == values & 255)
+    upper.putalpha(Image.fromarray(np.where(same.all(axis=2), 0, 255).astype(np.uint8)))
+    return upper

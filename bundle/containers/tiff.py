@@ -19,7 +19,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from bundle.containers.directory import Directory, read_directory
 from bundle.containers.exif import UNTURNED, upright
-from bundle.containers.stored import Stored, check_size, upper_byte
+from bundle.containers.stored import Stored, by_strips, check_size, upper_byte
 from bundle.errors import InvalidImage
 
 MAX_PIECES = 65_536  # strips or tiles
@@ -179,19 +179,23 @@ def _grey_and_alpha(directory: Directory, kind: _Kind) -> Image.Image:
     """The picture of two samples of 16 bits, decoded as four of 8 bits, which are their bytes."""
     new = {_BITS: [8] * 4, _SAMPLES: [4], _PHOTOMETRIC: [_RGB], _EXTRA_SAMPLES: [_UNASSOCIATED]}
     image = _by_pillow(directory, new, (_PREDICTOR, _SAMPLE_FORMAT))
-    samples = np.array(image).view(directory.order + "u2")  # (H, W, 2)
     predictor = directory.number(_PREDICTOR, _NO_PREDICTOR)
+    if directory.number(_COMPRESSION, _NO_COMPRESSION) == _NO_COMPRESSION:
+        predictor = _NO_PREDICTOR
     if predictor not in (_NO_PREDICTOR, _DIFFERENCES):
         raise _no_colour(f"{kind.name} with predictor {predictor}")
-    if predictor == _DIFFERENCES and directory.number(_COMPRESSION, _NO_COMPRESSION) != _NO_COMPRESSION:
-        step = directory.number(_TILE_WIDTH, image.width) or image.width
-        for left in range(0, image.width, step):  # each row of a tile begins anew
+    step = directory.number(_TILE_WIDTH, image.width) or image.width
+
+    def converted(strip: Image.Image) -> Image.Image:
+        samples = np.array(strip).view(directory.order + "u2")  # (rows, width, 2)
+        for left in range(0, image.width if predictor == _DIFFERENCES else 0, step):  # each tile begins anew
             piece = samples[:, left : left + step]
             piece[...] = np.cumsum(piece, axis=1, dtype=np.uint16)
-    grey, alpha = (Image.fromarray(samples[..., index] >> 8).convert("L") for index in range(2))
-    if kind.extra not in (_ASSOCIATED, _UNASSOCIATED):
-        return grey
-    return Image.merge("La" if kind.extra == _ASSOCIATED else "LA", (grey, alpha))
+        grey, alpha = (Image.fromarray((samples[..., index] >> 8).astype(np.uint8)) for index in range(2))
+        return grey if mode == "L" else Image.merge(mode, (grey, alpha))
+
+    mode = {_ASSOCIATED: "La", _UNASSOCIATED: "LA"}.get(kind.extra or 0, "L")
+    return by_strips(mode, converted, image)
 
 
 def _colour_map(directory: Directory, kind: _Kind) -> Sequence[int]:

@@ -47,7 +47,7 @@ INDICES = np.zeros((2, 2, 1), int)
 DAMAGED = {
     "no pixels": (of_rows(b"", size=(0, 0)), "0x0 pixels"),
     "no data": (SOUND.replace(b"IDAT", b"ioAT"), "no IDAT"),
-    "no header": (SIGNATURE + SOUND[33:], "IDAT|IHDR"),
+    "no header": (SIGNATURE + SOUND[33:], "no complete IHDR"),
     "a short header": (SIGNATURE + png_chunk(b"IHDR", bytes(9)) + SOUND[33:], "no complete IHDR"),
     "no rows": (SIGNATURE + SOUND[8:33] + png_chunk(b"IDAT", zlib.compress(bytes(200))[:6]), "too early"),
     "data that is not compressed": (
@@ -119,5 +119,5 @@ def test_too_many_pixels_are_not_decoded() -> None:
     with pytest.raises(ImageTooLarge):
         decoded(of_rows(b"", size=(60_000, 60_000)))
     with pytest.raises(ImageTooLarge):
-        decoded(of_rows(b"", size=(60_000, 60_000))[:24])
+        decoded(of_rows(b"", size=(60_000, 60_000))[:33])
     assert decoded(SOUND, 64).shape == (8, 8, 3)
