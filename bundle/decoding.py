@@ -19,7 +19,7 @@ from bundle.containers.exif import UNTURNED, upright
 from bundle.containers.gif import read_gif
 from bundle.containers.jpeg import read_jpeg
 from bundle.containers.png import read_png
-from bundle.containers.stored import Canvas
+from bundle.containers.stored import Canvas, by_strips
 from bundle.containers.tiff import read_tiff
 from bundle.containers.webp import read_webp
 from bundle.errors import ImageError, InvalidImage, UnsupportedImage
@@ -44,7 +44,8 @@ _READERS = {
     "TIFF": read_tiff,
     "WEBP": read_webp,
 }
-_STRIP = 2**18  # pixels that are converted at once, so that a large picture is not there several times
+_ACCEPTED = "JPEG, PNG, WebP, GIF, BMP or TIFF"
+_PHONE_BRANDS = ((b"avif", "AVIF"), (b"avis", "AVIF"), (b"hei", "HEIC"), (b"hev", "HEIC"), (b"mif1", "HEIC"))
 LeastSize = Callable[[int, int], tuple[float, float]]
 _OPAQUE_MODES = {"1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr"}
 _ALPHA_MODES = {"LA", "PA", "RGBA"}
@@ -55,6 +56,17 @@ def sniff_format(image_bytes: bytes) -> str | None:
     if image_bytes[:4] == b"RIFF" and image_bytes[8:12] == b"WEBP":
         return "WEBP"
     return next((name for magic, name in _MAGIC_NUMBERS if image_bytes.startswith(magic)), None)
+
+
+def _unsupported(image_bytes: bytes) -> str:
+    """What to tell whoever sent another format."""
+    brands = image_bytes[8:64] if image_bytes[4:8] == b"ftyp" else b""  # ISO/IEC 14496-12, section 4.3
+    if name := next((name for brand, name in _PHONE_BRANDS if brand in brands), None):
+        return (
+            f"{name} images are not supported; send {_ACCEPTED}. Convert the image (magick IN.{name.lower()} OUT.jpg), "
+            "or have the phone save JPEG (iPhone: Settings, Camera, Formats, Most Compatible)"
+        )
+    return f"not a {_ACCEPTED} image; convert it to one of these (magick IN OUT.jpg)"
 
 
 class Decoded(NamedTuple):
@@ -105,7 +117,7 @@ def decode_reduced(
         raise InvalidImage("the image is empty")
     image_format = sniff_format(image_bytes)
     if image_format is None:
-        raise UnsupportedImage("not a JPEG, PNG, WebP, GIF, BMP or TIFF image")
+        raise UnsupportedImage(_unsupported(image_bytes))
     try:
         stored = _READERS[image_format](image_bytes, max_pixels=max_pixels)
         image, orientation = stored.image, stored.orientation if exif_orientation else UNTURNED
@@ -121,7 +133,9 @@ def decode_reduced(
         raise InvalidImage(
             f"the {image_format} image is truncated, damaged or of a kind that is not supported"
         ) from error
-    rgb = _on_canvas(_to_rgb(image, background), stored.canvas, background)
+    rgb, canvas = _to_rgb(image, background), stored.canvas
+    del image, stored  # their memory is needed for what follows
+    rgb = _on_canvas(rgb, canvas, background)
     return Decoded(upright(rgb, orientation), upright_box(rgb.size, extent or rgb.size, orientation))
 
 
@@ -132,14 +146,13 @@ def _to_rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image
     if image.mode not in _OPAQUE_MODES | _ALPHA_MODES:
         raise InvalidImage(f"pixels of kind {image.mode} have no defined colour; send 8- or 16-bit grey, RGB or CMYK")
     transparent = image.has_transparency_data
-    rows = max(1, _STRIP // image.width)
-    rgb = Image.new("RGB", image.size)
-    for top in range(0, image.height, rows):
-        strip = image.crop((0, top, image.width, min(top + rows, image.height)))
+
+    def converted(strip: Image.Image) -> Image.Image:
         if transparent:
             strip = Image.alpha_composite(Image.new("RGBA", strip.size, (*background, 255)), strip.convert("RGBA"))
-        rgb.paste(strip.convert("RGB"), (0, top))
-    return rgb
+        return strip.convert("RGB")
+
+    return by_strips("RGB", converted, image)
 
 
 def _on_canvas(rgb: Image.Image, canvas: Canvas | None, background: tuple[int, int, int]) -> Image.Image:

@@ -108,6 +108,22 @@ def test_formats_off_the_list_are_not_even_tried(other: str) -> None:
         decoded(encode(noise(32, 32), other))
 
 
+@pytest.mark.parametrize(
+    ("brands", "name"),
+    [
+        (b"heic\0\0\0\0mif1heic", "HEIC"),
+        (b"mif1\0\0\0\0mif1heix", "HEIC"),
+        (b"mif1\0\0\0\0avif", "AVIF"),
+        (b"avif", "AVIF"),
+    ],
+)
+def test_what_phones_save_is_refused_with_a_way_out(brands: bytes, name: str) -> None:
+    with pytest.raises(UnsupportedImage, match=rf"{name} images .* JPEG, PNG, WebP, GIF, BMP or TIFF.*magick.*iPhone"):
+        decoded(b"\0\0\0\x18ftyp" + brands + bytes(50))
+    with pytest.raises(UnsupportedImage, match=r"^not a JPEG, PNG"):
+        decoded(b"\0\0\0\x18ftypmp42\0\0\0\0isom" + bytes(50))
+
+
 def test_no_other_decoder_is_even_loaded_when_one_fails() -> None:
     script = (
         "import sys\nfrom bundle.decoding import decode\nfrom bundle.errors import InvalidImage\n"

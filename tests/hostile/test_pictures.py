@@ -1,6 +1,7 @@
 """Pictures made to hurt: the answer is a classification or a documented error, soon, and costs what a picture costs."""
 
 import json
+import struct
 import subprocess
 import sys
 
@@ -12,8 +13,16 @@ from benchmarks.hostile import ANSWERS, answers
 from bundle.containers.jpeg import MAX_SCANS, check_scans
 from bundle.decoding import decode
 from bundle.errors import ImageError, InvalidImage
+from tests.encoders import SIGNATURE, png_chunk
 from tests.helpers import EXAMPLES, ROOT, SHARED, RunningService, encode, photograph
-from tests.hostile.bombs import BOMBS, jpeg_that_says_mpo, progressive_jpeg, tiff_of_one_tile, tiff_of_strips
+from tests.hostile.bombs import (
+    BOMBS,
+    jpeg_that_says_mpo,
+    progressive_jpeg,
+    tiff_of_one_tile,
+    tiff_of_strips,
+    webp_canvas,
+)
 
 BAD_IMAGES = SHARED / "data" / "bad_images"
 MUTATIONS = 600
@@ -38,6 +47,17 @@ def test_damaged_pictures_get_documented_answers(service: RunningService) -> Non
 def test_a_bomb_is_refused(service: RunningService, bomb: bytes) -> None:
     answer = service.classify(bomb)
     assert (answer.status_code, answer.json()["code"]) in {(400, "invalid_image"), (413, "image_too_large")}
+
+
+def test_a_picture_that_is_too_large_is_told_its_size_and_the_setting(service: RunningService) -> None:
+    size = struct.pack(">II", 9000, 9000)
+    png = SIGNATURE + png_chunk(b"IHDR", size + b"\x08\x02\0\0\0")
+    assert service.classify(png).json()["detail"] == (
+        "the image is 9000x9000 = 81000000 pixels; the limit is 50000000 (max_image_pixels)"
+    )
+    assert service.classify(webp_canvas(5000)).json()["detail"] == (
+        "the image is 5000x5000 = 25000000 pixels; the limit for WebP, 1/4 of 50000000, is 12500000 (max_image_pixels)"
+    )
 
 
 def test_bombs_take_no_memory() -> None:
