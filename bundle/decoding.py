@@ -22,7 +22,7 @@ from bundle.containers.png import read_png
 from bundle.containers.stored import Canvas, by_strips
 from bundle.containers.tiff import read_tiff
 from bundle.containers.webp import read_webp
-from bundle.errors import ImageError, InvalidImage, UnsupportedImage
+from bundle.errors import ImageError, ImageTooLarge, InvalidImage, UnsupportedImage
 from bundle.reduced_jpeg import SWAPPED, Box, reduce, upright_box
 
 _MAGIC_NUMBERS = (
@@ -129,6 +129,8 @@ def decode_reduced(
         image.load()
     except ImageError:
         raise
+    except Image.DecompressionBombError as error:
+        raise ImageTooLarge("the image has more pixels than Pillow decodes") from error
     except Exception as error:  # damaged bytes make the decoders raise nearly anything
         raise InvalidImage(
             f"the {image_format} image is truncated, damaged or of a kind that is not supported"

@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+_MAX_ENTRIES = 2**16  # as many as a directory that is no BigTIFF's can have
 _SHORT, _LONG, _LONG8 = 3, 4, 16
 _NUMBERS = {_SHORT: "u2", _LONG: "u4", _LONG8: "u8"}
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 16: 8}  # bytes, by type
@@ -54,11 +55,10 @@ class Directory(NamedTuple):
         """
         pieces = [bytes(len(self.content) % 2)]
         place = len(self.content) + len(pieces[0])
-        numbers = {tag: self.values(tag) for tag, entry in self.entries.items() if entry.kind in _NUMBERS} | dict(new)
         lines = []
         for tag in sorted((self.entries.keys() | new) - set(without)):
-            if tag in numbers:
-                values = np.asarray(numbers[tag], np.uint64)
+            if tag in new or self.entries[tag].kind in _NUMBERS:
+                values = np.asarray(new[tag] if tag in new else self.values(tag), np.uint64)
                 kind = _SHORT if values.max() < 2**16 else _LONG
                 length, packed = len(values), values.astype(self.order + _NUMBERS[kind]).tobytes()
             else:
@@ -86,7 +86,7 @@ def read_directory(content: bytes, wanted: Collection[int]) -> Directory:
     """Read the first directory.
 
     Raises:
-        ValueError: it has a wanted tag twice or without a value, so that readers may differ.
+        ValueError: it has a wanted tag twice or without a value, so that readers may differ; or too many entries.
         struct.error: it is not in the file.
     """
     order = {b"II": "<", b"MM": ">"}.get(content[:2])
@@ -98,8 +98,10 @@ def read_directory(content: bytes, wanted: Collection[int]) -> Directory:
     )
     (start,) = head.unpack_from(content)
     (count,) = number.unpack_from(content, start)
+    if count > _MAX_ENTRIES:
+        raise ValueError(f"{count} entries")
     found: dict[int, Entry] = {}
-    for index in range(min(count, 2**16)):
+    for index in range(count):
         tag, kind, length, value = entry.unpack_from(content, start + number.size + index * entry.size)
         if tag not in wanted:
             continue

@@ -18,7 +18,8 @@ from bundle.containers.stored import MAX_PARTS, Stored, check_size
 from bundle.errors import InvalidImage
 
 MAX_SCANS = 100  # libtiff's own limit too (LIBTIFF_JPEG_MAX_ALLOWED_SCAN_NUMBER); progressive files have about 10
-_MARKER = re.compile(rb"\xff+([^\x00\x01\xd0-\xd7\xff])")  # with a length behind it: no stuffed byte, no restart
+# A marker with a length behind it: no fill byte, no stuffed byte, no restart. FF+ would be quadratic in fill bytes.
+_MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd7\xff])")
 _START_OF_IMAGE, _END_OF_IMAGE, _START_OF_SCAN, _COMMENT = 0xD8, 0xD9, 0xDA, 0xFE
 _APPLICATIONS = range(0xE0, 0xF0)
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # but DHT, JPG, DAC

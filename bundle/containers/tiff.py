@@ -27,23 +27,25 @@ _WIDTH, _LENGTH, _TILE_WIDTH, _TILE_LENGTH = 256, 257, 322, 323
 _BITS, _COMPRESSION, _PHOTOMETRIC, _ORIENTATION, _SAMPLES, _PLANES = 258, 259, 262, 274, 277, 284
 _PREDICTOR, _COLOUR_MAP, _EXTRA_SAMPLES, _SAMPLE_FORMAT, _SUBSAMPLING = 317, 320, 338, 339, 530
 _OFFSETS, _BYTE_COUNTS = (273, 324), (279, 325)  # of strips, of tiles
-_NUMBERS = frozenset(
-    {
-        *(_WIDTH, _LENGTH, _TILE_WIDTH, _TILE_LENGTH, *_OFFSETS, *_BYTE_COUNTS),
-        *(_BITS, _COMPRESSION, _PHOTOMETRIC, _ORIENTATION, _SAMPLES, _PLANES),
-        *(_PREDICTOR, _COLOUR_MAP, _EXTRA_SAMPLES, _SAMPLE_FORMAT, _SUBSAMPLING),
-        *(266, 278, 292, 293, 531),  # FillOrder, RowsPerStrip, T4Options, T6Options, YCbCrPositioning
-        *(512, 513, 514, 515, 519, 520, 521),  # of JPEG in TIFF as it was before 1995
-    }
+_LAYOUT = frozenset({_WIDTH, _LENGTH, _TILE_WIDTH, _TILE_LENGTH, *_OFFSETS, *_BYTE_COUNTS})
+_JPEG_TAGS = frozenset({347, 512, 513, 514, 515, 519, 520, 521})  # JPEGTables, and the tags of TIFF 6.0
+_FAX_TAGS = frozenset({292, 293})  # T4Options, T6Options
+_YCBCR_TAGS = frozenset({_SUBSAMPLING, 529, 531, 532})  # YCbCrCoefficients, YCbCrPositioning, ReferenceBlackWhite
+_NEEDED = (
+    _LAYOUT
+    | {_BITS, _COMPRESSION, _PHOTOMETRIC, _ORIENTATION, _SAMPLES, _PLANES}
+    | {_PREDICTOR, _COLOUR_MAP, _EXTRA_SAMPLES, _SAMPLE_FORMAT, 266, 278}  # FillOrder, RowsPerStrip
+    | _JPEG_TAGS
+    | _FAX_TAGS
+    | _YCBCR_TAGS
 )
-_NEEDED = _NUMBERS | {347, 529, 532}  # JPEGTables, YCbCrCoefficients, ReferenceBlackWhite
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _CMYK, _YCBCR = 0, 1, 2, 3, 5, 6
 _COLOURS = {_WHITE_IS_ZERO: 1, _BLACK_IS_ZERO: 1, _RGB: 3, _CMYK: 4}  # samples of a pixel, but for extra ones
 _NAMES = {0: "grey", 1: "grey", 2: "RGB", 3: "palette", 4: "mask", 5: "CMYK", 6: "YCbCr", 8: "CIE L*a*b*"}
 _FORMATS = {1: "unsigned integer", 2: "signed integer", 3: "floating-point"}
 _ASSOCIATED, _UNASSOCIATED = 1, 2  # alpha that colours are multiplied by, or not
 _UNASSOCIATED_MODES = {"La": "LA", "RGBa": "RGBA"}
-_FAX = (2, 3, 4)
+_FAX, _JPEG = (2, 3, 4), (6, 7)  # compressions
 _NO_COMPRESSION = _NO_PREDICTOR = 1
 _DIFFERENCES = 2
 
@@ -84,7 +86,7 @@ def read_layout(image_bytes: bytes, *, max_pixels: int) -> Directory:
     """
     try:
         directory = read_directory(image_bytes, _NEEDED)
-        layout = {tag: directory.values(tag) for tag in _NUMBERS}
+        layout = {tag: directory.values(tag) for tag in _LAYOUT}
     except (struct.error, ValueError, OverflowError) as error:
         raise InvalidImage("the TIFF image has no readable directory") from error
     for sides in ((_WIDTH, _LENGTH), (_TILE_WIDTH, _TILE_LENGTH)):
@@ -111,9 +113,8 @@ def _kind(directory: Directory) -> _Kind:
     if formats != {1}:
         names = " and ".join(_FORMATS.get(one, "undefined") for one in sorted(formats))
         raise _no_colour(f"{kind.name} of {names} samples")
-    subsampled = set(directory.values(_SUBSAMPLING).tolist() or [2]) != {1}
     raw = directory.number(_COMPRESSION, _NO_COMPRESSION) == _NO_COMPRESSION
-    if photometric == _YCBCR and raw and (subsampled or kind.planar):
+    if photometric == _YCBCR and raw and (kind.planar or set(directory.values(_SUBSAMPLING).tolist() or [2]) != {1}):
         raise _no_colour("uncompressed YCbCr with fewer samples of colour than of light, or in planes")
     if len(bits) > 1 or kind.bits not in (1, 2, 4, 8, 12, 16) or photometric not in (*_COLOURS, _PALETTE, _YCBCR):
         raise _no_colour(kind.name)
@@ -145,7 +146,14 @@ def _decoded(directory: Directory, kind: _Kind) -> Image.Image:
 
 
 def _by_pillow(directory: Directory, new: Mapping[int, Sequence[int]], without: Collection[int] = ()) -> Image.Image:
-    image = TiffImageFile(io.BytesIO(directory.written(new, without={_ORIENTATION, *without})))
+    """The picture with `new` tags; those that concern other kinds of pictures are left out as all metadata are."""
+    compression = directory.number(_COMPRESSION, _NO_COMPRESSION)
+    left_out = {_ORIENTATION, *without}
+    left_out |= set() if compression in _JPEG else _JPEG_TAGS
+    left_out |= set() if compression in _FAX else _FAX_TAGS
+    left_out |= set() if compression in _JPEG or _YCBCR in new[_PHOTOMETRIC] else _YCBCR_TAGS
+    left_out |= set() if _PALETTE in new[_PHOTOMETRIC] else {_COLOUR_MAP}
+    image = TiffImageFile(io.BytesIO(directory.written(new, without=left_out)))
     image.load()
     return image
 

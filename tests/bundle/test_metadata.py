@@ -156,6 +156,9 @@ TIFF_METADATA = {
     "no resolution": {282: (3, [0]), 283: (3, [0]), 296: (3, [2])},
     "resolution that is text": {282: (2, b"abc\0"), 283: (2, b"abc\0"), 296: (3, [3])},
     "a resolution unit that is text": {296: (2, b"x\0\0\0")},
+    "coefficients of YCbCr outside of the file": {529: (5, OUTSIDE), 530: (3, OUTSIDE), 532: (5, OUTSIDE)},
+    "a palette outside of the file": {320: (3, OUTSIDE)},
+    "tables of JPEG outside of the file": {347: (7, OUTSIDE), 292: (2, b"x\0\0\0")},
     "a type that there is not": {33723: (99, b"1234")},
     "another page outside of the file": {},
 }

@@ -136,6 +136,7 @@ BOMBS = {
     "GIF frame of 65535 x 65535": gif_frame(65_535),
     "GIF frame of 10000 x 10000": gif_frame(10_000),
     "JPEG of two million segments": b"\xff\xd8" + b"\xff\xe0\0\2" * 2_000_000,
+    "JPEG of a million fill bytes": b"\xff\xd8" + b"\xff" * 1_000_000 + b"\0" + b"\xff\xda\0\2" * 200,
     "GIF of two million blocks": b"GIF89a\1\0\1\0\0\0\0!\xfe" + b"\1x" * 2_000_000,
     "PNG of 800,000 chunks": png_chunks(800_000),
     "BMP of two million runs": bmp_runs(2_000_000),
