@@ -1,6 +1,9 @@
-"""BMP files. Pillow reads all but the run-length coded ones, which it would decode pixel by pixel in Python.
+"""BMP files.
 
-header, palette, runs --> an index for each pixel, by one step in Python for each run
+    header, palette, runs --> an index for each pixel, by one step in Python for each run
+    all others            --> Pillow
+
+Pillow would decode runs in Python too, pixel by pixel. Its reader passes over colour profiles without looking.
 """
 
 import io
@@ -32,7 +35,7 @@ def read_bmp(image_bytes: bytes, *, max_pixels: int) -> Stored:
         ImageTooLarge: more than `max_pixels`.
         InvalidImage: of a kind that is not read, or damaged where pixels need it.
     """
-    header = image_bytes[_FILE_HEADER:][:4]
+    header = image_bytes[_FILE_HEADER : _FILE_HEADER + 4]
     if len(header) < 4 or _OFFSET.unpack(header)[0] not in _HEADERS:
         raise InvalidImage(f"the BMP image has no header of {', '.join(map(str, _HEADERS))} bytes")
     if _OFFSET.unpack(header)[0] != _CORE_HEADER:
@@ -58,7 +61,8 @@ def _read_runs(image_bytes: bytes) -> Image.Image:
     indices = _runs(image_bytes, start, width, abs(height), packed=bits == 4)
     image = Image.frombytes("P", (width, abs(height)), memoryview(indices), "raw", "P", 0, -1 if upwards else 1)
     palette = np.zeros((256, 3), np.uint8)
-    known = image_bytes[_FILE_HEADER + size :][: 4 * min(colours or 1 << bits, 256)]
+    begin = _FILE_HEADER + size
+    known = image_bytes[begin : begin + 4 * min(colours or 1 << bits, 256)]
     entries = np.frombuffer(known[: len(known) // 4 * 4], np.uint8).reshape(-1, 4)
     palette[: len(entries)] = entries[:, 2::-1]  # BGR0 to RGB
     image.putpalette(palette.tobytes())

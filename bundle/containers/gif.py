@@ -1,6 +1,8 @@
 """GIF files: the first frame and what it needs; comments and what applications have added are skipped.
 
-header, palette, [transparent colour], frame --> a file of that frame alone --> Pillow
+    header, palette, [transparent colour], frame --> a file of that frame alone --> Pillow
+
+What the frame leaves free of its screen is transparent, as in browsers; Pillow fills it with the first colour.
 """
 
 import io

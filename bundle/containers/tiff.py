@@ -108,7 +108,8 @@ def _kind(directory: Directory) -> _Kind:
         photometric = directory.number(_PHOTOMETRIC, _WHITE_IS_ZERO)
     bits = {int(found) for found in directory.values(_BITS)[:samples]} or {1}
     extra = directory.values(_EXTRA_SAMPLES)
-    kind = _Kind(photometric, max(bits), samples, int(extra[0]) if len(extra) else None, _is_planar(directory, samples))
+    planar = directory.number(_PLANES, 1) == 2 and samples > 1
+    kind = _Kind(photometric, max(bits), samples, int(extra[0]) if len(extra) else None, planar)
     formats = {int(found) for found in directory.values(_SAMPLE_FORMAT)} or {1}
     if formats != {1}:
         names = " and ".join(_FORMATS.get(one, "undefined") for one in sorted(formats))
@@ -193,6 +194,7 @@ def _grey_and_alpha(directory: Directory, kind: _Kind) -> Image.Image:
     if predictor not in (_NO_PREDICTOR, _DIFFERENCES):
         raise _no_colour(f"{kind.name} with predictor {predictor}")
     step = directory.number(_TILE_WIDTH, image.width) or image.width
+    mode = {_ASSOCIATED: "La", _UNASSOCIATED: "LA"}.get(kind.extra or 0, "L")
 
     def converted(strip: Image.Image) -> Image.Image:
         samples = np.array(strip).view(directory.order + "u2")  # (rows, width, 2)
@@ -202,7 +204,6 @@ def _grey_and_alpha(directory: Directory, kind: _Kind) -> Image.Image:
         grey, alpha = (Image.fromarray((samples[..., index] >> 8).astype(np.uint8)) for index in range(2))
         return grey if mode == "L" else Image.merge(mode, (grey, alpha))
 
-    mode = {_ASSOCIATED: "La", _UNASSOCIATED: "LA"}.get(kind.extra or 0, "L")
     return by_strips(mode, converted, image)
 
 
@@ -213,10 +214,6 @@ def _colour_map(directory: Directory, kind: _Kind) -> Sequence[int]:
         raise InvalidImage(f"the palette of the TIFF image has {len(values)} values; expected {3 << kind.bits}")
     found: list[int] = (values.astype(np.int64) * (257 if values.max() < 256 else 1)).tolist()
     return found
-
-
-def _is_planar(directory: Directory, samples: int) -> bool:
-    return directory.number(_PLANES, 1) == 2 and samples > 1
 
 
 def _no_colour(kind: str) -> InvalidImage:

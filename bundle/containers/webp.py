@@ -1,6 +1,8 @@
 """WebP files: the first frame and its alpha channel; profiles, XMP and what is unknown are skipped.
 
-RIFF, [VP8X], [first ANMF], [ALPH], VP8 or VP8L, [EXIF] --> a file of that frame alone --> Pillow
+    RIFF, [VP8X], [first ANMF], [ALPH], VP8 or VP8L, [EXIF] --> a file of that frame alone --> Pillow
+
+Pillow reads all WebP files by libwebp's decoder of animations, which refuses a file whose metadata are cut off.
 """
 
 import io
