@@ -1,9 +1,11 @@
 """Pictures made to hurt: the answer is a classification or a documented error, soon, and costs what a picture costs."""
 
 import json
+import re
 import struct
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -30,6 +32,11 @@ MUTATIONS = 600
 
 def decoded(image_bytes: bytes, max_pixels: int = 50_000_000) -> Image.Image:
     return decode(image_bytes, max_pixels=max_pixels, background=(0, 0, 0), exif_orientation=True)
+
+
+def peak() -> int:
+    """Kilobytes that this process has had resident at once; ru_maxrss begins with those of the one that started it."""
+    return int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])
 
 
 def test_damaged_pictures_get_documented_answers(service: RunningService) -> None:
@@ -60,21 +67,47 @@ def test_a_picture_that_is_too_large_is_told_its_size_and_the_setting(service: R
     )
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_bombs_take_no_memory() -> None:
     """In a process of its own: the decoders' memory is not Python's."""
     script = (
-        "import resource, sys\n"
+        "import sys\n"
         "from tests.hostile.bombs import BOMBS, HARMLESS\n"
-        "from tests.hostile.test_pictures import decoded\n"
-        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "from tests.hostile.test_pictures import decoded, peak\n"
+        "before = peak()\n"
         "for name, bomb in (BOMBS | HARMLESS).items():\n"
         "    try: decoded(bomb)\n"
         "    except ValueError: pass\n"
-        "    now = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "    if now - before > 150_000: sys.exit(f'{name}: {now - before} kB')\n"
+        "    if peak() - before > 150_000: sys.exit(f'{name}: {peak() - before} kB')\n"
     )
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", script], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_transparent_pictures_are_not_in_memory_several_times(tmp_path: Path) -> None:
+    """In a process of its own, from the kind that takes least to the one that takes most."""
+    side = 2000
+    clear = Image.new("RGBA", (side, side), (1, 2, 3, 4))
+    indices = Image.new("P", (side, side))
+    indices.putpalette(bytes(range(48)))
+    bytes_a_pixel = {"palette.png": 8, "alpha.png": 12, "alpha.webp": 20}
+    (tmp_path / "palette.png").write_bytes(encode(indices, "PNG", transparency=bytes((9, 99))))
+    (tmp_path / "alpha.png").write_bytes(encode(clear, "PNG", compress_level=1))
+    (tmp_path / "alpha.webp").write_bytes(encode(clear, "WEBP", lossless=True, method=0, quality=0))
+    script = (
+        "import pathlib, sys\n"
+        "from tests.hostile.test_pictures import decoded, peak\n"
+        "pictures = [pathlib.Path(name).read_bytes() for name in sys.argv[1:]]\n"
+        "before = peak()\n"
+        "for picture in pictures:\n"
+        "    decoded(picture)\n"
+        "    print(peak() - before)\n"
+    )
+    command = [sys.executable, "-c", script, *(str(tmp_path / name) for name in bytes_a_pixel)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    for (name, allowed), kilobytes in zip(bytes_a_pixel.items(), done.stdout.split(), strict=True):
+        assert int(kilobytes) * 1024 / side**2 < allowed, name
 
 
 def test_a_tile_larger_than_the_picture_is_fine_and_so_are_many_strips() -> None:
