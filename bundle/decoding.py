@@ -8,25 +8,22 @@ that any import may add to, and its JPEG entry hands some files to the MPO plugi
 most of its vulnerabilities have been.
 """
 
-import io
 from collections.abc import Callable
 from typing import NamedTuple
 
-import numpy as np
-from PIL import ExifTags, Image
-from PIL.BmpImagePlugin import BmpImageFile
-from PIL.GifImagePlugin import GifImageFile
-from PIL.ImageFile import ImageFile
+from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
-from PIL.PngImagePlugin import PngImageFile
-from PIL.TiffImagePlugin import TiffImageFile
-from PIL.WebPImagePlugin import WebPImageFile
 
+from bundle.containers.bmp import read_bmp
+from bundle.containers.exif import UNTURNED, upright
+from bundle.containers.gif import read_gif
+from bundle.containers.jpeg import read_jpeg
+from bundle.containers.png import read_png
+from bundle.containers.stored import Canvas, by_strips
+from bundle.containers.tiff import read_tiff
+from bundle.containers.webp import read_webp
 from bundle.errors import ImageError, ImageTooLarge, InvalidImage, UnsupportedImage
-from bundle.jpeg_scans import MAX_SCANS, too_many_scans
-from bundle.plain_png import plain_png_size, read_plain_png
 from bundle.reduced_jpeg import SWAPPED, Box, reduce, upright_box
-from bundle.tiff_layout import check_tiff_layout
 
 _MAGIC_NUMBERS = (
     (b"\xff\xd8\xff", "JPEG"),
@@ -39,26 +36,19 @@ _MAGIC_NUMBERS = (
     (b"II+\0", "TIFF"),
     (b"MM\0+", "TIFF"),
 )
-_DECODERS: dict[str, type[ImageFile]] = {
-    "JPEG": JpegImageFile,
-    "PNG": PngImageFile,
-    "GIF": GifImageFile,
-    "BMP": BmpImageFile,
-    "TIFF": TiffImageFile,
-    "WEBP": WebPImageFile,
+_READERS = {
+    "JPEG": read_jpeg,
+    "PNG": read_png,
+    "GIF": read_gif,
+    "BMP": read_bmp,
+    "TIFF": read_tiff,
+    "WEBP": read_webp,
 }
-_UPRIGHT = {  # EXIF orientation --> what makes the picture upright (TIFF 6.0, tag 274)
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+_ACCEPTED = "JPEG, PNG, WebP, GIF, BMP or TIFF"
+_PHONE_BRANDS = ((b"avif", "AVIF"), (b"avis", "AVIF"), (b"hei", "HEIC"), (b"hev", "HEIC"), (b"mif1", "HEIC"))
 LeastSize = Callable[[int, int], tuple[float, float]]
 _OPAQUE_MODES = {"1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr"}
-_ALPHA_MODES = {"LA", "PA", "RGBA", "RGBa"}
+_ALPHA_MODES = {"LA", "PA", "RGBA"}
 
 
 def sniff_format(image_bytes: bytes) -> str | None:
@@ -66,6 +56,17 @@ def sniff_format(image_bytes: bytes) -> str | None:
     if image_bytes[:4] == b"RIFF" and image_bytes[8:12] == b"WEBP":
         return "WEBP"
     return next((name for magic, name in _MAGIC_NUMBERS if image_bytes.startswith(magic)), None)
+
+
+def _unsupported(image_bytes: bytes) -> str:
+    """What to tell whoever sent another format."""
+    brands = image_bytes[8:64] if image_bytes[4:8] == b"ftyp" else b""  # ISO/IEC 14496-12, section 4.3
+    if name := next((name for brand, name in _PHONE_BRANDS if brand in brands), None):
+        return (
+            f"{name} images are not supported; send {_ACCEPTED}. Convert the image (magick IN.{name.lower()} OUT.jpg), "
+            "or have the phone save JPEG (iPhone: Settings, Camera, Formats, Most Compatible)"
+        )
+    return f"not a {_ACCEPTED} image; convert it to one of these (magick IN OUT.jpg)"
 
 
 class Decoded(NamedTuple):
@@ -116,68 +117,49 @@ def decode_reduced(
         raise InvalidImage("the image is empty")
     image_format = sniff_format(image_bytes)
     if image_format is None:
-        raise UnsupportedImage("not a JPEG, PNG, WebP, GIF, BMP or TIFF image")
-    if image_format == "PNG" and (size := plain_png_size(image_bytes)):
-        if size[0] * size[1] > max_pixels:
-            raise _too_large(max_pixels)
-        if plain := read_plain_png(image_bytes):
-            return Decoded(plain, (0, 0, *size))
-    image, extent, orientation = _load(image_bytes, image_format, max_pixels, exif_orientation, least_size)
-    rgb = _to_rgb(image, background)
-    box = upright_box(rgb.size, extent or rgb.size, orientation)
-    return Decoded(rgb.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else rgb, box)
-
-
-def _load(
-    image_bytes: bytes, image_format: str, max_pixels: int, exif_orientation: bool, least_size: LeastSize | None
-) -> tuple[Image.Image, tuple[float, float] | None, int]:
-    """Decode with Pillow; return the picture in its own mode, its reduced size if it has one, and how to turn it."""
-    if image_format == "JPEG" and too_many_scans(image_bytes):
-        raise InvalidImage(f"the JPEG image has more than {MAX_SCANS} scans")
-    if image_format == "TIFF":
-        check_tiff_layout(image_bytes, max_pixels=max_pixels)
-    extent = None
+        raise UnsupportedImage(_unsupported(image_bytes))
     try:
-        image = _DECODERS[image_format](io.BytesIO(image_bytes))
-        width, height = image.size
-        if width * height > max_pixels:
-            raise _too_large(max_pixels)
-        if isinstance(image, JpegImageFile):
-            image.decodermaxblock = len(image_bytes)  # libjpeg gets it all at once, outside the interpreter lock
-            if least_size:
-                swapped = exif_orientation and _orientation(image) in SWAPPED
-                extent = reduce(image, least_size(height, width)[::-1] if swapped else least_size(width, height))
+        stored = _READERS[image_format](image_bytes, max_pixels=max_pixels)
+        image, orientation = stored.image, stored.orientation if exif_orientation else UNTURNED
+        extent = None
+        if isinstance(image, JpegImageFile) and least_size:
+            width, height = image.size
+            least = least_size(height, width)[::-1] if orientation in SWAPPED else least_size(width, height)
+            extent = reduce(image, least)
         image.load()
-        return image, extent, _orientation(image) if exif_orientation else 1
     except ImageError:
         raise
-    except Image.DecompressionBombError as error:  # Pillow's own limit, met while it reads the header
-        raise _too_large(max_pixels) from error
+    except Image.DecompressionBombError as error:
+        raise ImageTooLarge("the image has more pixels than Pillow decodes") from error
     except Exception as error:  # damaged bytes make the decoders raise nearly anything
         raise InvalidImage(
             f"the {image_format} image is truncated, damaged or of a kind that is not supported"
         ) from error
-
-
-def _too_large(max_pixels: int) -> ImageTooLarge:
-    return ImageTooLarge(f"the image has more than {max_pixels} pixels")
-
-
-def _orientation(image: Image.Image) -> int:
-    try:
-        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # damaged metadata is no reason to refuse a sound picture; viewers ignore it too
-        return 1
+    rgb, canvas = _to_rgb(image, background), stored.canvas
+    del image, stored  # their memory is needed for what follows
+    rgb = _on_canvas(rgb, canvas, background)
+    return Decoded(upright(rgb, orientation), upright_box(rgb.size, extent or rgb.size, orientation))
 
 
 def _to_rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
+    """The picture in mode RGB, with the background behind its transparent pixels."""
     if image.mode == "RGB" and not image.has_transparency_data:
         return image  # convert would copy it
-    if image.mode.startswith("I;16"):  # Pillow's own conversion clips at 255 instead of scaling
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if image.mode in _ALPHA_MODES or (image.mode in _OPAQUE_MODES and image.has_transparency_data):
-        backdrop = Image.new("RGBA", image.size, (*background, 255))
-        return Image.alpha_composite(backdrop, image.convert("RGBA")).convert("RGB")
-    if image.mode in _OPAQUE_MODES:
-        return image.convert("RGB")
-    raise InvalidImage(f"pixels of kind {image.mode} have no defined colour; send 8- or 16-bit grey, RGB or CMYK")
+    if image.mode not in _OPAQUE_MODES | _ALPHA_MODES:
+        raise InvalidImage(f"pixels of kind {image.mode} have no defined colour; send 8- or 16-bit grey, RGB or CMYK")
+    transparent = image.has_transparency_data
+
+    def converted(strip: Image.Image) -> Image.Image:
+        if transparent:
+            strip = Image.alpha_composite(Image.new("RGBA", strip.size, (*background, 255)), strip.convert("RGBA"))
+        return strip.convert("RGB")
+
+    return by_strips("RGB", converted, image)
+
+
+def _on_canvas(rgb: Image.Image, canvas: Canvas | None, background: tuple[int, int, int]) -> Image.Image:
+    if canvas is None:
+        return rgb
+    whole = Image.new("RGB", (canvas.width, canvas.height), background)
+    whole.paste(rgb, (canvas.left, canvas.top))
+    return whole

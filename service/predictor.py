@@ -224,7 +224,8 @@ class Predictor:
             row = read_input(picture, self.manifest, max_pixels=self.settings.max_image_pixels)
         except bundle.errors.ImageError as error:
             self._count(picture, "refused")
-            raise _REFUSALS[type(error)](str(error)) from error
+            setting = " (max_image_pixels)" if isinstance(error, bundle.errors.ImageTooLarge) else ""
+            raise _REFUSALS[type(error)](f"{error}{setting}") from error
         self._count(picture, "decoded")
         return row
 

@@ -98,7 +98,7 @@ def test_damaged_exif_data_does_not_spoil_a_sound_picture() -> None:
 def test_the_limit_counts_pixels_and_comes_before_decoding() -> None:
     header = encode(noise(100, 100), "PNG")[:60]  # enough to know the size, not to decode
     assert decoded(encode(noise(100, 100), "PNG"), max_pixels=10_000).shape == (100, 100, 3)
-    with pytest.raises(ImageTooLarge, match="more than 9999 pixels"):
+    with pytest.raises(ImageTooLarge, match="100x100 = 10000 pixels; the limit is 9999"):
         decoded(header, max_pixels=9_999)
 
 
@@ -106,6 +106,22 @@ def test_the_limit_counts_pixels_and_comes_before_decoding() -> None:
 def test_formats_off_the_list_are_not_even_tried(other: str) -> None:
     with pytest.raises(UnsupportedImage):
         decoded(encode(noise(32, 32), other))
+
+
+@pytest.mark.parametrize(
+    ("brands", "name"),
+    [
+        (b"heic\0\0\0\0mif1heic", "HEIC"),
+        (b"mif1\0\0\0\0mif1heix", "HEIC"),
+        (b"mif1\0\0\0\0avif", "AVIF"),
+        (b"avif", "AVIF"),
+    ],
+)
+def test_what_phones_save_is_refused_with_a_way_out(brands: bytes, name: str) -> None:
+    with pytest.raises(UnsupportedImage, match=rf"{name} images .* JPEG, PNG, WebP, GIF, BMP or TIFF.*magick.*iPhone"):
+        decoded(b"\0\0\0\x18ftyp" + brands + bytes(50))
+    with pytest.raises(UnsupportedImage, match=r"^not a JPEG, PNG"):
+        decoded(b"\0\0\0\x18ftypmp42\0\0\0\0isom" + bytes(50))
 
 
 def test_no_other_decoder_is_even_loaded_when_one_fails() -> None:

@@ -99,6 +99,20 @@ def bmp_run_length(width: int) -> bytes:
     return head + struct.pack("<IiiHHIIiiII", 40, width, 1, 1, 8, 1, len(coded), 0, 0, 256, 0) + palette + coded
 
 
+def bmp_runs(runs: int) -> bytes:
+    """A run-length coded BMP of one row, with a pixel in each run."""
+    coded, palette = b"\1\x12" * runs, bytes(64)
+    start = 14 + 40 + len(palette)
+    head = b"BM" + struct.pack("<IHHI", start + len(coded), 0, 0, start)
+    return head + struct.pack("<IiiHHIIiiII", 40, runs, 1, 1, 4, 2, len(coded), 0, 0, 16, 0) + palette + coded
+
+
+def png_chunks(chunks: int) -> bytes:
+    """A PNG with empty chunks in front of its pixels."""
+    sound = encoded(Image.new("RGB", (8, 8)), "PNG")
+    return sound[:33] + (bytes(4) + b"tEXt" + struct.pack(">I", zlib.crc32(b"tEXt"))) * chunks + sound[33:]
+
+
 def exif_tags(tags: int, size: int) -> bytes:
     """A PNG whose EXIF data have `tags` entries that all point at the same `size` bytes."""
     exif = tiff(bytes(size), *((1000 + index, 1, size, DATA) for index in range(tags)))
@@ -121,9 +135,14 @@ BOMBS = {
     "WebP canvas of 65000 x 65000": webp_canvas(65_000),
     "GIF frame of 65535 x 65535": gif_frame(65_535),
     "GIF frame of 10000 x 10000": gif_frame(10_000),
-    "PNG with a gigabyte of text": png_text(1000),
+    "JPEG of two million segments": b"\xff\xd8" + b"\xff\xe0\0\2" * 2_000_000,
+    "JPEG of a million fill bytes": b"\xff\xd8" + b"\xff" * 1_000_000 + b"\0" + b"\xff\xda\0\2" * 200,
+    "GIF of two million blocks": b"GIF89a\1\0\1\0\0\0\0!\xfe" + b"\1x" * 2_000_000,
+    "PNG of 800,000 chunks": png_chunks(800_000),
+    "BMP of two million runs": bmp_runs(2_000_000),
 }
-HARMLESS = {  # Pillow itself keeps these small; a test notices if it no longer does
+HARMLESS = {  # pictures that are classified; a test notices if that takes memory
+    "PNG with a gigabyte of text": png_text(1000),
     "EXIF tags that share bytes": exif_tags(1000, 500_000),
     "BMP that moves up": bmp_run_length(1_000_000),
 }

@@ -17,21 +17,25 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from pydantic import ValidationError
 
 from bundle.bundle import MANIFEST_FILE, sha256_of
+from bundle.containers.exif import orientation_of
+from bundle.containers.jpeg import check_scans
+from bundle.containers.tiff import read_layout
+from bundle.decoding import decode
 from bundle.errors import BundleError, ImageError
-from bundle.jpeg_scans import too_many_scans
 from bundle.manifest import Manifest
 from bundle.references import read_references
-from bundle.tiff_layout import check_tiff_layout
 from service.compression import coding_of
 from service.encoded_text import from_base64
 from service.errors import InvalidRequest, ServiceError
 from service.multipart import read_form
 from service.protocol.infer_request import read_infer_request
 from service.protocol.view import View
-from tests.helpers import REPOSITORY
+from tests.encoders import bmp, gif, jpeg_segment, png, png_chunk, tiff, tiff_file, with_segment
+from tests.helpers import REPOSITORY, encode, noise
 from tests.hostile.bombs import tiff_of_one_tile
 from tests.service.test_compression import inflated
 
@@ -261,7 +265,7 @@ tiffs = st.builds(damaged, st.just(tiff_of_one_tile(10, 64)), changes, st.just(0
 @example(b"II+\0\x08\0\0\0" + b"\xff" * 100)
 def test_tiff_directories(content: bytes) -> None:
     with documented(ImageError):
-        check_tiff_layout(content, max_pixels=10_000)
+        read_layout(content, max_pixels=10_000)
 
 
 @thoroughly
@@ -273,8 +277,55 @@ def test_tiff_directories(content: bytes) -> None:
 )
 def test_jpeg_markers(pieces: list[bytes]) -> None:
     content = b"\xff\xd8" + b"".join(pieces)
-    if too_many_scans(content):
+    try:
+        check_scans(content)
+    except ImageError:
         assert content.count(b"\xda") > 100
+
+
+def pictures() -> list[bytes]:
+    """One or two small pictures of each format, with all that a reader of ours looks at."""
+    small = noise(5, 7)
+    turned = tiff_file(b"", {274: (3, [6])})
+    half = small.convert("RGBA")
+    half.putalpha(Image.linear_gradient("L").resize(half.size))
+    frames = {"save_all": True, "append_images": [small.rotate(90)], "duration": 20}
+    colours = [(250, 0, 0), (0, 250, 0), (0, 0, 250)]
+    before = png_chunk(b"PLTE", bytes(range(48))) + png_chunk(b"tRNS", bytes(9)) + png_chunk(b"eXIf", turned)
+    return [
+        png(np.arange(35).reshape(5, 7, 1) % 16, 4, 3, interlaced=True, before=before),
+        png(np.arange(105).reshape(5, 7, 3) * 600, 16, 2, before=png_chunk(b"tRNS", bytes(6))),
+        with_segment(encode(small, "JPEG", progressive=True), jpeg_segment(0xE1, b"Exif\0\0" + turned)),
+        encode(small, "TIFF", compression="tiff_lzw"),
+        tiff(np.arange(105).reshape(5, 7, 3) * 600, 16, 2, planar=True, compressed=True, predictor=2, order=">"),
+        tiff(np.arange(70).reshape(5, 7, 2) * 900, 16, 1, tile=16, big=True, tags={338: (3, [1])}),
+        gif((9, 9), (1, 1, 3, 2), bytes((0, 1, 2, 1, 2, 0)), colours, transparent=1, before=b"!\xfe\2ab\0"),
+        encode(half, "WEBP", exif=turned),
+        encode(half, "WEBP", lossless=True, **frames),
+        bmp(b"\0\4\x0f\x0e\x0d\0\0\0\1\1\0\2\1\0\1\4\0\1", (4, 2), 8, compression=1, palette=colours),
+        encode(small, "BMP"),
+    ]
+
+
+@thoroughly
+@given(
+    st.sampled_from(pictures()),
+    st.lists(st.tuples(st.integers(0, 2000), st.integers(0, 255)), max_size=6),
+    st.just(0) | st.integers(0, 2000),
+)
+def test_pictures(content: bytes, changes: list[tuple[int, int]], cut: int) -> None:
+    with documented(ImageError):
+        found = decode(damaged(content, changes, cut), max_pixels=10_000, background=(1, 2, 3), exif_orientation=True)
+        assert found.mode == "RGB"
+        assert 1 <= found.width * found.height <= 10_000
+
+
+@thoroughly
+@given(
+    st.builds(damaged, st.just(tiff_file(b"", {274: (3, [6])})), changes, st.integers(0, 20)) | st.binary(max_size=60)
+)
+def test_exif_data(content: bytes) -> None:
+    assert 1 <= orientation_of(content) <= 8
 
 
 def checkpoint_readers() -> tuple[Callable[..., Any], type[Exception]]:

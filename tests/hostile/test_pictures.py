@@ -1,19 +1,30 @@
 """Pictures made to hurt: the answer is a classification or a documented error, soon, and costs what a picture costs."""
 
 import json
+import re
+import struct
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from benchmarks.hostile import ANSWERS, answers
+from bundle.containers.jpeg import MAX_SCANS, check_scans
 from bundle.decoding import decode
 from bundle.errors import ImageError, InvalidImage
-from bundle.jpeg_scans import MAX_SCANS, too_many_scans
+from tests.encoders import SIGNATURE, png_chunk
 from tests.helpers import EXAMPLES, ROOT, SHARED, RunningService, encode, photograph
-from tests.hostile.bombs import BOMBS, jpeg_that_says_mpo, progressive_jpeg, tiff_of_one_tile, tiff_of_strips
+from tests.hostile.bombs import (
+    BOMBS,
+    jpeg_that_says_mpo,
+    progressive_jpeg,
+    tiff_of_one_tile,
+    tiff_of_strips,
+    webp_canvas,
+)
 
 BAD_IMAGES = SHARED / "data" / "bad_images"
 MUTATIONS = 600
@@ -21,6 +32,11 @@ MUTATIONS = 600
 
 def decoded(image_bytes: bytes, max_pixels: int = 50_000_000) -> Image.Image:
     return decode(image_bytes, max_pixels=max_pixels, background=(0, 0, 0), exif_orientation=True)
+
+
+def peak() -> int:
+    """Kilobytes that this process has had resident at once; ru_maxrss begins with those of the one that started it."""
+    return int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])
 
 
 def test_damaged_pictures_get_documented_answers(service: RunningService) -> None:
@@ -40,21 +56,58 @@ def test_a_bomb_is_refused(service: RunningService, bomb: bytes) -> None:
     assert (answer.status_code, answer.json()["code"]) in {(400, "invalid_image"), (413, "image_too_large")}
 
 
+def test_a_picture_that_is_too_large_is_told_its_size_and_the_setting(service: RunningService) -> None:
+    size = struct.pack(">II", 9000, 9000)
+    png = SIGNATURE + png_chunk(b"IHDR", size + b"\x08\x02\0\0\0")
+    assert service.classify(png).json()["detail"] == (
+        "the image is 9000x9000 = 81000000 pixels; the limit is 50000000 (max_image_pixels)"
+    )
+    assert service.classify(webp_canvas(5000)).json()["detail"] == (
+        "the image is 5000x5000 = 25000000 pixels; the limit for WebP, 1/4 of 50000000, is 12500000 (max_image_pixels)"
+    )
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_bombs_take_no_memory() -> None:
     """In a process of its own: the decoders' memory is not Python's."""
     script = (
-        "import resource, sys\n"
+        "import sys\n"
         "from tests.hostile.bombs import BOMBS, HARMLESS\n"
-        "from tests.hostile.test_pictures import decoded\n"
-        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "from tests.hostile.test_pictures import decoded, peak\n"
+        "before = peak()\n"
         "for name, bomb in (BOMBS | HARMLESS).items():\n"
         "    try: decoded(bomb)\n"
         "    except ValueError: pass\n"
-        "    now = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "    if now - before > 150_000: sys.exit(f'{name}: {now - before} kB')\n"
+        "    if peak() - before > 150_000: sys.exit(f'{name}: {peak() - before} kB')\n"
     )
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", script], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_transparent_pictures_are_not_in_memory_several_times(tmp_path: Path) -> None:
+    """In a process of its own, from the kind that takes least to the one that takes most."""
+    side = 2000
+    clear = Image.new("RGBA", (side, side), (1, 2, 3, 4))
+    indices = Image.new("P", (side, side))
+    indices.putpalette(bytes(range(48)))
+    bytes_a_pixel = {"palette.png": 8, "alpha.png": 12, "alpha.webp": 20}
+    (tmp_path / "palette.png").write_bytes(encode(indices, "PNG", transparency=bytes((9, 99))))
+    (tmp_path / "alpha.png").write_bytes(encode(clear, "PNG", compress_level=1))
+    (tmp_path / "alpha.webp").write_bytes(encode(clear, "WEBP", lossless=True, method=0, quality=0))
+    script = (
+        "import pathlib, sys\n"
+        "from tests.hostile.test_pictures import decoded, peak\n"
+        "pictures = [pathlib.Path(name).read_bytes() for name in sys.argv[1:]]\n"
+        "before = peak()\n"
+        "for picture in pictures:\n"
+        "    decoded(picture)\n"
+        "    print(peak() - before)\n"
+    )
+    command = [sys.executable, "-c", script, *(str(tmp_path / name) for name in bytes_a_pixel)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    for (name, allowed), kilobytes in zip(bytes_a_pixel.items(), done.stdout.split(), strict=True):
+        assert int(kilobytes) * 1024 / side**2 < allowed, name
 
 
 def test_a_tile_larger_than_the_picture_is_fine_and_so_are_many_strips() -> None:
@@ -86,22 +139,23 @@ def test_frames_behind_the_first_are_not_looked_at(image_format: str) -> None:
     animation = encode(frames[0], image_format, save_all=True, append_images=frames[1:], duration=50)
     middle = len(animation) // 2
     for content in (animation, animation[:middle] + bytes(30) + animation[middle + 30 :]):  # damaged further on
-        assert decoded(content, max_pixels=100 * 100).getpixel((50, 50)) == (0, 0, 0)
+        assert decoded(content, max_pixels=4 * 100 * 100).getpixel((50, 50)) == (0, 0, 0)
 
 
 def test_scans_are_counted_as_the_decoder_sees_them() -> None:
-    assert not too_many_scans(progressive_jpeg(64, MAX_SCANS - 1))
-    assert too_many_scans(progressive_jpeg(64, MAX_SCANS))
+    check_scans(progressive_jpeg(64, MAX_SCANS - 1))
     sound = encode(photograph(), "JPEG", progressive=True)
     scans = b"\xff\xda\0\2" * 600
-    assert not too_many_scans(sound + b"\0\2" + scans)  # a film behind the picture, as phones have it
-    assert not too_many_scans(encode(photograph(), "JPEG", comment=scans))  # inside a segment
+    check_scans(sound + b"\0\2" + scans)  # a film behind the picture, as phones have it
+    check_scans(encode(photograph(), "JPEG", comment=scans))  # inside a segment
     for length in range(4):
-        assert not too_many_scans(b"\xff\xd8\xff"[:length])
+        check_scans(b"\xff\xd8\xff"[:length])
     many = progressive_jpeg(64, 200)
-    assert too_many_scans(many[:2] + b"\xff" + many[2:])  # its scans at the other places, odd for even
-    for before in (b"\xff\xff", b"\xff\xd3\xff", b"x\xff\0\xff"):  # fill bytes, a restart, a stuffed byte
-        assert too_many_scans(many.replace(b"\xff\xda", before + b"\xda"))
+    hidden = [many.replace(b"\xff\xda", before + b"\xda") for before in (b"\xff\xff", b"\xff\xd3\xff", b"x\xff\0\xff")]
+    # its scans at the other places, odd for even; behind fill bytes, a restart, a stuffed byte
+    for image_bytes in (progressive_jpeg(64, MAX_SCANS), many[:2] + b"\xff" + many[2:], *hidden):
+        with pytest.raises(InvalidImage, match=f"more than {MAX_SCANS} scans"):
+            check_scans(image_bytes)
 
 
 def test_what_belongs_to_other_decoders_never_reaches_one() -> None:
@@ -112,7 +166,7 @@ def test_what_belongs_to_other_decoders_never_reaches_one() -> None:
 import json, sys, pathlib
 from PIL import Image, ImageFile
 Image.init()
-from bundle.decoding import _DECODERS
+import bundle.decoding
 reached = []
 def trip(self, *_, **__):
     reached.append(type(self).__name__)
@@ -121,7 +175,8 @@ def classes(kind):
     for each in kind.__subclasses__():
         yield each
         yield from classes(each)
-guarded = [each for each in classes(ImageFile.ImageFile) if each not in _DECODERS.values()]
+used = {"JpegImageFile", "GifImageFile", "BmpImageFile", "TiffImageFile", "WebPImageFile"}
+guarded = [each for each in classes(ImageFile.ImageFile) if each.__name__ not in used]
 for each in guarded:
     each.__init__ = trip
 Image.OPEN.clear()  # nor is the registry asked

@@ -102,7 +102,7 @@ def assert_problem(response: httpx.Response, status: int, code: str) -> None:
     assert body["status"] == status
     assert body["title"]
     assert body["request_id"] == response.headers["x-request-id"]
-    foreign = re.compile(r"0x[0-9a-f]{6}|/(usr|home|root|work|tmp)/|\.py|<_io|PIL|Traceback|pydantic|Error\(")
+    foreign = re.compile(r"\b0x[0-9a-f]{6}|/(usr|home|root|work|tmp)/|\.py|<_io|PIL|Traceback|pydantic|Error\(")
     assert not foreign.search(response.text), response.text
 
 

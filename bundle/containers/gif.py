@@ -1,0 +1,72 @@
+"""GIF files: the first frame and what it needs; comments and what applications have added are skipped.
+
+    header, palette, [transparent colour], frame --> a file of that frame alone --> Pillow
+
+What the frame leaves free of its screen is transparent, as in browsers; Pillow fills it with the first colour.
+"""
+
+import io
+from struct import Struct
+
+from PIL.GifImagePlugin import GifImageFile
+
+from bundle.containers.stored import MAX_PARTS, Canvas, Stored, check_size
+from bundle.errors import InvalidImage
+
+_SCREEN = Struct("<6sHHBBB")
+_FRAME = Struct("<cHHHHB")
+_EXTENSION, _FRAME_FOLLOWS, _TRAILER, _GRAPHIC_CONTROL = 0x21, 0x2C, 0x3B, 0xF9
+
+
+def read_gif(image_bytes: bytes, *, max_pixels: int) -> Stored:
+    """Open the first frame of a GIF file.
+
+    Raises:
+        ImageTooLarge: the screen, widened to hold the frame, has more than `max_pixels`.
+        InvalidImage: no frame, or more than MAX_PARTS blocks before it.
+    """
+    if len(image_bytes) < _SCREEN.size:
+        raise InvalidImage("the GIF image ends in its header")
+    version, width, height, flags, background, aspect = _SCREEN.unpack_from(image_bytes)
+    place = _SCREEN.size + _palette_length(flags)
+    palette = image_bytes[_SCREEN.size : place]
+    place, control = _first_frame(image_bytes, place)
+    _, left, top, frame_width, frame_height, frame_flags = _FRAME.unpack_from(image_bytes, place)
+    width, height = max(width, left + frame_width), max(height, top + frame_height)
+    check_size(width, height, max_pixels=max_pixels)
+    if not frame_width or not frame_height:
+        raise InvalidImage(f"the first frame of the GIF image is {frame_width}x{frame_height} pixels")
+    screen = _SCREEN.pack(version, frame_width, frame_height, flags, background, aspect)
+    frame = _FRAME.pack(b",", 0, 0, frame_width, frame_height, frame_flags)
+    image = GifImageFile(io.BytesIO(b"".join((screen, palette, control, frame, image_bytes[place + _FRAME.size :]))))
+    whole = (frame_width, frame_height) == (width, height)
+    return Stored(image, canvas=None if whole else Canvas(width, height, left, top))
+
+
+def _first_frame(image_bytes: bytes, place: int) -> tuple[int, bytes]:
+    """Return where the first frame is, and the extension that says which colour of it is transparent."""
+    control = b""
+    blocks = MAX_PARTS
+    while blocks:
+        blocks -= 1
+        kind = image_bytes[place] if place < len(image_bytes) else _TRAILER
+        if kind == _FRAME_FOLLOWS and place + _FRAME.size < len(image_bytes):
+            return place, control
+        if kind in (_TRAILER, _FRAME_FOLLOWS):
+            raise InvalidImage("the GIF image ends before its first frame")
+        if kind != _EXTENSION:  # a stray byte, which readers skip
+            place += 1
+            continue
+        label, place = image_bytes[place + 1 : place + 2], place + 2
+        payload = image_bytes[place + 1 : place + 1 + image_bytes[place]] if place < len(image_bytes) else b""
+        if label == bytes((_GRAPHIC_CONTROL,)) and len(payload) >= 4:
+            control = b"!\xf9\x04" + payload[:4] + b"\0"
+        while blocks and place < len(image_bytes) and image_bytes[place]:
+            blocks -= 1
+            place += 1 + image_bytes[place]
+        place += 1
+    raise InvalidImage(f"the GIF image has more than {MAX_PARTS} blocks before its first frame")
+
+
+def _palette_length(flags: int) -> int:
+    return 3 << (flags & 7) + 1 if flags & 0x80 else 0

@@ -1,0 +1,107 @@
+"""JPEG files: the segments that pixels need (ITU T.81, annex B), and the EXIF data.
+
+    SOI, [JFIF], [Adobe], tables, frame, first scan and all behind it --> Pillow
+
+What other applications have put in front of the first scan is left out: Pillow would read it, and would refuse a sound
+picture for a short piece of it. JFIF's and Adobe's segments stay, because they say which colours the components are,
+but only where they are long enough for libjpeg to believe them.
+"""
+
+import io
+import re
+
+import numpy as np
+from PIL.JpegImagePlugin import JpegImageFile
+
+from bundle.containers.exif import orientation_of
+from bundle.containers.stored import MAX_PARTS, Stored, check_size
+from bundle.errors import InvalidImage
+
+MAX_SCANS = 100  # libtiff's own limit too (LIBTIFF_JPEG_MAX_ALLOWED_SCAN_NUMBER); progressive files have about 10
+# A marker with a length behind it: no fill byte, no stuffed byte, no restart. FF+ would be quadratic in fill bytes.
+_MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd7\xff])")
+_START_OF_IMAGE, _END_OF_IMAGE, _START_OF_SCAN, _COMMENT = 0xD8, 0xD9, 0xDA, 0xFE
+_APPLICATIONS = range(0xE0, 0xF0)
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # but DHT, JPG, DAC
+_JFIF, _EXIF, _ADOBE = (0xE0, b"JFIF\0", 14), (0xE1, b"Exif\0\0", 6), (0xEE, b"Adobe", 12)  # and bytes, at least
+_START_OF_SCAN_PAIR = np.frombuffer(bytes((0xFF, _START_OF_SCAN)), np.uint16)[0]
+
+
+def read_jpeg(image_bytes: bytes, *, max_pixels: int) -> Stored:
+    """Open a JPEG file; it is decoded later, perhaps at a reduced size.
+
+    Raises:
+        ImageTooLarge: more than `max_pixels`.
+        InvalidImage: too many segments or scans, or samples that libjpeg does not decode to 8 bits.
+    """
+    pieces, exif = _pixel_segments(image_bytes)
+    check_scans(image_bytes)
+    pixels = b"".join(pieces)
+    image = JpegImageFile(io.BytesIO(pixels))
+    check_size(*image.size, max_pixels=max_pixels)
+    image.decodermaxblock = len(pixels)  # libjpeg gets it all at once, outside the interpreter lock
+    return Stored(image, orientation_of(exif))
+
+
+def check_scans(image_bytes: bytes) -> None:
+    """Return if the file goes over its picture MAX_SCANS times at most. Each costs work for every pixel and few bytes.
+
+    Raises:
+        InvalidImage: more scans, or more than MAX_PARTS segments.
+    """
+    if _start_of_scan_pairs(image_bytes) <= MAX_SCANS:  # nearly all files
+        return
+    scans, position = 0, 2
+    for _ in range(MAX_PARTS):
+        found = _MARKER.search(image_bytes, position)
+        if not found or found[1][0] in (_START_OF_IMAGE, _END_OF_IMAGE):
+            return
+        scans += found[1][0] == _START_OF_SCAN
+        if scans > MAX_SCANS:
+            raise InvalidImage(f"the JPEG image has more than {MAX_SCANS} scans")
+        position = _end(image_bytes, found)
+    raise InvalidImage(f"the JPEG image has more than {MAX_PARTS} segments")
+
+
+def _pixel_segments(image_bytes: bytes) -> tuple[list[bytes | memoryview], bytes]:
+    """Return the pieces of the file that pixels need, and the EXIF data."""
+    pieces: list[bytes | memoryview] = [image_bytes[:2]]
+    exif, position, content = b"", 2, memoryview(image_bytes)
+    for _ in range(MAX_PARTS):
+        found = _MARKER.search(image_bytes, position)
+        if not found:
+            raise InvalidImage("the JPEG image ends before its pixels")
+        marker, start = found[1][0], found.end() - 2
+        if marker == _START_OF_SCAN:
+            pieces.append(content[start:])
+            return pieces, exif
+        if marker in (_START_OF_IMAGE, _END_OF_IMAGE):
+            raise InvalidImage("the JPEG image has no pixels before its end")
+        position = _end(image_bytes, found)
+        payload = content[start + 4 : position]
+        if marker in _FRAMES and payload and payload[0] != 8:
+            raise InvalidImage(f"the JPEG image has {payload[0]} bits a sample; expected 8")
+        if marker in _APPLICATIONS or marker == _COMMENT:
+            if not exif and _is(_EXIF, marker, payload):
+                exif = bytes(payload)
+            if not (_is(_JFIF, marker, payload) or _is(_ADOBE, marker, payload)):
+                continue
+        pieces.append(content[start:position])
+    raise InvalidImage(f"the JPEG image has more than {MAX_PARTS} segments before its pixels")
+
+
+def _end(image_bytes: bytes, marker: "re.Match[bytes]") -> int:
+    start = marker.end()
+    return start + max(2, int.from_bytes(image_bytes[start : start + 2], "big"))
+
+
+def _is(known: tuple[int, bytes, int], marker: int, payload: memoryview) -> bool:
+    number, name, length = known
+    return marker == number and payload[: len(name)] == name and len(payload) >= length
+
+
+def _start_of_scan_pairs(image_bytes: bytes) -> int:
+    """How often FF DA stands anywhere. bytes.count takes eight times as long, and holds the interpreter lock."""
+    whole = np.frombuffer(image_bytes, np.uint8)
+    even, odd = whole[: len(whole) // 2 * 2], whole[1 : 1 + (len(whole) - 1) // 2 * 2]
+    return sum(int(np.count_nonzero(pairs.view(np.uint16) == _START_OF_SCAN_PAIR)) for pairs in (even, odd))
