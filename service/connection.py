@@ -2,8 +2,9 @@
 
 opened --head_timeout--> head --MAX_HEAD_BYTES, MAX_HEADERS--> request --> app --> answer --write_timeout--> next head
 
-Whatever is no HTTP is answered here, in the form that its address would have. The body has its bounds in the routes;
-only the number of its chunks is counted here.
+Data that is not HTTP is answered here, in the form of the address it was sent to. The routes bound the body; only the
+number of its chunks is counted here. The parser sees one request at a time: bytes behind a request wait, unread and
+unparsed, until that request is answered.
 """
 
 import asyncio
@@ -16,30 +17,35 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from service.answer import Answer
 from service.disconnect import client_left
 from service.errors import BodyTooLarge, HeadTimeout, HeadTooLarge, InvalidRequest, ServiceError, TooManyConnections
+from service.lingering import LingeringTransport
 from service.observation import new_request_id
 from service.problems import problem
 
 if TYPE_CHECKING:
     from service.balance import Balance
     from service.early_refusal import EarlyRefusal
+    from service.settings import Settings
     from service.short_way import ShortWay
 
 MAX_HEAD_BYTES = 65_536  # also of trailers and of a chunk's extensions: of all that is neither a request nor its body
 MAX_HEADERS = 100
 MAX_CHUNKS = 65_536  # of one body; as Triton has it
 GOODBYE = 0.2  # seconds
-_BODY_HEADERS = (b"content-length", b"transfer-encoding")
+RESET_CHECK = 0.1  # seconds between two looks for a reset after the end of input
+_BLANK_LINE = b"\r\n\r\n"
 
 
 class Connection(HttpToolsProtocol):
     """One client's connection; `last_activity` is when it was opened, sent bytes or was answered (loop time)."""
 
     last_activity: float
+    transport: LingeringTransport
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         state = self.config.app.state  # type: ignore[union-attr]
-        self._timeout: float = state.settings.client_timeout_ms / 1000
+        self._settings: Settings = state.settings
+        self._timeout = self._settings.client_timeout_ms / 1000
         self._max_connections: int = state.max_connections
         self._metrics = state.metrics
         self._early_refusal: EarlyRefusal | None = getattr(state, "early_refusal", None)
@@ -47,19 +53,27 @@ class Connection(HttpToolsProtocol):
         self._balance: Balance | None = getattr(state, "balance", None)
         self._head_deadline: asyncio.TimerHandle | None = None
         self._write_deadline: asyncio.TimerHandle | None = None
+        self._reset_check: asyncio.TimerHandle | None = None
+        self._received = b""  # of which the parser has seen `_parsed` bytes
+        self._parsed = 0
+        self._last_bytes = b""  # that the parser has seen: a blank line may come in two pieces
+        self._body_left = 0  # bytes, if the head declares a length
         self._in_head = False
+        self._in_request = False  # in its head or its body
+        self._head_without_upgrade = b""
         self._idle_bytes = 0  # received since there was last a head or a piece of a body
         self._head_left = MAX_HEAD_BYTES
         self._headers_left = MAX_HEADERS
         self._chunks_left = MAX_CHUNKS
         self._refusal: ServiceError = InvalidRequest("the request is not HTTP/1.1")
         self._refused = False
-        self._discarding = False  # what comes belongs to a request that has its answer
-        self._closing = False  # and there will not be another
+        self._answered_last = False  # a request that was refused early is the last one
+        self._input_ended = False
+        self._stopping = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self.last_activity = self.loop.time()
-        super().connection_made(transport)
+        super().connection_made(LingeringTransport(transport, self.loop, self._timeout, self._more_to_come))
         if len(self.connections) > self._max_connections:
             self._refuse(TooManyConnections())
         else:
@@ -67,36 +81,42 @@ class Connection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        self.transport.lost()
+        self._unset_keepalive_if_required()
         if not self.awaits_request():
             client_left(self.cycle.scope)  # type: ignore[arg-type]
         if self._balance is not None:
             self._balance.has(len(self.connections))
-        for timer in (self._head_deadline, self._write_deadline):
+        for timer in (self._head_deadline, self._write_deadline, self._reset_check):
             if timer is not None:
                 timer.cancel()
 
     def data_received(self, data: bytes) -> None:
         self.last_activity = self.loop.time()
-        self._unset_keepalive_if_required()
-        if self._refused:
+        if self.transport.is_closing():
+            self.transport.discarded(len(data))
             return
-        self._idle_bytes += len(data)
-        try:
-            self.parser.feed_data(data)
-            if self._idle_bytes > MAX_HEAD_BYTES:
-                self._refuse(HeadTooLarge())
-        except httptools.HttpParserUpgrade:
-            if not self._discarding:
-                self.cycle.keep_alive = False  # answered as if it had not asked; what follows is in no protocol of ours
-        except httptools.HttpParserError:
-            self._refuse(self._refusal)
-        if self._head_deadline is None and self.timeout_keep_alive_task is None and self.awaits_request():
-            self._expect_head()
+        self._unset_keepalive_if_required()
+        self._received = self._received[self._parsed :] + data
+        self._parsed = 0
+        self._parse()
+
+    def eof_received(self) -> bool:  # type: ignore[override]  # the event loop's meaning of it
+        """Go on while an answer is due: a client may shut down its side as soon as it has sent its request.
+
+        TLS has no such half-closed state here: the event loop closes, and the client counts as gone.
+        """
+        if self.scheme == "https" or self.transport.is_closing():
+            return False
+        self._input_ended = True
+        if not self._waiting():
+            self._finish()
+        return not self.transport.is_closing()
 
     def on_message_begin(self) -> None:
         self._unset_keepalive_if_required()
         super().on_message_begin()
-        self._in_head = True
+        self._in_head = self._in_request = True
         self._head_left, self._headers_left, self._chunks_left = MAX_HEAD_BYTES, MAX_HEADERS, MAX_CHUNKS
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -108,16 +128,16 @@ class Connection(HttpToolsProtocol):
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        if self._discarding:
-            return
+        self._idle_bytes = 0
         if len(self.url) > self._head_left:
             self._stop_parsing(HeadTooLarge())
-        if self.parser.should_upgrade() and any(name in _BODY_HEADERS for name, _ in self.headers):
-            self._stop_parsing(InvalidRequest("a request with a body cannot ask for another protocol"))
+        if self.parser.should_upgrade():
+            self._ignore_upgrade()
+            return
+        self._body_left = self._declared_length()
         if not self._refuse_early():
             super().on_headers_complete()
         self._in_head = False
-        self._idle_bytes = 0
         self._forget_head_deadline()
 
     def on_chunk_header(self) -> None:
@@ -128,28 +148,30 @@ class Connection(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         self._idle_bytes = 0
-        if not self._discarding:
+        if not self.awaits_request():  # else the request has its answer
             super().on_body(body)
 
     def on_message_complete(self) -> None:
-        if not self._discarding:
+        if self._head_without_upgrade:
+            return
+        self._in_request = False
+        if not self.awaits_request():
             super().on_message_complete()
-            if not self.pipeline:  # who leaves is noticed only while the socket is read, which a large body has stopped
-                self.flow.resume_reading()
             return
-        if self._closing:  # only now: a socket that is closed before all is read takes the answer with it
-            self.transport.close()
-            return
-        self._discarding = False
         self._forget_head_deadline()
         self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
     def on_response_complete(self) -> None:
         self.last_activity = self.loop.time()
         super().on_response_complete()
-        if self._in_head and self._head_deadline is None:  # the next one was begun meanwhile
+        if self.transport.is_closing():
+            return
+        if self._in_request:  # the rest of its body is still to come
             self._unset_keepalive_if_required()
             self._expect_head()
+        elif self._waiting():
+            self._unset_keepalive_if_required()
+            self._parse()
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -161,7 +183,7 @@ class Connection(HttpToolsProtocol):
             self._write_deadline.cancel()
 
     def awaits_request(self) -> bool:
-        """Whether the client's turn is next: no request is being received or answered."""
+        """Whether the client's turn is next: every request that has come is answered."""
         return self.cycle is None or self.cycle.response_complete
 
     async def respond(self, cycle: RequestResponseCycle, answer: Answer) -> None:
@@ -182,7 +204,10 @@ class Connection(HttpToolsProtocol):
         self.on_response_complete()
 
     def shutdown(self) -> None:
-        super().shutdown()
+        self._stopping = True
+        self.transport.stop_lingering()
+        if not self._waiting():
+            super().shutdown()
         if self.scheme == "https" and self.awaits_request():
             # TLS waits for the client's goodbye, and a client that has nothing to ask reads ours only when it does.
             self.loop.call_later(GOODBYE, self.transport.abort)
@@ -195,22 +220,128 @@ class Connection(HttpToolsProtocol):
         task.add_done_callback(self.tasks.discard)
         self.tasks.add(task)
 
+    def _parse(self) -> None:
+        """Feed the parser to the end of one request; what is behind it waits until it is answered."""
+        while self._waiting() and (self._in_request or (self.awaits_request() and not self._answered_last)):
+            start, self._parsed = self._parsed, self._end_of_piece()
+            piece = memoryview(self._received)[start : self._parsed]
+            self._last_bytes = (self._last_bytes + piece[-3:])[-3:]
+            self._feed(piece)
+            if self.transport.is_closing():
+                return
+        if self._answered_last:
+            self.transport.close()
+            return
+        if self._waiting():
+            self.flow.pause_reading()
+            return
+        self._received, self._parsed = b"", 0
+        if self._input_ended or self._stopping:
+            self._finish()
+        else:
+            if not self._in_request:  # a reset is noticed only while the socket is read, and a large body pauses that
+                self.flow.resume_reading()
+            if self._head_deadline is None and self.timeout_keep_alive_task is None and self.awaits_request():
+                self._expect_head()
+
+    def _end_of_piece(self) -> int:
+        """Where to stop feeding, so that the parser sees the end of a request before the next one begins.
+
+        A request ends with a blank line or has a declared length. More stops than needed do no harm.
+        """
+        start, end = self._parsed, len(self._received)
+        if self._body_left:
+            stop = min(start + self._body_left, end)
+            self._body_left -= stop - start
+            return stop
+        torn = (self._last_bytes + self._received[start : start + 3]).find(_BLANK_LINE)
+        if torn >= 0:
+            return start + torn + len(_BLANK_LINE) - len(self._last_bytes)
+        found = self._received.find(_BLANK_LINE, start)
+        return found + len(_BLANK_LINE) if found >= 0 else end
+
+    def _feed(self, piece: bytes | memoryview) -> None:
+        self._idle_bytes += len(piece)
+        try:
+            self.parser.feed_data(piece)
+            if self._idle_bytes > MAX_HEAD_BYTES:
+                self._refuse(HeadTooLarge())
+        except httptools.HttpParserUpgrade:
+            head, self._head_without_upgrade = self._head_without_upgrade, b""
+            self._feed(head)
+        except httptools.HttpParserError:
+            self._refuse(self._refusal)
+
+    def _waiting(self) -> bool:
+        """Whether bytes have come that the parser has not seen."""
+        return self._parsed < len(self._received)
+
+    def _declared_length(self) -> int:
+        return next((int(value) for name, value in self.headers if name == b"content-length"), 0)
+
+    def _ignore_upgrade(self) -> None:
+        """Parse the head again without `Upgrade`: with it, httptools takes the body for another protocol."""
+        method = self.parser.get_method()
+        if method == b"CONNECT":
+            self._stop_parsing(InvalidRequest("CONNECT is not supported"))
+        lines = [b"%b %b HTTP/%b" % (method, self.url, self.parser.get_http_version().encode())]
+        lines += [name + b": " + value for name, value in self.headers if name != b"upgrade"]
+        self._head_without_upgrade = b"\r\n".join([*lines, b"", b""])
+
     def _refuse_early(self) -> bool:
-        """Answer at once what can be refused by its head, unless others come first or the client takes no answers."""
-        if self._early_refusal is None or not self.awaits_request() or self.flow.write_paused:
-            return False
-        if self.parser.should_upgrade():
+        """Answer at once what can be refused by its head, unless the client takes no answers."""
+        if self._early_refusal is None or self.flow.write_paused:
             return False
         answer = self._early_refusal.answer(self.parser.get_method(), self.url, self.headers)
         if answer is None:
             return False
-        last = self.parser.get_http_version() == "1.0" or not self.parser.should_keep_alive()
+        last = self._stopping or self.parser.get_http_version() == "1.0" or not self.parser.should_keep_alive()
         if last and CLOSE_HEADER not in answer.headers:
             answer.headers.append(CLOSE_HEADER)
         self._write(answer)
-        self._discarding = True
-        self._closing = CLOSE_HEADER in answer.headers
+        self._answered_last = CLOSE_HEADER in answer.headers
         return True
+
+    def _finish(self) -> None:
+        """No further request will be read: answer the one that is here, and close."""
+        if not self._input_ended and self._in_request:
+            if self.awaits_request():
+                self.transport.close()
+            else:
+                self.cycle.keep_alive = False
+        elif self._in_head:
+            self._refuse(InvalidRequest("the input ended before the head of the request did"))
+        elif self.awaits_request():
+            self.transport.close()
+        elif self._in_request:  # the application counts it: as a client that has left
+            if not self.cycle.response_started:
+                self._answer(InvalidRequest("the input ended before the body of the request did"))
+            self._give_up_request()
+            self.transport.close()
+        else:
+            self.cycle.keep_alive = False
+            if self._input_ended and self._reset_check is None:
+                if not self.cycle.response_started:
+                    self.transport.begin_answer()
+                self._look_for_reset()
+
+    def _look_for_reset(self) -> None:
+        if self.transport.was_reset():
+            self.transport.abort()
+        else:
+            self._reset_check = self.loop.call_later(RESET_CHECK, self._look_for_reset)
+
+    def _give_up_request(self) -> None:
+        """Tell the application that nobody will read its answer."""
+        client_left(self.cycle.scope)  # type: ignore[arg-type]
+        self.cycle.disconnected = True
+        self.cycle.message_event.set()
+
+    def _more_to_come(self) -> bool:
+        """Whether the client may still be sending when the connection closes."""
+        if self._input_ended or self._stopping:
+            return False
+        return self._in_request or self._refused or self._waiting()
 
     def _expect_head(self) -> None:
         self._head_deadline = self.loop.call_later(self._timeout, self._head_late)
@@ -223,27 +354,28 @@ class Connection(HttpToolsProtocol):
     def _head_late(self) -> None:
         if self._in_head:
             self._refuse(HeadTimeout())
+        elif self._in_request:
+            self.transport.close()  # the request has its answer, and its body takes too long
         else:
             self.transport.abort()  # nothing was asked, so there is nothing to answer
 
     def _stop_parsing(self, refusal: ServiceError) -> None:
         self._refusal = refusal
-        raise refusal  # httptools makes an HttpParserError of it, which data_received knows
+        raise refusal  # httptools makes an HttpParserError of it, which `_feed` knows
 
     def _refuse(self, refusal: ServiceError) -> None:
-        """Answer what is not answered yet and never became a request, and close; those before it are still answered."""
+        """Answer what never became a request, or whose body is no HTTP, unless it has its answer; and close."""
         self._refused = True
         self._metrics.rejected.labels(refusal.code).inc()
-        if not self.awaits_request() and not self.cycle.more_body:
-            self.cycle.keep_alive = False
-            self.flow.pause_reading()
-            return
-        if not self._discarding and (self.awaits_request() or not self.cycle.response_started):
+        if self.awaits_request():
+            answered = self._in_request and not self._in_head
+        else:
+            answered = self.cycle.response_started
+            self._give_up_request()
+        if not answered:
             self._metrics.requests.labels("other", "", refusal.status).inc()
             self._answer(refusal)
         self.transport.close()
-        if self.scheme == "https":
-            self.loop.call_later(GOODBYE, self.transport.abort)
 
     def _answer(self, refusal: ServiceError) -> None:
         request_id = new_request_id()

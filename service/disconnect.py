@@ -21,7 +21,9 @@ class Asked(Protocol):
 
 
 def client_left(scope: MutableMapping[str, Any]) -> None:
-    """Note that nobody waits for the answer to this request."""
+    """Note that nobody waits for the answer to this request; noting it again changes nothing."""
+    if _LEFT in scope:
+        return
     scope[_LEFT] = True
     if on_leaving := scope.get(_ON_LEAVING):
         on_leaving()

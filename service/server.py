@@ -138,7 +138,9 @@ class Server(uvicorn.Server):
         patience = min(SILENCE, self._drain_grace)
         end = self._loop.time() + patience
         while (now := self._loop.time()) < end and any(
-            connection.awaits_request() and connection.last_activity > now - patience
+            connection.awaits_request()
+            and not connection.transport.is_closing()
+            and connection.last_activity > now - patience
             for connection in self.server_state.connections
             if isinstance(connection, Connection)
         ):

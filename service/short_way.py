@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from service.connection import Connection
 
-_WISHES = frozenset({TIMEOUT_HEADER.lower().encode(), b"transfer-encoding", b"upgrade"})
+_WISHES = frozenset({TIMEOUT_HEADER.lower().encode(), b"transfer-encoding"})
 _JSON = (b"content-type", b"application/json")
 log = logging.getLogger("aaserve")
 

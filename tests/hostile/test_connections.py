@@ -71,7 +71,7 @@ NOT_HTTP = {
     "a chunk of no size": POST + b"Transfer-Encoding: chunked\r\n\r\nz\r\n",
     "a chunk of a negative size": POST + b"Transfer-Encoding: chunked\r\n\r\n-1\r\nhello\r\n",
     "a chunk beyond 64 bits": POST + b"Transfer-Encoding: chunked\r\n\r\n11111111111111111\r\n",
-    "an upgrade with a body": POST + b"Connection: upgrade\r\nUpgrade: h2c\r\nContent-Length: 5\r\n\r\nhello",
+    "a tunnel": b"CONNECT a.example:443 HTTP/1.1\r\nHost: a.example\r\n\r\n",
 }
 
 
@@ -222,14 +222,88 @@ def test_who_takes_no_answer_is_cut_off(strict: RunningService) -> None:
 
 def test_garbage_behind_a_request_does_not_take_the_place_of_its_answer(service: RunningService) -> None:
     request = POST + b"Content-Length: %d\r\n\r\n" % len(JPEG) + JPEG
-    (answer,) = ask(service, request + b"\x80 nonsense\r\n\r\n")
+    answer, refusal = ask(service, request + b"\x80 nonsense\r\n\r\n")
     assert answer.status == 200
     assert answer.json["predictions"]
+    assert is_problem(refusal, 400, "invalid_request")
 
 
-def test_an_upgrade_without_a_body_is_ignored(service: RunningService) -> None:
-    (answer,) = ask(service, LIVE + b"Connection: upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n\r\n" + LIVE + b"\r\n")
-    assert answer.status == 200
+def test_a_broken_body_does_not_take_the_place_of_the_answer_before_it(service: RunningService) -> None:
+    broken = POST + b"Transfer-Encoding: chunked\r\n\r\nz\r\n"
+    answer, refusal = ask(service, LIVE + b"\r\n" + broken)
+    assert answer.json == {"state": "ready"}
+    assert is_problem(refusal, 400, "invalid_request")
+
+
+H2C = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAAB\r\n"
+WEBSOCKET = b"Upgrade: websocket\r\nConnection: keep-alive, upgrade\r\nSec-WebSocket-Version: 13\r\n"
+UPGRADES = {
+    "length": POST + H2C + b"Content-Length: %d\r\n\r\n" % len(JPEG) + JPEG,
+    "length first": POST + b"Content-Length: %d\r\n" % len(JPEG) + WEBSOCKET + b"\r\n" + JPEG,
+    "chunks": POST + b"Transfer-Encoding: chunked\r\n" + H2C + b"\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(JPEG), JPEG),
+    "trailers": POST + H2C + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\nA: b\r\n\r\n" % (len(JPEG), JPEG),
+    "no body": LIVE + H2C + b"\r\n",
+    "an empty body": LIVE + WEBSOCKET + b"Content-Length: 0\r\n\r\n",
+    "twice": LIVE + H2C + WEBSOCKET + b"\r\n",
+}
+
+
+@pytest.mark.parametrize("torn", [False, True], ids=["at once", "in pieces"])
+@pytest.mark.parametrize("request_", UPGRADES.values(), ids=UPGRADES)
+def test_an_upgrade_is_ignored_and_the_connection_goes_on(service: RunningService, request_: bytes, torn: bool) -> None:
+    with connect(service) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        cut = request_.index(b"\r\n\r\n") + 2
+        for piece in (request_[:90], request_[90:cut], request_[cut:]) if torn else (request_,):
+            send(connection, piece)
+        send(connection, request_ + LIVE + CLOSE)
+        found = answers(received(connection))
+    assert [answer.status for answer in found] == [200, 200, 200]
+    assert found[0].json == found[1].json
+    assert "upgrade" not in found[0].headers
+
+
+@pytest.mark.parametrize("length", [True, False], ids=["length", "chunks"])
+def test_what_looks_like_a_request_in_the_body_of_an_upgrade_is_not_one(service: RunningService, length: bool) -> None:
+    hidden = b"DELETE /classify HTTP/1.1\r\nHost: x\r\n\r\n" + LIVE + b"\r\n"
+    if length:
+        request = POST + H2C + b"Content-Length: %d\r\n\r\n%b" % (len(hidden), hidden)
+    else:
+        request = POST + H2C + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(hidden), hidden)
+    picture, live = ask(service, request + LIVE + CLOSE)
+    assert (picture.status, picture.json["code"]) == (415, "unsupported_media_type")
+    assert live.status == 200
+
+
+@pytest.mark.parametrize("path", [b"/classify", b"/classify?top_k=5"], ids=["short way", "application"])
+def test_a_client_that_has_finished_sending_gets_its_answers(service: RunningService, path: bytes) -> None:
+    before = service.metric("aaserve_rejected_total", reason="disconnected")
+    request = POST.replace(b"/classify", path) + b"Content-Length: %d\r\n\r\n" % len(JPEG) + JPEG
+    found = ask_and_finish(service, request + LIVE + b"\r\n" + request)
+    assert [answer.status for answer in found] == [200, 200, 200]
+    assert found[0].json == found[2].json
+    assert service.metric("aaserve_rejected_total", reason="disconnected") == before
+
+
+def test_a_request_that_ends_too_early_is_refused_at_once(service: RunningService) -> None:
+    for request in (LIVE, POST + b"Content-Length: 9\r\n\r\nx", POST + b"Transfer-Encoding: chunked\r\n\r\n5\r\nx"):
+        live, refusal = ask_and_finish(service, LIVE + b"\r\n" + request)
+        assert live.status == 200
+        assert is_problem(refusal, 400, "invalid_request")
+        assert "ended before" in refusal.json["detail"]
+
+
+def test_a_connection_without_a_request_closes_when_the_client_has_finished(service: RunningService) -> None:
+    assert ask_and_finish(service, b"") == []
+    assert [answer.status for answer in ask_and_finish(service, LIVE + b"\r\n")] == [200]
+
+
+def ask_and_finish(service: RunningService, data: bytes) -> list[Answer]:
+    """Send `data`, shut down the sending side, and read until the service closes."""
+    with connect(service) as connection:
+        send(connection, data)
+        connection.shutdown(socket.SHUT_WR)
+        return answers(received(connection))
 
 
 def test_connections_beyond_the_limit_are_told_so(strict: RunningService) -> None:

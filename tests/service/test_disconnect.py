@@ -1,11 +1,22 @@
 """Work that stops when nobody waits for it."""
 
 import asyncio
+import socket
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Event
 
 import pytest
+from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
 
 from service.disconnect import client_left, unless_client_leaves
+from service.metrics import Metrics
+from service.settings import Settings
+from tests.helpers import served, wait_until
 
 
 def asked() -> Request:
@@ -58,3 +69,66 @@ def test_a_task_that_another_cancels_stays_cancelled() -> None:
             await working
 
     asyncio.run(scenario())
+
+
+@contextmanager
+def holding() -> Iterator[tuple[socket.socket, Event, list[str]]]:
+    """A connection whose request is being answered, the event that ends that, and what became of requests."""
+    answer, ended = Event(), list[str]()
+
+    async def held(request: Request) -> Response:
+        await request.body()
+        ended.append("begun")
+        try:
+            with unless_client_leaves(request):
+                while not answer.is_set():  # set by another thread
+                    await asyncio.sleep(0.01)
+        except ClientDisconnect:
+            ended.append("left")
+            raise
+        return PlainTextResponse("here you are", headers={"X-A": "b"})
+
+    async def ignore(request: Request, error: Exception) -> Response:
+        return Response()
+
+    app = Starlette(routes=[Route("/", held, methods=["POST"])], exception_handlers={ClientDisconnect: ignore})
+    app.state.settings, app.state.metrics = Settings(_cli_parse_args=[]), Metrics()
+    with (
+        served(app) as (client, _),
+        socket.create_connection((client.base_url.host, client.base_url.port), 10) as asking,
+    ):
+        asking.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nhi")
+        wait_until(lambda: ended)
+        yield asking, answer, ended
+
+
+def test_a_client_that_shuts_down_its_side_while_it_waits_gets_the_whole_answer_and_the_end() -> None:
+    with holding() as (asking, answer, ended):
+        asking.shutdown(socket.SHUT_WR)
+        content = asking.recv(9)  # comes before there is an answer: it finds out whether the client is still there
+        assert content == b"HTTP/1.1 "
+        answer.set()
+        while piece := asking.recv(65536):
+            content += piece
+    assert content.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert content.count(b"HTTP/1.1") == 1
+    assert content.endswith(b"\r\nconnection: close\r\n\r\nhere you are")
+    assert ended == ["begun"]
+
+
+@pytest.mark.parametrize("reset", [False, True], ids=["closes", "resets"])
+def test_a_client_that_leaves_while_it_waits_is_noticed(reset: bool) -> None:
+    with holding() as (asking, _, ended):
+        if reset:
+            asking.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        asking.close()
+        wait_until(lambda: ended == ["begun", "left"])
+
+
+def test_a_client_that_leaves_after_it_has_shut_down_its_side_is_noticed() -> None:
+    with holding() as (asking, _, ended):
+        asking.shutdown(socket.SHUT_WR)
+        assert asking.recv(9)
+        asking.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        asking.close()
+        wait_until(lambda: ended == ["begun", "left"])

@@ -216,7 +216,6 @@ def test_what_is_more_than_a_picture_is_for_the_application(asked: dict[str, Any
         ("Content-Type", "text/plain"),
         ("X-Request-Timeout-Ms", "100"),
         ("Transfer-Encoding", "chunked"),
-        ("Upgrade", "h2c"),
     ],
     ids=str,
 )
