@@ -22,6 +22,7 @@ from service import (
     torchserve_routes,
 )
 from service.access import Access
+from service.cors import EXPOSED_HEADERS
 from service.direct_route import DirectRoutes, OnError
 from service.early_refusal import EarlyRefusal
 from service.errors import ServiceError
@@ -117,7 +118,7 @@ def create_app(
             allow_origins=settings.cors_origins.split(","),
             allow_methods=["GET", "POST", "PUT"],
             allow_headers=["Authorization", TIMEOUT_HEADER, "X-Request-ID"],
-            expose_headers=["Retry-After", "Server-Timing", "X-Request-ID"],
+            expose_headers=EXPOSED_HEADERS,
         )
     observer = Observer(metrics)
     app.add_middleware(Observation, observer=observer, tracing=tracing)  # the last one added is the outermost

@@ -15,6 +15,7 @@ from uvicorn.protocols.http.flow_control import CLOSE_HEADER
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from service.answer import Answer
+from service.cors import cors_headers, origin_of
 from service.disconnect import client_left
 from service.errors import BodyTooLarge, HeadTimeout, HeadTooLarge, InvalidRequest, ServiceError, TooManyConnections
 from service.lingering import LingeringTransport
@@ -383,7 +384,9 @@ class Connection(HttpToolsProtocol):
         response = problem(refusal, request_id, path)
         response.headers["X-Request-ID"] = request_id
         response.headers["Connection"] = "close"
-        self._write(Answer.of(response))
+        answer = Answer.of(response)
+        answer.headers += cors_headers(origin_of(self.headers or []), self._settings)
+        self._write(answer)
 
     def _write(self, answer: Answer) -> None:
         headers = (*self.server_state.default_headers, *answer.headers)

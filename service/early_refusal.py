@@ -19,6 +19,7 @@ from starlette.responses import Response
 
 from service.access import refusal_for
 from service.answer import Answer
+from service.cors import cors_headers, origin_of
 from service.errors import ServiceError
 from service.keys import Keys
 from service.lifecycle import Lifecycle
@@ -70,11 +71,12 @@ class EarlyRefusal:
             lifecycle.knock()
             self._let_one_in()
             return None
-        if self._goes_another_way(path, headers):
-            return None
+        if self._keys is not None and refusal_for(path, headers, self._keys):
+            return None  # the application says so
         record = Record(request_id(headers), endpoint=endpoint, status=refusal.status, error=refusal)
         answer = _answer(refusal, record.request_id, endpoint)
         answer.headers += answer_headers(record, lifecycle)
+        answer.headers += cors_headers(origin_of(headers), self._settings)
         self._observer.ended(record, method.decode(), path)
         return answer
 
@@ -86,12 +88,6 @@ class EarlyRefusal:
 
     def _routes_have_begun(self) -> None:
         self._let_in = 0
-
-    def _goes_another_way(self, path: str, headers: list[tuple[bytes, bytes]]) -> bool:
-        """Whether the application has more to say than that there is no room."""
-        if self._keys is not None and refusal_for(path, headers, self._keys):
-            return True
-        return bool(self._settings.cors_origins) and any(name == b"origin" for name, _ in headers)
 
     def _limits(self, headers: list[tuple[bytes, bytes]]) -> tuple[int, int]:
         """Milliseconds and bytes that the request asks for; where it makes no sense, as much as is allowed."""

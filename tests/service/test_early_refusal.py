@@ -186,9 +186,16 @@ def test_the_head_behind_a_refusal_has_its_time(crowded: RunningService) -> None
 
 
 def test_an_upgrade_is_ignored_here_too(crowded: RunningService) -> None:
-    head = b"POST /classify HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n"
-    (answer,) = ask(crowded, head)
-    assert (answer.status, answer.headers["connection"]) == (429, "close")
+    upgrade = ("Connection: upgrade", "Upgrade: h2c")
+    requests = post(JPEG, *upgrade) + post(chunked(JPEG), "Transfer-Encoding: chunked", *upgrade) + post(b"", *upgrade)
+    assert statuses(ask(crowded, requests + LAST)) == [429, 429, 429, 200]
+
+
+def test_a_client_that_has_finished_sending_is_refused_too(crowded: RunningService) -> None:
+    with connect(crowded) as connection:
+        send(connection, post(JPEG) + post(JPEG))
+        connection.shutdown(socket.SHUT_WR)
+        assert statuses(answers(received(connection))) == [429, 429]
 
 
 def test_garbage_and_too_many_chunks_behind_a_refusal_end_the_connection(crowded: RunningService) -> None:
@@ -233,7 +240,10 @@ def test_a_page_of_another_origin_can_read_the_refusal(guarded: RunningService) 
         assert int(answer.headers["retry-after"]) >= 1
         return dict(answer.headers)
 
-    assert refused(Origin=ORIGIN)["access-control-allow-origin"] == ORIGIN
+    allowed = refused(Origin=ORIGIN)
+    assert allowed["access-control-allow-origin"] == ORIGIN
+    assert "Retry-After" in allowed["access-control-expose-headers"]
+    assert allowed["vary"] == "Origin"
     assert "access-control-allow-origin" not in refused(Origin="https://evil.example")
     assert "access-control-allow-origin" not in refused()
 
