@@ -31,6 +31,7 @@ from service.file_descriptors import allowed_connections
 from service.keys import Keys
 from service.log_writer import LogWriter
 from service.logs import configure_logging
+from service.room import Room
 from service.server import Server
 from service.settings import Settings
 from service.threads import take_turns
@@ -88,7 +89,7 @@ def _serve(
         server.should_exit = True
 
     app = create_app(settings, worker=worker, tracing=tracing, on_failure=stop)
-    app.state.max_connections = allowed_connections(settings.max_connections)
+    app.state.room = Room(allowed_connections(settings.max_connections))
     logs.on_dropped = app.state.metrics.log_lines_dropped.inc
     server = Server(
         uvicorn.Config(

@@ -8,6 +8,7 @@ unparsed, until that request is answered.
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import httptools
@@ -25,6 +26,7 @@ from service.problems import problem
 if TYPE_CHECKING:
     from service.balance import Balance
     from service.early_refusal import EarlyRefusal
+    from service.room import Room
     from service.settings import Settings
     from service.short_way import ShortWay
 
@@ -33,6 +35,7 @@ MAX_HEADERS = 100
 MAX_CHUNKS = 65_536  # of one body; as Triton has it
 GOODBYE = 0.2  # seconds
 RESET_CHECK = 0.1  # seconds between two looks for a reset after the end of input
+PROBES = frozenset((b"/health/live", b"/health/ready", b"/v2/health/live", b"/v2/health/ready", b"/ping", b"/metrics"))
 _BLANK_LINE = b"\r\n\r\n"
 
 
@@ -47,7 +50,7 @@ class Connection(HttpToolsProtocol):
         state = self.config.app.state  # type: ignore[union-attr]
         self._settings: Settings = state.settings
         self._timeout = self._settings.client_timeout_ms / 1000
-        self._max_connections: int = state.max_connections
+        self._room: Room = state.room
         self._metrics = state.metrics
         self._early_refusal: EarlyRefusal | None = getattr(state, "early_refusal", None)
         self._short_way: ShortWay | None = getattr(state, "short_way", None)
@@ -71,17 +74,31 @@ class Connection(HttpToolsProtocol):
         self._answered_last = False  # a request that was refused early is the last one
         self._input_ended = False
         self._stopping = False
+        self._entered = False
+        self._probes_only = False
+        self._end_handshake: Callable[[], object] | None = None
+
+    def accepted(self, end_handshake: Callable[[], object]) -> None:
+        """Count this connection from now on, before TLS; `end_handshake` ends it while it is not made."""
+        self._end_handshake = end_handshake
+        self._enter()
+
+    def not_made(self) -> None:
+        """Note that TLS failed."""
+        self._room.leave(self)
+        self._forget_head_deadline()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        self._end_handshake = None
         self.last_activity = self.loop.time()
+        transport.set_write_buffer_limits(high=1)  # so that `_write_deadline` runs whenever bytes are unsent
         super().connection_made(LingeringTransport(transport, self.loop, self._timeout, self._more_to_come))
-        if len(self.connections) > self._max_connections:
-            self._refuse(TooManyConnections())
-        else:
-            self._expect_head()
+        if not self._entered:
+            self._enter()
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        self._room.leave(self)
         self.transport.lost()
         self._unset_keepalive_if_required()
         if not self.awaits_request():
@@ -135,9 +152,14 @@ class Connection(HttpToolsProtocol):
         if self.parser.should_upgrade():
             self._ignore_upgrade()
             return
+        if self._probes_only and self.url.partition(b"?")[0] not in PROBES:
+            self._stop_parsing(TooManyConnections())
         self._body_left = self._declared_length()
         if not self._refuse_early():
+            self._room.works(self)
             super().on_headers_complete()
+            if self._probes_only:
+                self.cycle.keep_alive = False
         self._in_head = False
         self._forget_head_deadline()
 
@@ -164,6 +186,7 @@ class Connection(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         self.last_activity = self.loop.time()
+        self._room.waits(self)
         super().on_response_complete()
         if self.transport.is_closing():
             return
@@ -187,12 +210,12 @@ class Connection(HttpToolsProtocol):
         """Whether the client's turn is next: every request that has come is answered."""
         return self.cycle is None or self.cycle.response_complete
 
-    async def respond(self, cycle: RequestResponseCycle, answer: Answer) -> None:
-        """Write the whole answer to a request that the application has not seen."""
+    async def respond(self, cycle: RequestResponseCycle, answer: Answer) -> bool:
+        """Write the whole answer to a request that the application has not seen; False if the client has left."""
         if self.flow.write_paused and not cycle.disconnected:
             await self.flow.drain()
         if cycle.disconnected:
-            return
+            return False
         if CLOSE_HEADER in answer.headers:
             cycle.keep_alive = False
         elif not cycle.keep_alive:
@@ -203,6 +226,14 @@ class Connection(HttpToolsProtocol):
         if not cycle.keep_alive:
             self.transport.close()
         self.on_response_complete()
+        return True
+
+    def give_way(self) -> None:
+        """Close at once, in favour of another connection."""
+        if self._end_handshake is not None:
+            self._end_handshake()
+        else:
+            self.transport.abort()
 
     def shutdown(self) -> None:
         self._stopping = True
@@ -300,6 +331,7 @@ class Connection(HttpToolsProtocol):
         if last and CLOSE_HEADER not in answer.headers:
             answer.headers.append(CLOSE_HEADER)
         self._write(answer)
+        self._room.waits(self)
         self._answered_last = CLOSE_HEADER in answer.headers
         return True
 
@@ -344,6 +376,15 @@ class Connection(HttpToolsProtocol):
             return False
         return self._in_request or self._refused or self._waiting()
 
+    def _enter(self) -> None:
+        self._entered = True
+        if self._room.enter(self):
+            self._probes_only = self._room.overfull
+            self._expect_head()
+        else:
+            self._metrics.rejected.labels(TooManyConnections.code).inc()
+            self.give_way()
+
     def _expect_head(self) -> None:
         self._head_deadline = self.loop.call_later(self._timeout, self._head_late)
 
@@ -358,7 +399,7 @@ class Connection(HttpToolsProtocol):
         elif self._in_request:
             self.transport.close()  # the request has its answer, and its body takes too long
         else:
-            self.transport.abort()  # nothing was asked, so there is nothing to answer
+            self.give_way()  # nothing was asked, so there is nothing to answer
 
     def _stop_parsing(self, refusal: ServiceError) -> None:
         self._refusal = refusal
@@ -367,6 +408,7 @@ class Connection(HttpToolsProtocol):
     def _refuse(self, refusal: ServiceError) -> None:
         """Answer what never became a request, or whose body is no HTTP, unless it has its answer; and close."""
         self._refused = True
+        self._room.waits(self)
         self._metrics.rejected.labels(refusal.code).inc()
         if self.awaits_request():
             answered = self._in_request and not self._in_head

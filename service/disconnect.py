@@ -4,7 +4,7 @@ connection is lost --Connection--> client_left(scope) --> the request's task, wh
 """
 
 import asyncio
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -27,6 +27,11 @@ def client_left(scope: MutableMapping[str, Any]) -> None:
     scope[_LEFT] = True
     if on_leaving := scope.get(_ON_LEAVING):
         on_leaving()
+
+
+def has_left(scope: Mapping[str, Any]) -> bool:
+    """Whether nobody waits for the answer to this request: how it ends is then no fault of the service."""
+    return _LEFT in scope
 
 
 class unless_client_leaves:  # noqa: N801 (reads as the statement that it is)

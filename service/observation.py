@@ -17,6 +17,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bundle.manifest import Manifest
+from service.disconnect import has_left
 from service.errors import ServiceError
 from service.histogram import Histogram
 from service.logs import RefusalLog, log_request
@@ -126,7 +127,7 @@ class Observation:
             self._tracing.begin()
 
         async def send_observed(message: Message) -> None:
-            if message["type"] == "http.response.start":
+            if message["type"] == "http.response.start" and not has_left(scope):
                 record.status = message["status"]
                 headers = answer_headers(record, scope["app"].state.lifecycle)
                 if self._tracing:
@@ -139,13 +140,16 @@ class Observation:
         try:
             await self._app(scope, receive, send_observed)
         except ClientDisconnect:
-            self._metrics.rejected.labels("disconnected").inc()
+            pass
         except Exception as error:
-            log.error("request %s failed", record.request_id, exc_info=error)
-            if record.status == CLIENT_LEFT:
-                await problem(ServiceError(), record.request_id, scope["path"])(scope, receive, send_observed)
+            if not has_left(scope):  # else the request was given up, and any error may come of that
+                log.error("request %s failed", record.request_id, exc_info=error)
+                if record.status == CLIENT_LEFT:
+                    await problem(ServiceError(), record.request_id, scope["path"])(scope, receive, send_observed)
         finally:
             self._metrics.being_answered -= 1
+            if record.status == CLIENT_LEFT:
+                self._metrics.rejected.labels("disconnected").inc()
             if self._tracing and record.status == CLIENT_LEFT:
                 self._tracing.finish(record)
             record.endpoint = getattr(scope.get("route"), "path", record.endpoint)

@@ -81,7 +81,7 @@ class Settings(BaseSettings):
         10_000,
         ge=1,
         le=600_000,
-        description="Milliseconds in which a client must send a request's head, and go on taking an answer.",
+        description="Milliseconds for a client to finish TLS and send a request's head, and to go on taking an answer.",
     )
     keep_alive_ms: int = Field(
         75_000,
@@ -90,7 +90,10 @@ class Settings(BaseSettings):
         description="Milliseconds a connection stays open between two requests; more than the proxy in front keeps it.",
     )
     max_connections: int = Field(
-        4096, ge=1, le=1_000_000, description="Connections of one process, at most; beyond that 503."
+        4096,
+        ge=1,
+        le=1_000_000,
+        description="Connections of one process, at most; beyond that the longest idle one is closed, or 503.",
     )
     model_call_timeout_ms: int = Field(
         30_000,

@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect
 
 from service.answer import Answer
 from service.deadlines import until
-from service.disconnect import unless_client_leaves
+from service.disconnect import has_left, unless_client_leaves
 from service.errors import ServiceError
 from service.lifecycle import Lifecycle
 from service.observation import Observer, Record, answer_headers, request_id
@@ -60,6 +60,8 @@ class ShortWay:
             if name == b"content-length":
                 length = value
             elif name == b"content-type":
+                if media_type:
+                    return 0
                 media_type = value
             elif name in _WISHES:
                 return 0
@@ -72,9 +74,10 @@ class ShortWay:
         self._metrics.being_answered += 1
         try:
             answer = await self._answer(cycle, size, record)
-            record.status = answer.status
             answer.headers += answer_headers(record, self._state.lifecycle)
-            await connection.respond(cycle, answer)
+            if not await connection.respond(cycle, answer):
+                raise ClientDisconnect
+            record.status = answer.status
         except ClientDisconnect:
             self._disconnected.inc()
         finally:
@@ -91,6 +94,8 @@ class ShortWay:
         except ServiceError as error:
             record.error = error
         except Exception as error:
+            if has_left(cycle.scope):  # the request was given up, and any error may come of that
+                raise ClientDisconnect from error
             log.error("request %s failed", record.request_id, exc_info=error)
         else:
             return Answer(200, [(b"content-length", b"%d" % len(body)), _JSON], body)

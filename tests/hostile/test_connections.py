@@ -1,6 +1,8 @@
 """What a client can do with a connection before, between and instead of requests."""
 
+import re
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -9,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from service.connection import MAX_CHUNKS, MAX_HEAD_BYTES, MAX_HEADERS
+from service.connection import MAX_CHUNKS, MAX_HEAD_BYTES, MAX_HEADERS, PROBES
 from tests.helpers import EXAMPLES, ROOT, RunningService, running_service, wait_until
 from tests.hostile.wire import Answer, answers, ask, connect, received, send
 
@@ -306,18 +308,63 @@ def ask_and_finish(service: RunningService, data: bytes) -> list[Answer]:
         return answers(received(connection))
 
 
-def test_connections_beyond_the_limit_are_told_so(strict: RunningService) -> None:
-    strict.client.get("/health/live")  # one connection is the client's own
+def test_connections_beyond_the_limit_are_told_so_and_probes_are_answered(strict: RunningService) -> None:
     rest = strict.metric("aaserve_rejected_total", reason="too_many_connections")
-    opened = [connect(strict) for _ in range(CONNECTIONS - 1)]
-    with connect(strict) as one_more:
-        (answer,) = answers(received(one_more))
-        assert is_problem(answer, 503, "too_many_connections")
-        assert answer.headers["retry-after"] == "1"
+    strict.client.close()
+    opened = [connect(strict) for _ in range(CONNECTIONS)]
+    for connection in opened:  # each has a request, whose body is missing
+        send(connection, POST + b"Content-Length: 10\r\n\r\n")
+    (answer,) = ask(strict, POST + b"Content-Length: %d\r\n\r\n" % len(JPEG) + JPEG)
+    assert is_problem(answer, 503, "too_many_connections")
+    assert answer.headers["retry-after"] == "1"
+    for path in PROBES:
+        (probe,) = ask(strict, b"GET " + path + b" HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert (probe.status, probe.headers["connection"]) == (200, "close")
     for connection in opened:
         connection.close()
-    wait_until(lambda: strict.metric("aaserve_rejected_total", reason="too_many_connections") == rest + 1)
-    wait_until(lambda: ask(strict, LIVE + CLOSE)[0].status == 200)
+    wait_until(lambda: ask(strict, POST + b"Content-Length: 1\r\n" + CLOSE + b"x")[0].status != 503)
+    (metrics,) = ask(strict, b"GET /metrics HTTP/1.1\r\nHost: x\r\n" + CLOSE)
+    [rejected] = re.findall(rb'aaserve_rejected_total{reason="too_many_connections"} ([\d.]+)', metrics.body)
+    assert float(rejected) >= rest + 1
+
+
+@pytest.mark.parametrize("sent", [b"", LIVE, LIVE + b"\r\n"], ids=["silent", "half a head", "kept after an answer"])
+def test_at_the_limit_the_connection_that_has_waited_longest_gives_way(strict: RunningService, sent: bytes) -> None:
+    opened = [connect(strict) for _ in range(CONNECTIONS)]
+    for connection in opened:
+        send(connection, sent)
+        if sent.endswith(b"\r\n\r\n"):
+            assert connection.recv(12) == b"HTTP/1.1 200"
+    for _ in range(3):
+        (answer,) = ask(strict, POST + b"Content-Length: %d\r\n" % len(JPEG) + CLOSE + JPEG)
+        assert answer.status == 200
+    received(opened[0])  # until it is closed, long before its time
+    for connection in opened:
+        connection.close()
+
+
+def test_a_connection_is_kept_after_an_answer_that_came_before_the_body(strict: RunningService) -> None:
+    with connect(strict) as connection:
+        send(connection, b"POST /nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n")
+        content = b""
+        while not content.endswith(b"}"):
+            content += connection.recv(65536)
+        send(connection, bytes(1000))
+        time.sleep(1.2)  # twice client_timeout_ms, and much less than keep_alive_ms
+        send(connection, LIVE + CLOSE)
+        assert [answer.status for answer in answers(content + received(connection))] == [404, 200]
+
+
+def test_clients_who_leave_with_requests_waiting_are_not_errors(service: RunningService) -> None:
+    request = POST + b"Content-Length: %d\r\n\r\n" % len(JPEG) + JPEG
+    before = service.metric("aaserve_requests_total", code="500")
+    for _ in range(20):
+        with connect(service) as connection:
+            send(connection, request * 3)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    wait_until(lambda: service.metric("aaserve_inflight_requests") == 1)
+    assert service.metric("aaserve_requests_total", code="500") == before
+    assert not [line for line in service.log if "Traceback" in line or " failed" in line]
 
 
 def test_ten_thousand_connections_leave_nothing_behind(service: RunningService) -> None:

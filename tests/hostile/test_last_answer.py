@@ -42,7 +42,7 @@ def post(service: RunningService, path: str, body: bytes | Iterator[bytes], **he
         ("/classify", 431, {"A": "b" * 3_000_000}),
         ("/classify", 400, {"Content-Length": "x"}),
     ],
-    ids=str,
+    ids=["short way", "query", "batch", "infer", "index", "no such path", "bad parameter", "head", "bad length"],
 )
 def test_a_client_that_sends_all_before_it_reads_gets_the_answer(
     service: RunningService, path: str, status: int, headers: dict[str, str]

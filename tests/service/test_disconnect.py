@@ -8,13 +8,16 @@ from contextlib import contextmanager
 from threading import Event
 
 import pytest
+from prometheus_client import generate_latest
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from service.disconnect import client_left, unless_client_leaves
 from service.metrics import Metrics
+from service.observation import Observation, Observer
 from service.settings import Settings
 from tests.helpers import served, wait_until
 
@@ -132,3 +135,22 @@ def test_a_client_that_leaves_after_it_has_shut_down_its_side_is_noticed() -> No
         asking.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         asking.close()
         wait_until(lambda: ended == ["begun", "left"])
+
+
+def test_an_error_after_the_client_has_left_is_none_of_the_service(caplog: pytest.LogCaptureFixture) -> None:
+    metrics = Metrics()
+
+    async def failing(scope: Scope, receive: Receive, send: Send) -> None:
+        client_left(scope)
+        raise RuntimeError("whatever comes of it")
+
+    async def unused(*_: object) -> None:
+        pytest.fail("nobody is there to read an answer")
+
+    scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
+    asyncio.run(Observation(failing, Observer(metrics))(scope, unused, unused))  # type: ignore[arg-type]
+    counted = generate_latest(metrics.registry).decode()
+    assert 'aaserve_requests_total{code="499"' in counted
+    assert 'aaserve_rejected_total{reason="disconnected"} 1.0' in counted
+    assert 'code="500"' not in counted
+    assert not [record for record in caplog.records if record.exc_info]

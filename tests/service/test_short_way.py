@@ -223,6 +223,12 @@ def test_a_request_with_wishes_is_for_the_application(header: tuple[str, str]) -
     assert taken(LENGTH, header) == 0
 
 
+def test_a_request_with_two_media_types_is_for_the_application() -> None:
+    picture, text = ("Content-Type", "image/png"), ("Content-Type", "text/plain")
+    assert taken(LENGTH, picture, text) == 0
+    assert taken(LENGTH, text, picture) == 0
+
+
 @pytest.mark.parametrize("length", ["", "0", "x", "-1", "9" * 30])
 def test_a_request_without_a_body_that_could_be_one_is_for_the_application(length: str) -> None:
     assert taken(("Content-Length", length)) == 0
