@@ -5,12 +5,20 @@ settings --> port bound --> models opened, checked and warmed up --> ready ... S
 With several workers this process only binds and supervises (service/workers.py); each of them comes through here too.
 """
 
-import gc
-import logging
 import os
 import signal
-import socket
 import sys
+
+if __name__ == "__main__":  # before the other imports, which take half a second and open files
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    while (free := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass  # a standard stream that is closed: no socket must get its number
+    os.close(free)
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115 (as long as the process)
+
+import gc
+import logging
+import socket
 import tempfile
 import warnings
 from ipaddress import ip_address
