@@ -298,9 +298,10 @@ class Connection(HttpToolsProtocol):
             self.parser.feed_data(piece)
             if self._idle_bytes > MAX_HEAD_BYTES:
                 self._refuse(HeadTooLarge())
-        except httptools.HttpParserUpgrade:
+        except httptools.HttpParserUpgrade as upgrade:
             head, self._head_without_upgrade = self._head_without_upgrade, b""
-            self._feed(head)
+            self.parser = httptools.HttpRequestParser(self)  # the old one may wait for the end of the connection
+            self._feed(head + piece[upgrade.args[0] :])
         except httptools.HttpParserError:
             self._refuse(self._refusal)
 
@@ -379,7 +380,7 @@ class Connection(HttpToolsProtocol):
     def _enter(self) -> None:
         self._entered = True
         if self._room.enter(self):
-            self._probes_only = self._room.overfull
+            self._probes_only = self._room.is_spare(self)
             self._expect_head()
         else:
             self._metrics.rejected.labels(TooManyConnections.code).inc()
@@ -408,6 +409,7 @@ class Connection(HttpToolsProtocol):
     def _refuse(self, refusal: ServiceError) -> None:
         """Answer what never became a request, or whose body is no HTTP, unless it has its answer; and close."""
         self._refused = True
+        self._forget_head_deadline()
         self._room.waits(self)
         self._metrics.rejected.labels(refusal.code).inc()
         if self.awaits_request():

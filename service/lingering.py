@@ -82,7 +82,7 @@ class LingeringTransport(asyncio.Transport):
         """Whether the client has reset the connection; the event loop does not notice after the end of input."""
         poll = select.poll()
         poll.register(self._transport.get_extra_info("socket").fileno(), 0)  # errors are always reported
-        return bool(poll.poll(0))
+        return any(events & select.POLLERR for _, events in poll.poll(0))
 
     def write(self, data: Any) -> None:
         if self._begun:

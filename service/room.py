@@ -29,24 +29,22 @@ class Room:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._guests: set[Guest] = set()
+        self._spare: set[Guest] = set()  # those beyond the limit
         self._waiting: dict[Guest, None] = {}  # the one that has waited longest comes first
-
-    @property
-    def overfull(self) -> bool:
-        """Whether there are more than there may be."""
-        return len(self._guests) > self._limit
 
     def enter(self, guest: Guest) -> bool:
         """Let a connection in, which then waits; False if it must be closed without an answer."""
-        if len(self._guests) >= self._limit and self._waiting:
-            longest = next(iter(self._waiting))
-            self.leave(longest)
-            longest.give_way()
-        if len(self._guests) >= self._limit + SPARE:
-            return False
+        if len(self._guests) - len(self._spare) >= self._limit and not self._made_room(spare=False):
+            if len(self._spare) >= SPARE and not self._made_room(spare=True):
+                return False
+            self._spare.add(guest)
         self._guests.add(guest)
         self._waiting[guest] = None
         return True
+
+    def is_spare(self, guest: Guest) -> bool:
+        """Whether a connection is beyond the limit, so that it may only ask for health."""
+        return guest in self._spare
 
     def waits(self, guest: Guest) -> None:
         """Note that a connection waits from now on."""
@@ -61,4 +59,13 @@ class Room:
     def leave(self, guest: Guest) -> None:
         """Note that a connection is gone."""
         self._guests.discard(guest)
+        self._spare.discard(guest)
         self._waiting.pop(guest, None)
+
+    def _made_room(self, *, spare: bool) -> bool:
+        longest = next((guest for guest in self._waiting if self.is_spare(guest) == spare), None)
+        if longest is None:
+            return False
+        self.leave(longest)
+        longest.give_way()
+        return True

@@ -265,6 +265,13 @@ def test_an_upgrade_is_ignored_and_the_connection_goes_on(service: RunningServic
     assert "upgrade" not in found[0].headers
 
 
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
+def test_an_upgrade_on_a_connection_that_is_to_close_is_ignored_too(service: RunningService, version: bytes) -> None:
+    request = POST.replace(b"1.1", version) + b"Upgrade: h2c\r\nConnection: close, upgrade\r\n"
+    (answer,) = ask(service, request + b"Content-Length: %d\r\n\r\n" % len(JPEG) + JPEG)
+    assert (answer.status, answer.headers["connection"]) == (200, "close")
+
+
 @pytest.mark.parametrize("length", [True, False], ids=["length", "chunks"])
 def test_what_looks_like_a_request_in_the_body_of_an_upgrade_is_not_one(service: RunningService, length: bool) -> None:
     hidden = b"DELETE /classify HTTP/1.1\r\nHost: x\r\n\r\n" + LIVE + b"\r\n"

@@ -2,6 +2,7 @@
 
 import http.client
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -64,15 +65,20 @@ def test_a_client_that_is_too_slow_with_its_head_can_go_on_sending_and_reads_why
 
 
 def test_bytes_and_time_of_lingering_are_bounded(strict: RunningService) -> None:
+    strict.client.get("/health/live")
+    descriptors = len(list(Path(f"/proc/{strict.process.pid}/fd").iterdir()))
     with connect(strict) as connection:
         send(connection, b"nonsense\r\n\r\n")
         with pytest.raises((BrokenPipeError, ConnectionResetError)):
             connection.sendall(bytes(2 * LINGER_BYTES))
+    late = strict.metric("aaserve_rejected_total", reason="head_timeout")
     silent = [connect(strict) for _ in range(CONNECTIONS - 1)]  # they neither send nor close, and take all places
     for connection in silent:
-        send(connection, b"nonsense\r\n\r\n")
+        send(connection, b"GET / HTTP/1.1\r\nno colon\r\n\r\n")
         assert [answer.status for answer in answers(received(connection))] == [400]
-    wait_until(lambda: strict.client.get("/health/live").status_code == 200)
+    wait_until(lambda: len(list(Path(f"/proc/{strict.process.pid}/fd").iterdir())) <= descriptors)
+    assert strict.metric("aaserve_rejected_total", reason="head_timeout") == late
+    assert not [line for line in strict.log if "Traceback" in line]
     for connection in silent:
         connection.close()
 

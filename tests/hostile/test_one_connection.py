@@ -49,7 +49,7 @@ def run(
             for each in (ours, theirs):
                 each.setblocking(False)
                 each.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-            config, state = uvicorn.Config(app, lifespan="off", log_config=None), ServerState()
+            config, state = uvicorn.Config(app, lifespan="off", log_config=None, timeout_keep_alive=60), ServerState()
             await asyncio.get_running_loop().connect_accepted_socket(lambda: Connection(config, state, {}), ours)
             assert state.connections
             async with asyncio.timeout(10):

@@ -19,18 +19,31 @@ def test_the_one_that_has_waited_longest_gives_way() -> None:
     room.waits(guests[0])  # it has been answered
     assert room.enter(Connected())
     assert [guest.gone for guest in guests] == [False, True, False]
-    assert not room.overfull
+    assert not any(room.is_spare(guest) for guest in guests)
 
 
 def test_who_works_stays_and_a_few_more_are_let_in() -> None:
+    room, working, spare = Room(2), [Connected() for _ in range(2)], [Connected() for _ in range(SPARE)]
+    for guest in working:
+        assert room.enter(guest)
+        room.works(guest)
+    for guest in spare:
+        assert room.enter(guest)
+    assert all(room.is_spare(guest) for guest in spare)
+    assert not any(guest.gone for guest in spare)  # each has time to ask
+    assert room.enter(Connected())
+    assert [guest.gone for guest in working + spare] == [False, False, True] + [False] * (SPARE - 1)
+
+
+def test_if_all_work_there_is_an_end() -> None:
     room, guests = Room(2), [Connected() for _ in range(2 + SPARE)]
     for guest in guests:
         assert room.enter(guest)
         room.works(guest)
-    assert room.overfull
     assert not room.enter(Connected())
     room.leave(guests[0])
-    assert room.enter(Connected())
+    assert room.enter(another := Connected())
+    assert not room.is_spare(another)
     assert not any(guest.gone for guest in guests)
 
 
