@@ -91,8 +91,8 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self._end_handshake = None
         self.last_activity = self.loop.time()
-        transport.set_write_buffer_limits(high=1)  # so that `_write_deadline` runs whenever bytes are unsent
         super().connection_made(LingeringTransport(transport, self.loop, self._timeout, self._more_to_come))
+        transport.set_write_buffer_limits(high=1)  # so that `_write_deadline` runs whenever bytes are unsent
         if not self._entered:
             self._enter()
 
