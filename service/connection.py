@@ -22,6 +22,7 @@ from service.errors import BodyTooLarge, HeadTimeout, HeadTooLarge, InvalidReque
 from service.lingering import LingeringTransport
 from service.observation import new_request_id
 from service.problems import problem
+from service.received import Received
 
 if TYPE_CHECKING:
     from service.balance import Balance
@@ -36,7 +37,6 @@ MAX_CHUNKS = 65_536  # of one body; as Triton has it
 GOODBYE = 0.2  # seconds
 RESET_CHECK = 0.1  # seconds between two looks for a reset after the end of input
 PROBES = frozenset((b"/health/live", b"/health/ready", b"/v2/health/live", b"/v2/health/ready", b"/ping", b"/metrics"))
-_BLANK_LINE = b"\r\n\r\n"
 
 
 class Connection(HttpToolsProtocol):
@@ -58,10 +58,7 @@ class Connection(HttpToolsProtocol):
         self._head_deadline: asyncio.TimerHandle | None = None
         self._write_deadline: asyncio.TimerHandle | None = None
         self._reset_check: asyncio.TimerHandle | None = None
-        self._received = b""  # of which the parser has seen `_parsed` bytes
-        self._parsed = 0
-        self._last_bytes = b""  # that the parser has seen: a blank line may come in two pieces
-        self._body_left = 0  # bytes, if the head declares a length
+        self._received = Received()
         self._in_head = False
         self._in_request = False  # in its head or its body
         self._head_without_upgrade = b""
@@ -115,8 +112,7 @@ class Connection(HttpToolsProtocol):
             self.transport.discarded(len(data))
             return
         self._unset_keepalive_if_required()
-        self._received = self._received[self._parsed :] + data
-        self._parsed = 0
+        self._received.add(data)
         self._parse()
 
     def eof_received(self) -> bool:  # type: ignore[override]  # the event loop's meaning of it
@@ -127,7 +123,7 @@ class Connection(HttpToolsProtocol):
         if self.scheme == "https" or self.transport.is_closing():
             return False
         self._input_ended = True
-        if not self._waiting():
+        if not self._received:
             self._finish()
         return not self.transport.is_closing()
 
@@ -154,7 +150,7 @@ class Connection(HttpToolsProtocol):
             return
         if self._probes_only and self.url.partition(b"?")[0] not in PROBES:
             self._stop_parsing(TooManyConnections())
-        self._body_left = self._declared_length()
+        self._received.body_left = self._declared_length()
         if not self._refuse_early():
             self._room.works(self)
             super().on_headers_complete()
@@ -193,7 +189,7 @@ class Connection(HttpToolsProtocol):
         if self._in_request:  # the rest of its body is still to come
             self._unset_keepalive_if_required()
             self._expect_head()
-        elif self._waiting():
+        elif self._received:
             self._unset_keepalive_if_required()
             self._parse()
 
@@ -238,7 +234,7 @@ class Connection(HttpToolsProtocol):
     def shutdown(self) -> None:
         self._stopping = True
         self.transport.stop_lingering()
-        if not self._waiting():
+        if not self._received:
             super().shutdown()
         if self.scheme == "https" and self.awaits_request():
             # TLS waits for the client's goodbye, and a client that has nothing to ask reads ours only when it does.
@@ -254,20 +250,17 @@ class Connection(HttpToolsProtocol):
 
     def _parse(self) -> None:
         """Feed the parser to the end of one request; what is behind it waits until it is answered."""
-        while self._waiting() and (self._in_request or (self.awaits_request() and not self._answered_last)):
-            start, self._parsed = self._parsed, self._end_of_piece()
-            piece = memoryview(self._received)[start : self._parsed]
-            self._last_bytes = (self._last_bytes + piece[-3:])[-3:]
-            self._feed(piece)
+        while self._received and (self._in_request or (self.awaits_request() and not self._answered_last)):
+            self._feed(self._received.take())
             if self.transport.is_closing():
                 return
         if self._answered_last:
             self.transport.close()
             return
-        if self._waiting():
+        if self._received:
             self.flow.pause_reading()
             return
-        self._received, self._parsed = b"", 0
+        self._received.clear()
         if self._input_ended or self._stopping:
             self._finish()
         else:
@@ -275,22 +268,6 @@ class Connection(HttpToolsProtocol):
                 self.flow.resume_reading()
             if self._head_deadline is None and self.timeout_keep_alive_task is None and self.awaits_request():
                 self._expect_head()
-
-    def _end_of_piece(self) -> int:
-        """Where to stop feeding, so that the parser sees the end of a request before the next one begins.
-
-        A request ends with a blank line or has a declared length. More stops than needed do no harm.
-        """
-        start, end = self._parsed, len(self._received)
-        if self._body_left:
-            stop = min(start + self._body_left, end)
-            self._body_left -= stop - start
-            return stop
-        torn = (self._last_bytes + self._received[start : start + 3]).find(_BLANK_LINE)
-        if torn >= 0:
-            return start + torn + len(_BLANK_LINE) - len(self._last_bytes)
-        found = self._received.find(_BLANK_LINE, start)
-        return found + len(_BLANK_LINE) if found >= 0 else end
 
     def _feed(self, piece: bytes | memoryview) -> None:
         self._idle_bytes += len(piece)
@@ -304,10 +281,6 @@ class Connection(HttpToolsProtocol):
             self._feed(head + piece[upgrade.args[0] :])
         except httptools.HttpParserError:
             self._refuse(self._refusal)
-
-    def _waiting(self) -> bool:
-        """Whether bytes have come that the parser has not seen."""
-        return self._parsed < len(self._received)
 
     def _declared_length(self) -> int:
         return next((int(value) for name, value in self.headers if name == b"content-length"), 0)
@@ -375,7 +348,7 @@ class Connection(HttpToolsProtocol):
         """Whether the client may still be sending when the connection closes."""
         if self._input_ended or self._stopping:
             return False
-        return self._in_request or self._refused or self._waiting()
+        return self._in_request or self._refused or bool(self._received)
 
     def _enter(self) -> None:
         self._entered = True
