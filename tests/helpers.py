@@ -21,6 +21,7 @@ from fastapi import FastAPI
 from PIL import Image
 
 from service.connection import Connection
+from service.room import Room
 
 ROOT = Path(__file__).parent.parent
 # A batch waits a second for company, also where rows are slow, so that requests can be caught waiting.
@@ -114,7 +115,7 @@ def running_service(
 @contextmanager
 def served(app: FastAPI) -> Iterator[tuple[httpx.Client, uvicorn.Server]]:
     """The application over a socket, in a thread of this process: for tests that reach into it."""
-    app.state.max_connections = 1000
+    app.state.room = Room(1000)
     server = uvicorn.Server(uvicorn.Config(app, http=Connection, port=0, log_config=None, lifespan="on"))
     thread = threading.Thread(target=lambda: asyncio.run(server.serve()))
     thread.start()
