@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from service.settings import Settings
-from tests.helpers import EXAMPLES, HELD, REPOSITORY, RunningService, running_service, wait_until
+from tests.helpers import EXAMPLES, REPOSITORY, RunningService, held_service, running_service, wait_until
 
 JPEG = (EXAMPLES / "rocket.jpg").read_bytes()
 pytestmark = pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs Linux's /proc")
@@ -69,7 +69,7 @@ def test_a_worker_that_is_killed_is_replaced_and_nobody_else_notices() -> None:
 
 def test_sigterm_reaches_all_workers_and_all_that_was_accepted_is_answered() -> None:
     with (
-        running_service("--workers", "2", *HELD) as service,
+        held_service("--workers", "2", seconds=4) as service,
         concurrent.futures.ThreadPoolExecutor() as threads,
     ):
         wait_until(lambda: all_ready(service))
