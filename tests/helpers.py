@@ -68,7 +68,7 @@ class RunningService:
     def stop(self) -> int:
         """SIGTERM; the exit status."""
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(30)
+        return self.process.wait(60)
 
 
 @contextmanager
@@ -106,7 +106,7 @@ def running_service(
             yield RunningService(process, client, log)
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(60)
         if reader.ident:
             reader.join()
         process.stderr.close()
@@ -139,7 +139,7 @@ def served(app: FastAPI) -> Iterator[tuple[httpx.Client, uvicorn.Server]]:
             yield client, server
     finally:
         server.should_exit = True
-        thread.join(20)
+        thread.join(60)
 
 
 def start_that_fails(*options: str, repository: Path = REPOSITORY, **environment: str) -> tuple[int, str]:
@@ -150,7 +150,7 @@ def start_that_fails(*options: str, repository: Path = REPOSITORY, **environment
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
     )
     return finished.returncode, finished.stderr
 

@@ -108,7 +108,7 @@ def test_the_event_loop_computes_nothing_while_a_lane_does() -> None:
     go = threading.Event()
 
     def held(batch: np.ndarray) -> np.ndarray:
-        assert go.wait(10)
+        assert go.wait(60)
         return model(batch)
 
     async def scenario() -> None:
@@ -155,19 +155,19 @@ def test_the_service_goes_on_after_a_picture_that_the_model_fails_on(tmp_path: P
 
 def test_a_call_that_hangs_in_the_event_loop_ends_the_process_and_shows_where(tmp_path: Path) -> None:
     write_fragile_bundle(tmp_path)
-    with running_service("--model-call-timeout-ms", "300", repository=tmp_path) as service:
+    with running_service("--model-call-timeout-ms", "1000", repository=tmp_path) as service:
         assert service.client.post("/classify", content=picture(1)).status_code == 200
-        time.sleep(0.4)
+        time.sleep(1.1)
         assert service.client.post("/classify", content=picture(1)).status_code == 200  # a call that came back is over
         with pytest.raises(httpx.RemoteProtocolError):
             service.client.post("/classify", content=picture(HANGS))
-        assert service.process.wait(10) == -signal.SIGALRM
+        assert service.process.wait(40) == -signal.SIGALRM
     assert any("run_at_once" in line for line in service.log)
 
 
 def test_a_worker_that_hangs_in_its_event_loop_is_replaced(tmp_path: Path) -> None:
     write_fragile_bundle(tmp_path)
-    with running_service("--model-call-timeout-ms", "300", "--workers", "2", repository=tmp_path) as service:
+    with running_service("--model-call-timeout-ms", "1000", "--workers", "2", repository=tmp_path) as service:
         wait_until(lambda: service.client.get("/health/ready").status_code == 200)
         with pytest.raises(httpx.RemoteProtocolError):
             service.client.post("/classify", content=picture(HANGS))
@@ -179,10 +179,10 @@ def test_who_came_while_somebody_was_there_is_for_a_lane_even_if_alone_by_then(t
     write_fragile_bundle(tmp_path)
     body = picture(HANGS)
     head = b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: %d\r\n\r\n" % len(body)
-    with running_service("--model-call-timeout-ms", "300", repository=tmp_path) as service:
+    with running_service("--model-call-timeout-ms", "1000", repository=tmp_path) as service:
         address = (service.client.base_url.host, service.client.base_url.port)
-        with socket.create_connection(address, timeout=10) as second:
-            with socket.create_connection(address, timeout=10) as first:
+        with socket.create_connection(address, timeout=60) as second:
+            with socket.create_connection(address, timeout=60) as first:
                 first.sendall(head)
                 wait_until(lambda: service.metric("aaserve_inflight_requests") == 2)  # with the one that asks
                 second.sendall(head)
@@ -190,15 +190,15 @@ def test_who_came_while_somebody_was_there_is_for_a_lane_even_if_alone_by_then(t
             wait_until(lambda: service.metric("aaserve_inflight_requests") == 2)  # the first has left
             second.sendall(body)
             assert second.recv(100).startswith(b"HTTP/1.1 500 ")
-        assert service.process.wait(10) == HUNG
+        assert service.process.wait(40) == HUNG
 
 
 def test_with_somebody_else_in_the_service_a_lane_computes_and_a_hang_is_answered(tmp_path: Path) -> None:
     write_fragile_bundle(tmp_path)
-    with running_service("--model-call-timeout-ms", "300", repository=tmp_path) as service:
+    with running_service("--model-call-timeout-ms", "1000", repository=tmp_path) as service:
         address = (service.client.base_url.host, service.client.base_url.port)
-        with socket.create_connection(address, timeout=10) as other:
+        with socket.create_connection(address, timeout=60) as other:
             other.sendall(b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n")
             wait_until(lambda: service.metric("aaserve_inflight_requests") == 2)  # with the one that asks
             assert service.client.post("/classify", content=picture(HANGS)).status_code == 500
-        assert service.process.wait(10) == HUNG
+        assert service.process.wait(40) == HUNG

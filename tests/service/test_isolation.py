@@ -156,7 +156,7 @@ def test_no_dead_worker_behind_green_health(dying: DyingService) -> None:
     (dying.bundle / "model.onnx").write_bytes(b"something else")
     dying.die()
     assert dying.classify().status_code == 500
-    assert dying.process.wait(20) == 1
+    assert dying.process.wait(40) == 1
     assert dying.process.stderr is not None
     errors = [line for line in dying.process.stderr if line.startswith("error: ")]
     assert len(errors) == 1
@@ -173,7 +173,7 @@ def test_a_queue_is_bounded_and_an_overload_is_refused_before_its_body_is_read()
     ):
         waiting = threads.submit(held.classify, jpeg)
         wait_until(lambda: held.metric("aaserve_queue_depth") == 1)
-        with socket.create_connection((held.client.base_url.host, held.client.base_url.port), timeout=10) as refused:
+        with socket.create_connection((held.client.base_url.host, held.client.base_url.port), timeout=60) as refused:
             refused.sendall(
                 b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: 9\r\n\r\n"
             )

@@ -284,7 +284,7 @@ def test_answers_are_compressed_only_for_those_who_ask(service: RunningService) 
 def test_overload_is_429_with_the_protocols_error() -> None:
     with running_service("--max-queue-size", "1") as service:
         host = service.client.base_url.host, service.client.base_url.port
-        with socket.create_connection(host, timeout=10) as slow:  # a body that never comes holds the only place
+        with socket.create_connection(host, timeout=60) as slow:  # a body that never comes holds the only place
             slow.sendall(f"POST {TENSORS} HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n".encode())
             while service.metric("aaserve_inflight_requests") < 2:  # itself, and the scrape
                 pass
