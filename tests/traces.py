@@ -7,6 +7,7 @@ versions of the libraries. Workers of pytest share the files, and so does the ne
 
 import hashlib
 import io
+import os
 import pickle
 import re
 import sys
@@ -47,7 +48,7 @@ class Traces:
         except FileNotFoundError:
             content = self._trace(network, example, **options).model_proto.SerializeToString()
             if len(content) <= LARGEST:
-                unfinished = path.with_suffix(f".{id(self)}")
+                unfinished = path.with_suffix(f".{os.getpid()}")
                 unfinished.write_bytes(content)
                 unfinished.rename(path)  # whole or absent, whoever else writes it
         return torch.onnx.ONNXProgram(onnx_ir.from_proto(onnx.load_model_from_string(content)), None)

@@ -5,15 +5,18 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from tests.helpers import ROOT
 from tests.traces import Traces
 
 TRACE = torch.onnx.export
 
 
 @pytest.fixture(autouse=True, scope="package")
-def shared_traces(pytestconfig: pytest.Config) -> Iterator[None]:
+def shared_traces() -> Iterator[None]:
+    folder = ROOT / ".pytest_cache" / "traces"  # git ignores it, and `make clean` removes it
+    folder.mkdir(parents=True, exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.onnx, "export", Traces(pytestconfig.cache.mkdir("traces")).export)
+        patch.setattr(torch.onnx, "export", Traces(folder).export)
         yield
 
 
