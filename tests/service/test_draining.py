@@ -102,7 +102,7 @@ def test_sigterm_under_load_from_64_clients_loses_no_request(attempt: int) -> No
         """In one thread: 64 of them would wait for each other longer than the service waits for them."""
         await asyncio.gather(*(send_until_refused(port) for _ in range(64)))
 
-    with running_service("--drain-grace-ms", "200") as service:  # all that counts is its end
+    with running_service("--drain-grace-ms", "1000") as service:  # who is silent that long is not waited for
         port = service.client.base_url.port
         clients = threading.Thread(target=lambda: asyncio.run(send_from_64_clients(port)))
         clients.start()
