@@ -178,7 +178,7 @@ def test_the_graph_is_standard_self_contained_and_says_what_it_is(checkpoint: Pa
     assert str(ROOT).encode() not in model.SerializeToString()  # no source paths of the exporting machine
 
 
-def test_exported_twice_gives_the_same_bytes(checkpoint: Path, export: Export) -> None:
+def test_exported_twice_gives_the_same_bytes(checkpoint: Path, export: Export, traced_anew: None) -> None:
     for version in ("1", "2"):
         assert export(checkpoint, version=version).status == 0
     first, second = sorted((checkpoint.parent / "repository" / "small").glob("*/model.onnx"))

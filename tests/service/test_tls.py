@@ -188,7 +188,7 @@ def test_who_waited_to_be_accepted_when_the_port_closed_is_answered_over_tls(
 
     class StopsAtOnce(Server):
         async def main_loop(self) -> None:  # no await: nothing is accepted between these and the end
-            silent, client = (socket.create_connection(listening.getsockname(), timeout=10) for _ in range(2))
+            silent, client = (socket.create_connection(listening.getsockname(), timeout=60) for _ in range(2))
             self.silent = silent
             self.client = threading.Thread(target=ask, args=(client,))
             self.client.start()
