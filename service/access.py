@@ -14,8 +14,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.errors import Forbidden, ServiceError, Unauthorized
 from service.keys import Keys
-from service.observation import Record
 from service.problems import problem
+from service.request_record import Record
 
 OPEN = "nobody needs a key"
 ANY = "any key will do"

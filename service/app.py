@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -22,6 +22,7 @@ from service import (
     torchserve_routes,
 )
 from service.access import Access
+from service.cors import METHODS, REQUEST_HEADERS, RESPONSE_HEADERS
 from service.errors import ServiceError
 from service.keys import Keys
 from service.lifecycle import Lifecycle
@@ -29,7 +30,6 @@ from service.methods import Methods
 from service.metrics import Metrics
 from service.observation import UNLOGGED, Observation, Observer
 from service.openapi import Application
-from service.origins import METHODS, REQUEST_HEADERS, RESPONSE_HEADERS
 from service.problems import on_http_exception, on_invalid_parameter, on_service_error
 from service.process_metrics import watch_process, watch_workers
 from service.protocol import infer_routes
@@ -38,10 +38,31 @@ from service.receiving import ReceiveStage
 from service.settings import Settings
 from service.triton_names import TritonNames
 from service.version import VERSION
-from service.workers import Worker
 
 if TYPE_CHECKING:
     from service.tracing import Tracing
+
+
+class Worker(Protocol):
+    """What the application needs to know if its process is one of several workers."""
+
+    @property
+    def slot(self) -> int:
+        """Its number among the workers."""
+
+    @property
+    def supervisor(self) -> int:
+        """The supervisor's process id."""
+
+    @property
+    def first(self) -> bool:
+        """True for the worker that takes connections while all workers load."""
+
+    async def knock(self) -> None:
+        """Return when the first worker takes no connections any more, unless it is ready itself."""
+
+    def reload_all(self) -> None:
+        """Make every worker reload its models."""
 
 
 def create_app(

@@ -1,6 +1,7 @@
 """POST /classify/batch: as /classify, for several pictures that succeed or fail each by itself."""
 
 import logging
+from collections.abc import Sequence
 from functools import partial
 
 from fastapi import APIRouter, Request
@@ -9,7 +10,6 @@ from starlette.responses import Response
 from service.body_schemas import LABELS, MODEL, images_body
 from service.errors import ServiceError
 from service.intake import by_parameters, take_in
-from service.observation import Record
 from service.parameters import (
     PROBLEMS,
     ModelName,
@@ -18,8 +18,10 @@ from service.parameters import (
     TopK,
     parts,
 )
-from service.predictor import Prediction
+from service.predictor import Inference
 from service.problems import described
+from service.ranking import rank
+from service.request_record import Record
 from service.routes import wanted_labels
 from service.schemas import BatchClassification, BatchItem
 from service.strict_route import StrictRoute
@@ -51,27 +53,27 @@ async def classify_batch(
     candidates, choose = by_parameters(request, asked, wanted_labels)
     async with take_in(request, candidates, timeout_ms, read=read, parse=parse, choose=choose, rows_of=len) as taken:
         predictor = taken.predictor
-        outcomes = await predictor.predict_each(taken.body, top_k=taken.checked, deadline=taken.deadline)
+        outcomes = await predictor.infer_each(taken.body, deadline=taken.deadline)
     for error in outcomes:
         if isinstance(error, ServiceError):
             metrics.rejected.labels(error.code).inc()
             if error.status == 500:
                 log.error("request %s: %s", record.request_id, error.code, exc_info=error)
+    manifest = predictor.manifest
+    results = [_item(outcome, manifest.labels, taken.checked, record.request_id) for outcome in outcomes]
     if slowest := _slowest(outcomes):
         record.predicted(slowest.stages, slowest.batch_size)
-    results = [_item(outcome, record.request_id) for outcome in outcomes]
-    manifest = predictor.manifest
     answer = BatchClassification(model=manifest.name, version=manifest.version, results=results)
     return Response(answer.model_dump_json(exclude_none=True), media_type="application/json")
 
 
-def _item(outcome: Prediction | ServiceError, request_id: str) -> BatchItem:
+def _item(outcome: Inference | ServiceError, labels: Sequence[str], top_k: int, request_id: str) -> BatchItem:
     if isinstance(outcome, ServiceError):
         return BatchItem(problem=described(outcome, request_id))
-    return BatchItem(predictions=outcome.predictions)
+    return BatchItem(predictions=rank(outcome.logits[0], labels, top_k))
 
 
-def _slowest(outcomes: list[Prediction | ServiceError]) -> Prediction | None:
+def _slowest(outcomes: Sequence[Inference | ServiceError]) -> Inference | None:
     """The image that took longest stands for all of them."""
-    predictions = [outcome for outcome in outcomes if isinstance(outcome, Prediction)]
-    return max(predictions, key=lambda prediction: sum(prediction.stages.values()), default=None)
+    inferences = [outcome for outcome in outcomes if isinstance(outcome, Inference)]
+    return max(inferences, key=lambda inference: sum(inference.stages.values()), default=None)

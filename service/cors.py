@@ -1,7 +1,31 @@
-"""The headers that let a page of another origin read an answer, for answers that no middleware sees."""
+"""What pages of other origins may send and read, and the headers that say so in answers that no middleware sees."""
 
-from service.origins import RESPONSE_HEADERS
 from service.settings import Settings
+
+METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")  # 405, which a page can read, says which are not
+REQUEST_HEADERS = (
+    "Authorization",
+    "Content-Encoding",
+    "If-None-Match",
+    "Inference-Header-Content-Length",
+    "X-Request-ID",
+    "X-Request-Timeout-Ms",
+    "baggage",
+    "traceparent",
+    "tracestate",
+)  # beside Accept and Content-Type, which are always allowed
+RESPONSE_HEADERS = (
+    "Accept-Encoding",
+    "Allow",
+    "Content-Encoding",
+    "ETag",
+    "Inference-Header-Content-Length",
+    "Retry-After",
+    "Server-Timing",
+    "WWW-Authenticate",
+    "X-Request-ID",
+    "traceresponse",
+)
 
 
 def cors_headers(origin: str | None, settings: Settings) -> list[tuple[bytes, bytes]]:

@@ -7,14 +7,14 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from service.body_schemas import LOOK, MODEL, image_body
-from service.explanations import FORMS, NPY, PNG, for_form
+from service.explanations import FORMS, NPY, PNG, Explanation, for_form
 from service.intake import by_parameters, take_in
 from service.look import Look, checked_look
 from service.negotiation import preferred
-from service.observation import Record
 from service.parameters import PROBLEMS, Asked, ModelName, ModelVersion, TimeoutMs, parts
 from service.predictor import Predictor
-from service.schemas import Explanation, Problem
+from service.request_record import Record
+from service.schemas import Problem
 from service.strict_route import StrictRoute
 from service.uploads import check_image_type, image_of, media_type_of, read_upload
 

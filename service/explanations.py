@@ -2,10 +2,11 @@
 
 import io
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, Field
 
 from bundle.manifest import Manifest
 from bundle.model_input import shown_pixels
@@ -13,11 +14,43 @@ from service.errors import InvalidParameter
 from service.look import MEAN, Look
 from service.overlay import as_png, overlay
 from service.predictor import Maps
-from service.schemas import Explanation, HeadMap, LayerMaps, Position
 
 JSON, PNG, NPY = "application/json", "image/png", "application/x-npy"
 MAX_ARRAY_BYTES = 4 * 2**20
 _DIGITS = 6  # of a share; the average one of 32x32 positions is 0.001
+
+
+class Position(BaseModel):
+    """A point in what the model sees, as fractions of its width and height from the top left corner."""
+
+    x: float = Field(ge=0, le=1)
+    y: float = Field(ge=0, le=1)
+
+
+class HeadMap(BaseModel):
+    """Where one head looks."""
+
+    head: int | Literal["mean"]
+    attention: list[list[float]] = Field(description="Share of each cell, row by row; all of them add up to 1.")
+
+
+class LayerMaps(BaseModel):
+    """Where the heads of one layer look, in cells that cover the picture evenly."""
+
+    layer: str
+    grid: tuple[int, int] = Field(description="Rows and columns.")
+    query: tuple[int, int] | None = Field(description="Row and column of the cell that looks; null for the average.")
+    heads: list[HeadMap]
+
+
+class Explanation(BaseModel):
+    """Where the network looks in a picture, layer by layer in the order in which they run."""
+
+    model: str
+    version: str
+    position: Position | None = Field(description="The point that was asked about; null for the average over all.")
+    layers: list[LayerMaps]
+
 
 Form = Callable[[Manifest, Look, NDArray[Any], Maps], bytes]  # manifest, what is asked, the model's input row, maps
 

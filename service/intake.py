@@ -19,10 +19,10 @@ from fastapi import Request
 from service.disconnect import cancel_on_disconnect
 from service.errors import NotReady
 from service.model_repository import RECOVERING
-from service.observation import Record
 from service.parameters import Asked, deadline_of, parts, with_fields
 from service.predictor import Predictor
 from service.receiving import ReceiveStage
+from service.request_record import Record
 from service.uploads import Fields, body_bytes, has_fields
 
 PARSED_INLINE = 32_768  # bytes; parsing so few takes less time than telling a thread of it

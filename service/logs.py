@@ -7,14 +7,12 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import quote
 
 from service.log_writer import LogWriter
+from service.settings import LogFormat, LogLevel
 
-LogFormat = Literal["auto", "console", "json"]
-LogLevel = Literal["info", "warning", "error"]
-LoggedRequests = Literal["all", "errors", "none"]
 _READABLE = "/:@!$&'()*+,;=~"  # in a path; the rest, such as a line's end, is logged as %0A
 log = logging.getLogger("aaserve")
 _encode = json.JSONEncoder(separators=(",", ":")).encode  # json.dumps makes an encoder a line

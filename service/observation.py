@@ -7,7 +7,6 @@ import logging
 import re
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from functools import lru_cache
 from random import getrandbits
 from typing import TYPE_CHECKING, Any
@@ -16,11 +15,12 @@ from prometheus_client import Counter, Histogram
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from bundle.manifest import Manifest
 from service.errors import ServiceError
-from service.logs import LoggedRequests, RefusalLog, log_request
+from service.logs import RefusalLog, log_request
 from service.metrics import Metrics
 from service.problems import problem
+from service.request_record import CLIENT_LEFT, Record
+from service.settings import LoggedRequests
 
 if TYPE_CHECKING:
     from service.lifecycle import Lifecycle
@@ -31,45 +31,7 @@ _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 UNLOGGED = frozenset({"/health/live", "/health/ready", "/metrics", "/ping", "/v2/health/live", "/v2/health/ready"})
 _REFUSED = frozenset({401, 429, 503})  # as many as strangers like, so the log has their number only
 _LOGGED_FROM: dict[LoggedRequests, int] = {"all": 0, "errors": 400, "none": 600}  # statuses
-CLIENT_LEFT = 499  # nginx's word; nobody sees it but the metrics
 log = logging.getLogger("aaserve")
-
-
-@dataclass(slots=True)
-class Record:
-    """What is known of one request while it is answered; `stages` are seconds."""
-
-    request_id: str
-    started: float = field(default_factory=time.perf_counter)
-    endpoint: str = "other"
-    model: str = ""
-    version: str = ""
-    batch_size: int | None = None
-    status: int = CLIENT_LEFT
-    stages: dict[str, float] = field(default_factory=dict)
-    error: ServiceError | None = None
-    predicted_at: float | None = None
-
-    @property
-    def outcome(self) -> str:
-        """In a word: `ok`, an error code, `disconnected`, or the status of the framework's own answers."""
-        if self.status == CLIENT_LEFT:
-            return "disconnected"
-        return self.error.code if self.error else "ok" if self.status < 400 else str(self.status)
-
-    def asks(self, manifest: Manifest) -> None:
-        """Note whom the request is for."""
-        self.model, self.version = manifest.name, manifest.version
-
-    def received(self) -> None:
-        """Note that the body is here."""
-        self.stages["receive"] = time.perf_counter() - self.started
-
-    def predicted(self, stages: dict[str, float], batch_size: int) -> None:
-        """Note that the answer is known; what is left is to send it."""
-        self.stages |= stages
-        self.batch_size = batch_size
-        self.predicted_at = time.perf_counter()
 
 
 class Observer:

@@ -1,35 +1,8 @@
-"""Which pages may ask from a browser, with which headers, and what they may read of an answer (CORS).
-
-setting cors_origins --normal_origins--> as browsers write origins, which are compared letter by letter
-"""
+"""Origins as browsers write them, so that they can be compared letter by letter (RFC 6454)."""
 
 import ipaddress
 import re
 
-METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")  # 405, which a page can read, says which are not
-REQUEST_HEADERS = (
-    "Authorization",
-    "Content-Encoding",
-    "If-None-Match",
-    "Inference-Header-Content-Length",
-    "X-Request-ID",
-    "X-Request-Timeout-Ms",
-    "baggage",
-    "traceparent",
-    "tracestate",
-)  # beside Accept and Content-Type, which are always allowed
-RESPONSE_HEADERS = (
-    "Accept-Encoding",
-    "Allow",
-    "Content-Encoding",
-    "ETag",
-    "Inference-Header-Content-Length",
-    "Retry-After",
-    "Server-Timing",
-    "WWW-Authenticate",
-    "X-Request-ID",
-    "traceresponse",
-)
 _ORIGIN = re.compile(r"(https?)://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::([0-9]{1,5}))?/?", re.IGNORECASE)
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _EXPECTED = "expected https://HOST[:PORT], several separated by commas, or *"

@@ -1,10 +1,10 @@
-"""Image bytes in, ranked labels out, for one loaded model; or rows in, logits out.
+"""Pictures or rows in, logits out, for one loaded model.
 
-picture bytes --batcher--> a lane: read_input --> rows --> ModelRunner --> logits --rank--> [ClassScore]
-tensors (/v2) --batcher--> a lane: ---------------^                        |
-                                                                           +--> as they are (/v2)
+picture bytes --batcher--> inference thread: read_input --> rows --> ModelRunner --> logits
+tensors       --batcher--> inference thread: ---------------^
 
-Where a GPU computes, the lane is left to it: pictures are decoded before the batcher, in the threads of a `DecodePool`.
+Knows nothing of HTTP, nor of what logits mean. If a GPU computes, pictures are decoded before the batcher, in the
+threads of a `DecodePool`.
 """
 
 import asyncio
@@ -28,8 +28,6 @@ from service.entry import Outputs
 from service.errors import ImageTooLarge, InferenceFailed, InvalidImage, ServiceError, UnsupportedMediaType
 from service.metrics import Metrics
 from service.model_runner import ModelRunner
-from service.ranking import rank
-from service.schemas import ClassScore
 from service.settings import Settings
 from service.statistics import Statistics
 
@@ -46,14 +44,6 @@ class Inference(NamedTuple):
     """Logits (N, num_classes), all finite, seconds by stage, and the rows of the batch they came from."""
 
     logits: NDArray[np.float32]
-    stages: dict[str, float]
-    batch_size: int
-
-
-class Prediction(NamedTuple):
-    """Ranked labels, seconds by stage, and the rows of the batch they came from."""
-
-    predictions: list[ClassScore]
     stages: dict[str, float]
     batch_size: int
 
@@ -116,8 +106,8 @@ class Predictor:
         """Return when the model has been stopped; raise what it died of."""
         await self._batcher.ended()
 
-    async def predict(self, image_bytes: bytes, *, top_k: int, deadline: float) -> Prediction:
-        """Classify one picture; `deadline` is an instant of the event loop's clock.
+    async def infer_picture(self, image_bytes: bytes, *, deadline: float) -> Inference:
+        """Return the logits (1, num_classes) of one picture; `deadline` is an instant of the event loop's clock.
 
         Raises:
             InvalidImage, ImageTooLarge, UnsupportedMediaType: the picture's fault; it never enters a batch.
@@ -125,19 +115,18 @@ class Predictor:
         """
         with self.statistics.failures():
             started = perf_counter()
-            logits, stages, batch_size = self._inference([await self._classify(image_bytes, deadline)], started)
-            return Prediction(rank(logits[0], self.manifest.labels, top_k), stages, batch_size)
+            return self._inference([await self._classify(image_bytes, deadline)], started)
 
-    async def predict_each(
-        self, images: Sequence[bytes | ServiceError], *, top_k: int, deadline: float
-    ) -> list[Prediction | ServiceError]:
-        """Classify several pictures; each succeeds or fails by itself, and what failed before stays as it is."""
+    async def infer_each(
+        self, images: Sequence[bytes | ServiceError], *, deadline: float
+    ) -> list[Inference | ServiceError]:
+        """Return the logits of several pictures; each succeeds or fails alone, and earlier errors stay as they are."""
 
-        async def outcome(image: bytes | ServiceError) -> Prediction | ServiceError:
+        async def outcome(image: bytes | ServiceError) -> Inference | ServiceError:
             if isinstance(image, ServiceError):
                 return image
             try:
-                return await self.predict(image, top_k=top_k, deadline=deadline)
+                return await self.infer_picture(image, deadline=deadline)
             except ServiceError as error:
                 return error
 
@@ -146,7 +135,7 @@ class Predictor:
         return [task.result() for task in tasks]
 
     async def infer_pictures(self, pictures: Sequence[bytes], *, deadline: float) -> Inference:
-        """Return the logits of several pictures, of all or of none; raises as `predict`, for the first bad one."""
+        """Return the logits of all pictures; raises as `infer_picture`, for the first bad one."""
         with self.statistics.failures():
             started = perf_counter()
             try:
@@ -157,7 +146,7 @@ class Predictor:
             return self._inference([task.result() for task in tasks], started)
 
     async def infer(self, rows: NDArray[Any], *, deadline: float) -> Inference:
-        """Return the logits of rows (N, ...) of the manifest's input; raises as `predict` does for a good picture."""
+        """Return the logits of rows (N, ...) of the manifest's input; raises as `infer_picture` for a good picture."""
         with self.statistics.failures():
             started = perf_counter()
             return self._inference([await self._batcher.submit(rows, deadline=deadline)], started)
@@ -172,7 +161,7 @@ class Predictor:
     ) -> tuple[bytes, dict[str, float]]:
         """Let `show` make an answer of one picture's input row and attention maps; return it and seconds by stage.
 
-        Raises as `predict`.
+        Raises as `infer_picture`.
         """
 
         def look() -> tuple[Maps, float, float]:

@@ -1,12 +1,20 @@
 """Logits --> ranked labels."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
+from typing_extensions import TypedDict
 
-from service.schemas import ClassScore
+
+class ClassScore(TypedDict):
+    """One class and its probability."""
+
+    label: str
+    class_index: Annotated[int, Field(ge=0)]
+    score: Annotated[float, Field(ge=0, le=1, description="Softmax probability.")]
 
 
 def softmax(logits: NDArray[Any]) -> NDArray[np.float64]:

@@ -11,7 +11,6 @@ from bundle.manifest import Manifest
 from service.body_schemas import LABELS, MODEL, image_body
 from service.intake import by_parameters, take_in
 from service.multipart import Form
-from service.observation import Record
 from service.parameters import (
     PROBLEMS,
     Asked,
@@ -23,7 +22,9 @@ from service.parameters import (
     parts,
 )
 from service.predictor import Predictor
-from service.schemas import Classification, ClassScore
+from service.ranking import ClassScore, rank
+from service.request_record import Record
+from service.schemas import Classification
 from service.strict_route import StrictRoute
 from service.uploads import Fields, check_image_type, image_of, media_type_of, read_upload
 
@@ -65,9 +66,11 @@ async def classified(
     record: Record = request.state.record
     candidates, choose = by_parameters(request, asked, wanted_labels)
     async with take_in(request, candidates, timeout_ms, read=read, parse=parse, choose=choose) as taken:
-        prediction = await taken.predictor.predict(taken.body, top_k=taken.checked, deadline=taken.deadline)
-    record.predicted(prediction.stages, prediction.batch_size)
-    return taken.predictor.manifest, prediction.predictions
+        inference = await taken.predictor.infer_picture(taken.body, deadline=taken.deadline)
+    manifest = taken.predictor.manifest
+    predictions = rank(inference.logits[0], manifest.labels, taken.checked)
+    record.predicted(inference.stages, inference.batch_size)
+    return manifest, predictions
 
 
 def wanted_labels(predictor: Predictor, asked: Asked) -> int:

@@ -13,10 +13,12 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSetti
 
 from bundle.manifest import NAME
 from service.cores import available_cores
-from service.logs import LogFormat, LoggedRequests, LogLevel
 from service.origins import normal_origins
 
 ProviderName = Literal["auto", "cpu", "cuda", "tensorrt"]
+LogFormat = Literal["auto", "console", "json"]
+LogLevel = Literal["info", "warning", "error"]
+LoggedRequests = Literal["all", "errors", "none"]
 _NAME = NAME.strip("^$")
 _PREFIX = "AASERVE_"
 # Kubernetes sets these in every pod of a namespace that has a Service called aaserve.

@@ -27,7 +27,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from bundle.manifest import Manifest
 from service.errors import StartFailed
-from service.observation import Record
+from service.request_record import Record
 from service.version import VERSION
 
 FLUSH = 2.0  # seconds that the end of the process waits for the collector, at most

@@ -8,13 +8,13 @@ from starlette.responses import Response
 
 from service.compression import compressed
 from service.intake import take_in
-from service.observation import Record
 from service.parameters import TimeoutMs, failures, parts
 from service.predictor import Inference, Predictor
 from service.protocol.descriptions import Json
 from service.protocol.infer_request import LENGTH_HEADER, InferRequest, read_infer_request
 from service.protocol.infer_response import write_infer_response
 from service.protocol.model_routes import find
+from service.request_record import Record
 from service.schemas import ProtocolError
 from service.strict_route import StrictRoute
 from service.uploads import read_body

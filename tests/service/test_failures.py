@@ -116,7 +116,7 @@ def test_a_bug_in_a_route_is_500_with_a_request_id_and_a_metric(
             raise KeyError("secret")
 
         with monkeypatch.context() as broken:
-            broken.setattr("service.predictor.rank", rank)
+            broken.setattr("service.routes.rank", rank)
             response = classify(client)
         assert response.status_code == 500
         assert response.headers["content-type"] == "application/problem+json"
