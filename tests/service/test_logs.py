@@ -8,9 +8,11 @@ import sys
 import httpx
 import pytest
 
-from service.logs import LoggedRequests, RefusalLog
+from service.logs import RefusalLog
 from service.metrics import Metrics
-from service.observation import UNLOGGED, Observer, Record
+from service.observation import UNLOGGED, Observer
+from service.request_record import Record
+from service.settings import LoggedRequests
 from tests.helpers import CONSOLE, EXAMPLES, ROOT, RunningService, running_service, wait_until
 
 JPEG = (EXAMPLES / "rocket.jpg").read_bytes()
