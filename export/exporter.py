@@ -32,7 +32,7 @@ from export.image_size import preprocessing_at
 from export.lower import find_calibration, lower
 from export.normalisation import PixelInput
 from export.parity import check_parity
-from export.pictures import Picture, read_pictures
+from export.pictures import Picture, find_parity_pictures, read_picture
 from export.presets import choose_preprocessing
 from export.request import Request
 from export.speed import Speed
@@ -65,7 +65,8 @@ def export(request: Request, report: Callable[[str], None] = lambda step: None) 
     report(f"reading {request.checkpoint}")
     checkpoint = read_checkpoint(request.checkpoint, nested_key=request.nested_key)
     architecture, labels, preprocessing = _described(request, checkpoint)
-    samples = find_calibration(request, labels)
+    samples = find_calibration(request, labels, report)
+    paths = find_parity_pictures(request.parity_images, report)
     report(f"preprocessing: {preprocessing.model_dump_json()}")
 
     report(f"building {architecture} for {preprocessing.crop[0]}x{preprocessing.crop[1]} pixels")
@@ -98,7 +99,7 @@ def export(request: Request, report: Callable[[str], None] = lambda step: None) 
 
     batch_sizes = sorted({1, 2, request.max_batch_size})
     report(f"comparing PyTorch and ONNX Runtime at batch {', '.join(map(str, batch_sizes))}")
-    pictures = read_pictures(request.parity_images, preprocessing)
+    pictures = [read_picture(path, preprocessing) for path in paths]
     pixels = np.stack([picture.pixels for picture in pictures])  # (N, H, W, 3)
     parity = check_parity(network, model, pixels, preprocessing, batch_sizes=batch_sizes, attention=attention)
     cost, speed = None, ()

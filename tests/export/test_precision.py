@@ -234,7 +234,8 @@ def test_no_picture_judges_that_calibrated_and_every_label_has_its_share() -> No
 
 BAD_CALIBRATION = {
     "none": ((), "int8 needs --calibration DIR"),
-    "missing": (("--calibration", "{folder}/nowhere"), "expected two pictures or more"),
+    "missing": (("--calibration", "{folder}/nowhere"), "expected a readable folder, found: No such file"),
+    "one picture": (("--calibration", "{folder}/one"), "expected two pictures or more"),
     "another label": (("--calibration", "{folder}/wrong"), "expected a folder named as one of the 3 labels"),
     "both": (("--calibration", "{folder}/both"), "expected pictures or folders of pictures, found both"),
     "undecodable": (("--calibration", "{folder}/damaged"), "damaged/1.png: "),
@@ -246,7 +247,7 @@ def test_calibration_that_cannot_be_used_is_refused(
     trained: Path, tmp_path: Path, options: tuple[str, ...], message: str, capsys: pytest.CaptureFixture
 ) -> None:
     picture = (trained / "pictures" / "cat" / "2.png").read_bytes()
-    for name in ("wrong/dog/1.png", "both/1.png", "both/cat/1.png", "damaged/2.png"):
+    for name in ("wrong/dog/1.png", "both/1.png", "both/cat/1.png", "damaged/2.png", "one/1.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(picture)
     (tmp_path / "damaged" / "1.png").write_bytes(picture[:50])
@@ -264,7 +265,9 @@ def test_calibration_is_not_for_fp32(trained: Path, tmp_path: Path, capsys: pyte
 
 
 def test_samples_know_their_class(trained: Path) -> None:
-    found = find_samples(trained / "pictures", LABELS)
+    said: list[str] = []
+    found = find_samples(trained / "pictures", LABELS, said.append)
+    assert said == [f"30 pictures in {trained / 'pictures'}, of 3 of the 3 labels"]
     assert len(found) == 30
     assert all(LABELS[sample.class_index] == sample.path.parent.name for sample in found)
 
