@@ -109,7 +109,10 @@ def _read(path: Path, reference: Reference, manifest: Manifest) -> NDArray[Any]:
     try:
         image_bytes = path.read_bytes()
     except OSError as error:
-        raise ExportError(f"{path}: expected a picture, found {error.strerror}") from error
+        raise ExportError(
+            f"{path}: expected a picture that the bundle was compared on, found: {error.strerror or error}; "
+            "--images names their folder, which was --parity-images of the export"
+        ) from error
     if sha256_of(image_bytes) != reference.sha256:
         raise ExportError(f"{path}: expected sha256 {reference.sha256}, found {sha256_of(image_bytes)}")
     return read_input(image_bytes, manifest, max_pixels=MAX_PIXELS, reproducible=True)

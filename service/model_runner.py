@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from bundle.bundle import REFERENCES_FILE, Bundle, open_bundle
 from bundle.manifest import AttentionMap
 from bundle.model_input import pixels_input
+from bundle.preprocessing import normalisation_problem
 from bundle.probe import PROBE, PROBE_TOLERANCES, probe_pixels
 from bundle.references import attention_difference, difference, read_references
 from service.alarm import Alarm
@@ -69,6 +70,8 @@ class ModelRunner:
         else:
             self.lanes, self.max_rows = settings.gpu_lanes, settings.max_batch_size
         self._wide, self.speedup = self._open_wide(served)
+        if problem := normalisation_problem(served.manifest.preprocessing):
+            log.warning("%s: %s", served.folder, problem)
         self.ready = True
 
     def run(self, batch: NDArray[Any]) -> NDArray[np.float32]:

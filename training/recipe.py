@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from bundle.preprocessing import Preprocessing
+from bundle.preprocessing import Preprocessing, normalisation_problem
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -71,6 +71,12 @@ class Recipe(_Section):
     optimisation: Optimisation
     augmentation: Augmentation
     preprocessing: Preprocessing
+
+    @model_validator(mode="after")
+    def _normalisation_is_of_0_to_1(self) -> Self:
+        if problem := normalisation_problem(self.preprocessing):
+            raise ValueError(f"preprocessing: {problem}")
+        return self
 
 
 def read_recipe(path: Path) -> Recipe:
