@@ -24,6 +24,7 @@ from export.half import check_range, to_half
 from export.judgement import judge
 from export.presets import read_preprocessing
 from export.samples import CALIBRATION_PICTURES, Sample, find_samples, split_samples
+from export.speed import measure_speed
 from models import create_model
 from service.session import OnnxSession
 from service.settings import Settings
@@ -315,3 +316,11 @@ def test_json_is_one_document_in_success_and_failure(trained: Path, tmp_path: Pa
     assert again.returncode == 1
     assert "expected no such version yet" in json.loads(again.stdout)["error"]
     assert again.stderr.splitlines()[-1] == f"error: {json.loads(again.stdout)['error']}"
+
+
+def test_the_times_and_their_ratio_say_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rounds of a busy machine, in which most ratios are below 1 while the median times are not."""
+    seconds = {"fp32": [0.010, 0.020, 0.030], "lowered": [0.012, 0.019, 0.036]}
+    monkeypatch.setattr("export.speed.take_turns", lambda *_: seconds)
+    speed = measure_speed(None, None, np.zeros((1, 8, 8, 3), np.uint8), 1)
+    assert (speed.fp32_ms, speed.lowered_ms, speed.times_faster) == (20, 19, 1.05)
