@@ -63,6 +63,9 @@ def open_data(
             raise ValueError("resized_crop_area is for pictures in folders; CIFAR's are 32x32 already")
         splits = {name: cifar.read_split(folder, name) for name in ("train", "test")}
         labels = cifar.read_labels(folder)
+        for name, split in splits.items():
+            if len(split.labels) and not 0 <= split.labels.min() <= split.labels.max() < len(labels):
+                raise ValueError(f"{folder}: expected labels of {len(labels)} classes in {name}, found others")
         counts = {name: len(split.labels) for name, split in splits.items()}
         return Data(
             tuple(labels),

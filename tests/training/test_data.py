@@ -16,7 +16,7 @@ from rich.progress import Progress
 
 from bundle.preprocessing import read_pixels
 from tests.helpers import encode, noise
-from tests.training.tiny import CPU, epochs, recipe, run
+from tests.training.tiny import CPU, epochs, recipe, run, write_cifar_100
 from training.cifar import read_labels, read_split
 from training.data import Data, open_data
 from training.stop import Stop
@@ -141,6 +141,17 @@ def test_a_cifar_file_that_is_missing_or_damaged_is_named(tmp_path: Path) -> Non
         (folder / "train").write_bytes(content)
         with pytest.raises(ValueError, match="cifar-100-python/train: not a"):
             read_split(tmp_path, "train")
+
+
+def test_cifar_images_and_labels_that_do_not_match_are_refused(tmp_path: Path) -> None:
+    folder = write_cifar_100(tmp_path / "data") / "cifar-100-python"
+    content = pickle.loads((folder / "train").read_bytes())
+    (folder / "train").write_bytes(pickle.dumps(content | {b"fine_labels": content[b"fine_labels"][:-1]}, protocol=4))
+    with pytest.raises(ValueError, match="cifar-100-python/train: expected a label for each of 48 images, found 47"):
+        opened(tmp_path / "data")
+    (folder / "train").write_bytes(pickle.dumps(content | {b"fine_labels": [100] * 48}, protocol=4))
+    with pytest.raises(ValueError, match="expected labels of 100 classes in train, found others"):
+        opened(tmp_path / "data")
 
 
 def test_a_cifar_pickle_cannot_call_anything(tmp_path: Path) -> None:
