@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from bundle.attention import gaze
 from bundle.bundle import MODEL_FILE, REFERENCES_FILE, check_absent, sha256_of, write_bundle
 from bundle.manifest import AttentionMap, Input, Manifest, Output, Precision, Provenance
-from bundle.preprocessing import Preprocessing, normalise
+from bundle.preprocessing import Preprocessing
 from bundle.probe import PROBE, probe_pixels
 from bundle.references import Reference, references_json
 from export import fuse
@@ -32,7 +32,7 @@ from export.image_size import preprocessing_at
 from export.labels import check_labels
 from export.lower import find_calibration, lower
 from export.normalisation import PixelInput
-from export.parity import check_parity
+from export.parity import check_parity, in_float64, normalise_exactly
 from export.pictures import Picture, find_parity_pictures, read_picture
 from export.presets import choose_preprocessing
 from export.recorded import Recorded, read_recorded
@@ -108,7 +108,9 @@ def export(request: Request, report: Callable[[str], None] = lambda step: None) 
     report(f"comparing PyTorch and ONNX Runtime at batch {', '.join(map(str, batch_sizes))}")
     pictures = [read_picture(path, preprocessing) for path in paths]
     pixels = np.stack([picture.pixels for picture in pictures])  # (N, H, W, 3)
-    parity = check_parity(network, model, pixels, preprocessing, batch_sizes=batch_sizes, attention=attention)
+    parity = check_parity(
+        network, model, pixels, preprocessing, batch_sizes=batch_sizes, attention=attention, report=report
+    )
     cost, speed = None, ()
     if request.precision != "fp32":
         lowered = lower(model, request, preprocessing, samples, pixels, report)
@@ -122,6 +124,7 @@ def export(request: Request, report: Callable[[str], None] = lambda step: None) 
             batch_sizes=batch_sizes,
             precision=request.precision,
             attention=attention,
+            report=report,
         )
     _check_measurement(request, model)
 
@@ -199,11 +202,13 @@ def _references(
     preprocessing: Preprocessing,
     attention: Sequence[AttentionMap],
 ) -> Iterator[Reference]:
+    """PyTorch's answers in float64, to which the graph was compared."""
+    exact = in_float64(network)
     for picture, content in zip(pictures, pixels, strict=True):
-        row = torch.from_numpy(normalise(content[np.newaxis], preprocessing))  # (1, 3, H, W)
+        row = normalise_exactly(content[np.newaxis], preprocessing)  # (1, 3, H, W)
         with torch.inference_mode():
-            logits = network(row)[0].tolist()
-            maps = attention_maps(network, row) if attention else {}
+            logits = exact(row)[0].tolist()
+            maps = attention_maps(exact, row) if attention else {}
         yield _reference(
             picture.name, picture.sha256, logits, {layer: found.numpy() for layer, found in maps.items()}, attention
         )

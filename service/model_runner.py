@@ -19,7 +19,7 @@ from bundle.bundle import REFERENCES_FILE, Bundle, open_bundle
 from bundle.manifest import AttentionMap
 from bundle.model_input import pixels_input
 from bundle.preprocessing import normalisation_problem
-from bundle.probe import PROBE, PROBE_TOLERANCES, probe_pixels
+from bundle.probe import PROBE, probe_pixels, probe_tolerance
 from bundle.references import attention_difference, difference, read_references
 from service.alarm import Alarm
 from service.errors import ModelLost, StartFailed
@@ -144,7 +144,7 @@ class ModelRunner:
     def _compare(self, session: OnnxSession, served: Bundle) -> None:
         """Ask about the probe: does this machine answer as the one did where the bundle was made?"""
         manifest = served.manifest
-        tolerance = PROBE_TOLERANCES[manifest.precision]
+        tolerance = probe_tolerance(manifest)
         for reference in read_references(served.folder / REFERENCES_FILE):
             if reference.picture == PROBE:
                 row = pixels_input(probe_pixels(manifest.preprocessing.crop), manifest)
