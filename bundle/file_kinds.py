@@ -30,7 +30,7 @@ def kind_of(head: bytes) -> str:
     """Say what a file is that begins with `head`; HEAD_BYTES of it, or all of a shorter file."""
     if not head:
         return "an empty file"
-    if image_format := sniff_format(head):
+    if image_format := picture_format(head):
         return f"a {image_format} picture"
     for magic, kind in _MAGIC_NUMBERS:
         if head.startswith(magic):
@@ -46,6 +46,11 @@ def kind_of(head: bytes) -> str:
     if head.lstrip().lower().startswith(_WEB_PAGE):
         return "a web page; the download gave a page, such as a login or an error, and not the file"
     return _text(head) or "something else"
+
+
+def picture_format(head: bytes) -> str | None:
+    """As `sniff_format`, but a text is no picture: one that begins with "BM" would pass as BMP."""
+    return None if _text(head) else sniff_format(head)
 
 
 def _text(head: bytes) -> str | None:

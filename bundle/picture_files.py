@@ -12,8 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bundle.decoding import sniff_format
-from bundle.file_kinds import HEAD_BYTES, kind_of
+from bundle.file_kinds import HEAD_BYTES, kind_of, picture_format
 
 _SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 _SYSTEM = {  # of macOS, Windows, Synology, QNAP and ext4; names that begin with a dot are skipped as well
@@ -120,4 +119,4 @@ def _picture_or_kind(path: Path) -> str | None:
             head = file.read(HEAD_BYTES)
     except OSError as error:
         raise ValueError(f"{path}: expected a readable file, found: {error.strerror or error}") from error
-    return None if sniff_format(head) else kind_of(head)
+    return None if picture_format(head) else kind_of(head)

@@ -31,6 +31,7 @@ MAP_TOLERANCES: dict[Precision, float] = {"fp32": 1e-4, "fp16": 2e-2, "int8": 0.
 # the usual size, correct graphs were off by up to 5.7 times.
 MULTIPLE = 10
 COARSEST = 3e-2  # never more than that; such a network is for float64
+MEASURED = 16  # pictures, those on which the graph is off most
 ROUNDINGS = 4  # networks whose weights are rounded otherwise; one run alone understates the error up to 27 times
 BATCH = 2  # rows, of float64 and of attention maps: PyTorch's of a large batch would fill the memory
 
@@ -58,9 +59,8 @@ def check_parity(
         ExportError: a logit or a share of a map differs by more than the tolerance, or a value is not finite.
     """
     graph, exact = Graph(model, preprocessing), in_float64(network)
-    inputs = normalise_exactly(pixels, preprocessing)  # (N, 3, H, W)
-    expected = _logits(exact, inputs)  # (N, num_classes)
-    worst, worst_map, agreeing, compared = 0.0, 0.0, 0, 0
+    expected = _logits(exact, pixels, preprocessing)  # (N, num_classes)
+    off, worst, worst_map, agreeing, compared = np.zeros(len(pixels)), 0.0, 0.0, 0, 0
     for size in batch_sizes:
         for index in _batches(len(pixels), size):
             found = graph(pixels[index])
@@ -71,14 +71,16 @@ def check_parity(
             if not np.isfinite(found).all() or not np.isfinite(expected).all():
                 raise ExportError(f"parity at batch {size}: logits are not finite")
             worst = max(worst, _difference(found, expected[index]))
+            np.maximum.at(off, index, np.abs(found - expected[index]).max(axis=1))
             agreeing += int((found.argmax(1) == expected[index].argmax(1)).sum())
             compared += size
             if attention and size <= BATCH:
-                found_maps = graph.maps(pixels[index], attention)
-                worst_map = max(worst_map, _map_difference(found_maps, _maps(exact, inputs[index])))
+                exact_maps = _maps(exact, normalise_exactly(pixels[index], preprocessing))
+                worst_map = max(worst_map, _map_difference(graph.maps(pixels[index], attention), exact_maps))
     tolerance, map_tolerance = TOLERANCES[precision], MAP_TOLERANCES[precision]
     if worst > tolerance or worst_map > map_tolerance:
-        own, own_map = _float32_errors(network, exact, inputs, expected, with_maps=bool(attention))
+        measured = pixels[off.argsort()[-MEASURED:]]
+        own, own_map = _float32_errors(network, exact, measured, preprocessing, with_maps=bool(attention))
         tolerance = _widened("logits", worst, tolerance, own, precision, report)
         map_tolerance = _widened("attention maps", worst_map, map_tolerance, own_map, precision, report)
     return Parity(
@@ -98,7 +100,7 @@ def in_float64(network: nn.Module) -> nn.Module:
 
 
 def normalise_exactly(pixels: NDArray[np.uint8], preprocessing: Preprocessing) -> Tensor:
-    """As `bundle.preprocessing.normalise`, in float64: (..., H, W, 3) to (..., 3, H, W)."""
+    """As `bundle.preprocessing.normalise`, in float64: uint8 (..., H, W, 3) to (..., 3, H, W)."""
     scaled = (pixels / 255 - np.array(preprocessing.mean)) / np.array(preprocessing.std)
     return torch.from_numpy(np.ascontiguousarray(np.moveaxis(scaled, -1, -3)))
 
@@ -124,17 +126,18 @@ def _widened(
 
 
 def _float32_errors(
-    network: nn.Module, exact: nn.Module, inputs: Tensor, expected: NDArray[np.float64], *, with_maps: bool
+    network: nn.Module, exact: nn.Module, pixels: NDArray[np.uint8], preprocessing: Preprocessing, *, with_maps: bool
 ) -> tuple[float, float]:
     """How far off PyTorch is in float32, of logits and of maps; the most of several runs, weights rounded otherwise."""
-    rows = inputs.float()
+    expected = _logits(exact, pixels, preprocessing)
     error, map_error = 0.0, 0.0
     for seed in range(ROUNDINGS + 1):
         rounded = _rounded_otherwise(network, seed) if seed else network
-        error = max(error, _difference(_logits(rounded, rows), expected))
-        for index in _batches(len(rows), BATCH) if with_maps else ():
-            found = {layer: maps.numpy() for layer, maps in _maps(rounded, rows[index]).items()}
-            map_error = max(map_error, _map_difference(found, _maps(exact, inputs[index])))
+        error = max(error, _difference(_logits(rounded, pixels, preprocessing), expected))
+        for picture in pixels[:, np.newaxis] if with_maps else ():
+            row = normalise_exactly(picture, preprocessing)
+            found = {layer: maps.numpy() for layer, maps in _maps(rounded, row.float()).items()}
+            map_error = max(map_error, _map_difference(found, _maps(exact, row)))
     return error, map_error
 
 
@@ -148,9 +151,12 @@ def _rounded_otherwise(network: nn.Module, seed: int) -> nn.Module:
     return changed
 
 
-def _logits(network: nn.Module, inputs: Tensor) -> NDArray[np.floating]:
+def _logits(network: nn.Module, pixels: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[np.floating]:
+    """PyTorch's logits (N, num_classes), a few pictures at a time, in the precision of `network`."""
+    precision = next(network.parameters()).dtype
     with torch.inference_mode():
-        return torch.cat([network(rows) for rows in inputs.split(BATCH)]).numpy()
+        rows = (pixels[start : start + BATCH] for start in range(0, len(pixels), BATCH))
+        return torch.cat([network(normalise_exactly(some, preprocessing).to(precision)) for some in rows]).numpy()
 
 
 def _maps(network: nn.Module, inputs: Tensor) -> dict[str, Tensor]:

@@ -23,7 +23,7 @@ def names(paths: tuple[Path, ...], folder: Path) -> list[str]:
 
 def test_content_decides_what_is_a_picture_and_the_rest_is_counted(tmp_path: Path) -> None:
     write(tmp_path, {"a.jfif": PNG, "b": PNG, "c.png": PNG})
-    write(tmp_path, {"d.txt": b"notes", "e.txt": b"notes", "f": b"\0\0", "g.heic": b"\0\0\0\x18ftypheic"})
+    write(tmp_path, {"d.txt": b"notes", "e.txt": b"BMW, Opel", "f": b"\0\0", "g.heic": b"\0\0\0\x18ftypheic"})
     found = find_pictures(tmp_path)
     assert names(found.pictures, tmp_path) == ["a.jfif", "b", "c.png"]
     assert told(found.left_out) == "left out: 2 .txt, 1 without suffix, 1 .heic"
