@@ -5,7 +5,7 @@ checkpoint --load_weights--> network --convert--> ONNX bytes --check_parity--> m
 """
 
 import platform
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -13,16 +13,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from bundle.attention import gaze
 from bundle.bundle import MODEL_FILE, REFERENCES_FILE, check_absent, sha256_of, write_bundle
 from bundle.manifest import AttentionMap, Input, Manifest, Output, Precision, Provenance
 from bundle.preprocessing import Preprocessing
-from bundle.probe import PROBE, probe_pixels
-from bundle.references import Reference, references_json
+from bundle.references import references_json
 from export import fuse
+from export.answers import probe_answer, pytorch_answers, spread_of
 from export.checkpoint import Checkpoint, read_checkpoint
 from export.convert import INPUT_NAME, OPSET, OUTPUT_NAME, convert
 from export.errors import ExportError
@@ -32,15 +30,15 @@ from export.image_size import preprocessing_at
 from export.labels import check_labels
 from export.lower import find_calibration, lower
 from export.normalisation import PixelInput
-from export.parity import check_parity, in_float64, normalise_exactly
-from export.pictures import Picture, find_parity_pictures, read_picture
+from export.parity import check_parity
+from export.pictures import find_parity_pictures, read_picture
 from export.presets import choose_preprocessing
 from export.recorded import Recorded, read_recorded
 from export.request import Request
 from export.speed import Speed
 from export.weights import head_classes, load_weights, name_weights
 from models import create_model
-from models.attention import AttentionAugmentedConv2d, attention_layers, attention_maps
+from models.attention import AttentionAugmentedConv2d, attention_layers
 from models.resize import resize_relative_tables
 
 # Untrained networks differ by a tenth and more between photographs and the probe; one that gets RGB in 0..1 with the
@@ -129,10 +127,10 @@ def export(request: Request, report: Callable[[str], None] = lambda step: None) 
     _check_measurement(request, model)
 
     references = (
-        *_references(network, pictures, pixels, preprocessing, attention),
-        _probe(Graph(model, preprocessing), preprocessing, attention),
+        *pytorch_answers(network, pictures, preprocessing, attention),
+        probe_answer(Graph(model, preprocessing), preprocessing, attention),
     )
-    if (spread := _spread(references)) < ALIKE:
+    if (spread := spread_of(references)) < ALIKE:
         report(
             f"warning: different pictures get nearly the same logits, {spread:.1e} apart as a share of the largest: "
             "check mean and std, and that the checkpoint is a trained one"
@@ -193,49 +191,6 @@ def _described_maps(layers: dict[str, AttentionAugmentedConv2d], precision: Prec
         )
         for name, layer in layers.items()
     )
-
-
-def _references(
-    network: nn.Module,
-    pictures: list[Picture],
-    pixels: NDArray[np.uint8],
-    preprocessing: Preprocessing,
-    attention: Sequence[AttentionMap],
-) -> Iterator[Reference]:
-    """PyTorch's answers in float64, to which the graph was compared."""
-    exact = in_float64(network)
-    for picture, content in zip(pictures, pixels, strict=True):
-        row = normalise_exactly(content[np.newaxis], preprocessing)  # (1, 3, H, W)
-        with torch.inference_mode():
-            logits = exact(row)[0].tolist()
-            maps = attention_maps(exact, row) if attention else {}
-        yield _reference(
-            picture.name, picture.sha256, logits, {layer: found.numpy() for layer, found in maps.items()}, attention
-        )
-
-
-def _probe(graph: Graph, preprocessing: Preprocessing, attention: Sequence[AttentionMap]) -> Reference:
-    pixels = probe_pixels(preprocessing.crop)
-    row = pixels[np.newaxis]
-    return _reference(PROBE, sha256_of(pixels.tobytes()), graph(row)[0].tolist(), graph.maps(row, attention), attention)
-
-
-def _reference(
-    picture: str,
-    sha256: str,
-    logits: list[float],
-    maps: Mapping[str, NDArray[np.floating]],
-    attention: Sequence[AttentionMap],
-) -> Reference:
-    """One answer; `maps` are (1, heads, queries, keys)."""
-    gazes = {one.layer: tuple(map(tuple, gaze(maps[one.layer][0], one.grid).round(6).tolist())) for one in attention}
-    return Reference(picture=picture, sha256=sha256, logits=tuple(round(logit, 6) for logit in logits), attention=gazes)
-
-
-def _spread(references: Sequence[Reference]) -> float:
-    """Largest difference of any logit between two pictures, as a share of the largest logit or of 1."""
-    logits = np.array([reference.logits for reference in references])  # (N, num_classes)
-    return float(np.ptp(logits, axis=0).max() / max(1.0, np.abs(logits).max()))
 
 
 def _described(
