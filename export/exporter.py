@@ -5,7 +5,7 @@ checkpoint --load_weights--> network --convert--> ONNX bytes --check_parity--> m
 """
 
 import platform
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -13,35 +13,38 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
-from bundle.attention import gaze
 from bundle.bundle import MODEL_FILE, REFERENCES_FILE, check_absent, sha256_of, write_bundle
 from bundle.manifest import AttentionMap, Input, Manifest, Output, Precision, Provenance
-from bundle.preprocessing import Preprocessing, normalise
-from bundle.probe import PROBE, probe_pixels
-from bundle.references import Reference, references_json
+from bundle.preprocessing import Preprocessing
+from bundle.references import references_json
 from export import fuse
+from export.answers import probe_answer, pytorch_answers, spread_of
 from export.checkpoint import Checkpoint, read_checkpoint
 from export.convert import INPUT_NAME, OPSET, OUTPUT_NAME, convert
 from export.errors import ExportError
 from export.expose import output_name
 from export.graph import Graph
 from export.image_size import preprocessing_at
+from export.labels import check_labels
 from export.lower import find_calibration, lower
 from export.normalisation import PixelInput
 from export.parity import check_parity
-from export.pictures import Picture, read_pictures
+from export.pictures import find_parity_pictures, read_picture
 from export.presets import choose_preprocessing
+from export.recorded import Recorded, read_recorded
 from export.request import Request
 from export.speed import Speed
-from export.weights import head_classes, load_weights
+from export.weights import head_classes, load_weights, name_weights
 from models import create_model
 from models.attention import AttentionAugmentedConv2d
-from models.attention_maps import attention_layers, attention_maps
+from models.attention_maps import attention_layers
 from models.relative_tables import resize_relative_tables
 
+# Untrained networks differ by a tenth and more between photographs and the probe; one that gets RGB in 0..1 with the
+# mean and std of 0..255, by 0.0015.
+ALIKE = 0.01
 VERSIONS_OF = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy", "pillow")
 
 
@@ -65,15 +68,18 @@ def export(request: Request, report: Callable[[str], None] = lambda step: None) 
     check_absent(request.repository / request.name / request.version, replace=request.replace)
     report(f"reading {request.checkpoint}")
     checkpoint = read_checkpoint(request.checkpoint, nested_key=request.nested_key)
-    architecture, labels, preprocessing = _described(request, checkpoint)
-    samples = find_calibration(request, labels)
+    recorded = read_recorded(checkpoint)
+    architecture, labels, preprocessing = _described(request, checkpoint, recorded)
+    samples = find_calibration(request, labels, report)
+    paths = find_parity_pictures(request.parity_images, report)
     report(f"preprocessing: {preprocessing.model_dump_json()}")
 
     report(f"building {architecture} for {preprocessing.crop[0]}x{preprocessing.crop[1]} pixels")
-    _check_classes(request, architecture, labels, checkpoint)
-    options = _options(architecture, checkpoint)
+    options = recorded.options(architecture)
+    outline = _outline(architecture, preprocessing, options, checkpoint)
+    weights = _named(request, checkpoint, outline, report)
+    _check_classes(request, outline, labels, weights)
     network = create_model(architecture, num_classes=len(labels), image_size=preprocessing.crop, **options).eval()
-    weights = checkpoint.weights
     if request.image_size:
         weights = resize_relative_tables(weights, network)
     load_weights(network, weights)
@@ -99,9 +105,11 @@ def export(request: Request, report: Callable[[str], None] = lambda step: None) 
 
     batch_sizes = sorted({1, 2, request.max_batch_size})
     report(f"comparing PyTorch and ONNX Runtime at batch {', '.join(map(str, batch_sizes))}")
-    pictures = read_pictures(request.parity_images, preprocessing)
+    pictures = [read_picture(path, preprocessing) for path in paths]
     pixels = np.stack([picture.pixels for picture in pictures])  # (N, H, W, 3)
-    parity = check_parity(network, model, pixels, preprocessing, batch_sizes=batch_sizes, attention=attention)
+    parity = check_parity(
+        network, model, pixels, preprocessing, batch_sizes=batch_sizes, attention=attention, report=report
+    )
     cost, speed = None, ()
     if request.precision != "fp32":
         lowered = lower(model, request, preprocessing, samples, pixels, report)
@@ -115,16 +123,22 @@ def export(request: Request, report: Callable[[str], None] = lambda step: None) 
             batch_sizes=batch_sizes,
             precision=request.precision,
             attention=attention,
+            report=report,
         )
     _check_measurement(request, model)
 
-    report("writing the bundle")
-    references = references_json(
-        (
-            *_references(network, pictures, pixels, preprocessing, attention),
-            _probe(Graph(model, preprocessing), preprocessing, attention),
-        )
+    references = (
+        *pytorch_answers(network, pictures, preprocessing, attention),
+        probe_answer(Graph(model, preprocessing), preprocessing, attention),
     )
+    if (spread := spread_of(references)) < ALIKE:
+        report(
+            f"warning: different pictures get nearly the same logits, {spread:.1e} apart as a share of the largest: "
+            "check mean and std, and that the checkpoint is a trained one"
+        )
+
+    report("writing the bundle")
+    references_file = references_json(references)
     manifest = Manifest(
         schema_version=1,
         name=request.name,
@@ -137,7 +151,7 @@ def export(request: Request, report: Callable[[str], None] = lambda step: None) 
         labels=labels,
         precision=request.precision,
         opset=fuse.OPSET if request.fused_attention else OPSET,
-        files={MODEL_FILE: sha256_of(model), REFERENCES_FILE: sha256_of(references)},
+        files={MODEL_FILE: sha256_of(model), REFERENCES_FILE: sha256_of(references_file)},
         provenance=Provenance(
             checkpoint_sha256=checkpoint.sha256,
             command=request.command,
@@ -147,7 +161,7 @@ def export(request: Request, report: Callable[[str], None] = lambda step: None) 
         accuracy=request.accuracy.accuracy if request.accuracy else None,
         lowered=cost,
     )
-    files = {MODEL_FILE: model, REFERENCES_FILE: references}
+    files = {MODEL_FILE: model, REFERENCES_FILE: references_file}
     folder = write_bundle(request.repository, manifest, files, replace=request.replace)
     return Exported(folder, manifest, {name: len(content) for name, content in files.items()}, speed)
 
@@ -180,67 +194,61 @@ def _described_maps(layers: dict[str, AttentionAugmentedConv2d], precision: Prec
     )
 
 
-def _references(
-    network: nn.Module,
-    pictures: list[Picture],
-    pixels: NDArray[np.uint8],
-    preprocessing: Preprocessing,
-    attention: Sequence[AttentionMap],
-) -> Iterator[Reference]:
-    for picture, content in zip(pictures, pixels, strict=True):
-        row = torch.from_numpy(normalise(content[np.newaxis], preprocessing))  # (1, 3, H, W)
-        with torch.inference_mode():
-            logits = network(row)[0].tolist()
-            maps = attention_maps(network, row) if attention else {}
-        yield _reference(
-            picture.name, picture.sha256, logits, {layer: found.numpy() for layer, found in maps.items()}, attention
-        )
-
-
-def _probe(graph: Graph, preprocessing: Preprocessing, attention: Sequence[AttentionMap]) -> Reference:
-    pixels = probe_pixels(preprocessing.crop)
-    row = pixels[np.newaxis]
-    return _reference(PROBE, sha256_of(pixels.tobytes()), graph(row)[0].tolist(), graph.maps(row, attention), attention)
-
-
-def _reference(
-    picture: str,
-    sha256: str,
-    logits: list[float],
-    maps: Mapping[str, NDArray[np.floating]],
-    attention: Sequence[AttentionMap],
-) -> Reference:
-    """One answer; `maps` are (1, heads, queries, keys)."""
-    gazes = {one.layer: tuple(map(tuple, gaze(maps[one.layer][0], one.grid).round(6).tolist())) for one in attention}
-    return Reference(picture=picture, sha256=sha256, logits=tuple(round(logit, 6) for logit in logits), attention=gazes)
-
-
-def _described(request: Request, checkpoint: Checkpoint) -> tuple[str, tuple[str, ...], Preprocessing]:
+def _described(
+    request: Request, checkpoint: Checkpoint, recorded: Recorded
+) -> tuple[str, tuple[str, ...], Preprocessing]:
     """What was typed, or else what python -m training wrote into the checkpoint; never a guess."""
-    recipe = checkpoint.metadata.get("recipe", {})
-    architecture = request.architecture or recipe.get("network", {}).get("architecture")
-    labels = request.labels or tuple(checkpoint.metadata.get("labels", ()))
-    for value, option in ((architecture, "--arch"), (labels, "--labels")):
-        if not value:
-            raise ExportError(f"{checkpoint.path} does not say it, so {option} is needed")
-    recorded = recipe.get("preprocessing")
-    preprocessing = choose_preprocessing(request.preprocessing, recorded, request.preprocessing_fields)
+    architecture = request.architecture or recorded.architecture
+    labels = request.labels or check_labels(recorded.labels, checkpoint.path)
+    stated = request.preprocessing or recorded.preprocessing or request.preprocessing_fields
+    needed = [
+        option
+        for value, option in ((architecture, "--arch"), (labels, "--labels"), (stated, "--preprocessing"))
+        if not value
+    ]
+    if needed or architecture is None:
+        *others, last = needed
+        options = f"{', '.join(others)} and {last} are" if others else f"{last} is"
+        raise ExportError(f"{checkpoint.path} does not say {'them' if others else 'it'}, so {options} needed")
+    preprocessing = choose_preprocessing(request.preprocessing, recorded.preprocessing, request.preprocessing_fields)
     if request.image_size:
         preprocessing = preprocessing_at(preprocessing, request.image_size)
     return architecture, labels, preprocessing
 
 
-def _options(architecture: str, checkpoint: Checkpoint) -> dict[str, Any]:
-    """Further arguments of create_model that the network was trained with."""
-    recorded = checkpoint.metadata.get("recipe", {}).get("network", {})
-    return recorded.get("options", {}) if recorded.get("architecture") == architecture else {}
+def _outline(
+    architecture: str, preprocessing: Preprocessing, options: Mapping[str, Any], checkpoint: Checkpoint
+) -> nn.Module:
+    """The network without memory for its weights, with a head of one class."""
+    try:
+        with torch.device("meta"):
+            return create_model(architecture, num_classes=1, image_size=preprocessing.crop, **options)
+    except ValueError:
+        raise
+    except Exception as error:  # options in a checkpoint may be anything, and fail as they like
+        raise ExportError(f"{checkpoint.path}: the options in it make no {architecture}: {error}") from error
 
 
-def _check_classes(request: Request, architecture: str, labels: tuple[str, ...], checkpoint: Checkpoint) -> None:
-    found = head_classes(architecture, checkpoint.weights)
+def _named(
+    request: Request, checkpoint: Checkpoint, outline: nn.Module, report: Callable[[str], None]
+) -> dict[str, Tensor]:
+    """The weights by the names that the network uses; `report` is told what was chosen and taken off."""
+    weights, prefix, left_out = name_weights(checkpoint.weights, outline.state_dict(), request.key_prefix)
+    if checkpoint.nested_key:
+        report(f"weights are under {checkpoint.nested_key!r}")
+    if prefix:
+        without = f"; {left_out} weights without it are left out" if left_out else ""
+        report(f"names of the weights begin with {prefix!r}, which is taken off{without}")
+    return weights
+
+
+def _check_classes(
+    request: Request, outline: nn.Module, labels: tuple[str, ...], weights: Mapping[str, Tensor]
+) -> None:
+    found = head_classes(outline, weights)
     for expected, whose in ((len(labels), "labels"), (request.num_classes, "--num-classes")):
         if expected is not None and expected != found:
-            raise ExportError(f"{checkpoint.path}: expected a head of {expected} classes ({whose}), found {found}")
+            raise ExportError(f"{request.checkpoint}: expected a head of {expected} classes ({whose}), found {found}")
 
 
 def _check_measurement(request: Request, model: bytes) -> None:

@@ -34,8 +34,8 @@ class LoweredGraph:
     speed: tuple[Speed, ...]
 
 
-def find_calibration(request: Request, labels: Sequence[str]) -> list[Sample]:
-    """The pictures of --calibration; none if it is neither given nor needed.
+def find_calibration(request: Request, labels: Sequence[str], report: Callable[[str], None]) -> list[Sample]:
+    """The pictures of --calibration, which `report` is told about; none if it is neither given nor needed.
 
     Raises:
         ExportError: int8 without pictures, fp32 with them, or a folder that cannot be used.
@@ -46,7 +46,7 @@ def find_calibration(request: Request, labels: Sequence[str]) -> list[Sample]:
         return []
     if request.precision == "fp32":
         raise ExportError("--calibration is for --precision fp16 and int8; found fp32")
-    return find_samples(request.calibration, labels)
+    return find_samples(request.calibration, labels, report)
 
 
 def lower(

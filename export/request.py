@@ -22,6 +22,7 @@ class Request:
 
     Args:
         preprocessing_fields: fields of the preprocessing that replace those of `preprocessing` or of the checkpoint.
+        key_prefix: of the names of the weights; those without it are left out.
         fused_attention: attention as one operator, for GPUs.
         calibration: folder of pictures to calibrate with and to judge a lower precision by.
         allowed_drop: points of top-1 that a lower precision may lose.
@@ -38,6 +39,7 @@ class Request:
     preprocessing_fields: Mapping[str, object] = field(default_factory=dict)
     num_classes: int | None = None
     nested_key: str | None = None
+    key_prefix: str | None = None
     image_size: tuple[int, int] | None = None
     pixel_input: bool = True
     with_attention: bool = False

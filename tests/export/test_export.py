@@ -151,14 +151,20 @@ def test_the_classes_that_were_expected_are_checked(checkpoint: Path, export: Ex
     assert_refused(export(checkpoint, "--num-classes", "6"), checkpoint, "expected a head of 6 classes (--num-classes)")
 
 
-def test_force_replaces_a_version_whole(checkpoint: Path, export: Export) -> None:
-    assert export(checkpoint).status == 0
+def test_force_replaces_a_version_whole_and_answers_that_are_all_alike_are_warned_of(
+    checkpoint: Path, export: Export, capfd: pytest.CaptureFixture
+) -> None:
+    finished = export(checkpoint)
+    assert finished.status == 0
+    assert "4 pictures for the parity check in examples; left out: 1 .md" in finished.stderr
+    assert "warning" not in finished.stderr
     folder = checkpoint.parent / "repository" / "small" / "1"
     before = (folder / "model.onnx").read_bytes()
     weights = network().state_dict()
-    weights["fc.bias"] += 1
+    weights["fc.weight"] *= 1e-3
     save_file(weights, checkpoint)
     assert main([str(checkpoint), *arguments(checkpoint), "--force"]) == 0
+    assert "warning: different pictures get nearly the same logits" in capfd.readouterr().err
     assert open_bundle(folder).manifest.files
     assert (folder / "model.onnx").read_bytes() != before
     assert [path.name for path in folder.parent.iterdir()] == ["1"]  # nothing hidden is left
@@ -225,11 +231,43 @@ def test_labels_that_do_not_fit_the_head_are_refused(checkpoint: Path, export: E
     assert_refused(export(checkpoint), checkpoint, "expected a head of 2 classes (labels), found 5")
 
 
-def test_weights_that_are_not_finite_are_refused(checkpoint: Path, export: Export) -> None:
+def test_weights_that_are_not_finite_are_refused_by_name(checkpoint: Path, export: Export) -> None:
     weights = network().state_dict()
     weights["fc.bias"][0] = float("nan")
+    weights["bn.running_var"][1] = float("inf")
     save_file(weights, checkpoint)
-    assert_refused(export(checkpoint), checkpoint, "not finite")
+    message = "2 unusable: bn.running_var (not finite), fc.bias (not finite)"
+    assert_refused(export(checkpoint), checkpoint, message)
+
+
+def test_a_prefix_is_taken_off_and_said_and_names_cannot_break_a_line(checkpoint: Path, export: Export) -> None:
+    weights = {f"net.{name}": value for name, value in network().state_dict().items()}
+    save_file(weights | {"net.odd\nname\x1b[2J": torch.zeros(1)}, checkpoint)
+    finished = export(checkpoint)
+    assert_refused(finished, checkpoint, "1 unexpected: odd?name?[2J")
+    assert "names of the weights begin with 'net.', which is taken off" in finished.stderr
+    weights |= {f"student.{name}": value.clone() for name, value in weights.items()}
+    save_file(weights, checkpoint)
+    finished = export(checkpoint, "--key-prefix", "student.net", "--num-classes", "6")
+    assert_refused(finished, checkpoint, "expected a head of 6 classes")
+    assert f"'student.net.', which is taken off; {len(weights) // 2} weights without it are left out" in finished.stderr
+
+
+@pytest.mark.parametrize(
+    "options", [{"num_heads": "many"}, {"num_classes": 3}, {"no_such": 1}, {"num_heads": 0}, {"kappa": 1e300}], ids=str
+)
+def test_options_in_a_checkpoint_that_make_no_network_are_refused(
+    options: dict[str, object], checkpoint: Path, export: Export
+) -> None:
+    recorded = {"recipe": {"network": {"architecture": "aa_wide_resnet10_1", "options": options}}}
+    save_file(network().state_dict(), checkpoint, metadata={"aaserve": json.dumps(recorded)})
+    assert_refused(export(checkpoint), checkpoint, "")
+
+
+def test_a_file_that_is_no_measurement_is_refused(checkpoint: Path, export: Export) -> None:
+    (checkpoint.parent / "accuracy.json").write_text('{"model": []}')
+    finished = export(checkpoint, "--accuracy", str(checkpoint.parent / "accuracy.json"))
+    assert_refused(finished, checkpoint, "accuracy.json: expected a result of python -m benchmarks.accuracy")
 
 
 def test_another_image_size_resizes_embeddings_crop_and_resize(checkpoint: Path, export: Export) -> None:
@@ -257,26 +295,14 @@ def test_an_existing_version_is_not_touched(checkpoint: Path, export: Export) ->
     assert model.read_bytes() == before
 
 
-BAD_FILES = {
-    "missing": (None, "no such file"),
-    "empty": (b"", "not a readable safetensors file"),
-    "garbage": (b"garbage" * 100, "not a readable safetensors file"),
-}
-
-
-@pytest.mark.parametrize(("content", "message"), BAD_FILES.values(), ids=BAD_FILES.keys())
-def test_what_is_no_checkpoint_is_refused(
-    checkpoint: Path, content: bytes | None, message: str, export: Export
-) -> None:
-    checkpoint.unlink()
-    if content is not None:
-        checkpoint.write_bytes(content)
-    assert_refused(export(checkpoint), checkpoint, message)
-
-
-def test_a_truncated_checkpoint_is_refused(checkpoint: Path, export: Export) -> None:
-    checkpoint.write_bytes(checkpoint.read_bytes()[:-100])
+def test_what_is_no_checkpoint_is_refused(checkpoint: Path, export: Export) -> None:
+    content = checkpoint.read_bytes()
+    checkpoint.write_bytes(content[:-100])
     assert_refused(export(checkpoint), checkpoint, "not a readable safetensors file")
+    checkpoint.write_bytes(b"garbage" * 100)
+    assert_refused(export(checkpoint), checkpoint, "found text: 'garbage")
+    checkpoint.unlink()
+    assert_refused(export(checkpoint), checkpoint, "no such file")
 
 
 def test_a_folder_without_pictures_is_refused(checkpoint: Path, export: Export) -> None:
@@ -288,4 +314,8 @@ def test_what_the_checkpoint_does_not_say_must_be_given(
 ) -> None:
     monkeypatch.chdir(ROOT)
     status = main([str(checkpoint), "--name", "x", "--version", "1", "--repository", str(checkpoint.parent / "repo")])
-    assert_refused(Finished(status, *capfd.readouterr()), checkpoint, "--arch is needed")
+    assert_refused(
+        Finished(status, *capfd.readouterr()),
+        checkpoint,
+        "does not say them, so --arch, --labels and --preprocessing are needed",
+    )

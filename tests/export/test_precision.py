@@ -24,6 +24,7 @@ from export.half import check_range, to_half
 from export.judgement import judge
 from export.presets import read_preprocessing
 from export.samples import CALIBRATION_PICTURES, Sample, find_samples, split_samples
+from export.speed import measure_speed
 from models import create_model
 from service.session import OnnxSession
 from service.settings import Settings
@@ -234,7 +235,8 @@ def test_no_picture_judges_that_calibrated_and_every_label_has_its_share() -> No
 
 BAD_CALIBRATION = {
     "none": ((), "int8 needs --calibration DIR"),
-    "missing": (("--calibration", "{folder}/nowhere"), "expected two pictures or more"),
+    "missing": (("--calibration", "{folder}/nowhere"), "expected a readable folder, found: No such file"),
+    "one picture": (("--calibration", "{folder}/one"), "expected two pictures or more"),
     "another label": (("--calibration", "{folder}/wrong"), "expected a folder named as one of the 3 labels"),
     "both": (("--calibration", "{folder}/both"), "expected pictures or folders of pictures, found both"),
     "undecodable": (("--calibration", "{folder}/damaged"), "damaged/1.png: "),
@@ -246,7 +248,7 @@ def test_calibration_that_cannot_be_used_is_refused(
     trained: Path, tmp_path: Path, options: tuple[str, ...], message: str, capsys: pytest.CaptureFixture
 ) -> None:
     picture = (trained / "pictures" / "cat" / "2.png").read_bytes()
-    for name in ("wrong/dog/1.png", "both/1.png", "both/cat/1.png", "damaged/2.png"):
+    for name in ("wrong/dog/1.png", "both/1.png", "both/cat/1.png", "damaged/2.png", "one/1.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(picture)
     (tmp_path / "damaged" / "1.png").write_bytes(picture[:50])
@@ -264,7 +266,9 @@ def test_calibration_is_not_for_fp32(trained: Path, tmp_path: Path, capsys: pyte
 
 
 def test_samples_know_their_class(trained: Path) -> None:
-    found = find_samples(trained / "pictures", LABELS)
+    said: list[str] = []
+    found = find_samples(trained / "pictures", LABELS, said.append)
+    assert said == [f"30 pictures in {trained / 'pictures'}, of 3 of the 3 labels"]
     assert len(found) == 30
     assert all(LABELS[sample.class_index] == sample.path.parent.name for sample in found)
 
@@ -312,3 +316,11 @@ def test_json_is_one_document_in_success_and_failure(trained: Path, tmp_path: Pa
     assert again.returncode == 1
     assert "expected no such version yet" in json.loads(again.stdout)["error"]
     assert again.stderr.splitlines()[-1] == f"error: {json.loads(again.stdout)['error']}"
+
+
+def test_the_times_and_their_ratio_say_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rounds of a busy machine, in which most ratios are below 1 while the median times are not."""
+    seconds = {"fp32": [0.010, 0.020, 0.030], "lowered": [0.012, 0.019, 0.036]}
+    monkeypatch.setattr("export.speed.take_turns", lambda *_: seconds)
+    speed = measure_speed(None, None, np.zeros((1, 8, 8, 3), np.uint8), 1)
+    assert (speed.fp32_ms, speed.lowered_ms, speed.times_faster) == (20, 19, 1.05)

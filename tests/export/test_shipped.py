@@ -70,4 +70,5 @@ def test_a_bundle_that_answers_otherwise_does_not_verify(tmp_path: Path, capsys:
     assert verify.main([str(folder), "--images", str(ROOT / "examples")]) == 1
     assert "expected the stored logits" in capsys.readouterr().err
     assert verify.main([str(SHIPPED / "1"), "--images", str(tmp_path)]) == 1
-    assert "expected a picture, found No such file" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "expected a picture that the bundle was compared on, found: No such file or directory; --images" in error

@@ -1,0 +1,62 @@
+"""What references.json holds: PyTorch's answers to the pictures of the parity check, and the graph's to the probe."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from bundle.attention import gaze
+from bundle.bundle import sha256_of
+from bundle.manifest import AttentionMap
+from bundle.preprocessing import Preprocessing
+from bundle.probe import PROBE, probe_pixels
+from bundle.references import Reference
+from export.graph import Graph
+from export.parity import in_float64, normalise_exactly
+from export.pictures import Picture
+from models.attention_maps import attention_maps
+
+
+def pytorch_answers(
+    network: nn.Module,
+    pictures: Sequence[Picture],
+    preprocessing: Preprocessing,
+    attention: Sequence[AttentionMap],
+) -> Iterator[Reference]:
+    """PyTorch's answers in float64, to which the graph was compared."""
+    exact = in_float64(network)
+    for picture in pictures:
+        row = normalise_exactly(picture.pixels[np.newaxis], preprocessing)  # (1, 3, H, W)
+        with torch.inference_mode():
+            logits = exact(row)[0].tolist()
+            maps = attention_maps(exact, row) if attention else {}
+        yield _reference(
+            picture.name, picture.sha256, logits, {layer: found.numpy() for layer, found in maps.items()}, attention
+        )
+
+
+def probe_answer(graph: Graph, preprocessing: Preprocessing, attention: Sequence[AttentionMap]) -> Reference:
+    """The graph's answer to the probe on this machine."""
+    pixels = probe_pixels(preprocessing.crop)
+    row = pixels[np.newaxis]
+    return _reference(PROBE, sha256_of(pixels.tobytes()), graph(row)[0].tolist(), graph.maps(row, attention), attention)
+
+
+def spread_of(references: Sequence[Reference]) -> float:
+    """Largest difference of any logit between two pictures, as a share of the largest logit or of 1."""
+    logits = np.array([reference.logits for reference in references])  # (N, num_classes)
+    return float(np.ptp(logits, axis=0).max() / max(1.0, np.abs(logits).max()))
+
+
+def _reference(
+    picture: str,
+    sha256: str,
+    logits: list[float],
+    maps: Mapping[str, NDArray[np.floating]],
+    attention: Sequence[AttentionMap],
+) -> Reference:
+    """One answer; `maps` are (1, heads, queries, keys)."""
+    gazes = {one.layer: tuple(map(tuple, gaze(maps[one.layer][0], one.grid).round(6).tolist())) for one in attention}
+    return Reference(picture=picture, sha256=sha256, logits=tuple(round(logit, 6) for logit in logits), attention=gazes)
