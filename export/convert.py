@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from export.errors import ExportError
 from export.expose import expose_attention
 from export.fold import fold_batch_normalization
-from export.fuse import fuse_attention
 from export.scales import fix_scales
 from export.translate import scaled_dot_product_attention
 from export.unpad import unpad_products
@@ -30,8 +29,6 @@ def convert(
     example: Tensor,
     metadata: dict[str, str],
     attention: Mapping[str, AttentionAugmentedConv2d] | None = None,
-    *,
-    fused: bool = False,
 ) -> bytes:
     """Trace `network` (in eval mode); the same network gives the same bytes.
 
@@ -39,7 +36,6 @@ def convert(
         example: an input of two rows, whose type, height and width the graph then requires.
         metadata: names and values that the model file carries.
         attention: layers by name, in the order in which they run, whose maps become outputs; all or none.
-        fused: make attention one operator, see `export.fuse`; its maps can be no outputs then.
 
     Raises:
         ExportError: PyTorch cannot trace it, or the result is no valid, self-contained ONNX model.
@@ -64,8 +60,6 @@ def convert(
     except Exception as error:  # torch.onnx raises many kinds, with long traces; the first line says what it is
         raise ExportError(f"PyTorch cannot trace the network: {str(error).splitlines()[0]}") from error
     _simplify(program.model)
-    if fused:
-        fuse_attention(program.model)
     if attention:
         expose_attention(program.model, attention)
     ClearMetadataAndDocStringPass()(program.model)  # source paths and stack traces of the exporting machine

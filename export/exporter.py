@@ -22,7 +22,6 @@ from bundle.manifest import AttentionMap, Input, Manifest, Output, Precision, Pr
 from bundle.preprocessing import Preprocessing, normalise
 from bundle.probe import PROBE, probe_pixels
 from bundle.references import Reference, references_json
-from export import fuse
 from export.checkpoint import Checkpoint, read_checkpoint
 from export.convert import INPUT_NAME, OPSET, OUTPUT_NAME, convert
 from export.errors import ExportError
@@ -61,7 +60,6 @@ def export(request: Request, report: Callable[[str], None] = lambda step: None) 
     Raises:
         ExportError, BundleError, ValueError: nothing was written; the message says why.
     """
-    _check_fused(request)
     check_absent(request.repository / request.name / request.version, replace=request.replace)
     report(f"reading {request.checkpoint}")
     checkpoint = read_checkpoint(request.checkpoint, nested_key=request.nested_key)
@@ -94,7 +92,7 @@ def export(request: Request, report: Callable[[str], None] = lambda step: None) 
         "precision": "fp32",
         "checkpoint_sha256": checkpoint.sha256,
     }
-    model = convert(traced, example, metadata, layers, fused=request.fused_attention)
+    model = convert(traced, example, metadata, layers)
     attention = _described_maps(layers, request.precision)
 
     batch_sizes = sorted({1, 2, request.max_batch_size})
@@ -136,7 +134,7 @@ def export(request: Request, report: Callable[[str], None] = lambda step: None) 
         preprocessing=preprocessing,
         labels=labels,
         precision=request.precision,
-        opset=fuse.OPSET if request.fused_attention else OPSET,
+        opset=OPSET,
         files={MODEL_FILE: sha256_of(model), REFERENCES_FILE: sha256_of(references)},
         provenance=Provenance(
             checkpoint_sha256=checkpoint.sha256,
@@ -150,13 +148,6 @@ def export(request: Request, report: Callable[[str], None] = lambda step: None) 
     files = {MODEL_FILE: model, REFERENCES_FILE: references}
     folder = write_bundle(request.repository, manifest, files, replace=request.replace)
     return Exported(folder, manifest, {name: len(content) for name, content in files.items()}, speed)
-
-
-def _check_fused(request: Request) -> None:
-    if request.fused_attention and request.with_attention:
-        raise ExportError("--with-attention: expected no --optimize cuda, whose attention never holds the maps")
-    if request.fused_attention and request.precision == "int8":
-        raise ExportError("--optimize cuda is for --precision fp32 and fp16, found int8")
 
 
 def _attention_layers(network: nn.Module, preprocessing: Preprocessing) -> dict[str, AttentionAugmentedConv2d]:
