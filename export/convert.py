@@ -15,9 +15,9 @@ from onnxscript.rewriter import rewrite
 from torch import Tensor, nn
 
 from export import batch_norm
+from export.attention_outputs import add_attention_outputs
+from export.check import checked_bytes
 from export.errors import ExportError
-from export.expose import expose_attention
-from export.valid import checked_bytes
 from models.attention import AttentionAugmentedConv2d
 
 INPUT_NAME = "image"
@@ -47,7 +47,7 @@ def convert(
     # Constants of any size: what the default limits leave, each start of a session would compute again.
     optimize(model, input_size_limit=NO_LIMIT, output_size_limit=NO_LIMIT)
     if attention:
-        expose_attention(model, attention)
+        add_attention_outputs(model, attention)
     ClearMetadataAndDocStringPass()(model)  # source paths and stack traces of the exporting machine
     model.metadata_props.update(sorted(metadata.items()))
     return checked_bytes(ir.to_proto(model))

@@ -22,16 +22,16 @@ from bundle.manifest import AttentionMap, Input, Manifest, Output, Precision, Pr
 from bundle.preprocessing import Preprocessing, normalise
 from bundle.probe import PROBE, probe_pixels
 from bundle.references import Reference, references_json
+from export.attention_outputs import output_name
 from export.checkpoint import Checkpoint, read_checkpoint
 from export.convert import INPUT_NAME, OPSET, OUTPUT_NAME, convert
 from export.errors import ExportError
-from export.expose import output_name
 from export.graph import Graph
 from export.image_size import preprocessing_at
-from export.lower import find_calibration, lower
 from export.normalisation import PixelInput
 from export.parity import check_parity
 from export.pictures import Picture, read_pictures
+from export.precision import find_calibration, lower
 from export.presets import choose_preprocessing
 from export.request import Request
 from export.speed import Speed

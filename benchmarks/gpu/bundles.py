@@ -18,7 +18,7 @@ from bundle.manifest import Input, Lowered, Manifest, Output
 from bundle.preprocessing import Preprocessing
 from export.checkpoint import read_checkpoint
 from export.convert import INPUT_NAME, OPSET, OUTPUT_NAME, convert
-from export.half import to_half
+from export.fp16 import to_fp16
 from export.normalisation import PixelInput
 from export.presets import PRESETS
 from export.weights import load_weights
@@ -98,7 +98,7 @@ def _graph(name: str) -> bytes:
 def _write(name: str, form: str, work: Path) -> None:
     model = _graph(name)
     if form == "fp16":
-        model = to_half(model)
+        model = to_fp16(model)
     spec = preprocessing(name)
     files = {MODEL_FILE: model, REFERENCES_FILE: b"[]"}
     shipped = SHIPPED.manifest
