@@ -25,10 +25,10 @@ class Picture:
 
 
 def read_pictures(folder: Path, preprocessing: Preprocessing) -> list[Picture]:
-    """Every picture in `folder`, in the order of their names.
+    """Read every picture in `folder`, sorted by name.
 
     Raises:
-        ExportError: no picture there, or one that does not decode.
+        ExportError: there is no picture, or one does not decode.
     """
     paths = picture_paths(folder)
     if not paths:
@@ -37,12 +37,12 @@ def read_pictures(folder: Path, preprocessing: Preprocessing) -> list[Picture]:
 
 
 def picture_paths(folder: Path) -> list[Path]:
-    """The files in `folder` whose names end as pictures' do, sorted."""
+    """The files in `folder` with the suffix of a picture, sorted."""
     return sorted(path for path in folder.glob("*") if path.suffix.lower() in SUFFIXES)
 
 
 def read_picture(path: Path, preprocessing: Preprocessing) -> Picture:
-    """Decode, resize and crop one picture, as serving does but for its rounding.
+    """Decode, resize and crop one picture as the service does, except for rounding.
 
     Raises:
         ExportError: it does not decode.
