@@ -90,7 +90,6 @@ def _request(arguments: argparse.Namespace, argv: Sequence[str]) -> Request:
         image_size=arguments.image_size,
         pixel_input=arguments.input == "uint8",
         with_attention=arguments.with_attention,
-        fused_attention=arguments.optimize == "cuda",
         precision=arguments.precision,
         calibration=arguments.calibration,
         allowed_drop=arguments.allow_drop,
@@ -170,7 +169,6 @@ def _parser() -> argparse.ArgumentParser:
         help="pixels NHWC, or normalised NCHW (default: %(default)s)",
     )
     add("--with-attention", action="store_true", help="make the attention maps outputs too, for POST /explain")
-    add("--optimize", choices=("cuda",), help="attention as one operator, for GPUs, where it is unproven; no maps then")
     add(
         "--precision",
         choices=("fp32", "fp16", "int8"),

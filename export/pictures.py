@@ -44,7 +44,7 @@ def find_parity_pictures(folder: Path, report: Callable[[str], None]) -> tuple[P
 
 
 def read_picture(path: Path, preprocessing: Preprocessing) -> Picture:
-    """Decode, resize and crop one picture, as serving does but for its rounding.
+    """Decode, resize and crop one picture as the service does, except for rounding.
 
     Raises:
         ExportError: it does not decode.

@@ -1,11 +1,11 @@
-"""--calibration DIR --> pictures to calibrate with, and others to judge by.
+"""--calibration DIR --> pictures for calibration, and others for the comparison with fp32.
 
     DIR/*.png           pictures without labels
     DIR/LABEL/*.png     labelled pictures; the folders are named as the labels of the model, and what lies in folders
                         below them is labelled alike
 
-Calibration takes every second picture or fewer, evenly over all of them by path, so that every label has its share.
-The rest judges: a picture that shaped the graph says little about it.
+Calibration takes at most every second picture, spread evenly over the sorted paths, so that every label has its share.
+The others are for the comparison with fp32: a picture used for calibration says little about the loss.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -28,7 +28,7 @@ BATCH_SIZE = 8
 
 @dataclass(frozen=True)
 class Sample:
-    """A picture's file, and the index of its class if it is known."""
+    """The file of a picture, and the index of its class if known."""
 
     path: Path
     class_index: int | None
@@ -68,7 +68,7 @@ def find_samples(folder: Path, labels: Sequence[str], report: Callable[[str], No
 
 
 def split_samples(samples: Sequence[Sample]) -> tuple[list[Sample], list[Sample]]:
-    """Samples to calibrate with and samples to judge by."""
+    """Samples for calibration, and samples for the comparison with fp32."""
     count = min(CALIBRATION_PICTURES, len(samples) // 2)
     chosen = {index * len(samples) // count for index in range(count)}
     calibrating = [sample for index, sample in enumerate(samples) if index in chosen]
@@ -76,7 +76,7 @@ def split_samples(samples: Sequence[Sample]) -> tuple[list[Sample], list[Sample]
 
 
 def read_batches(samples: Sequence[Sample], preprocessing: Preprocessing) -> Iterator[NDArray[np.uint8]]:
-    """Pixels (B, H, W, 3) of BATCH_SIZE pictures after the other, read as they are asked for; the last may be fewer.
+    """Yield the pixels (B, H, W, 3) of BATCH_SIZE pictures at a time; the last batch may be smaller.
 
     Raises:
         ExportError: a picture does not decode.

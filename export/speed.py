@@ -1,4 +1,4 @@
-"""How much faster is a lower precision on this machine? Both graphs take turns."""
+"""How much faster is fp16 or int8 on this machine? Both graphs are called in turns."""
 
 import statistics
 import time
@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from export.graph import Graph
 
 ROUNDS = 7
-CALLS = 4  # that count, in each turn of a graph
-PAUSE = 0.05  # seconds, until the threads of the graph before stop spinning
+CALLS = 4  # measured calls of a graph in each turn
+PAUSE = 0.05  # seconds, until the threads of the previous graph stop spinning
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Speed:
 
 
 def measure_speed(fp32: Graph, lowered: Graph, pixels: NDArray[np.uint8], batch_size: int) -> Speed:
-    """Both graphs on `batch_size` of the pictures `pixels` (N, H, W, 3), repeated where there are fewer."""
+    """Time both graphs on `batch_size` of the pictures `pixels` (N, H, W, 3), repeated if there are fewer."""
     batch = np.resize(pixels, (batch_size, *pixels.shape[1:]))
     seconds = take_turns({"fp32": fp32, "lowered": lowered}, batch, ROUNDS)
     # Not the median of the rounds' ratios: on a busy machine that can say the opposite of the two times beside it.
@@ -37,7 +37,7 @@ def measure_speed(fp32: Graph, lowered: Graph, pixels: NDArray[np.uint8], batch_
 def take_turns(
     graphs: Mapping[str, Callable[[NDArray[np.uint8]], object]], batch: NDArray[np.uint8], rounds: int
 ) -> dict[str, list[float]]:
-    """Seconds of a call: in each round every graph makes some in a row, the first does not count, the median does."""
+    """Seconds of a call in each round: the median of the calls of one turn, without the first."""
     seconds: dict[str, list[float]] = {name: [] for name in graphs}
     for turn in range(rounds + 1):
         for name, graph in graphs.items():

@@ -1,9 +1,9 @@
-"""python -m export verify BUNDLE [--images DIR]: is this the bundle that was written, and does it answer the same here?
+"""python -m export verify BUNDLE [--images DIR]: is the bundle complete, and does it give the same answers here?
 
-    checksums, schema --> model loads --> pictures --> logits as PyTorch's were when the bundle was written
-                                      --> probe --> logits as the graph's were then
+    checksums, schema --> model loads --> pictures --> PyTorch's logits from when the bundle was written
+                                      --> probe --> the graph's own logits from then
 
-Of a bundle with attention maps also: the outputs that the manifest names, and each head looks where it did then.
+Bundles with attention maps must also have the outputs that the manifest names, with the maps from then.
 
 Needs no torch.
 """

@@ -55,12 +55,12 @@ def test_the_same_network_agrees_at_every_batch_size(graph) -> None:  # type: ig
     assert (parity.images, parity.batch_sizes) == (4, (1, 2, 7))
 
 
-def test_another_network_does_not_pass() -> None:
+def test_a_graph_of_another_network_fails_the_parity_check() -> None:
     with pytest.raises(ExportError, match="parity: logits differ by"):
         check_parity(network(), pixel_graph(network(seed=1)), PIXELS, PREPROCESSING, batch_sizes=[1])
 
 
-def test_a_small_error_in_one_logit_does_not_pass() -> None:
+def test_a_small_error_in_one_logit_fails_the_parity_check() -> None:
     wrong = network()
     with torch.no_grad():
         wrong.fc.bias[3] += 0.001
@@ -68,7 +68,7 @@ def test_a_small_error_in_one_logit_does_not_pass() -> None:
         check_parity(network(), pixel_graph(wrong), PIXELS, PREPROCESSING, batch_sizes=[1])
 
 
-def test_another_normalisation_does_not_pass() -> None:
+def test_another_normalisation_fails_the_parity_check() -> None:
     other = PREPROCESSING.model_copy(update={"mean": (0.5, 0.4, 0.31)})
     with pytest.raises(ExportError, match="parity: logits differ by"):
         check_parity(network(), pixel_graph(network()), PIXELS, other, batch_sizes=[1])
@@ -116,7 +116,7 @@ def test_the_probe_is_as_exact_as_the_parity_check_was() -> None:
         assert found == expected
 
 
-def test_a_mismatch_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_parity_check_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_file(network().state_dict(), tmp_path / "weights.safetensors")
     monkeypatch.setattr(export.exporter, "convert", lambda *_, **__: pixel_graph(network(seed=1)))
     request = Request(

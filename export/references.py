@@ -1,4 +1,7 @@
-"""What references.json holds: PyTorch's answers to the pictures of the parity check, and the graph's to the probe."""
+"""The answers that a bundle keeps, so that `verify` and the service can check it without PyTorch.
+
+PyTorch's answers in float64 to the parity pictures, the graph's answer to the probe --> references.json
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -19,13 +22,10 @@ from export.pictures import Picture
 from models.attention_maps import attention_maps
 
 
-def pytorch_answers(
-    network: nn.Module,
-    pictures: Sequence[Picture],
-    preprocessing: Preprocessing,
-    attention: Sequence[AttentionMap],
+def picture_references(
+    network: nn.Module, pictures: Sequence[Picture], preprocessing: Preprocessing, attention: Sequence[AttentionMap]
 ) -> Iterator[Reference]:
-    """PyTorch's answers in float64, to which the graph was compared."""
+    """PyTorch's answers in float64, the ones that the parity check compares the graph with."""
     exact = in_float64(network)
     for picture in pictures:
         row = normalise_exactly(picture.pixels[np.newaxis], preprocessing)  # (1, 3, H, W)
@@ -37,14 +37,14 @@ def pytorch_answers(
         )
 
 
-def probe_answer(graph: Graph, preprocessing: Preprocessing, attention: Sequence[AttentionMap]) -> Reference:
-    """The graph's answer to the probe on this machine."""
+def probe_reference(graph: Graph, preprocessing: Preprocessing, attention: Sequence[AttentionMap]) -> Reference:
+    """The graph's own answer to the probe."""
     pixels = probe_pixels(preprocessing.crop)
     row = pixels[np.newaxis]
     return _reference(PROBE, sha256_of(pixels.tobytes()), graph(row)[0].tolist(), graph.maps(row, attention), attention)
 
 
-def spread_of(references: Sequence[Reference]) -> float:
+def spread(references: Sequence[Reference]) -> float:
     """Largest difference of any logit between two pictures, as a share of the largest logit or of 1."""
     logits = np.array([reference.logits for reference in references])  # (N, num_classes)
     return float(np.ptp(logits, axis=0).max() / max(1.0, np.abs(logits).max()))
@@ -57,6 +57,6 @@ def _reference(
     maps: Mapping[str, NDArray[np.floating]],
     attention: Sequence[AttentionMap],
 ) -> Reference:
-    """One answer; `maps` are (1, heads, queries, keys)."""
+    """`maps` are (1, heads, queries, keys), by layer."""
     gazes = {one.layer: tuple(map(tuple, gaze(maps[one.layer][0], one.grid).round(6).tolist())) for one in attention}
     return Reference(picture=picture, sha256=sha256, logits=tuple(round(logit, 6) for logit in logits), attention=gazes)
