@@ -17,8 +17,12 @@ from bundle.resizing import resize
 
 Side = Annotated[int, Field(ge=1, le=4096)]
 Byte = Annotated[int, Field(ge=0, le=255)]
-Positive = Annotated[float, Field(gt=0)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Gap = Annotated[float, Field(ge=2, le=64)]
+
+# What can be meant for RGB in 0..1, and wider than networks need: for one that takes 0..255, std is 1 / 255 = 0.004.
+MEANS, DEVIATIONS = (-1.0, 2.0), (0.001, 10.0)
 
 
 class Preprocessing(BaseModel):
@@ -34,7 +38,7 @@ class Preprocessing(BaseModel):
         description="Pillow's filter; all but nearest are antialiased."
     )
     crop: tuple[Side, Side] = Field(description="Centre crop (height, width) after the resize, in pixels.")
-    mean: tuple[float, float, float] = Field(description="Subtracted from RGB in 0..1.")
+    mean: tuple[Finite, Finite, Finite] = Field(description="Subtracted from RGB in 0..1.")
     std: tuple[Positive, Positive, Positive] = Field(description="Divides what is left.")
     jpeg_reducing_gap: Gap | None = Field(
         None,
@@ -49,6 +53,34 @@ class Preprocessing(BaseModel):
         if self.crop[0] > resized[0] or self.crop[1] > resized[1]:
             raise ValueError(f"crop {self.crop} does not fit into resize {self.resize}")
         return self
+
+
+def normalisation_problem(preprocessing: Preprocessing) -> str | None:
+    """What is wrong with a mean or deviation that cannot be meant for RGB in 0..1; None for all others.
+
+    Not a bound of the fields: bundles with such values exist, and a network trained with them may answer well.
+    """
+    mean, std = preprocessing.mean, preprocessing.std
+    if _within(mean, MEANS) and _within(std, DEVIATIONS):
+        return None
+    text = (
+        f"mean {mean} and std {std}: expected values for RGB in 0..1, "
+        f"a mean within {MEANS[0]:g}..{MEANS[1]:g} and a std within {DEVIATIONS[0]:g}..{DEVIATIONS[1]:g}"
+    )
+    if MEANS[1] < max(*mean, *std) <= 255:
+        stated = {"mean": (mean, MEANS), "std": (std, DEVIATIONS)}
+        divided = {name: tuple(value / 255 for value in values) for name, (values, _) in stated.items()}
+        better = [
+            f"{name} {','.join(f'{value:.4g}' for value in divided[name])}"
+            for name, (_, bounds) in stated.items()
+            if _within(divided[name], bounds)
+        ]
+        text += f"; these look like values for 0..255, divided by 255 they are {' and '.join(better)}"
+    return text
+
+
+def _within(values: tuple[float, ...], bounds: tuple[float, float]) -> bool:
+    return all(bounds[0] <= value <= bounds[1] for value in values)
 
 
 def preprocess(

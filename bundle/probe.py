@@ -9,6 +9,8 @@ import hashlib
 import numpy as np
 from numpy.typing import NDArray
 
+from bundle.manifest import Manifest
+
 PROBE = "probe"  # its name among the references; no file is called so
 
 # Largest difference of a logit, as a share of the largest logit or of 1, by the graph's precision: another processor
@@ -21,3 +23,13 @@ def probe_pixels(crop: tuple[int, int]) -> NDArray[np.uint8]:
     height, width = crop
     noise = hashlib.shake_256(b"aaserve probe").digest(height * width * 3)
     return np.frombuffer(noise, np.uint8).reshape(height, width, 3)
+
+
+def probe_tolerance(manifest: Manifest) -> float:
+    """Largest difference of a logit that is allowed here.
+
+    In float32 it is at least what the export allowed: a network for which float32 is coarse differs as much between
+    machines as between runtimes.
+    """
+    tolerance = PROBE_TOLERANCES[manifest.precision]
+    return max(tolerance, manifest.parity.tolerance) if manifest.precision == "fp32" else tolerance

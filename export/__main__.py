@@ -3,8 +3,8 @@
 import sys
 from importlib import import_module
 
-# Imported when chosen: only the first needs torch, which takes seconds to load and may not be there.
-COMMANDS = {"inspect": "export.card", "verify": "export.verify"}
+# Imported when chosen: only the export itself needs torch, which takes seconds to load and may not be installed.
+COMMANDS = {"inspect": "export.inspect", "verify": "export.verify"}
 
 if __name__ == "__main__":
     arguments = sys.argv[1:]

@@ -39,8 +39,10 @@ def main(argv: Sequence[str]) -> int:
         with Progress() as progress:
             exported = export(_request(arguments, argv), progress.begin)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        return _failed(f"{'.'.join(map(str, first['loc']))}: {first['msg']}", arguments.json)
+        return _failed(
+            "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors(include_url=False)),
+            arguments.json,
+        )
     except (ExportError, BundleError, ValueError, OSError) as error:
         return _failed(str(error), arguments.json)
     print(_document(exported, progress) if arguments.json else exported.folder)
@@ -59,7 +61,11 @@ def _document(exported: Exported, progress: Progress) -> str:
 
 
 def _failed(message: str, as_json: bool) -> int:
-    """One line on stderr; with --json a document on stdout too, so that its reader finds one in either case."""
+    """One line on stderr; with --json a document on stdout too, so that its reader finds one in either case.
+
+    Names in a file may hold line breaks and terminal codes; question marks stand for them.
+    """
+    message = "".join(letter if letter.isprintable() else "?" for letter in message)
     print(f"error: {message}", file=sys.stderr)
     if as_json:
         print(json.dumps({"error": message}, ensure_ascii=False))
@@ -80,10 +86,10 @@ def _request(arguments: argparse.Namespace, argv: Sequence[str]) -> Request:
         preprocessing_fields={name: value for name, value in typed.items() if value is not None},
         num_classes=arguments.num_classes,
         nested_key=arguments.nested_key,
+        key_prefix=arguments.key_prefix,
         image_size=arguments.image_size,
         pixel_input=arguments.input == "uint8",
         with_attention=arguments.with_attention,
-        fused_attention=arguments.optimize == "cuda",
         precision=arguments.precision,
         calibration=arguments.calibration,
         allowed_drop=arguments.allow_drop,
@@ -101,7 +107,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="python -m export inspect BUNDLE shows what a bundle is; python -m export verify BUNDLE checks it.",
     )
     add = parser.add_argument
-    add("checkpoint", type=Path, help=".safetensors, or .pt/.pth holding a state dict")
+    add("checkpoint", type=Path, help="safetensors file, or a state dict of torch.save, whatever its name")
     add("--name", required=True, help="name of the served model")
     add("--version", required=True, help="whole number; the highest is served by default")
     add(
@@ -119,6 +125,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--labels", metavar="FILE", help="text file (a label a line), JSON list, or imagenet-1k for names that ship")
     add("--num-classes", type=_positive, metavar="N", help="what the head must have; inferred from it otherwise")
     add("--nested-key", metavar="KEY", help="which of several state dicts in the file, such as state_dict_ema")
+    add(
+        "--key-prefix",
+        metavar="PREFIX",
+        help="take the weights whose names begin so, without it (default: a shared one)",
+    )
     add(
         "--image-size",
         type=parse_image_size,
@@ -158,7 +169,6 @@ def _parser() -> argparse.ArgumentParser:
         help="pixels NHWC, or normalised NCHW (default: %(default)s)",
     )
     add("--with-attention", action="store_true", help="make the attention maps outputs too, for POST /explain")
-    add("--optimize", choices=("cuda",), help="attention as one operator, for GPUs, where it is unproven; no maps then")
     add(
         "--precision",
         choices=("fp32", "fp16", "int8"),
@@ -220,7 +230,7 @@ def _measurement(path: Path) -> Measurement:
         raise ExportError(f"{path}: expected a readable file, found: {error.strerror or error}") from error
     except NotText as error:
         raise ExportError(str(error)) from error
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+    except (LookupError, TypeError, ValueError, RecursionError) as error:
         raise ExportError(
-            f"{path}: expected the JSON of python -m benchmarks.accuracy, found something else"
+            f"{path}: expected a result of python -m benchmarks.accuracy, found something else"
         ) from error

@@ -1,4 +1,7 @@
-"""A network --> the bytes of an ONNX model: batch dynamic, height and width fixed, standard operators only."""
+"""A network --> the bytes of an ONNX model: dynamic batch, fixed height and width, standard operators only.
+
+trace (PyTorch) --> normalisations into convolutions --> optimize (onnxscript) --> attention outputs --> check
+"""
 
 import logging
 import warnings
@@ -6,23 +9,21 @@ from collections.abc import Mapping
 
 import onnx_ir as ir
 import torch
-from onnx_ir.passes.common import ClearMetadataAndDocStringPass, IdentityEliminationPass, RemoveUnusedNodesPass
-from onnxscript.optimizer import fold_constants
+from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+from onnxscript.optimizer import optimize
+from onnxscript.rewriter import rewrite
 from torch import Tensor, nn
 
+from export import batch_norm
+from export.attention_outputs import add_attention_outputs
+from export.check import checked_bytes
 from export.errors import ExportError
-from export.expose import expose_attention
-from export.fold import fold_batch_normalization
-from export.fuse import fuse_attention
-from export.scales import fix_scales
-from export.translate import scaled_dot_product_attention
-from export.unpad import unpad_products
-from export.valid import checked_bytes
 from models.attention import AttentionAugmentedConv2d
 
 INPUT_NAME = "image"
 OUTPUT_NAME = "logits"
 OPSET = 20
+NO_LIMIT = 2**40  # bytes
 
 
 def convert(
@@ -30,24 +31,33 @@ def convert(
     example: Tensor,
     metadata: dict[str, str],
     attention: Mapping[str, AttentionAugmentedConv2d] | None = None,
-    *,
-    fused: bool = False,
 ) -> bytes:
-    """Trace `network` (in eval mode); the same network gives the same bytes.
+    """Convert `network`, which is in evaluation mode. The same network gives the same bytes.
 
     Args:
         example: an input of two rows, whose type, height and width the graph then requires.
         metadata: names and values that the model file carries.
-        attention: layers by name, in the order in which they run, whose maps become outputs; all or none.
-        fused: make attention one operator, see `export.fuse`; its maps can be no outputs then.
+        attention: the attention layers by name, in the order they run, to make their maps outputs; None for no maps.
 
     Raises:
-        ExportError: PyTorch cannot trace it, or the result is no valid, self-contained ONNX model.
+        ExportError: PyTorch cannot trace the network, or the result is not a valid, self-contained ONNX model.
     """
+    model = _trace(network, example)
+    rewrite(model, batch_norm.RULES)
+    # Constants of any size: what the default limits leave, each start of a session would compute again.
+    optimize(model, input_size_limit=NO_LIMIT, output_size_limit=NO_LIMIT)
+    if attention:
+        add_attention_outputs(model, attention)
+    ClearMetadataAndDocStringPass()(model)  # source paths and stack traces of the exporting machine
+    model.metadata_props.update(sorted(metadata.items()))
+    return checked_bytes(ir.to_proto(model))
+
+
+def _trace(network: nn.Module, example: Tensor) -> ir.Model:
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # PyTorch's own deprecations; parity is what decides
+            warnings.simplefilter("ignore")  # PyTorch's own deprecations; the parity check decides
             program = torch.onnx.export(
                 network,
                 (example,),
@@ -55,31 +65,9 @@ def convert(
                 output_names=[OUTPUT_NAME],
                 dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
                 opset_version=OPSET,
-                custom_translation_table={
-                    torch.ops.aten.scaled_dot_product_attention.default: scaled_dot_product_attention
-                },
                 dynamo=True,
                 verbose=False,
             )
-    except Exception as error:  # torch.onnx raises many kinds, with long traces; the first line says what it is
+    except Exception as error:  # torch.onnx raises many kinds, with long traces; the first line has the reason
         raise ExportError(f"PyTorch cannot trace the network: {str(error).splitlines()[0]}") from error
-    _simplify(program.model)
-    if fused:
-        fuse_attention(program.model)
-    if attention:
-        expose_attention(program.model, attention)
-    ClearMetadataAndDocStringPass()(program.model)  # source paths and stack traces of the exporting machine
-    model = program.model_proto
-    for key, value in sorted(metadata.items()):
-        model.metadata_props.add(key=key, value=value)
-    return checked_bytes(model)
-
-
-def _simplify(model: ir.Model) -> None:
-    # Weights count as constants too, whatever their size; the optimizer's own limits would leave them to each start.
-    fold_constants(model, input_size_limit=2**40, output_size_limit=2**40)
-    unpad_products(model)
-    fix_scales(model)
-    fold_batch_normalization(model)
-    IdentityEliminationPass()(model)
-    RemoveUnusedNodesPass()(model)
+    return program.model

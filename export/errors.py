@@ -1,4 +1,4 @@
-"""What can go wrong with an export, in one line for the person who typed the command."""
+"""The error of an export: one line for the user of the command."""
 
 
 class ExportError(Exception):

@@ -1,4 +1,4 @@
-"""A converted graph in ONNX Runtime on the CPU, fed with pixels whichever input it takes."""
+"""A converted graph in ONNX Runtime on the CPU. It is called with pixels, whether its input is uint8 or float32."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ class Graph:
 
     def __init__(self, model: bytes, preprocessing: Preprocessing) -> None:
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3  # errors; what concerns us is compared afterwards
+        options.log_severity_level = 3  # errors only; the answers are compared afterwards
         self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         self._takes_pixels = self._session.get_inputs()[0].type == "tensor(uint8)"
         self._preprocessing = preprocessing
@@ -25,11 +25,11 @@ class Graph:
         return self._session.run([OUTPUT_NAME], self.feed(pixels))[0]
 
     def feed(self, pixels: NDArray[np.uint8]) -> dict[str, NDArray[np.generic]]:
-        """The model's inputs by name: the pixels, or float32 (B, 3, H, W), normalised."""
+        """The model's input by name: the pixels, or normalised float32 (B, 3, H, W)."""
         return {INPUT_NAME: pixels if self._takes_pixels else normalise(pixels, self._preprocessing)}
 
     def values(self, pixels: NDArray[np.uint8]) -> dict[str, NDArray[np.generic]]:
-        """Every output of the model by name, for models that were given more than the logits."""
+        """Every output of the model by name."""
         names = [output.name for output in self._session.get_outputs()]
         return dict(zip(names, self._session.run(names, self.feed(pixels)), strict=True))
 

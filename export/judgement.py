@@ -1,4 +1,4 @@
-"""What does a lower precision cost? The fp32 graph and the lower one answer the same pictures."""
+"""How much does fp16 or int8 lose? Both it and the fp32 graph answer the same pictures."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class Judgement:
 
     @property
     def lost(self) -> float:
-        """Points of top-1: of accuracy if it is known, of agreement with fp32 otherwise."""
+        """Percentage points of top-1: accuracy if the pictures are labelled, else agreement with fp32."""
         if self.top_1 is None or self.top_1_fp32 is None:
             return 100 * (1 - self.top_1_agreement)
         return 100 * (self.top_1_fp32 - self.top_1)
@@ -36,7 +36,7 @@ class Judgement:
 def judge(
     fp32: Graph, lowered: Graph, batches: Iterable[NDArray[np.uint8]], class_indices: Sequence[int | None]
 ) -> Judgement:
-    """Let both answer the pictures of `batches` (B, H, W, 3), whose classes are `class_indices`, if they are known."""
+    """Compare the answers to the pictures of `batches` (B, H, W, 3); `class_indices` are their classes, if known."""
     expected, found = [], []
     for pixels in batches:
         expected.append(fp32(pixels).argmax(1))
@@ -50,10 +50,10 @@ def judge(
 
 
 def check_loss(judgement: Judgement, allowed_drop: float) -> None:
-    """Refuse a graph that loses more than `allowed_drop` points of top-1.
+    """Check that at most `allowed_drop` percentage points of top-1 are lost.
 
     Raises:
-        ExportError: it does.
+        ExportError: more are lost.
     """
     if judgement.lost > allowed_drop + 1e-9:
         raise ExportError(

@@ -1,6 +1,7 @@
 """Where the names of the classes come from."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from bundle.text import NotText, read_text
@@ -28,10 +29,22 @@ def read_labels(source: str) -> tuple[str, ...]:
         raise ExportError(f"{path}: expected JSON, found: {error}") from error
     if not isinstance(labels, list) or not labels or not all(isinstance(label, str) for label in labels):
         raise ExportError(f"{path}: expected a list of names")
-    labels = [label.strip() for label in labels]
+    return check_labels([label.strip() for label in labels], path)
+
+
+def check_labels(labels: Sequence[str], path: Path) -> tuple[str, ...]:
+    """Return the labels of `path`.
+
+    Raises:
+        ExportError: one is empty, repeated, or not printable: a line break in it would make two of one.
+    """
+    seen = set()
     for number, label in enumerate(labels):
-        if not label or label in labels[:number]:
+        if not label or label in seen:
             raise ExportError(f"{path}: label {number} is {'empty' if not label else f'{label!r} once more'}")
+        if not label.isprintable():
+            raise ExportError(f"{path}: label {number} is not printable: {label!r}")
+        seen.add(label)
     return tuple(labels)
 
 

@@ -1,4 +1,4 @@
-"""Puts the normalisation in front of a network, so that the graph takes pixels as they come out of a picture."""
+"""Put the normalisation into the network, so that the graph takes uint8 pixels."""
 
 import torch
 from torch import Tensor, nn
@@ -7,9 +7,9 @@ from bundle.preprocessing import Preprocessing
 
 
 class PixelInput(nn.Module):
-    """Maps uint8 pixels (B, H, W, 3) to what `network` makes of them once normalised.
+    """Maps uint8 pixels (B, H, W, 3) to the outputs of `network` for the normalised pixels.
 
-    A quarter of the bytes of the float form go to the model, and no thread of the host divides and transposes them.
+    The model then gets a quarter of the bytes of the float form, and the service does not normalise or transpose.
     """
 
     def __init__(self, network: nn.Module, preprocessing: Preprocessing) -> None:

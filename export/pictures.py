@@ -1,5 +1,7 @@
 """A folder of pictures --> pixels, for the parity check and for calibration."""
 
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,10 +10,10 @@ from numpy.typing import NDArray
 
 from bundle.bundle import sha256_of
 from bundle.errors import ImageError
+from bundle.picture_files import find_pictures, told
 from bundle.preprocessing import Preprocessing, read_pixels
 from export.errors import ExportError
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 MAX_PIXELS = 100_000_000
 
 
@@ -24,32 +26,34 @@ class Picture:
     pixels: NDArray[np.uint8]
 
 
-def read_pictures(folder: Path, preprocessing: Preprocessing) -> list[Picture]:
-    """Every picture in `folder`, in the order of their names.
+def find_parity_pictures(folder: Path, report: Callable[[str], None]) -> tuple[Path, ...]:
+    """The pictures in `folder` itself, sorted; `report` is told what is found.
 
     Raises:
-        ExportError: no picture there, or one that does not decode.
+        ExportError: there are none.
+        ValueError: something cannot be read, or is named as a picture and is none.
     """
-    paths = picture_paths(folder)
-    if not paths:
-        raise ExportError(f"{folder}: expected pictures for the parity check, found none")
-    return [read_picture(path, preprocessing) for path in paths]
-
-
-def picture_paths(folder: Path) -> list[Path]:
-    """The files in `folder` whose names end as pictures' do, sorted."""
-    return sorted(path for path in folder.glob("*") if path.suffix.lower() in SUFFIXES)
+    found = find_pictures(folder)
+    if not found.pictures:
+        inner = f"; its {len(found.folders)} folders are not looked into" if found.folders else ""
+        raise ExportError(f"{folder}: expected pictures for the parity check, found none{inner}")
+    left_out = found.left_out + Counter({"folders": len(found.folders)})
+    text = f"{len(found.pictures):,} pictures for the parity check in {folder}"
+    report(f"{text}; {told(left_out)}" if left_out else text)
+    return found.pictures
 
 
 def read_picture(path: Path, preprocessing: Preprocessing) -> Picture:
-    """Decode, resize and crop one picture, as serving does but for its rounding.
+    """Decode, resize and crop one picture as the service does, except for rounding.
 
     Raises:
         ExportError: it does not decode.
     """
-    image_bytes = path.read_bytes()
     try:
+        image_bytes = path.read_bytes()
         pixels = read_pixels(image_bytes, preprocessing, max_pixels=MAX_PIXELS, reproducible=True)
     except ImageError as error:
         raise ExportError(f"{path}: {error}") from error
+    except OSError as error:
+        raise ExportError(f"{path}: expected a readable file, found: {error.strerror or error}") from error
     return Picture(path.name, sha256_of(image_bytes), pixels)

@@ -5,7 +5,7 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 
-from bundle.preprocessing import Preprocessing
+from bundle.preprocessing import Preprocessing, normalisation_problem
 from bundle.text import NotText, read_text
 from export.errors import ExportError
 from export.image_size import parse_image_size
@@ -55,7 +55,8 @@ def choose_preprocessing(
     """What was typed, or else what the checkpoint records, with `fields` in the place of its own; never a guess.
 
     Raises:
-        ExportError: that leaves a field unsaid.
+        ExportError: that leaves a field unsaid, or a typed mean or std cannot be meant. What the checkpoint records is
+            what it was trained with, so it is right whatever it is.
     """
     base: Mapping[str, object] = typed.model_dump() if typed else recorded or {"colour": "RGB"}
     stated = {**base, **fields}
@@ -65,7 +66,10 @@ def choose_preprocessing(
         raise ExportError(
             f"--preprocessing is needed: neither it nor the checkpoint nor another option says {', '.join(missing)}"
         )
-    return Preprocessing.model_validate(stated)
+    preprocessing = Preprocessing.model_validate(stated)
+    if (typed or {"mean", "std"} & set(fields)) and (problem := normalisation_problem(preprocessing)):
+        raise ExportError(problem)
+    return preprocessing
 
 
 def parse_resize(text: str) -> int | tuple[int, int]:

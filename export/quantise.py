@@ -1,11 +1,11 @@
 """A float32 graph --> the same graph with its convolutions in 8 bits (static QDQ), for CPUs with integer dot products.
 
-    calibration pictures --> ranges of activations --> QuantizeLinear, DequantizeLinear around what pays
+    calibration pictures --> ranges of activations --> QuantizeLinear, DequantizeLinear around convolutions and sums
 
-What stays float32 was chosen by measurement (docs/decisions/0008-precision.md has the figures): attention's products
-and softmax, slower in 8 bits; the first convolution and the 1x1 depthwise ones that stand in for a
-normalisation, which together carry nearly a third of the disagreement; the head. Weights take 7 bits of the 8, or
-processors without VNNI saturate when they add products in 16 bits.
+What stays float32 was chosen by measurement (docs/decisions/0008-precision.md has the figures): the products and the
+softmax of attention, which are slower in 8 bits; the first convolution and the 1x1 depthwise ones in the place of
+normalisations, which together cause nearly a third of the disagreement with fp32; the head. Weights use 7 of the 8
+bits, because processors without VNNI add products in 16 bits and would saturate.
 """
 
 import tempfile
@@ -21,7 +21,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from export.errors import ExportError
 
 QUANTISED = ("Conv", "Add", "Relu")
-# What an Add must add to be a residual sum, rather than a bias of attention's logits or the normalisation of pixels.
+# An Add of these is a residual sum, not the marks of attention's keys or the normalisation of pixels.
 FEATURE_MAPS = {"Conv", "Relu", "Add", "Mul", "Pad", "AveragePool", "MaxPool", "Concat", "Resize"}
 
 
@@ -29,7 +29,7 @@ def quantise(model: bytes, feeds: Iterable[dict[str, NDArray[np.generic]]]) -> t
     """Quantise a model of `export.convert`; return it and how many operators of each kind compute in 8 bits.
 
     Args:
-        feeds: the model's inputs by name, for one batch of calibration pictures after the other.
+        feeds: the model's inputs by name, one dictionary for each batch of calibration pictures.
 
     Raises:
         ExportError: nothing in the model can be quantised.
@@ -42,7 +42,7 @@ def quantise(model: bytes, feeds: Iterable[dict[str, NDArray[np.generic]]]) -> t
         raise ExportError("int8: expected convolutions to quantise, found none beyond the first")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
-        # Shapes are inferred and constants folded already, which the quantiser would otherwise advise to do first.
+        # Without this the quantiser warns that shapes should be inferred and constants folded first; both are done.
         parsed.metadata_props.add(key="onnx.quant.pre_process", value="onnxruntime.quant")
         quantize_static(
             parsed,
@@ -72,7 +72,7 @@ class _Reader(CalibrationDataReader):
 
 
 def _kept_in_float(graph: onnx.GraphProto) -> set[str]:
-    """Names of the nodes of the kinds QUANTISED that stay float32."""
+    """Names of the nodes of the types QUANTISED that stay float32."""
     weights = {tensor.name: tensor.dims for tensor in graph.initializer}
     maker = {output: node.op_type for node in graph.node for output in node.output}
     convolutions = [node for node in graph.node if node.op_type == "Conv"]

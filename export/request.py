@@ -1,4 +1,4 @@
-"""What to export, as typed."""
+"""What to export, as the user typed it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from bundle.preprocessing import Preprocessing
 
 @dataclass(frozen=True)
 class Measurement:
-    """Accuracy, and the sha256 of the model file it was measured with."""
+    """An accuracy, and the sha256 of the model file that it was measured with."""
 
     accuracy: Accuracy
     model_sha256: str
@@ -18,13 +18,13 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Request:
-    """One export. Architecture, labels and preprocessing may come from the checkpoint's own metadata.
+    """One export. What is None is taken from the checkpoint's metadata or from the defaults.
 
     Args:
-        preprocessing_fields: fields of the preprocessing that replace those of `preprocessing` or of the checkpoint.
-        fused_attention: attention as one operator, for GPUs.
-        calibration: folder of pictures to calibrate with and to judge a lower precision by.
-        allowed_drop: points of top-1 that a lower precision may lose.
+        preprocessing_fields: single fields that replace those of `preprocessing` or of the checkpoint.
+        key_prefix: only weights whose names begin with it are used, without it.
+        calibration: folder of pictures for calibrating int8 and for comparing fp16 or int8 with fp32.
+        allowed_drop: percentage points of top-1 that fp16 or int8 may lose.
     """
 
     checkpoint: Path
@@ -38,10 +38,10 @@ class Request:
     preprocessing_fields: Mapping[str, object] = field(default_factory=dict)
     num_classes: int | None = None
     nested_key: str | None = None
+    key_prefix: str | None = None
     image_size: tuple[int, int] | None = None
     pixel_input: bool = True
     with_attention: bool = False
-    fused_attention: bool = False
     precision: Precision = "fp32"
     calibration: Path | None = None
     allowed_drop: float = 1.0

@@ -1,9 +1,9 @@
-"""python -m export verify BUNDLE [--images DIR]: is this the bundle that was written, and does it answer the same here?
+"""python -m export verify BUNDLE [--images DIR]: is the bundle complete, and does it give the same answers here?
 
-    checksums, schema --> model loads --> pictures --> logits as PyTorch's were when the bundle was written
-                                      --> probe --> logits as the graph's were then
+    checksums, schema --> model loads --> pictures --> PyTorch's logits from when the bundle was written
+                                      --> probe --> the graph's own logits from then
 
-Of a bundle with attention maps also: the outputs that the manifest names, and each head looks where it did then.
+Bundles with attention maps must also have the outputs that the manifest names, with the maps from then.
 
 Needs no torch.
 """
@@ -22,7 +22,7 @@ from bundle.bundle import REFERENCES_FILE, open_bundle, sha256_of
 from bundle.errors import BundleError, ImageError
 from bundle.manifest import Manifest
 from bundle.model_input import pixels_input, read_input
-from bundle.probe import PROBE, PROBE_TOLERANCES, probe_pixels
+from bundle.probe import PROBE, probe_pixels, probe_tolerance
 from bundle.references import Reference, attention_difference, difference, read_references
 from export.errors import ExportError
 from export.pictures import MAX_PIXELS
@@ -60,7 +60,7 @@ def check(session: onnxruntime.InferenceSession, manifest: Manifest, reference: 
     """
     if reference.picture == PROBE:
         row = pixels_input(probe_pixels(manifest.preprocessing.crop), manifest)
-        tolerance, any_class = PROBE_TOLERANCES[manifest.precision], True  # noise looks like nothing: nearly a tie
+        tolerance, any_class = probe_tolerance(manifest), True  # noise looks like nothing: nearly a tie
     else:
         row = _read(images / reference.picture, reference, manifest)
         tolerance, any_class = manifest.parity.tolerance, manifest.parity.top_1_agreement < 1
@@ -87,7 +87,7 @@ def _check_maps(maps: dict[str, NDArray[Any]], manifest: Manifest, reference: Re
     if tolerance is None:
         return
     if reference.picture == PROBE:
-        tolerance = max(tolerance, PROBE_TOLERANCES[manifest.precision])
+        tolerance = max(tolerance, probe_tolerance(manifest))
     for attention in manifest.attention:
         found = maps[attention.layer]
         if (
@@ -109,7 +109,10 @@ def _read(path: Path, reference: Reference, manifest: Manifest) -> NDArray[Any]:
     try:
         image_bytes = path.read_bytes()
     except OSError as error:
-        raise ExportError(f"{path}: expected a picture, found {error.strerror}") from error
+        raise ExportError(
+            f"{path}: expected a picture that the bundle was compared on, found: {error.strerror or error}; "
+            "--images names their folder, which was --parity-images of the export"
+        ) from error
     if sha256_of(image_bytes) != reference.sha256:
         raise ExportError(f"{path}: expected sha256 {reference.sha256}, found {sha256_of(image_bytes)}")
     return read_input(image_bytes, manifest, max_pixels=MAX_PIXELS, reproducible=True)

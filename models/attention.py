@@ -142,14 +142,22 @@ class AttentionAugmentedConv2d(nn.Module):
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """softmax(q k) v for q (B, Nh, N, D), k (B, Nh, D, N) and v (B, Nh, N, e): (B, Nh, N, e)."""
-    # PyTorch's fast kernels never hold N x N logits. They want contiguous rows, and values as deep as keys, so zeros
-    # fill up the values.
+    if torch.compiler.is_exporting():  # the formula itself, because ONNX has no such kernel
+        return (q @ k).softmax(dim=-1) @ v
+    # PyTorch's fast kernels never hold the N x N logits. They need contiguous rows, and values as deep as the keys, so
+    # the values are padded with zeros.
     depth = v.shape[-1]
     v = F.pad(v, (0, max(q.shape[-1] - depth, 0)))  # (B, Nh, N, D)
     return F.scaled_dot_product_attention(q, k.transpose(2, 3).contiguous(), v.contiguous(), scale=1.0)[..., :depth]
 
 
 def _upsample(x: Tensor, height: int, width: int) -> Tensor:
+    """Bilinear, (B, dv, H, W) to (B, dv, height, width)."""
     if x.shape[-2:] == (height, width):
         return x
+    if height % x.shape[-2] == width % x.shape[-1] == 0:
+        # In ONNX these scales are constants. A size would be computed from the batch size, on the host, and a GPU would
+        # wait for it.
+        scales = (height / x.shape[-2], width / x.shape[-1])
+        return F.interpolate(x, scale_factor=scales, mode="bilinear", align_corners=False)
     return F.interpolate(x, (height, width), mode="bilinear", align_corners=False)

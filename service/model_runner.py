@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from bundle.bundle import REFERENCES_FILE, Bundle, open_bundle
 from bundle.manifest import AttentionMap
 from bundle.model_input import pixels_input
-from bundle.probe import PROBE, PROBE_TOLERANCES, probe_pixels
+from bundle.preprocessing import normalisation_problem
+from bundle.probe import PROBE, probe_pixels, probe_tolerance
 from bundle.references import attention_difference, difference, read_references
 from service.errors import ModelLost, StartFailed
 from service.session import OnnxSession
@@ -67,6 +68,8 @@ class ModelRunner:
         else:
             self.lanes, self.max_rows = settings.gpu_lanes, settings.max_batch_size
         self._wide, self.speedup = self._open_wide(served)
+        if problem := normalisation_problem(served.manifest.preprocessing):
+            log.warning("%s: %s", served.folder, problem)
         self.ready = True
 
     def run(self, batch: NDArray[Any]) -> NDArray[np.float32]:
@@ -134,7 +137,7 @@ class ModelRunner:
     def _compare(self, session: OnnxSession, served: Bundle) -> None:
         """Ask about the probe: does this machine answer as the one did where the bundle was made?"""
         manifest = served.manifest
-        tolerance = PROBE_TOLERANCES[manifest.precision]
+        tolerance = probe_tolerance(manifest)
         for reference in read_references(served.folder / REFERENCES_FILE):
             if reference.picture == PROBE:
                 row = pixels_input(probe_pixels(manifest.preprocessing.crop), manifest)

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from bundle.bundle import MANIFEST_FILE, MODEL_FILE, REFERENCES_FILE, sha256_of, write_bundle
 from bundle.manifest import Manifest
 from bundle.preprocessing import Preprocessing
+from export.attention_outputs import output_name
 from export.convert import convert
-from export.expose import output_name
 from export.normalisation import PixelInput
 from models.attention import AttentionAugmentedConv2d
 from tests.helpers import REPOSITORY, encode

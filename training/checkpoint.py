@@ -1,7 +1,6 @@
 """What a run leaves behind: `last.pt` to resume from, `model.safetensors` to export from."""
 
 import json
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,18 @@ from safetensors.torch import save_file
 from torch import nn
 
 METADATA_KEY = "aaserve"  # export/checkpoint.py reads it
+STATE_KEYS = {  # of what `training.run.Run.state` returns
+    "recipe",
+    "data",
+    "machine",
+    "step",
+    "loss",
+    "seconds",
+    "history",
+    "network",
+    "average",
+    "optimiser",
+}
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
@@ -27,9 +38,14 @@ def load_state(path: Path) -> dict[str, Any]:
         ValueError: not such a file.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # torch's unpickler raises nearly anything on damaged bytes
         raise ValueError(f"{path}: not a checkpoint of python -m training, or damaged") from error
+    if not isinstance(state, dict) or STATE_KEYS - set(state):
+        raise ValueError(f"{path}: not a checkpoint of python -m training; --resume needs the last.pt of a run")
+    return state
 
 
 def save_weights(path: Path, network: nn.Module, metadata: dict[str, Any]) -> None:

@@ -67,6 +67,11 @@ def read_split(folder: Path, split: str) -> Split:
             labels.append(np.asarray(content[form.classes_key], dtype=np.int64))
         except (KeyError, ValueError, AttributeError, TypeError) as error:
             raise ValueError(f"{folder / form.folder / file}: not a file of CIFAR images") from error
+        if len(images[-1]) != len(labels[-1]):
+            raise ValueError(
+                f"{folder / form.folder / file}: expected a label for each of {len(images[-1])} images, "
+                f"found {len(labels[-1])}"
+            )
     return Split(np.ascontiguousarray(np.concatenate(images)), np.concatenate(labels))
 
 

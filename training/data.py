@@ -18,9 +18,10 @@ from torch import Tensor
 
 from bundle.preprocessing import Preprocessing, read_pixels
 from training import cifar
-from training.folders import MAX_PIXELS, PictureFiles, read_classes
+from training.folders import MAX_PIXELS, PictureFiles, check_classes, read_split
 
 LAYOUTS = "cifar-100-python/, cifar-10-batches-py/, or train/ and val/ (or test/) with a folder for each class"
+TEST_FOLDERS = ("val", "test")  # the first that exists
 
 
 class Pictures(Protocol):
@@ -34,9 +35,12 @@ class Pictures(Protocol):
 
 @dataclass(frozen=True)
 class Data:
+    """A data set; `found` says in a few lines what it is made of and what was left out."""
+
     labels: tuple[str, ...]
     training: Pictures
     test: Pictures
+    found: tuple[str, ...]
 
 
 def open_data(
@@ -49,7 +53,7 @@ def open_data(
 
     Raises:
         FileNotFoundError: no such folder, or none of the layouts in it.
-        ValueError: damaged or empty, or random crops of pictures that are small already.
+        ValueError: damaged or empty, splits that do not match, or random crops of pictures that are small already.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder; --data names the folder that holds {LAYOUTS}")
@@ -58,20 +62,31 @@ def open_data(
         if area:
             raise ValueError("resized_crop_area is for pictures in folders; CIFAR's are 32x32 already")
         splits = {name: cifar.read_split(folder, name) for name in ("train", "test")}
+        labels = cifar.read_labels(folder)
+        for name, split in splits.items():
+            if len(split.labels) and not 0 <= split.labels.min() <= split.labels.max() < len(labels):
+                raise ValueError(f"{folder}: expected labels of {len(labels)} classes in {name}, found others")
+        counts = {name: len(split.labels) for name, split in splits.items()}
         return Data(
-            tuple(cifar.read_labels(folder)),
+            tuple(labels),
             PicturesInMemory(splits["train"], preprocessing, device, threads),
             PicturesInMemory(splits["test"], preprocessing, torch.device("cpu"), threads),
+            (f"CIFAR: {counts['train']:,} pictures to train with, {counts['test']:,} to test, {len(labels)} classes",),
         )
-    test = next((folder / name for name in ("val", "test") if (folder / name).is_dir()), None)
-    if test is None or not (folder / "train").is_dir():
+    tests = [folder / name for name in TEST_FOLDERS if (folder / name).is_dir()]
+    if not tests or not (folder / "train").is_dir():
         found = ", ".join(sorted(path.name for path in folder.iterdir())[:5]) or "nothing"
         raise FileNotFoundError(f"{folder}: expected {LAYOUTS}; found {found}")
-    labels = read_classes(folder / "train")
+    if tests[0].samefile(folder / "train"):
+        raise ValueError(f"{tests[0]}: expected other pictures than those of train/, found a link to them")
+    training, test = read_split(folder / "train"), read_split(tests[0])
+    labels = check_classes(training, test)
+    not_read = [f"{other.name}/ is not read, since there is {tests[0].name}/" for other in tests[1:]]
     return Data(
         tuple(labels),
-        PictureFiles(folder / "train", labels, preprocessing, area=area, threads=threads),
+        PictureFiles(training, labels, preprocessing, area=area, threads=threads),
         PictureFiles(test, labels, preprocessing, area=None, threads=threads),
+        (str(training), str(test), *not_read),
     )
 
 

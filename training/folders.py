@@ -2,13 +2,16 @@
 
     DIR/train/CLASS/*.jpg    DIR/val/CLASS/*.jpg (or test/)
 
+`read_split` finds the pictures, also in folders below CLASS; `check_classes` refuses splits that do not match.
 Pictures are read while the device computes, by threads, since Pillow decodes and resizes outside the interpreter lock.
 """
 
 import math
-from collections import deque
+import unicodedata
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,17 +22,79 @@ from torch import Tensor
 
 from bundle.decoding import decode
 from bundle.errors import ImageError
+from bundle.picture_files import find_pictures, told, total
 from bundle.preprocessing import Preprocessing, read_pixels
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 MAX_PIXELS = 100_000_000
 BATCHES_AHEAD = 2
 ASPECTS = (3 / 4, 4 / 3)  # of a random crop, width over height (Szegedy et al. 2015)
 
 
-def read_classes(folder: Path) -> list[str]:
-    """Names of the folders in `folder`, sorted."""
-    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+@dataclass(frozen=True)
+class Split:
+    """Pictures by class, both sorted, and how much was left out, by reason."""
+
+    folder: Path
+    pictures: dict[str, tuple[Path, ...]]
+    left_out: Counter[str]
+
+    def __str__(self) -> str:
+        counts = {name: len(paths) for name, paths in self.pictures.items()}
+        fewest, most = min(counts, key=counts.__getitem__), max(counts, key=counts.__getitem__)
+        text = f"{self.folder.name}/: {sum(counts.values()):,} pictures of {len(counts):,} classes, "
+        if counts[fewest] == counts[most]:
+            text += f"{counts[most]:,} of each"
+        else:
+            text += f"from {counts[fewest]:,} ({fewest}) to {counts[most]:,} ({most})"
+        return f"{text}; {told(self.left_out)}" if self.left_out else text
+
+
+def read_split(folder: Path) -> Split:
+    """Find the pictures of each class in `folder`; folders below a class belong to it.
+
+    Raises:
+        ValueError: something cannot be read, or pictures that belong to no class.
+    """
+    found = find_pictures(folder)
+    if found.pictures:
+        raise ValueError(
+            f"{found.pictures[0]}: expected pictures in folders named by class only, "
+            f"found {len(found.pictures):,} in {folder} itself"
+        )
+    classes = {path.name: find_pictures(path, deeper=True) for path in found.folders}
+    left_out = total([found.left_out, *(inside.left_out for inside in classes.values())])
+    return Split(folder, {name: inside.pictures for name, inside in classes.items()}, left_out)
+
+
+def check_classes(training: Split, test: Split) -> list[str]:
+    """Return the names of the classes, sorted.
+
+    Raises:
+        ValueError: a class without pictures, or in one split only; fewer than two classes; or names that cannot be told
+            apart or printed.
+    """
+    for split in (training, test):
+        if not any(split.pictures.values()):
+            raise ValueError(f"{split.folder}: expected folders named by class with pictures in them, found none")
+    if unknown := sorted(set(test.pictures) - set(training.pictures)):
+        raise ValueError(f"{test.folder / unknown[0]}: no class of that name in {training.folder.name}/")
+    for split in (training, test):
+        if empty := [name for name in training.pictures if not split.pictures.get(name)]:
+            more = f", nor for {len(empty) - 1:,} more classes" if len(empty) > 1 else ""
+            raise ValueError(
+                f"{split.folder / empty[0]}: expected pictures of each class in {training.folder.name}/, "
+                f"found none{more}; add some, or remove the folders of the class"
+            )
+    if len(training.pictures) < 2:
+        raise ValueError(f"{training.folder}: expected two classes or more, found {', '.join(training.pictures)} alone")
+    alike: dict[str, str] = {}
+    for name in training.pictures:
+        if not name.isprintable() or name != name.strip():
+            raise ValueError(f"{training.folder / name!r}: expected a name of printable letters, not ending in spaces")
+        other = alike.setdefault(unicodedata.normalize("NFC", name).casefold(), name)
+        if other != name:
+            raise ValueError(f"{training.folder}: expected classes of different names, found {other!r} and {name!r}")
+    return sorted(training.pictures)
 
 
 class PictureFiles:
@@ -37,31 +102,18 @@ class PictureFiles:
 
     Args:
         area: smallest and largest share of a picture to cut out at random; None reads them as the service does.
-
-    Raises:
-        ValueError: no pictures, or a folder whose name is none of `labels`.
     """
 
     def __init__(
         self,
-        folder: Path,
+        split: Split,
         labels: Sequence[str],
         preprocessing: Preprocessing,
         *,
         area: tuple[float, float] | None,
         threads: int,
     ) -> None:
-        unknown = sorted(set(read_classes(folder)) - set(labels))
-        if unknown:
-            raise ValueError(f"{folder / unknown[0]}: no class of that name in train/")
-        found = [
-            (path, number)
-            for number, label in enumerate(labels)
-            for path in sorted((folder / label).glob("*"))
-            if path.suffix.lower() in SUFFIXES
-        ]
-        if not found:
-            raise ValueError(f"{folder}: expected folders named by class with pictures in them, found none")
+        found = [(path, number) for number, label in enumerate(labels) for path in split.pictures[label]]
         self.classes = np.array([number for _, number in found], dtype=np.int64)
         self._paths = [path for path, _ in found]
         self._preprocessing = preprocessing
@@ -92,6 +144,8 @@ class PictureFiles:
             )
         except ImageError as error:
             raise ValueError(f"{path}: {error}") from error
+        except OSError as error:
+            raise ValueError(f"{path}: expected a readable file, found: {error.strerror or error}") from error
 
 
 def _random_crop(

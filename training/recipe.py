@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from bundle.preprocessing import Preprocessing
+from bundle.preprocessing import Preprocessing, normalisation_problem
 from bundle.text import read_text
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -69,23 +69,43 @@ class Recipe(_Section):
     augmentation: Augmentation
     preprocessing: Preprocessing
 
+    @model_validator(mode="after")
+    def _normalisation_is_of_0_to_1(self) -> Self:
+        if problem := normalisation_problem(self.preprocessing):
+            raise ValueError(f"preprocessing: {problem}")
+        return self
+
 
 def read_recipe(path: Path) -> Recipe:
     """Read and check a recipe.
 
     Raises:
-        ValueError: not TOML, or a field missing, unknown or out of bounds; one line that names it.
+        ValueError: not TOML, or fields missing, unknown or out of bounds; one line that names all of them.
     """
     try:
-        return Recipe.model_validate(tomllib.loads(read_text(path)))
+        content = tomllib.loads(read_text(path))
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{path}: not TOML: {error}") from error
+    sections = {name: {} for name in Recipe.model_fields}  # of a missing one, its fields are asked for
+    try:
+        return Recipe.model_validate(sections | content)
     except ValidationError as error:
-        # An unknown field first: where one is missing, it is usually that one misspelt.
-        first = min(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
-        name = ".".join(map(str, first["loc"]))
-        message = _unknown(first["loc"]) if first["type"] == "extra_forbidden" else first["msg"]
-        raise ValueError(f"{path}: {f'{name}: ' if name else ''}{message}") from error
+        raise ValueError(f"{path}: {_described(error)}") from error
+
+
+def _described(error: ValidationError) -> str:
+    """Every problem: unknown fields first, since one may be a missing one misspelt, then the missing ones together."""
+    problems: dict[str, list[str]] = {"unknown": [], "missing": [], "wrong": []}
+    for one in error.errors(include_url=False):
+        name = ".".join(map(str, one["loc"]))
+        if one["type"] == "extra_forbidden":
+            problems["unknown"].append(f"{name}: {_unknown(one['loc'])}")
+        elif one["type"] == "missing":
+            problems["missing"].append(name)
+        else:
+            problems["wrong"].append(f"{name}: {one['msg']}" if name else one["msg"])
+    missing = [f"missing: {', '.join(problems['missing'])}"] if problems["missing"] else []
+    return "; ".join([*problems["unknown"], *missing, *problems["wrong"]])
 
 
 def _unknown(location: tuple[int | str, ...]) -> str:

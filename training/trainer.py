@@ -58,6 +58,8 @@ def train(
         area = recipe.augmentation.resized_crop_area
         data = open_data(data_folder, recipe.preprocessing, area=area, device=machine.device)
     run = Run(recipe, data, machine)
+    for line in data.found:
+        progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
     progress.console.print(f"{recipe.network.architecture} on {machine}")
     if state and run.load(state) != str(machine):
         progress.console.print(f"begun on {state['machine']}: not bit for bit what it would have become there")

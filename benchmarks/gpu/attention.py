@@ -1,7 +1,10 @@
-"""Step: what fused attention buys, layer by layer: two products and a softmax against `Attention` of opset 23.
+"""Step: does fused attention pay? Each layer alone: two products and a softmax against `Attention` of opset 23.
 
-"fused" has depths as they are, "fused, padded" filled up to eights as `python -m export --optimize cuda` does, "torch"
-is PyTorch's own kernel on the padded ones. float16 on a card. In the whole network: the step `throughput`.
+"fused" has the depths of the layer. "fused, padded" pads them with zeros to a multiple of 8, since ONNX Runtime's CUDA
+kernels that never write the (N, N) logits to memory want heads of queries, keys and values equally deep, by a multiple
+of 8 (microsoft/onnxruntime#27542). "torch" is PyTorch's own kernel on the padded ones. float16 on a GPU.
+
+Exported graphs have the two products and the softmax (docs/decisions/0027-export-by-pytorch-and-onnxscript.md).
 """
 
 from pathlib import Path
@@ -9,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnx_ir as ir
 import torch
 from onnx import TensorProto, helper
 from torch.nn import functional as F
@@ -18,10 +20,9 @@ from benchmarks.gpu.device import milliseconds
 from benchmarks.gpu.plan import Plan
 from benchmarks.gpu.results import Results
 from benchmarks.gpu.sessions import Bound, open_session
-from export.fuse import ALIGNMENT, fuse_attention
 from service.session import left_to_the_cpu
 
-OPSET = 20
+ALIGNMENT = 8
 Shape = tuple[int, int, int, int]  # heads, positions, depth of queries and keys, depth of values
 
 
@@ -46,20 +47,31 @@ def graph(shape: Shape, alignment: int | None, *, half: bool) -> bytes:
     def value(name: str, *size: int) -> onnx.ValueInfoProto:
         return helper.make_tensor_value_info(name, kind, ["batch", heads, *size])
 
-    nodes = [
-        helper.make_node("MatMul", ["q", "k"], ["logits"]),
-        helper.make_node("Softmax", ["logits"], ["shares"], axis=-1),
-        helper.make_node("MatMul", ["shares", "v"], ["product"]),
-        helper.make_node("Identity", ["product"], ["heads"]),
-    ]
+    constants: dict[str, list[int]] = {}
+    if alignment is None:
+        opset = 20
+        nodes = [
+            helper.make_node("MatMul", ["q", "k"], ["logits"]),
+            helper.make_node("Softmax", ["logits"], ["shares"], axis=-1),
+            helper.make_node("MatMul", ["shares", "v"], ["heads"]),
+        ]
+    else:
+        opset = 23
+        wide = -(-max(depth, values) // alignment) * alignment if alignment else None
+        constants = {"start": [0], "end": [values], "axis": [3]}
+        nodes = [helper.make_node("Transpose", ["k"], ["k_rows"], perm=[0, 1, 3, 2])]
+        names = {"q": depth, "k_rows": depth, "v": values}
+        for name, own in names.items():
+            constants[f"{name}_pads"] = [0] * 7 + [wide - own if wide else 0]
+            nodes.append(helper.make_node("Pad", [name, f"{name}_pads"], [f"{name}_wide"]))
+        nodes += [
+            helper.make_node("Attention", [f"{name}_wide" for name in names], ["wide"], scale=1.0),
+            helper.make_node("Slice", ["wide", "start", "end", "axis"], ["heads"]),
+        ]
+    initializers = [helper.make_tensor(name, TensorProto.INT64, [len(row)], row) for name, row in constants.items()]
     inputs = [value("q", positions, depth), value("k", depth, positions), value("v", positions, values)]
-    made = helper.make_graph(nodes, "attention", inputs, [value("heads", positions, values)])
-    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
-    model = onnx.shape_inference.infer_shapes(model)
-    if alignment is not None:
-        rewritten = ir.serde.deserialize_model(model)
-        fuse_attention(rewritten, alignment)
-        model = ir.serde.serialize_model(rewritten)
+    made = helper.make_graph(nodes, "attention", inputs, [value("heads", positions, values)], initializers)
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
     return model.SerializeToString()
 
 

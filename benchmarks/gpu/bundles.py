@@ -9,8 +9,6 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-import onnx
-import onnx_ir as ir
 import torch
 from torch import nn
 
@@ -18,19 +16,16 @@ from benchmarks.circumstances import ROOT
 from bundle.bundle import MODEL_FILE, REFERENCES_FILE, Bundle, open_bundle, sha256_of, write_bundle
 from bundle.manifest import Input, Lowered, Manifest, Output
 from bundle.preprocessing import Preprocessing
-from export import fuse
 from export.checkpoint import read_checkpoint
 from export.convert import INPUT_NAME, OPSET, OUTPUT_NAME, convert
-from export.half import to_half
+from export.fp16 import to_fp16
 from export.normalisation import PixelInput
 from export.presets import PRESETS
-from export.valid import checked_bytes
 from export.weights import load_weights
 from models import create_model
 
 SHIPPED = open_bundle(ROOT / "model_repository" / "aa-cifar100" / "1")
-FUSIBLE = ("shipped", "aa_wide_resnet28_10")  # with attention, without MaxPool (export/fuse.py)
-FORMS = ("fp32", "fp16", "fp32-fused", "fp16-fused")
+FORMS = ("fp32", "fp16")
 _FITTED = 8  # pictures of noise
 
 
@@ -40,11 +35,7 @@ def repository(work: Path) -> Path:
 
 
 def bundle(name: str, form: str, work: Path) -> Bundle:
-    """The bundle, made if it is not there yet.
-
-    Raises:
-        ExportError: `fused` of a network without attention, or with a MaxPool.
-    """
+    """The bundle, exported unless it exists."""
     folder = repository(work) / f"{name}-{form}" / "1"
     if not folder.exists():
         _write(name, form, work)
@@ -80,11 +71,6 @@ def create_on_meta(name: str) -> nn.Module:
         return create_model("aa_wide_resnet22_2" if name == "shipped" else name)
 
 
-def forms(name: str) -> list[str]:
-    """Those that there are of it."""
-    return [form for form in FORMS if "fused" not in form or name in FUSIBLE]
-
-
 def pixels(name: str, rows: int, seed: int = 0) -> np.ndarray:
     """Random pictures (rows, H, W, 3), ready for the model."""
     return np.random.default_rng(seed).integers(0, 256, (rows, *preprocessing(name).crop, 3), dtype=np.uint8)
@@ -111,13 +97,8 @@ def _graph(name: str) -> bytes:
 
 def _write(name: str, form: str, work: Path) -> None:
     model = _graph(name)
-    precision, _, fused = form.partition("-")
-    if fused:
-        rewritten = ir.serde.deserialize_model(onnx.shape_inference.infer_shapes(onnx.load_model_from_string(model)))
-        fuse.fuse_attention(rewritten)
-        model = checked_bytes(ir.serde.serialize_model(rewritten))
-    if precision == "fp16":
-        model = to_half(model)
+    if form == "fp16":
+        model = to_fp16(model)
     spec = preprocessing(name)
     files = {MODEL_FILE: model, REFERENCES_FILE: b"[]"}
     shipped = SHIPPED.manifest
@@ -131,13 +112,13 @@ def _write(name: str, form: str, work: Path) -> None:
         "attention": (),
         "preprocessing": spec,
         "labels": tuple(f"class {number}" for number in range(classes)),
-        "precision": precision,
-        "opset": fuse.OPSET if fused else OPSET,
+        "precision": form,
+        "opset": OPSET,
         "files": {file: sha256_of(content) for file, content in files.items()},
         "parity": shipped.parity.model_copy(update={"attention_difference": None, "attention_tolerance": None}),
         "accuracy": None,
         "lowered": None
-        if precision == "fp32"
+        if form == "fp32"
         else Lowered(
             judged=1, top_1_agreement=1, top_1_fp32=None, top_1=None, allowed_drop=100, calibrated=None, quantised=None
         ),

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.gpu.bundles import bundle, forms, network, pixels
+from benchmarks.gpu.bundles import bundle, network, pixels
 from benchmarks.gpu.plan import Plan
 from benchmarks.gpu.results import Results
 from benchmarks.gpu.sessions import Bound, open_session, placement
@@ -21,11 +21,11 @@ from service.session import left_to_the_cpu
 
 ROWS = 4
 # Words, the form of the network, TF32, options of the CUDA provider.
-ON_CPU = (("fp32", "fp32", False, {}), ("fp16", "fp16", False, {}), ("fp32-fused", "fp32-fused", False, {}))
+ON_CPU = (("fp32", "fp32", False, {}), ("fp16", "fp16", False, {}))
 ON_CARD = (
     *(
         (f"{form}, {layout}", form, False, {"prefer_nhwc": number})
-        for form in ("fp32", "fp16", "fp16-fused")
+        for form in ("fp32", "fp16")
         for number, layout in enumerate(("nchw", "nhwc"))
     ),
     ("fp32, tf32, nchw", "fp32", True, {"prefer_nhwc": 0}),
@@ -41,8 +41,6 @@ def run(plan: Plan, results: Results, work: Path) -> None:
                 lambda name=name, device=device: _compared(_torch(name, device), name, "fp32", work),
             )
             for words, form, *how in ON_CPU if device == "cpu" else ON_CARD:
-                if form not in forms(name):
-                    continue
                 results.case(
                     f"{name} onnxruntime, {device}, {words}",
                     lambda name=name, device=device, form=form, how=how: _onnx(name, device, form, *how, work),

@@ -12,7 +12,6 @@ class Plan:
     parity: tuple[str, ...]  # networks, see bundles.py
     augmented: str
     plain: str
-    fused: str  # with attention and without MaxPool
     batches: tuple[int, ...]
     few_batches: tuple[int, ...]  # of ways that are only tried
     compiled: tuple[int, ...]  # batches for torch.compile, which takes a minute or more for each
@@ -33,7 +32,6 @@ FULL = Plan(
     parity=("shipped", "aa_resnet50", "aa_wide_resnet28_10"),
     augmented="aa_resnet50",
     plain="resnet50",
-    fused="aa_wide_resnet28_10",
     batches=(1, 2, 4, 8, 16, 32, 64, 128, 256),
     few_batches=(1, 8, 64),
     compiled=(64,),
@@ -54,7 +52,6 @@ SMALL = Plan(
     parity=("shipped",),
     augmented="shipped",
     plain="wide_resnet16_2",
-    fused="shipped",
     batches=(2,),
     few_batches=(2,),
     compiled=(),

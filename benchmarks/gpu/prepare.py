@@ -23,7 +23,7 @@ def main() -> None:
     arguments = parser.parse_args()
     plan = FULL if arguments.device == "cuda" else SMALL
 
-    from benchmarks.gpu.bundles import bundle, forms
+    from benchmarks.gpu.bundles import FORMS, bundle
     from benchmarks.gpu.device import open_device
     from benchmarks.gpu.parity import expected
     from benchmarks.gpu.pytorch import call, compiled
@@ -40,8 +40,8 @@ def main() -> None:
                 call(compiled(name, plan.device), name, rows, plan.device)()
                 done(f"compiled {name}, batch {rows}")
         return
-    for name in dict.fromkeys((plan.augmented, plan.plain, plan.fused, *plan.parity)):
-        for form in forms(name):
+    for name in dict.fromkeys((plan.augmented, plan.plain, *plan.parity)):
+        for form in FORMS:
             bundle(name, form, arguments.work)
         if name in plan.parity:
             expected(name, arguments.work)

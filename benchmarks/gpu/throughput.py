@@ -1,8 +1,7 @@
 """Step: time of a call over the batch size, ours against PyTorch, attention against none, and how far from the limit.
 
 Ours in float16 from uint8 pixels, inputs and outputs on the device: `nhwc` computes convolutions channels last, `graph`
-replays a CUDA graph, `fused` has attention as one operator (`--optimize cuda`), in a network that has no MaxPool. `as
-the service calls it` has copies to and from the card, from as many threads at once as it says.
+replays a CUDA graph. `as the service calls it` includes copies to and from the card, from several threads at once.
 """
 
 import time
@@ -46,11 +45,6 @@ WAYS = {
     "fp16, nhwc, no tf32": Way("fp16", options={**NHWC, "use_tf32": 0}, few=True),
     "fp32, nhwc": Way("fp32", options=NHWC, few=True),
 }
-FUSING = {
-    "fp16, nhwc": Way("fp16", options=NHWC, few=True),
-    "fp16, fused, nhwc": Way("fp16-fused", options=NHWC, few=True),
-    "fp16, fused, nhwc, graph": Way("fp16-fused", True, NHWC, few=True),
-}
 
 
 def run(plan: Plan, results: Results, work: Path) -> None:
@@ -67,7 +61,6 @@ def run(plan: Plan, results: Results, work: Path) -> None:
         curve(name, "torch eager", plan.batches, lambda name=name: _eager(name, plan))
     if plan.device == "cuda" and find_spec("tensorrt_libs"):  # of which PyPI has no wheel
         curve(plan.augmented, "tensorrt", plan.few_batches, lambda: _tensorrt(plan, work))
-    ours(plan.fused, FUSING)
     for threads in (1, 2, 3):
         results.case(
             f"{plan.augmented}, fp16, as the service calls it, {threads} threads",

@@ -85,7 +85,16 @@ def test_nothing_has_a_default(field: str) -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"crop": (65, 48)}, {"resize": (64, 40)}, {"std": (0.2, 0, 0.2)}, {"colour": "BGR"}, {"resize": 0}, {"gamma": 2}],
+    [
+        {"crop": (65, 48)},
+        {"resize": (64, 40)},
+        {"std": (0.2, 0, 0.2)},
+        {"std": (0.2, np.inf, 0.2)},
+        {"mean": (0.5, np.nan, 0.5)},
+        {"colour": "BGR"},
+        {"resize": 0},
+        {"gamma": 2},
+    ],
     ids=str,
 )
 def test_what_makes_no_sense_is_refused(changes: dict) -> None:

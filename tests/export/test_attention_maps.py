@@ -14,11 +14,11 @@ from safetensors.torch import save_file
 from bundle.bundle import MODEL_FILE, REFERENCES_FILE, Bundle, open_bundle, sha256_of, write_bundle
 from bundle.manifest import AttentionMap, Manifest
 from bundle.preprocessing import Preprocessing, normalise
-from export import card, verify
+from export import inspect, verify
+from export.attention_outputs import output_name
 from export.command import main
 from export.convert import convert
 from export.errors import ExportError
-from export.expose import output_name
 from export.graph import Graph
 from export.normalisation import PixelInput
 from export.parity import check_parity
@@ -36,7 +36,7 @@ def preprocessing(height: int, width: int) -> Preprocessing:
 
 
 @pytest.mark.parametrize(("name", "size"), [("aa_wide_resnet22_2", (16, 32)), ("aa_resnet34", (32, 64))])
-def test_the_graphs_maps_are_the_networks(name: str, size: tuple[int, int]) -> None:
+def test_the_attention_maps_of_the_graph_equal_pytorchs(name: str, size: tuple[int, int]) -> None:
     """The networks of each family, small and not square: (2, 4) to (8, 16) positions, two blocks a stage or three."""
     torch.manual_seed(0)
     network = create_model(name, num_classes=7, image_size=size)
@@ -74,7 +74,7 @@ def test_the_graphs_maps_are_the_networks(name: str, size: tuple[int, int]) -> N
 
 
 @pytest.mark.parametrize("form", ["uint8", "float32"])
-def test_a_hand_made_network_looks_where_it_must(tmp_path: Path, form: str) -> None:
+def test_a_network_with_hand_made_weights_attends_to_the_expected_positions(tmp_path: Path, form: str) -> None:
     opened = open_bundle(write_looking_bundle(tmp_path, form=form))
     pixels = np.zeros((1, *GRID, 3), np.uint8)
     pixels[..., 2] = 255
@@ -101,7 +101,7 @@ def small_export(folder: Path, *options: str, architecture: str = "aa_wide_resne
     return main([str(folder / "weights.safetensors"), *given, *sizes, *where, *options])
 
 
-def test_the_option_adds_outputs_and_nothing_else(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_with_attention_adds_outputs_and_changes_no_node(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert small_export(tmp_path, "--version", "1") == 0, capsys.readouterr().err
     for version in ("2", "3"):
         assert small_export(tmp_path, "--version", version, "--with-attention") == 0, capsys.readouterr().err
@@ -126,11 +126,11 @@ def test_the_option_adds_outputs_and_nothing_else(tmp_path: Path, capsys: pytest
     answers = [Graph(bundle.model_path.read_bytes(), bundle.manifest.preprocessing)(pixels) for bundle in bundles]
     np.testing.assert_array_equal(*answers)
     assert verify.main([str(bundles[1].folder), "--images", str(EXAMPLES)]) == 0
-    assert card.main([str(bundles[1].folder)]) == 0
+    assert inspect.main([str(bundles[1].folder)]) == 0
     assert "layer3.0.conv1 (4 heads, 4x4)" in capsys.readouterr().out
 
 
-def test_a_network_without_attention_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_with_attention_rejects_a_network_without_attention(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert small_export(tmp_path, "--version", "1", "--with-attention", architecture="wide_resnet10_1") == 1
     assert "expected a network with attention layers" in capsys.readouterr().err
     assert not (tmp_path / "small").exists()
@@ -220,14 +220,14 @@ def damaged(folder: Path, damage: Callable[..., None]) -> Bundle:
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
 )
-def test_verify_notices_other_maps(
+def test_verify_rejects_changed_attention_maps(
     tmp_path: Path, damage: Callable[..., None], words: str, capsys: pytest.CaptureFixture
 ) -> None:
     assert verify.main([str(damaged(tmp_path, damage).folder), "--images", str(EXAMPLES)]) == 1
     assert words in capsys.readouterr().err
 
 
-def test_a_manifest_that_contradicts_itself_is_refused() -> None:
+def test_an_inconsistent_manifest_is_rejected() -> None:
     document = json.loads(SHIPPED.manifest.model_dump_json())
     for change, words in (
         ({"attention": []}, "only there"),

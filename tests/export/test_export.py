@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from bundle.bundle import open_bundle
 from bundle.preprocessing import preprocess, read_pixels
-from export import card, verify
+from export import inspect, verify
 from export.command import main
 from models import create_model
 from tests.helpers import EXAMPLES, ROOT
@@ -123,7 +123,7 @@ def test_a_checkpoint_becomes_a_bundle_that_answers_as_the_network(checkpoint: P
         np.testing.assert_allclose(session.run(["logits"], {"image": pixels[None]})[0], expected, atol=1e-5)
 
 
-def test_the_float_form_takes_normalised_input(checkpoint: Path, export: Export) -> None:
+def test_a_float32_export_takes_normalised_input(checkpoint: Path, export: Export) -> None:
     assert export(checkpoint, "--input", "float32").status == 0
     opened = open_bundle(checkpoint.parent / "repository" / "small" / "1")
     assert (opened.manifest.input.dtype, opened.manifest.input.shape) == ("float32", (3, 16, 16))
@@ -143,28 +143,36 @@ def test_a_reduced_size_for_jpeg_is_recorded_checked_and_shown(
     metadata = onnxruntime.InferenceSession(opened.model_path).get_modelmeta().custom_metadata_map
     assert json.loads(metadata["preprocessing"])["jpeg_reducing_gap"] == 3
     assert verify.main([str(folder), "--images", str(EXAMPLES)]) == 0  # the references were read reduced too
-    assert card.main([str(folder)]) == 0
+    assert inspect.main([str(folder)]) == 0
     assert "JPEG decoded at 3 times that or more" in capfd.readouterr().out
 
 
-def test_the_classes_that_were_expected_are_checked(checkpoint: Path, export: Export) -> None:
+def test_num_classes_must_match_the_head(checkpoint: Path, export: Export) -> None:
     assert_refused(export(checkpoint, "--num-classes", "6"), checkpoint, "expected a head of 6 classes (--num-classes)")
 
 
-def test_force_replaces_a_version_whole(checkpoint: Path, export: Export) -> None:
-    assert export(checkpoint).status == 0
+def test_force_replaces_a_version_completely_and_nearly_equal_answers_cause_a_warning(
+    checkpoint: Path, export: Export, capfd: pytest.CaptureFixture
+) -> None:
+    finished = export(checkpoint)
+    assert finished.status == 0
+    assert "4 pictures for the parity check in examples; left out: 1 .md" in finished.stderr
+    assert "warning" not in finished.stderr
     folder = checkpoint.parent / "repository" / "small" / "1"
     before = (folder / "model.onnx").read_bytes()
     weights = network().state_dict()
-    weights["fc.bias"] += 1
+    weights["fc.weight"] *= 1e-3
     save_file(weights, checkpoint)
     assert main([str(checkpoint), *arguments(checkpoint), "--force"]) == 0
+    assert "warning: different pictures get nearly the same logits" in capfd.readouterr().err
     assert open_bundle(folder).manifest.files
     assert (folder / "model.onnx").read_bytes() != before
     assert [path.name for path in folder.parent.iterdir()] == ["1"]  # nothing hidden is left
 
 
-def test_the_graph_is_standard_self_contained_and_says_what_it_is(checkpoint: Path, export: Export) -> None:
+def test_the_graph_is_standard_onnx_without_external_data_and_carries_metadata(
+    checkpoint: Path, export: Export
+) -> None:
     assert export(checkpoint).status == 0
     model = onnx.load(checkpoint.parent / "repository" / "small" / "1" / "model.onnx", load_external_data=False)
     onnx.checker.check_model(model, full_check=True)
@@ -178,14 +186,14 @@ def test_the_graph_is_standard_self_contained_and_says_what_it_is(checkpoint: Pa
     assert str(ROOT).encode() not in model.SerializeToString()  # no source paths of the exporting machine
 
 
-def test_exported_twice_gives_the_same_bytes(checkpoint: Path, export: Export, traced_anew: None) -> None:
+def test_exporting_twice_gives_the_same_bytes(checkpoint: Path, export: Export, traced_anew: None) -> None:
     for version in ("1", "2"):
         assert export(checkpoint, version=version).status == 0
     first, second = sorted((checkpoint.parent / "repository" / "small").glob("*/model.onnx"))
     assert first.read_bytes() == second.read_bytes()
 
 
-def test_a_state_dict_of_torch_save_exports_too(checkpoint: Path, export: Export) -> None:
+def test_a_pt_file_exports_too(checkpoint: Path, export: Export) -> None:
     pickled = checkpoint.with_suffix(".pt")
     torch.save(network().state_dict(), pickled)
     finished = export(pickled)
@@ -220,19 +228,51 @@ def test_weights_that_do_not_fit_are_listed(checkpoint: Path, export: Export) ->
     assert "1 of another shape: fc.bias (expected (5,), found (7,))" in finished.stderr
 
 
-def test_labels_that_do_not_fit_the_head_are_refused(checkpoint: Path, export: Export) -> None:
+def test_labels_must_match_the_head(checkpoint: Path, export: Export) -> None:
     (checkpoint.parent / "labels.txt").write_text("one\ntwo\n")
     assert_refused(export(checkpoint), checkpoint, "expected a head of 2 classes (labels), found 5")
 
 
-def test_weights_that_are_not_finite_are_refused(checkpoint: Path, export: Export) -> None:
+def test_weights_that_are_not_finite_are_refused_by_name(checkpoint: Path, export: Export) -> None:
     weights = network().state_dict()
     weights["fc.bias"][0] = float("nan")
+    weights["bn.running_var"][1] = float("inf")
     save_file(weights, checkpoint)
-    assert_refused(export(checkpoint), checkpoint, "not finite")
+    message = "2 unusable: bn.running_var (not finite), fc.bias (not finite)"
+    assert_refused(export(checkpoint), checkpoint, message)
 
 
-def test_another_image_size_resizes_embeddings_crop_and_resize(checkpoint: Path, export: Export) -> None:
+def test_a_prefix_is_taken_off_and_said_and_names_cannot_break_a_line(checkpoint: Path, export: Export) -> None:
+    weights = {f"net.{name}": value for name, value in network().state_dict().items()}
+    save_file(weights | {"net.odd\nname\x1b[2J": torch.zeros(1)}, checkpoint)
+    finished = export(checkpoint)
+    assert_refused(finished, checkpoint, "1 unexpected: odd?name?[2J")
+    assert "names of the weights begin with 'net.', which is taken off" in finished.stderr
+    weights |= {f"student.{name}": value.clone() for name, value in weights.items()}
+    save_file(weights, checkpoint)
+    finished = export(checkpoint, "--key-prefix", "student.net", "--num-classes", "6")
+    assert_refused(finished, checkpoint, "expected a head of 6 classes")
+    assert f"'student.net.', which is taken off; {len(weights) // 2} weights without it are left out" in finished.stderr
+
+
+@pytest.mark.parametrize(
+    "options", [{"num_heads": "many"}, {"num_classes": 3}, {"no_such": 1}, {"num_heads": 0}, {"kappa": 1e300}], ids=str
+)
+def test_options_in_a_checkpoint_that_make_no_network_are_refused(
+    options: dict[str, object], checkpoint: Path, export: Export
+) -> None:
+    recorded = {"recipe": {"network": {"architecture": "aa_wide_resnet10_1", "options": options}}}
+    save_file(network().state_dict(), checkpoint, metadata={"aaserve": json.dumps(recorded)})
+    assert_refused(export(checkpoint), checkpoint, "")
+
+
+def test_a_file_that_is_no_measurement_is_refused(checkpoint: Path, export: Export) -> None:
+    (checkpoint.parent / "accuracy.json").write_text('{"model": []}')
+    finished = export(checkpoint, "--accuracy", str(checkpoint.parent / "accuracy.json"))
+    assert_refused(finished, checkpoint, "accuracy.json: expected a result of python -m benchmarks.accuracy")
+
+
+def test_image_size_adapts_relative_tables_crop_and_resize(checkpoint: Path, export: Export) -> None:
     finished = export(checkpoint, "--image-size", "32x24")
     assert finished.status == 0, finished.stderr
     manifest = open_bundle(checkpoint.parent / "repository" / "small" / "1").manifest
@@ -247,7 +287,7 @@ def test_another_image_size_is_not_guessed_from_the_weights(checkpoint: Path, ex
     assert_refused(export(checkpoint), checkpoint, "layer3.0.conv1.key_rel_h (expected (15, 20), found (7, 20))")
 
 
-def test_an_existing_version_is_not_touched(checkpoint: Path, export: Export) -> None:
+def test_an_existing_version_is_not_overwritten_without_force(checkpoint: Path, export: Export) -> None:
     assert export(checkpoint).status == 0
     model = checkpoint.parent / "repository" / "small" / "1" / "model.onnx"
     before = model.read_bytes()
@@ -257,35 +297,27 @@ def test_an_existing_version_is_not_touched(checkpoint: Path, export: Export) ->
     assert model.read_bytes() == before
 
 
-BAD_FILES = {
-    "missing": (None, "no such file"),
-    "empty": (b"", "not a readable safetensors file"),
-    "garbage": (b"garbage" * 100, "not a readable safetensors file"),
-}
-
-
-@pytest.mark.parametrize(("content", "message"), BAD_FILES.values(), ids=BAD_FILES.keys())
-def test_what_is_no_checkpoint_is_refused(
-    checkpoint: Path, content: bytes | None, message: str, export: Export
-) -> None:
-    checkpoint.unlink()
-    if content is not None:
-        checkpoint.write_bytes(content)
-    assert_refused(export(checkpoint), checkpoint, message)
-
-
-def test_a_truncated_checkpoint_is_refused(checkpoint: Path, export: Export) -> None:
-    checkpoint.write_bytes(checkpoint.read_bytes()[:-100])
+def test_a_file_that_is_not_a_checkpoint_is_refused(checkpoint: Path, export: Export) -> None:
+    content = checkpoint.read_bytes()
+    checkpoint.write_bytes(content[:-100])
     assert_refused(export(checkpoint), checkpoint, "not a readable safetensors file")
+    checkpoint.write_bytes(b"garbage" * 100)
+    assert_refused(export(checkpoint), checkpoint, "found text: 'garbage")
+    checkpoint.unlink()
+    assert_refused(export(checkpoint), checkpoint, "no such file")
 
 
 def test_a_folder_without_pictures_is_refused(checkpoint: Path, export: Export) -> None:
     assert_refused(export(checkpoint, "--parity-images", str(checkpoint.parent)), checkpoint, "found none")
 
 
-def test_what_the_checkpoint_does_not_say_must_be_given(
+def test_an_option_that_the_checkpoint_does_not_record_is_required(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
 ) -> None:
     monkeypatch.chdir(ROOT)
     status = main([str(checkpoint), "--name", "x", "--version", "1", "--repository", str(checkpoint.parent / "repo")])
-    assert_refused(Finished(status, *capfd.readouterr()), checkpoint, "--arch is needed")
+    assert_refused(
+        Finished(status, *capfd.readouterr()),
+        checkpoint,
+        f"--arch, --labels and --preprocessing are needed: {checkpoint} does not record them",
+    )

@@ -1,4 +1,4 @@
-"""Every network there is becomes a graph that answers as it does; small and not square, to keep it quick."""
+"""Every network exports to a graph with the same answers; small and not square, to keep it quick."""
 
 import re
 
@@ -16,15 +16,15 @@ from models import create_model, list_models
 
 NETWORKS = [(name, {}) for name in list_models()]
 NETWORKS += [("aa_wide_resnet10_1", {"position": position}) for position in ("none", "sinusoidal", "coordconv")]
-# Names that differ from another one by width or by the number of blocks alone.
+# Networks that differ from another one only in width or in the number of blocks.
 SIBLINGS = re.compile(r"(resnet1\d\d|mnasnet1_\d+|wide_resnet(16_4|22_2|28_10))$")
 FROM_SHAPES = {"Shape", "Size", "Expand", "ConstantOfShape", "Gather", "Range"}
 
 
 def shallow(network: nn.Module, blocks: int) -> nn.Module:
-    """The network with that many blocks a stage: to trace all of all networks takes eight minutes.
+    """The network with the first `blocks` of each stage: tracing all blocks of all networks takes eight minutes.
 
-    The first block of a stage changes resolution and channels, the others are all like the second.
+    The first block of a stage changes resolution and channels, the second one is like all later ones.
     """
     for name, stage in list(network.named_modules()):
         if isinstance(stage, nn.Sequential) and len({type(block) for block in stage}) == 1:
@@ -34,7 +34,7 @@ def shallow(network: nn.Module, blocks: int) -> nn.Module:
 
 
 @pytest.mark.parametrize(("name", "overrides"), NETWORKS, ids=[f"{name} {over or ''}" for name, over in NETWORKS])
-def test_exported_it_answers_as_the_network(name: str, overrides: dict) -> None:
+def test_the_exported_graph_answers_as_the_network(name: str, overrides: dict) -> None:
     torch.manual_seed(0)
     height, width = (16, 32) if "wide" in name else (32, 64)
     network = create_model(name, num_classes=7, image_size=(height, width), **overrides)
@@ -59,5 +59,5 @@ def test_exported_it_answers_as_the_network(name: str, overrides: dict) -> None:
     example = torch.zeros(2, height, width, 3, dtype=torch.uint8)
     model = convert(PixelInput(network, preprocessing).eval(), example, {})
     check_parity(network, model, pixels, preprocessing, batch_sizes=[1, 3])
-    # A GPU would wait for the host, and could not replay the graph.
+    # These run on the host: a GPU would wait for them, and could not replay the graph.
     assert not {node.op_type for node in onnx.load_model_from_string(model).graph.node} & FROM_SHAPES

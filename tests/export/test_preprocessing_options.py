@@ -65,6 +65,38 @@ def test_a_field_that_nobody_says_is_named_and_not_guessed(field: str) -> None:
         choose_preprocessing(None, None, rest)
 
 
+IMAGENET_255 = {"mean": (123.675, 116.28, 103.53), "std": (58.395, 57.12, 57.375)}
+DIVIDED = "mean 0.485,0.456,0.406 and std 0.229,0.224,0.225"
+STRANGE_NORMALISATIONS = {
+    "of 0..255": (IMAGENET_255, f"look like values for 0..255, divided by 255 they are {DIVIDED}"),
+    "mean of 0..255 alone": ({"mean": IMAGENET_255["mean"]}, "divided by 255 they are mean 0.485,0.456,0.406"),
+    "mean of 0..255, no std": ({**IMAGENET_255, "std": (1.0, 1.0, 1.0)}, "std 0.003922,0.003922,0.003922"),
+    "std of 0..255 alone": ({"std": IMAGENET_255["std"]}, "expected values for RGB in 0..1"),
+    "large": ({"mean": (1000.0, 0.0, 0.0)}, "expected values for RGB in 0..1"),
+    "tiny std": ({"std": (1e-6, 1.0, 1.0)}, "expected values for RGB in 0..1"),
+}
+
+
+@pytest.mark.parametrize(("changes", "message"), STRANGE_NORMALISATIONS.values(), ids=STRANGE_NORMALISATIONS.keys())
+def test_a_typed_normalisation_that_cannot_be_meant_is_refused(changes: dict[str, object], message: str) -> None:
+    strange = COMPLETE | {"std": (0.2, 0.2, 0.2)} | changes
+    for typed, fields in ((None, strange), (Preprocessing(colour="RGB", **strange), {})):
+        with pytest.raises(ExportError) as caught:
+            choose_preprocessing(typed, None, fields)
+        assert message in str(caught.value)
+    recorded = Preprocessing(colour="RGB", **strange).model_dump(mode="json")
+    assert choose_preprocessing(None, recorded, {"crop": (8, 8)}).crop == (8, 8)  # it was trained with them
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"mean": (0, 0, 0), "std": (1 / 255,) * 3}, {"mean": (-1, -1, -1), "std": (2, 2, 2)}, {"mean": (1, 1, 1)}],
+    ids=["takes 0..255", "takes 0.5..1", "takes -1..0"],
+)
+def test_unusual_normalisations_that_networks_do_have_are_allowed(changes: dict[str, object]) -> None:
+    assert choose_preprocessing(None, None, COMPLETE | changes)
+
+
 @pytest.mark.parametrize("content", ["nonsense", "x = 1"], ids=["no TOML", "no table"])
 def test_what_is_no_preprocessing_is_refused(content: str, tmp_path: Path) -> None:
     (tmp_path / "file.toml").write_text(content)

@@ -10,7 +10,7 @@ import onnxruntime
 import pytest
 
 from bundle.bundle import open_bundle, sha256_of, write_bundle
-from export import card, verify
+from export import inspect, verify
 from export.command import main
 from tests.helpers import REPOSITORY, ROOT
 
@@ -36,7 +36,7 @@ def test_exporting_the_shipped_checkpoint_gives_the_shipped_bundles_answers(
         np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-def test_the_shipped_network_attends_and_was_measured() -> None:
+def test_the_shipped_network_has_attention_and_a_measured_accuracy() -> None:
     manifest = open_bundle(SHIPPED / "1").manifest
     assert manifest.architecture.startswith("aa_")
     assert manifest.accuracy is not None
@@ -53,15 +53,15 @@ def test_the_shipped_bundle_verifies_without_torch() -> None:
     assert "5 pictures answered as when it was made" in done.stdout
 
 
-def test_inspect_prints_a_card(capsys: pytest.CaptureFixture) -> None:
-    assert card.main([str(SHIPPED / "1")]) == 0
+def test_inspect_prints_a_summary(capsys: pytest.CaptureFixture) -> None:
+    assert inspect.main([str(SHIPPED / "1")]) == 0
     lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
     assert lines["what"].startswith("aa-cifar100 version 1: aa_wide_resnet22_2")
     assert lines["labels"].startswith("100: apple, ")
     assert "Softmax" in lines["operators"]
 
 
-def test_a_bundle_that_answers_otherwise_does_not_verify(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_verify_rejects_a_bundle_with_other_answers(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     shipped = open_bundle(SHIPPED / "1")
     references = json.loads((SHIPPED / "1" / "references.json").read_text())
     references[0]["logits"][0] += 0.01
@@ -73,4 +73,5 @@ def test_a_bundle_that_answers_otherwise_does_not_verify(tmp_path: Path, capsys:
     assert verify.main([str(folder), "--images", str(ROOT / "examples")]) == 1
     assert "expected the stored logits" in capsys.readouterr().err
     assert verify.main([str(SHIPPED / "1"), "--images", str(tmp_path)]) == 1
-    assert "expected a picture, found No such file" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "expected a picture that the bundle was compared on, found: No such file or directory; --images" in error

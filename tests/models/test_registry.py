@@ -46,7 +46,7 @@ def test_augmented_networks_take_each_position_encoding(name: str, position: str
 
 
 @pytest.mark.parametrize("name", ["aa_resnet34", "aa_wide_resnet10_1", "aa_mnasnet0_75"])
-def test_odd_image_sizes_go_through(name: str) -> None:
+def test_augmented_networks_take_odd_image_sizes(name: str) -> None:
     size = (12, 20) if "wide" in name else (45, 67)
     network = create_model(name, num_classes=5, image_size=size).eval()
     with torch.inference_mode():
@@ -85,24 +85,24 @@ def test_an_unknown_name_is_refused_with_near_misses() -> None:
         create_model("aa_resnet_50")
 
 
-def test_a_name_like_none_is_refused_with_all_of_them() -> None:
+def test_an_unknown_name_without_near_misses_lists_all_networks() -> None:
     with pytest.raises(ValueError, match=r"aa_mnasnet0_75.*wide_resnet28_10"):
         create_model("!")
 
 
 @pytest.mark.parametrize("image_size", [0, -32, (32,), (32, 32, 3), (32.0, 32.0), (0, 32)], ids=str)
-def test_what_is_no_image_size_is_refused(image_size: object) -> None:
+def test_an_invalid_image_size_is_rejected(image_size: object) -> None:
     with pytest.raises(ValueError, match=r"image_size must be a positive number of pixels or \(H, W\), got"):
         create_model("aa_resnet50", image_size=image_size)
 
 
 @pytest.mark.parametrize("name", ["resnet50", "aa_resnet50", "aa_mnasnet1_0"])
-def test_an_image_that_leaves_no_feature_map_is_refused(name: str) -> None:
+def test_an_image_too_small_for_the_last_feature_map_is_rejected(name: str) -> None:
     with pytest.raises(ValueError, match=r"image_size must be at least 32 x 32.* got 31 x 64"):
         create_model(name, image_size=(31, 64))
 
 
-def test_a_size_that_a_wide_resnet_cannot_halve_twice_is_refused() -> None:
+def test_a_wide_resnet_rejects_sizes_that_are_not_a_multiple_of_4() -> None:
     with pytest.raises(ValueError, match=r"multiples of 4, got \(30, 32\)"):
         create_model("aa_wide_resnet10_1", image_size=(30, 32))
 

@@ -46,7 +46,7 @@ def papers_attention(layer: AttentionAugmentedConv2d, x: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("size", [(4, 4), (3, 7), (7, 2), (1, 5)])
-def test_padding_and_reshaping_as_in_the_paper_gives_the_same(size: tuple[int, int]) -> None:
+def test_the_papers_padding_and_reshaping_gives_the_same_attention(size: tuple[int, int]) -> None:
     torch.manual_seed(0)
     layer = AttentionAugmentedConv2d(
         6, 10, 3, key_channels=12, value_channels=6, num_heads=3, feature_size=size

@@ -97,6 +97,20 @@ def test_both_sessions_are_opened_again_when_they_die(monkeypatch: pytest.Monkey
     assert runner.run_wide(rows).shape == runner.run(rows).shape
 
 
+def test_a_bundle_with_a_normalisation_of_0_to_255_is_served_and_warned_of(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    shipped = open_bundle(SHIPPED)
+    strange = shipped.manifest.preprocessing.model_copy(update={"mean": (123.7, 116.3, 103.5)})
+    manifest = shipped.manifest.model_copy(update={"preprocessing": strange})
+    sessions = Sessions(monkeypatch, {1: 0.001})
+    ModelRunner(Bundle(shipped.folder, manifest), sessions.open, settings(1), lambda: None)
+    assert "these look like values for 0..255" in caplog.text
+    caplog.clear()
+    sessions.runner(1)
+    assert caplog.text == ""
+
+
 def test_a_second_session_that_cannot_be_opened_stops_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     sessions = Sessions(monkeypatch, {1: 0.04, 2: 0.025})
 

@@ -1,18 +1,26 @@
 """The layouts of data that are read, and what is said of others."""
 
+import io
 import pickle
+import re
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
+from rich.progress import Progress
 
 from bundle.preprocessing import read_pixels
 from tests.helpers import encode, noise
-from tests.training.tiny import epochs, recipe, run
+from tests.training.tiny import CPU, epochs, recipe, run, write_cifar_100
 from training.cifar import read_labels, read_split
 from training.data import Data, open_data
+from training.stop import Stop
+from training.trainer import train
 
 
 def opened(folder: Path, **options) -> Data:
@@ -78,12 +86,11 @@ def test_random_crops_differ_between_epochs_and_repeat_within_one(folders: Path)
 
 def test_a_random_crop_is_a_part_of_the_picture(tmp_path: Path) -> None:
     """A picture whose colours tell the place: red grows to the right, green downwards."""
-    for split in ("train", "test"):
-        (tmp_path / split / "ramp").mkdir(parents=True)
     across = np.linspace(0, 255, 200).astype(np.uint8)
     ramp = np.stack(np.broadcast_arrays(across[None, :], across[:, None], np.uint8(0)), axis=-1)
-    for split in ("train", "test"):
-        (tmp_path / split / "ramp" / "0.png").write_bytes(encode(Image.fromarray(ramp), "PNG"))
+    for inner in ("train/ramp", "train/other", "test/ramp", "test/other"):
+        (tmp_path / inner).mkdir(parents=True)
+        (tmp_path / inner / "0.png").write_bytes(encode(Image.fromarray(ramp), "PNG"))
     training = opened(tmp_path, area=(0.25, 0.25)).training
     areas = []
     for epoch in range(30):
@@ -107,9 +114,12 @@ def test_a_network_trains_on_folders_of_pictures(folders: Path, tmp_path: Path) 
 
 
 def test_data_that_is_not_there_or_damaged_is_named(folders: Path, tmp_path: Path) -> None:
-    (folders / "train" / "bee" / "1.png").write_bytes(b"no picture")
-    with pytest.raises(ValueError, match=r"bee/1\.png: "):
+    picture = folders / "train" / "bee" / "1.png"
+    whole = picture.read_bytes()
+    picture.write_bytes(whole[:60])
+    with pytest.raises(ValueError, match=r"bee/1\.png: the PNG image is truncated"):
         next(opened(folders).training.batches([np.arange(12)], ()))
+    picture.write_bytes(whole)
     (folders / "val" / "wasp").mkdir()
     with pytest.raises(ValueError, match="val/wasp: no class of that name"):
         opened(folders)
@@ -133,6 +143,17 @@ def test_a_cifar_file_that_is_missing_or_damaged_is_named(tmp_path: Path) -> Non
             read_split(tmp_path, "train")
 
 
+def test_cifar_images_and_labels_that_do_not_match_are_refused(tmp_path: Path) -> None:
+    folder = write_cifar_100(tmp_path / "data") / "cifar-100-python"
+    content = pickle.loads((folder / "train").read_bytes())
+    (folder / "train").write_bytes(pickle.dumps(content | {b"fine_labels": content[b"fine_labels"][:-1]}, protocol=4))
+    with pytest.raises(ValueError, match="cifar-100-python/train: expected a label for each of 48 images, found 47"):
+        opened(tmp_path / "data")
+    (folder / "train").write_bytes(pickle.dumps(content | {b"fine_labels": [100] * 48}, protocol=4))
+    with pytest.raises(ValueError, match="expected labels of 100 classes in train, found others"):
+        opened(tmp_path / "data")
+
+
 def test_a_cifar_pickle_cannot_call_anything(tmp_path: Path) -> None:
     folder = tmp_path / "cifar-100-python"
     folder.mkdir()
@@ -144,3 +165,80 @@ def test_a_cifar_pickle_cannot_call_anything(tmp_path: Path) -> None:
     (folder / "meta").write_bytes(pickle.dumps(Evil()))
     with pytest.raises(ValueError, match="refused"):
         read_labels(tmp_path)
+
+
+BOTH = ("train", "val")
+
+
+def renamed(folders: Path, old: str, new: str, splits: tuple[str, ...] = BOTH) -> None:
+    for split in splits:
+        (folders / split / old).rename(folders / split / new)
+
+
+UNMATCHED = {
+    "a class without pictures": (
+        lambda folders: [(folders / split / "wasp").mkdir() for split in BOTH],
+        "train/wasp: expected pictures of each class in train/, found none; add some",
+    ),
+    "a class without a test": (
+        lambda folders: shutil.rmtree(folders / "val" / "bee"),
+        "val/bee: expected pictures of each class in train/, found none",
+    ),
+    "a class to test alone": (
+        lambda folders: renamed(folders, "bee", "wasp", ("val",)),
+        "val/wasp: no class of that name in train/",
+    ),
+    "pictures of no class": (
+        lambda folders: shutil.copy(folders / "val" / "bee" / "1.png", folders / "val" / "stray.png"),
+        "val/stray.png: expected pictures in folders named by class only, found 1 in ",
+    ),
+    "one class": (
+        lambda folders: [shutil.rmtree(folders / split / "bee") for split in BOTH],
+        "train: expected two classes or more, found ant alone",
+    ),
+    "classes that differ in case": (
+        lambda folders: [shutil.copytree(folders / split / "bee", folders / split / "Bee") for split in BOTH],
+        "expected classes of different names, found ",
+    ),
+    "a class that cannot be printed": (
+        lambda folders: renamed(folders, "bee", "b\nee"),
+        "expected a name of printable letters",
+    ),
+    "a test with the training pictures": (
+        lambda folders: (shutil.rmtree(folders / "val"), (folders / "val").symlink_to(folders / "train")),
+        "val: expected other pictures than those of train/, found a link to them",
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), UNMATCHED.values(), ids=UNMATCHED.keys())
+def test_a_data_set_that_cannot_be_meant_is_refused(
+    change: Callable[[Path], object], message: str, folders: Path
+) -> None:
+    change(folders)
+    with pytest.raises(ValueError, match=re.escape(message)) as caught:
+        opened(folders)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_what_is_found_is_said_and_pictures_below_a_class_belong_to_it(folders: Path, tmp_path: Path) -> None:
+    bee = folders / "train" / "bee"
+    (bee / "morning").mkdir()
+    (bee / "1.png").rename(bee / "morning" / "1.jfif")
+    (bee / "3.png").unlink()
+    for name in ("train/__MACOSX/bee/1.png", "train/bee/._2.png", "test/bee/1.png", "train/ant/notes.txt"):
+        (folders / name).parent.mkdir(parents=True, exist_ok=True)
+        (folders / name).write_bytes(b"notes")
+    data = opened(folders)
+    assert data.labels == ("ant", "bee")
+    assert data.training.classes.tolist() == [0] * 6 + [1] * 5
+    assert data.found == (
+        "train/: 11 pictures of 2 classes, from 5 (bee) to 6 (ant); left out: 3 hidden or system, 1 .txt",
+        "val/: 4 pictures of 2 classes, 2 of each",
+        "test/ is not read, since there is val/",
+    )
+    chosen = recipe(epochs=1, batch_size=4, preprocessing={"resize": 20, "crop": (16, 16)})
+    with Progress(console=Console(file=io.StringIO())) as progress:
+        train(chosen, folders, tmp_path / "run", machine=CPU, stop=Stop(), progress=progress)
+    for line in data.found:
+        assert line in progress.console.file.getvalue()

@@ -1,6 +1,7 @@
 """The recipes that ship."""
 
 import tomllib
+from pathlib import Path
 
 import pytest
 import torch
@@ -32,3 +33,30 @@ def test_the_papers_network_and_its_baseline_differ_in_the_network_alone() -> No
         {"architecture": "wide_resnet28_10"},
     )
     assert augmented == plain
+
+
+def test_every_missing_field_and_every_other_problem_is_reported_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text("""
+[network]
+[optimisation]
+epochz = 3
+batch_size = 0
+max_learning_rate = 0.1
+label_smoothing = 0.1
+[augmentation]
+horizontal_flip = true
+""")
+    with pytest.raises(ValueError, match=r"mine\.toml: ") as caught:
+        read_recipe(path)
+    assert str(caught.value) == (
+        f"{path}: optimisation.epochz: no such field; did you mean epochs?; "
+        "missing: network.architecture, optimisation.epochs, optimisation.warm_up_fraction, optimisation.momentum, "
+        "optimisation.weight_decay, optimisation.precision, optimisation.seed, augmentation.crop_padding, "
+        "preprocessing.colour, preprocessing.background, preprocessing.exif_orientation, preprocessing.resize, "
+        "preprocessing.interpolation, preprocessing.crop, preprocessing.mean, preprocessing.std; "
+        "optimisation.batch_size: Input should be greater than or equal to 1"
+    )
+    path.write_text("")
+    with pytest.raises(ValueError, match=r"mine\.toml: missing: network\.architecture, .*preprocessing\.std$"):
+        read_recipe(path)

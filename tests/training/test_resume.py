@@ -142,3 +142,18 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(d
     with pytest.raises(FloatingPointError, match="max_learning_rate"):
         run(recipe(max_learning_rate=1e30), data, tmp_path)
     assert not (tmp_path / "last.pt").exists()
+
+
+def test_what_is_no_state_of_a_run_cannot_be_resumed(tmp_path: Path) -> None:
+    weights = {"conv1.weight": torch.zeros(3)}
+    for save in (
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(b"version https://git-lfs.github.com/spec/v1\n"),
+        lambda path: path.write_bytes(b"\x80\x02Q."),
+        lambda path: torch.save(weights, path),
+        lambda path: torch.save([1], path),
+        lambda path: torch.save(torch.nn.Linear(1, 1), path),
+    ):
+        save(tmp_path / "last.pt")
+        with pytest.raises(ValueError, match=r"last\.pt: not a checkpoint of python -m training"):
+            load_state(tmp_path / "last.pt")

@@ -170,6 +170,11 @@ def test_the_command_reports_errors_in_one_line(data: Path, tmp_path: Path, capf
         (changed("cycle", "momentum = 0.9", 'schedule = "one-cycle"\nmomentum = 0.0'), data, "lowers momentum by 0.1"),
         (changed("batch", "batch_size = 128", "batch_size = 64"), data, "less than one batch"),
         (changed("parts", "batch_size = 128", "batch_size = 16\naccumulation = 3"), data, "does not divide by 1"),
+        (
+            changed("mean", "[0.5071, 0.4865, 0.4409]", "[129.3, 124.1, 112.4]"),
+            data,
+            "divided by 255 they are mean 0.507",
+        ),
         (changed("area", "crop_padding", "resized_crop_area = [0.5, 1]\ncrop_padding"), data, "32x32 already"),
     ):
         assert command.main([str(chosen), "--data", str(folder), "--output", str(tmp_path / "run")]) == 1

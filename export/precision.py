@@ -1,6 +1,6 @@
-"""A verified fp32 graph --> the same graph in fp16 or int8, judged against it.
+"""A verified fp32 graph --> the same graph in fp16 or int8, compared with it.
 
-fp32 --to_half | quantise--> lower graph --judge--> lost more than allowed? refused : what it costs, how fast it is
+fp32 graph --to_fp16 | quantise--> lower graph --judge--> loses too much? ExportError --measure_speed--> LoweredGraph
 """
 
 from collections.abc import Callable, Sequence
@@ -12,41 +12,43 @@ from numpy.typing import NDArray
 
 from bundle.manifest import Lowered
 from bundle.preprocessing import Preprocessing
+from export.check import checked_bytes
 from export.errors import ExportError
+from export.fp16 import check_range, to_fp16
 from export.graph import Graph
-from export.half import check_range, to_half
 from export.judgement import check_loss, judge
 from export.quantise import quantise
 from export.request import Request
 from export.samples import Sample, find_samples, read_batches, split_samples
 from export.speed import Speed, measure_speed
-from export.valid import checked_bytes
 
 SPEED_BATCH_SIZES = (1, 8)
 
 
 @dataclass(frozen=True)
 class LoweredGraph:
-    """The bytes of the model, what they cost against fp32, and the speed won on this machine."""
+    """The bytes of the model, what it loses against fp32, and its speed on this machine."""
 
     model: bytes
     cost: Lowered
     speed: tuple[Speed, ...]
 
 
-def find_calibration(request: Request, labels: Sequence[str]) -> list[Sample]:
-    """The pictures of --calibration; none if it is neither given nor needed.
+def find_calibration(request: Request, labels: Sequence[str], report: Callable[[str], None]) -> list[Sample]:
+    """Find the pictures of --calibration; an empty list if the option is neither given nor needed.
+
+    `report` is told how many there are and what is left out.
 
     Raises:
         ExportError: int8 without pictures, fp32 with them, or a folder that cannot be used.
     """
     if request.calibration is None:
         if request.precision == "int8":
-            raise ExportError("int8 needs --calibration DIR: pictures like those that it will be asked about")
+            raise ExportError("int8 needs --calibration DIR: pictures like those that the service will see")
         return []
     if request.precision == "fp32":
-        raise ExportError("--calibration is for --precision fp16 and int8; found fp32")
-    return find_samples(request.calibration, labels)
+        raise ExportError("--calibration is for --precision fp16 and int8, found fp32")
+    return find_samples(request.calibration, labels, report)
 
 
 def lower(
@@ -57,13 +59,14 @@ def lower(
     parity_pixels: NDArray[np.uint8],
     report: Callable[[str], None],
 ) -> LoweredGraph:
-    """Lower the precision of `model` to what `request` asks for.
+    """Convert `model` to the precision of `request`.
 
     Args:
-        samples: pictures to calibrate with and judge by; without them `parity_pixels` (N, H, W, 3) judge.
+        samples: pictures for calibration and for the comparison with fp32. If there are none, `parity_pixels`
+            (N, H, W, 3) are compared.
 
     Raises:
-        ExportError: more top-1 is lost than allowed, or the graph does not fit into the precision.
+        ExportError: more top-1 is lost than allowed, or a value is out of the range of float16.
     """
     fp32 = Graph(model, preprocessing)
     calibrating, judging = split_samples(samples) if request.precision == "int8" else ([], samples)
@@ -73,8 +76,8 @@ def lower(
         batches = read_batches(calibrating, preprocessing)
         lowered_model, quantised = quantise(model, (fp32.feed(pixels) for pixels in batches))
     else:
-        report("lowering to float16 and looking for values that do not fit")
-        lowered_model = to_half(model)
+        report("converting to float16 and checking the range of all values")
+        lowered_model = to_fp16(model)
         check_range(lowered_model, parity_pixels, preprocessing)
     lowered_model = _renamed(lowered_model, request.precision)
     lowered = Graph(lowered_model, preprocessing)
@@ -104,7 +107,7 @@ def lower(
 
 
 def _renamed(model: bytes, precision: str) -> bytes:
-    """The model with its precision in its metadata, checked once more."""
+    """The model with its precision in its metadata, checked again."""
     parsed = onnx.load_model_from_string(model)
     for entry in parsed.metadata_props:
         if entry.key == "precision":

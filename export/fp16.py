@@ -2,9 +2,11 @@
 
     pixels --float32: normalise--> Cast --float16: network--> Cast --> logits, float32
 
-Rounding happens once, after all folding. What divides pixels stays float32, because its sum cancels digits. ONNX
-Runtime's own converter (onnxruntime.transformers.float16) is not used: it leaves nodes out of order and puts a folder
-onto the import path that holds a package called `models`.
+Weights are rounded once, after all folding. `network.half()` before the export would round the parameters of
+normalisations first, and the logits would be about twice as far off (docs/decisions/0027).
+The normalisation of pixels stays float32, because its subtraction cancels digits. ONNX Runtime's own converter
+(onnxruntime.transformers.float16) leaves nodes out of order and adds a folder to the import path that contains a
+package called `models`.
 """
 
 import numpy as np
@@ -19,8 +21,8 @@ from export.graph import Graph
 FLOAT, HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
 
 
-def to_half(model: bytes) -> bytes:
-    """Rewrite a model of `export.convert`; inputs and outputs keep their types."""
+def to_fp16(model: bytes) -> bytes:
+    """Convert a model of `export.convert` to float16; inputs and outputs keep their types."""
     rewritten = ir.serde.deserialize_model(onnx.load_model_from_string(model))
     graph = rewritten.graph
     stem = next(node for node in graph if node.op_type == "Conv")
@@ -48,10 +50,10 @@ def to_half(model: bytes) -> bytes:
 
 
 def check_range(model: bytes, pixels: NDArray[np.uint8], preprocessing: Preprocessing) -> None:
-    """Look at every value inside a float16 model: an infinity can vanish before the logits, as a Relu's 0.
+    """Check every value inside a float16 model, because an infinity need not reach the logits: a Relu makes -inf 0.
 
     Raises:
-        ExportError: one does not fit into float16 on one of the pictures `pixels` (N, H, W, 3).
+        ExportError: a value is out of the range of float16 for one of the pictures `pixels` (N, H, W, 3).
     """
     watched = onnx.load_model_from_string(model)
     inferred = onnx.shape_inference.infer_shapes(watched).graph.value_info

@@ -1,7 +1,6 @@
-"""Normalisation disappears from the graph, and the answers stay."""
+"""The exported graph: no normalisations, nothing computed from shapes, and the answers of the network."""
 
 import collections
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -16,7 +15,7 @@ from models.attention import AttentionAugmentedConv2d
 
 
 def unlike_fresh(network: nn.Module) -> nn.Module:
-    """Give every normalisation statistics and weights that fresh ones do not have."""
+    """Give every normalisation statistics and weights other than the initial 0 and 1."""
     generator = torch.Generator().manual_seed(0)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -31,7 +30,7 @@ def unlike_fresh(network: nn.Module) -> nn.Module:
 
 
 class Augmented(nn.Module):
-    """An augmented convolution and its normalisation, as the networks have them."""
+    """An augmented convolution and its normalisation, as in the networks."""
 
     def __init__(self, *, value_channels: int = 4, feature_size: tuple[int, int] = (6, 8)) -> None:
         super().__init__()
@@ -44,8 +43,8 @@ class Augmented(nn.Module):
         return self.bn(self.conv(x)).relu()
 
 
-class Lonely(nn.Module):
-    """A normalisation with no convolution before it, whose input is used twice."""
+class FirstInBlock(nn.Module):
+    """A normalisation without a convolution before it, as in pre-activation blocks."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -56,7 +55,7 @@ class Lonely(nn.Module):
 
 
 class Shared(nn.Module):
-    """A convolution whose output is used with and without normalisation, so it must stay as it is."""
+    """A convolution whose output is used with and without normalisation, so its weights must not change."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -72,7 +71,7 @@ CASES = {
     "attention at full size": Augmented(),
     "attention pooled and upsampled": Augmented(feature_size=(3, 4)),
     "attention alone": Augmented(value_channels=8),
-    "no convolution before": Lonely(),
+    "no convolution before": FirstInBlock(),
     "convolution used twice": Shared(),
 }
 
@@ -82,7 +81,7 @@ def operators(model: bytes) -> collections.Counter:
 
 
 @pytest.mark.parametrize("network", CASES.values(), ids=CASES.keys())
-def test_folding_keeps_the_answers_and_leaves_no_normalisation(network: nn.Module) -> None:
+def test_no_batch_normalization_is_left_and_the_answers_are_the_networks(network: nn.Module) -> None:
     torch.manual_seed(0)
     unlike_fresh(network)
     model = convert(network, torch.zeros(2, 5, 6, 8), {})
@@ -92,23 +91,25 @@ def test_folding_keeps_the_answers_and_leaves_no_normalisation(network: nn.Modul
     np.testing.assert_allclose(found, network(inputs).detach().numpy(), atol=2e-5)
 
 
-def test_behind_a_concatenation_both_branches_absorb_it() -> None:
-    assert operators(convert(unlike_fresh(Augmented()), torch.zeros(2, 5, 6, 8), {}))["Conv"] == 3  # conv, qkv, proj
+@pytest.mark.parametrize("feature_size", [(6, 8), (3, 4)], ids=["full size", "pooled and upsampled"])
+def test_the_convolutions_of_both_branches_take_over_a_normalisation(feature_size: tuple[int, int]) -> None:
+    network = unlike_fresh(Augmented(feature_size=feature_size))
+    assert operators(convert(network, torch.zeros(2, 5, 6, 8), {}))["Conv"] == 3  # conv, qkv, proj
 
 
-def test_attention_becomes_products_and_a_softmax_without_shapes_at_run_time() -> None:
+def test_attention_becomes_matrix_products_and_a_softmax() -> None:
     found = operators(convert(unlike_fresh(Augmented()), torch.zeros(2, 5, 6, 8), {}))
     assert found["Softmax"] == 1
     assert found["Slice"] == 0
 
 
-def test_weights_that_are_used_in_parts_are_cut_at_export() -> None:
+def test_slices_of_weights_are_computed_at_export() -> None:
     network = unlike_fresh(create_model("aa_wide_resnet22_2", num_classes=3, image_size=16))
     found = operators(convert(network, torch.zeros(2, 3, 16, 16), {}))
     assert found["Slice"] == found["Identity"] == 0
 
 
-def test_no_initializer_is_left_unused(tmp_path: Path) -> None:
+def test_every_initializer_is_used() -> None:
     network = unlike_fresh(create_model("aa_wide_resnet10_1", num_classes=3, image_size=16))
     graph = onnx.load_from_string(convert(network, torch.zeros(2, 3, 16, 16), {})).graph
     used = {name for node in graph.node for name in node.input}

@@ -1,4 +1,4 @@
-"""The last look at a graph before its bytes leave: valid, and of standard operators only."""
+"""The last check of a graph before it becomes bytes."""
 
 import onnx
 
@@ -9,7 +9,7 @@ def checked_bytes(model: onnx.ModelProto) -> bytes:
     """Serialise `model`; the same model gives the same bytes.
 
     Raises:
-        ExportError: it is no valid ONNX, or uses another domain's operators.
+        ExportError: it is not valid ONNX, or uses operators that are not in the ONNX standard.
     """
     try:
         onnx.checker.check_model(model, full_check=True)

@@ -1,4 +1,4 @@
-"""Makes the attention maps that a graph computes anyway its further outputs: `attention.LAYER`."""
+"""Make the attention maps, which a graph computes anyway, outputs of it: `attention.LAYER`."""
 
 from collections.abc import Mapping
 
@@ -13,14 +13,14 @@ def output_name(layer: str) -> str:
     return f"attention.{layer}"
 
 
-def expose_attention(model: ir.Model, layers: Mapping[str, AttentionAugmentedConv2d]) -> None:
-    """Rewrite `model` in place: the softmax of each of `layers`, in the order in which they run, is an output as well.
+def add_attention_outputs(model: ir.Model, layers: Mapping[str, AttentionAugmentedConv2d]) -> None:
+    """Add the result of each softmax to the outputs of `model`, in place. No node changes.
 
-    No node is added, and none computes anything else. Which softmax belongs to which layer is the parity check's
-    business, which compares each map with PyTorch's.
+    The n-th softmax of the graph is taken for the n-th of `layers`, which come in the order they run. If that were
+    wrong, the parity check would find out: it compares each map with PyTorch's.
 
     Raises:
-        ExportError: the graph has not as many as there are layers.
+        ExportError: the graph does not have one softmax for each layer.
     """
     found = [node.outputs[0] for node in model.graph if node.op_type == "Softmax"]
     if len(found) != len(layers):

@@ -1,4 +1,4 @@
-"""python -m export inspect BUNDLE: a bundle as a person wants to read it."""
+"""python -m export inspect BUNDLE: a summary of a bundle for people."""
 
 import argparse
 import sys
@@ -16,21 +16,23 @@ LABELS_SHOWN = 8
 
 
 def main(argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m export inspect", description="Say what a bundle is and holds.")
+    parser = argparse.ArgumentParser(
+        prog="python -m export inspect", description="Show what a bundle is and what it contains."
+    )
     parser.add_argument("bundle", type=Path, help="NAME/VERSION folder")
-    parser.add_argument("--json", action="store_true", help="the manifest as it is, checked")
+    parser.add_argument("--json", action="store_true", help="print the manifest, after checking it")
     arguments = parser.parse_args(argv)
     try:
         opened = open_bundle(arguments.bundle.resolve())
     except BundleError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(opened.manifest.model_dump_json(indent=2) if arguments.json else card(opened))
+    print(opened.manifest.model_dump_json(indent=2) if arguments.json else summary(opened))
     return 0
 
 
-def card(opened: Bundle) -> str:
-    """The card, some twenty lines of text."""
+def summary(opened: Bundle) -> str:
+    """Some twenty lines of text."""
     manifest, spec = opened.manifest, opened.manifest.preprocessing
     graph = onnx.load(opened.model_path, load_external_data=False).graph
     operators = Counter(node.op_type for node in graph.node)
@@ -66,13 +68,13 @@ def card(opened: Bundle) -> str:
 
 
 def _attention(manifest: Manifest) -> str:
-    """The maps that the graph gives out, in a line."""
+    """The attention maps among the outputs, as one line."""
     maps = [f"{one.layer} ({one.num_heads} heads, {one.grid[0]}x{one.grid[1]})" for one in manifest.attention]
     return f"{', '.join(maps)}; shares within {manifest.parity.attention_difference:.1e} of PyTorch's"
 
 
 def _cost(cost: Lowered) -> str:
-    """What a precision below fp32 costs, in a line."""
+    """What fp16 or int8 loses against fp32, as one line."""
     text = f"top-1 agrees with fp32 on {cost.top_1_agreement:.2%} of {cost.judged} pictures"
     if cost.top_1 is not None:
         text += f", accuracy {cost.top_1:.2%}, fp32 {cost.top_1_fp32:.2%}"

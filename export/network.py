@@ -1,0 +1,81 @@
+"""Checkpoint and description --> the network with the weights of the checkpoint.
+
+outline without memory --> names of the weights, number of classes --> network --load_weights--> ready to convert
+"""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from export.checkpoint import Checkpoint
+from export.description import Description
+from export.errors import ExportError
+from export.request import Request
+from export.weights import head_classes, load_weights, name_weights
+from models import create_model
+from models.relative_tables import resize_relative_tables
+
+
+def build_network(
+    request: Request, description: Description, checkpoint: Checkpoint, report: Callable[[str], None]
+) -> nn.Module:
+    """Build the network in evaluation mode; `report` is told which weights are chosen and which prefix is removed.
+
+    Raises:
+        ValueError: no such architecture, or an image size that does not fit it.
+        ExportError: the weights or the options in the checkpoint do not fit the network.
+    """
+    outline = _outline(description, checkpoint)
+    weights = _named_weights(request, checkpoint, outline, report)
+    _check_classes(request, description, outline, weights)
+    network = create_model(
+        description.architecture,
+        num_classes=len(description.labels),
+        image_size=description.preprocessing.crop,
+        **description.options,
+    )
+    if request.image_size:
+        weights = resize_relative_tables(weights, network)
+    load_weights(network, weights)
+    return network.eval()
+
+
+def _outline(description: Description, checkpoint: Checkpoint) -> nn.Module:
+    """The network without memory for its weights, with a head of one class."""
+    try:
+        with torch.device("meta"):
+            return create_model(
+                description.architecture,
+                num_classes=1,
+                image_size=description.preprocessing.crop,
+                **description.options,
+            )
+    except ValueError:
+        raise
+    except Exception as error:  # the options are whatever the file holds, so they may raise anything
+        raise ExportError(
+            f"{checkpoint.path}: the options in it make no {description.architecture}: {error}"
+        ) from error
+
+
+def _named_weights(
+    request: Request, checkpoint: Checkpoint, outline: nn.Module, report: Callable[[str], None]
+) -> dict[str, Tensor]:
+    """The weights under the names that the network uses."""
+    weights, prefix, left_out = name_weights(checkpoint.weights, outline.state_dict(), request.key_prefix)
+    if checkpoint.nested_key:
+        report(f"weights are under {checkpoint.nested_key!r}")
+    if prefix:
+        without = f"; {left_out} weights without it are left out" if left_out else ""
+        report(f"names of the weights begin with {prefix!r}, which is taken off{without}")
+    return weights
+
+
+def _check_classes(
+    request: Request, description: Description, outline: nn.Module, weights: Mapping[str, Tensor]
+) -> None:
+    found = head_classes(outline, weights)
+    for expected, source in ((len(description.labels), "labels"), (request.num_classes, "--num-classes")):
+        if expected is not None and expected != found:
+            raise ExportError(f"{request.checkpoint}: expected a head of {expected} classes ({source}), found {found}")

@@ -1,0 +1,62 @@
+"""The answers that a bundle keeps, so that `verify` and the service can check it without PyTorch.
+
+PyTorch's answers in float64 to the parity pictures, the graph's answer to the probe --> references.json
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from bundle.attention import gaze
+from bundle.bundle import sha256_of
+from bundle.manifest import AttentionMap
+from bundle.preprocessing import Preprocessing
+from bundle.probe import PROBE, probe_pixels
+from bundle.references import Reference
+from export.graph import Graph
+from export.parity import in_float64, normalise_exactly
+from export.pictures import Picture
+from models.attention_maps import attention_maps
+
+
+def picture_references(
+    network: nn.Module, pictures: Sequence[Picture], preprocessing: Preprocessing, attention: Sequence[AttentionMap]
+) -> Iterator[Reference]:
+    """PyTorch's answers in float64, the ones that the parity check compares the graph with."""
+    exact = in_float64(network)
+    for picture in pictures:
+        row = normalise_exactly(picture.pixels[np.newaxis], preprocessing)  # (1, 3, H, W)
+        with torch.inference_mode():
+            logits = exact(row)[0].tolist()
+            maps = attention_maps(exact, row) if attention else {}
+        yield _reference(
+            picture.name, picture.sha256, logits, {layer: found.numpy() for layer, found in maps.items()}, attention
+        )
+
+
+def probe_reference(graph: Graph, preprocessing: Preprocessing, attention: Sequence[AttentionMap]) -> Reference:
+    """The graph's own answer to the probe."""
+    pixels = probe_pixels(preprocessing.crop)
+    row = pixels[np.newaxis]
+    return _reference(PROBE, sha256_of(pixels.tobytes()), graph(row)[0].tolist(), graph.maps(row, attention), attention)
+
+
+def spread(references: Sequence[Reference]) -> float:
+    """Largest difference of any logit between two pictures, as a share of the largest logit or of 1."""
+    logits = np.array([reference.logits for reference in references])  # (N, num_classes)
+    return float(np.ptp(logits, axis=0).max() / max(1.0, np.abs(logits).max()))
+
+
+def _reference(
+    picture: str,
+    sha256: str,
+    logits: list[float],
+    maps: Mapping[str, NDArray[np.floating]],
+    attention: Sequence[AttentionMap],
+) -> Reference:
+    """`maps` are (1, heads, queries, keys), by layer."""
+    gazes = {one.layer: tuple(map(tuple, gaze(maps[one.layer][0], one.grid).round(6).tolist())) for one in attention}
+    return Reference(picture=picture, sha256=sha256, logits=tuple(round(logit, 6) for logit in logits), attention=gazes)
