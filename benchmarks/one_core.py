@@ -81,7 +81,7 @@ def simulate(work: Work, *, per_second: float, requests: int, seed: int) -> list
                 latencies += [now - one for one in arrivals]
             else:
                 decode.waiting.append((work.decode, arrivals, False))
-        if rows and model.busy is None:  # greedy, as service/batcher.py
+        if rows and model.busy is None:  # greedy, as service/engine/batcher.py
             batch = [rows.popleft() for _ in range(min(len(rows), len(work.batches)))]
             model.waiting.append((work.batches[len(batch) - 1], batch, False))
         for stage in (loop, decode, model):

@@ -28,7 +28,7 @@ from benchmarks.samples import Samples, percentiles
 from benchmarks.tables import rewrite, table
 from bundle.bundle import open_bundle
 from bundle.model_input import read_input
-from service.session import OnnxSession
+from service.engine.session import OnnxSession
 from service.settings import Settings
 
 SHARES = (0.3, 0.5, 0.7, 0.8, 0.9)  # of the simulated capacity

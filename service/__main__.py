@@ -2,7 +2,7 @@
 
 settings --> port bound --> models opened, checked and warmed up --> ready ... SIGTERM --> drained
 
-With several workers this process only binds and supervises (service/workers.py); each of them comes through here too.
+With several workers this process only binds and supervises (process/supervisor.py); each worker starts here too.
 """
 
 import os
@@ -34,22 +34,22 @@ from pydantic_settings import CliApp
 
 from bundle.bundle import scan_repository
 from bundle.errors import BundleError
-from service.app import create_app
-from service.connection import Connection
 from service.errors import StartFailed
-from service.file_descriptors import allowed_connections
-from service.keys import Keys
-from service.log_writer import LogWriter
-from service.logs import configure_logging
-from service.room import Room
-from service.server import Server
+from service.http.app import create_app
+from service.http.keys import Keys
+from service.observability.log_writer import LogWriter
+from service.observability.logs import configure_logging
+from service.process.connection import Connection
+from service.process.connection_limit import ConnectionLimit
+from service.process.server import Server
+from service.process.supervisor import HUNG, Supervisor, Worker
+from service.process.tls import Certificate
+from service.resources import allowed_connections
 from service.settings import Settings, as_written, unknown_variables
 from service.threads import take_turns
-from service.tls import Certificate
-from service.workers import HUNG, Supervisor, Worker
 
 if TYPE_CHECKING:
-    from service.tracing import Tracing
+    from service.observability.tracing import Tracing
 
 BACKLOG = 2048  # connections that the kernel holds for us
 log = logging.getLogger("aaserve")
@@ -105,7 +105,7 @@ def _serve(
         server.should_exit = True
 
     app = create_app(settings, worker=worker, tracing=tracing, on_failure=stop)
-    app.state.room = Room(allowed_connections(settings.max_connections))
+    app.state.room = ConnectionLimit(allowed_connections(settings.max_connections))
     logs.on_dropped = app.state.metrics.log_lines_dropped.inc
     logs.on_end = lambda error: app.state.lifecycle.thread_ended("log", error)
     server = Server(
@@ -151,7 +151,7 @@ def _serve(
 
 def _open_tracing() -> "Tracing":
     try:
-        from service.tracing import Tracing  # here, so that it is loaded only where it was asked for
+        from service.observability.tracing import Tracing  # here, so that it is loaded only where it was asked for
     except ImportError as error:
         install = "pip install --constraint constraints.txt '.[cpu,otel]'"
         raise StartFailed(f"tracing: expected the extra otel ({install}), found no module {error.name}") from error

@@ -12,8 +12,8 @@ from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from bundle.manifest import NAME
-from service.cores import available_cores
 from service.origins import normal_origins
+from service.resources import available_cores
 
 ProviderName = Literal["auto", "cpu", "cuda", "tensorrt"]
 LogFormat = Literal["auto", "console", "json"]

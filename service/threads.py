@@ -35,7 +35,7 @@ def ended(name: str, error: BaseException) -> None:
     log.error("the thread %s ended unexpectedly", name, exc_info=error)
 
 
-def give_way(niceness: int) -> None:
+def lower_priority(niceness: int) -> None:
     """Lower the priority of the calling thread by `niceness`, where the system can do that for a thread (Linux).
 
     A refusal takes the event loop less than a tenth of a millisecond, but it must get the processor for it.

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from service.batch import FewRows
-from service.batcher import DynamicBatcher
-from service.lanes import Lanes
+from service.engine.batch import FewRows
+from service.engine.batcher import DynamicBatcher
+from service.engine.inference_threads import InferenceThreads
 
 ROW = np.ones((1, 3), np.float32)
 
@@ -41,13 +41,13 @@ def batching(
     delay: float = 0,
     queue: int = 16,
     recover: Callable[[], None] = lambda: None,
-    lanes: Lanes | None = None,
+    lanes: InferenceThreads | None = None,
     few_rows: FewRows | None = None,
 ) -> DynamicBatcher:
     return DynamicBatcher(
         model,
         few_rows=few_rows,
-        lanes=lanes or Lanes(1),
+        lanes=lanes or InferenceThreads(1),
         max_batch_size=size,
         max_queue_delay=delay,
         max_queue_size=queue,

@@ -20,8 +20,8 @@ import uvicorn
 from fastapi import FastAPI
 from PIL import Image
 
-from service.connection import Connection
-from service.room import Room
+from service.process.connection import Connection
+from service.process.connection_limit import ConnectionLimit
 
 ROOT = Path(__file__).parent.parent
 CONSOLE = ("--log-format", "console")  # stderr is no terminal here
@@ -129,7 +129,7 @@ def held_service(*options: str, repository: Path = REPOSITORY, seconds: int = 60
 @contextmanager
 def served(app: FastAPI) -> Iterator[tuple[httpx.Client, uvicorn.Server]]:
     """The application over a socket, in a thread of this process: for tests that reach into it."""
-    app.state.room = Room(1000)
+    app.state.room = ConnectionLimit(1000)
     server = uvicorn.Server(uvicorn.Config(app, http=Connection, port=0, log_config=None, lifespan="on"))
     thread = threading.Thread(target=lambda: asyncio.run(server.serve()))
     thread.start()

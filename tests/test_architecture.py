@@ -23,7 +23,7 @@ def loaded_by(module: str) -> set[str]:
     return set(done.stdout.split())
 
 
-@pytest.mark.parametrize("module", ["service.app", "service.__main__", "bundle.bundle", "bundle.preprocessing"])
+@pytest.mark.parametrize("module", ["service.http.app", "service.__main__", "bundle.bundle", "bundle.preprocessing"])
 def test_the_serving_side_never_loads_torch_or_what_makes_bundles(module: str) -> None:
     assert not loaded_by(module) & {"torch", "onnx", "onnxscript", "models", "export", "training", "safetensors"}
 
@@ -41,7 +41,7 @@ def test_importing_the_service_reads_no_settings_and_starts_nothing() -> None:
     assert done.stdout.strip() == "1"
 
 
-@pytest.mark.parametrize("module", ["service.session", "export.graph", "export.verify", "benchmarks.attention"])
+@pytest.mark.parametrize("module", ["service.engine.session", "export.graph", "export.verify", "benchmarks.attention"])
 def test_onnx_runtime_neither_identifies_the_machine_nor_reports(module: str, tmp_path: Path) -> None:
     """ONNX Runtime keeps still under CI of its own accord, so the test takes that variable away."""
     script = (
@@ -85,12 +85,12 @@ FORBIDDEN_NAMES = {
     *("register_custom_ops_library", "add_initializer", "add_external_initializers"),
 }
 ALLOWED = {
-    "service/encoded_text.py": {"urllib"},  # unquote, for the text of a data URI
-    "service/gpu_metrics.py": {"ctypes"},  # the driver's own libcuda by a fixed name, which ONNX Runtime has loaded
+    "service/http/encoded_text.py": {"urllib"},  # unquote, for the text of a data URI
+    "service/observability/gpu_metrics.py": {"ctypes"},  # the driver's libcuda, by a fixed name
     "service/healthcheck.py": {"http"},  # another process, which asks this one and no other
-    "service/logs.py": {"urllib"},  # quote, which makes a path printable
-    "service/problems.py": {"http"},  # HTTPStatus, the names of the numbers
-    "service/workers.py": {"subprocess"},  # this service itself, N times
+    "service/observability/logs.py": {"urllib"},  # quote, which makes a path printable
+    "service/http/error_responses.py": {"http"},  # HTTPStatus, the names of the numbers
+    "service/process/supervisor.py": {"subprocess"},  # this service itself, N times
 }
 
 
@@ -138,4 +138,5 @@ def test_nothing_that_is_timed_looks_at_the_wall_clock() -> None:
                 names = {f"{node.module}.{alias.name}" for alias in node.names}
             if names & {"time.time", "time.time_ns", "datetime.datetime", "datetime.datetime.now"}:
                 found.add(str(path.relative_to(ROOT)))
-    assert found == {"service/statistics.py", "service/tracing.py"}  # dates for people: last_inference, spans
+    # Dates for people: last_inference, spans.
+    assert found == {"service/engine/statistics.py", "service/observability/tracing.py"}

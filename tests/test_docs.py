@@ -7,10 +7,10 @@ import pytest
 
 from export.command import _parser as export_parser
 from service import errors
-from service.app import create_app
-from service.gpu_metrics import GpuMetrics
-from service.metrics import Metrics
-from service.problems import FRAMEWORK_CODES
+from service.http.app import create_app
+from service.http.error_responses import FRAMEWORK_CODES
+from service.observability.gpu_metrics import GpuMetrics
+from service.observability.metrics import Metrics
 from service.settings import Settings
 from tests.helpers import ROOT, RunningService
 

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from service.lanes import Lanes, Then
+from service.engine.inference_threads import InferenceThreads, Then
 
 
 class _Selector(selectors.SelectSelector):
@@ -40,7 +40,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return self._virtual.now
 
 
-class VirtualLanes(Lanes):
+class VirtualThreads(InferenceThreads):
     """Runs what it is given at once in the event loop's thread, and lets it take `next_duration()` seconds."""
 
     def __init__(self, number: int = 1, next_duration: Callable[[], float] = lambda: 0.0) -> None:

@@ -9,7 +9,7 @@ import time
 
 from benchmarks.faults.running import Service
 from benchmarks.faults.traffic import Traffic
-from service.metrics import REFRESH
+from service.observability.metrics import REFRESH
 
 Findings = dict[str, object]
 

@@ -20,7 +20,7 @@ from benchmarks.gpu.device import milliseconds
 from benchmarks.gpu.plan import Plan
 from benchmarks.gpu.results import Results
 from benchmarks.gpu.sessions import Bound, open_session
-from service.session import left_to_the_cpu
+from service.engine.session import left_to_the_cpu
 
 ALIGNMENT = 8
 Shape = tuple[int, int, int, int]  # heads, positions, depth of queries and keys, depth of values

@@ -20,9 +20,9 @@ CHECK = """
 import bundle.telemetry, onnxruntime
 from pathlib import Path
 from bundle.bundle import open_bundle
-from service.session import OnnxSession
+from service.engine.session import OnnxSession
 from service.settings import Settings
-import service.app
+import service.http.app
 shipped = open_bundle(Path("model_repository/aa-cifar100/1"))
 session = OnnxSession(shipped, Settings(provider={provider!r}))
 session.warm_up()

@@ -25,7 +25,7 @@ from benchmarks.load import post_request
 from benchmarks.pictures import photographs
 from benchmarks.samples import percentiles
 from bundle.model_input import read_input
-from service.session import OnnxSession
+from service.engine.session import OnnxSession
 from service.settings import Settings
 
 STAGES = ("receive", "decode", "queue", "inference", "respond")

@@ -13,7 +13,7 @@ import torch
 
 from benchmarks.gpu.bundles import SHIPPED
 from bundle.bundle import Bundle
-from service import providers
+from service.engine import providers
 from service.settings import Settings
 
 PROVIDERS = {"cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider", "cpu": "CPUExecutionProvider"}

@@ -19,7 +19,7 @@ from benchmarks.gpu.limit import row
 from benchmarks.gpu.plan import Plan
 from benchmarks.gpu.results import Results
 from benchmarks.gpu.sessions import Bound, open_session
-from service.session import OnnxSession
+from service.engine.session import OnnxSession
 from service.settings import Settings
 
 Prepare = Callable[[int], Callable[[], object]]  # rows in, a call on so many out

@@ -16,10 +16,10 @@ from pydantic import BaseModel, Field
 from ray import serve
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.app import create_app
 from service.errors import StartFailed
-from service.lifecycle import Lifecycle, State
-from service.logs import configure_logging
+from service.http.app import create_app
+from service.observability.logs import configure_logging
+from service.repository.lifecycle import Lifecycle, State
 from service.settings import Settings
 
 _REQUEST_ID = b"x-request-id"

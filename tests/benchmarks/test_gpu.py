@@ -25,7 +25,7 @@ from benchmarks.gpu.plan import FULL
 from benchmarks.gpu.results import Results
 from benchmarks.gpu.sessions import Bound, open_session, placement
 from models import create_model
-from service.session import left_to_the_cpu
+from service.engine.session import left_to_the_cpu
 from tests.helpers import ROOT
 
 

@@ -67,7 +67,7 @@ NO_PICTURES = {
     "an empty file": b"",
     "a Git LFS pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12\n",
     "a web page": b"\n<!DOCTYPE html><html>",
-    "text: 'Entry not found'": b"Entry not found",
+    "text: 'QueuedRequest not found'": b"QueuedRequest not found",
     "a HEIC, AVIF or MP4 file": b"\0\0\0\x18ftypheic",
     "something else": bytes(range(256)),
 }

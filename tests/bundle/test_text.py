@@ -15,10 +15,10 @@ from export.command import _measurement
 from export.labels import read_labels
 from export.presets import read_preprocessing
 from service.errors import StartFailed
-from service.keys import Keys
-from service.model_settings import read_model_settings
+from service.http.keys import Keys
+from service.process.tls import Certificate
+from service.repository.model_settings import read_model_settings
 from service.settings import Settings
-from service.tls import Certificate
 from tests.helpers import REPOSITORY, ROOT
 from training.parts import join
 from training.recipe import read_recipe

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from deploy.kubernetes.prometheus_rule import OUTPUT, prometheus_rule
-from service.app import create_app
+from service.http.app import create_app
 from service.settings import Settings
 from tests.clients.environments import environment
 from tests.deploy.queries import DASHBOARD, DEPLOY, RULES

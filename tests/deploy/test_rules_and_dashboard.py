@@ -8,9 +8,9 @@ import subprocess
 import pytest
 import yaml
 
-from service.gpu_metrics import GpuMetrics
-from service.metrics import Metrics
-from service.process_metrics import watch_process
+from service.observability.gpu_metrics import GpuMetrics
+from service.observability.metrics import Metrics
+from service.observability.process_metrics import watch_process
 from tests.deploy.queries import DASHBOARD, DEPLOY, RULE_TESTS, RULES, dashboard_queries, recorded, rule_queries, rules
 from tests.helpers import ROOT
 

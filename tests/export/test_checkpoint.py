@@ -193,7 +193,7 @@ NOT_CHECKPOINTS = {
     "empty": (b"", "found an empty file"),
     "Git LFS": (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d\nsize 1\n", "`git lfs pull` fetches"),
     "web page": (b"<!DOCTYPE html>\n<html><title>Sign in</title>", "found a web page; the download gave a page"),
-    "message": (b"Entry not found", "found text: 'Entry not found'"),
+    "message": (b"QueuedRequest not found", "found text: 'QueuedRequest not found'"),
     "gzip": (b"\x1f\x8b\x08\0", "found a gzip archive"),
     "tar": (tarred("weights.pt"), "found a tar archive"),
     "PyTorch 0.1": (tarred("sys_info"), "found one of PyTorch before 0.2"),

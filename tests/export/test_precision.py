@@ -24,7 +24,7 @@ from export.presets import read_preprocessing
 from export.samples import CALIBRATION_PICTURES, Sample, find_samples, split_samples
 from export.speed import measure_speed
 from models import create_model
-from service.session import OnnxSession
+from service.engine.session import OnnxSession
 from service.settings import Settings
 from tests.helpers import EXAMPLES
 

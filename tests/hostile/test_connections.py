@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from service.connection import MAX_CHUNKS, MAX_HEAD_BYTES, MAX_HEADERS, PROBES
+from service.process.connection import MAX_CHUNKS, MAX_HEAD_BYTES, MAX_HEADERS, PROBES
 from tests.helpers import EXAMPLES, ROOT, RunningService, running_service, wait_until
 from tests.hostile.wire import Answer, answers, ask, connect, received, send
 
@@ -397,7 +397,7 @@ def test_ten_thousand_connections_leave_nothing_behind(service: RunningService) 
 @pytest.mark.parametrize(("hard", "expected"), [(200, "72 200"), (100, "1 100"), (5000, "4096 4224")])
 def test_there_are_no_more_connections_than_files(hard: int, expected: str) -> None:
     script = (
-        "import resource\nfrom service.file_descriptors import allowed_connections\n"
+        "import resource\nfrom service.resources import allowed_connections\n"
         f"resource.setrlimit(resource.RLIMIT_NOFILE, (64, {hard}))\n"
         "print(allowed_connections(4096), resource.getrlimit(resource.RLIMIT_NOFILE)[0])"
     )

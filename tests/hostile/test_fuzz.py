@@ -28,16 +28,16 @@ from bundle.decoding import decode
 from bundle.errors import BundleError, ImageError
 from bundle.manifest import Manifest
 from bundle.references import read_references
-from service.compression import coding_of
-from service.encoded_text import from_base64
 from service.errors import InvalidRequest, ServiceError
-from service.multipart import read_form
-from service.protocol.infer_request import read_infer_request
-from service.protocol.view import View
+from service.http.compression import coding_of
+from service.http.encoded_text import from_base64
+from service.http.multipart import read_form
+from service.http.oip.infer_request import read_infer_request
+from service.http.oip.view import View
 from tests.encoders import bmp, gif, jpeg_segment, png, png_chunk, tiff, tiff_file, with_segment
 from tests.helpers import REPOSITORY, encode, noise
 from tests.hostile.bombs import tiff_of_one_tile
-from tests.service.test_compression import inflated
+from tests.service.http.test_compression import inflated
 
 EXAMPLES = int(os.environ.get("AASERVE_FUZZ_EXAMPLES", "150"))
 MANIFEST_TEXT = (REPOSITORY / "aa-cifar100" / "1" / MANIFEST_FILE).read_text()

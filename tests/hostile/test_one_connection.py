@@ -14,16 +14,16 @@ from starlette.responses import Response
 from starlette.routing import Route
 from uvicorn.server import ServerState
 
-from service.connection import Connection
-from service.metrics import Metrics
-from service.room import Guest, Room
+from service.observability.metrics import Metrics
+from service.process.connection import Connection
+from service.process.connection_limit import ConnectionLimit, Guest
 from service.settings import Settings
 
 REQUESTS = 2000
 LOOPS = pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
 
 
-class CountsHeads(Room):
+class CountsHeads(ConnectionLimit):
     """Counts the heads of requests, which each make their connection busy."""
 
     heads = 0
@@ -37,12 +37,12 @@ def run(
     loop: Callable[[], asyncio.AbstractEventLoop],
     app: Starlette,
     client: Callable[[socket.socket, ServerState], Any],
-    room: Room | None = None,
+    room: ConnectionLimit | None = None,
     **settings: int,
 ) -> None:
     """Let `client` use a connection whose kernel buffers are small."""
     app.state.settings, app.state.metrics = Settings(_cli_parse_args=[], **settings), Metrics()
-    app.state.room = room or Room(10)
+    app.state.room = room or ConnectionLimit(10)
 
     async def main() -> None:
         ours, theirs = socket.socketpair()

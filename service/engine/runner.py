@@ -1,0 +1,153 @@
+"""Keeps one model running: a session that died is opened again, or the service says so and ends.
+
+On the CPU it is one session of one thread, in which every lane runs its own batch. Where a single call takes long, a
+second session, of all the threads, is there for the few rows of a quiet time (docs/decisions/0018), and few rows go
+together, as more in one call are no faster there (docs/decisions/0025).
+
+open --warm-up--> probe answered as where the bundle was made --> run
+run --raises--> batcher retries caller by caller --all raise--> recover --self-test--> fine | reopened | ModelLost
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bundle.bundle import REFERENCES_FILE, Bundle, open_bundle
+from bundle.manifest import AttentionMap
+from bundle.model_input import pixels_input
+from bundle.preprocessing import normalisation_problem
+from bundle.probe import PROBE, probe_pixels, probe_tolerance
+from bundle.references import attention_difference, difference, read_references
+from service.engine.session import OnnxSession
+from service.engine.watchdog import Watchdog
+from service.errors import ModelLost, StartFailed
+from service.settings import Settings
+
+log = logging.getLogger("aaserve")
+_LONG_CALL = 0.01  # seconds of one row in one thread; the threads of shorter calls wait for each other half the time
+_WORTH_IT = 1.2  # times as fast; less is not worth a second copy of the weights
+
+
+class ModelRunner:
+    """An OnnxSession, warmed up, perhaps with a second one beside it, and their successors.
+
+    Args:
+        open_session: a bundle and a number of threads in, a session out; called again for a successor.
+        settings: of this model.
+        on_reopen: called before a successor is opened.
+
+    Raises:
+        StartFailed: the first session cannot be opened or warmed up.
+    """
+
+    def __init__(
+        self,
+        served: Bundle,
+        open_session: Callable[[Bundle, int], OnnxSession],
+        settings: Settings,
+        on_reopen: Callable[[], None],
+    ) -> None:
+        call_timeout = settings.model_call_timeout_ms / 1000  # opening a session is no call
+        self._served = served
+        self._open_session = open_session
+        self._threads = settings.intra_op_num_threads
+        self._on_reopen = on_reopen
+        self.watchdog = Watchdog(call_timeout)
+        self._session = self._open(served)
+        self.seconds_of_one_row = self._session.seconds_of_one_row()  # in one thread
+        self.provider = self._session.provider
+        self.decodes_in_lanes = self._session.on_cpu
+        if self._session.on_cpu:
+            self.lanes = self._threads
+            rows = int(settings.cpu_batch_ms / 1000 / self.seconds_of_one_row)
+            self.max_rows = max(1, min(rows, settings.max_batch_size))
+            self._session.warm_up((self.max_rows,))
+        else:
+            self.lanes, self.max_rows = settings.gpu_lanes, settings.max_batch_size
+        self._wide, self.speedup = self._open_wide(served)
+        if problem := normalisation_problem(served.manifest.preprocessing):
+            log.warning("%s: %s", served.folder, problem)
+        self.ready = True
+
+    def run(self, batch: NDArray[Any]) -> NDArray[np.float32]:
+        """As `OnnxSession.run`, in any of the lanes."""
+        with self.watchdog.watching():
+            return self._session.run(batch)
+
+    def run_wide(self, batch: NDArray[Any]) -> NDArray[np.float32]:
+        """The same with all the threads, `speedup` times as fast, where that is more than 1."""
+        with self.watchdog.watching():
+            return (self._wide or self._session).run(batch)
+
+    def attention(self, row: NDArray[Any], layers: Sequence[AttentionMap]) -> dict[str, NDArray[np.floating]]:
+        """As `OnnxSession.attention`."""
+        with self.watchdog.watching():
+            return (self._wide or self._session).attention(row, layers)
+
+    def close(self) -> None:
+        """Let go of the session, its memory and its threads now, not when the garbage collector comes by."""
+        del self._session, self._wide
+
+    def recover(self) -> None:
+        """Make sure that the model works after a batch of which nothing could be answered.
+
+        The requests may be to blame: a session that still runs a row of zeros is alive and kept.
+
+        Raises:
+            ModelLost: it does not, and opening it again failed.
+        """
+        try:
+            with self.watchdog.watching():
+                for session in filter(None, (self._session, self._wide)):
+                    session.warm_up(sizes=(1,))
+        except StartFailed as error:
+            self._reopen(error)
+
+    def _reopen(self, cause: StartFailed) -> None:
+        name = self._served.manifest.name
+        log.error("%s died and is being opened again: %s", name, cause)
+        self.ready = False
+        self._on_reopen()
+        try:
+            served = open_bundle(self._served.folder)
+            self._session = self._open(served)
+            self._wide, self.speedup = self._open_wide(served)
+        except Exception as error:  # BundleError, StartFailed; or no memory, no thread, no file to be had
+            raise ModelLost(f"{name} died and could not be opened again: {str(error) or repr(error)}") from cause
+        self.ready = True
+        log.info("%s works again", name)
+
+    def _open(self, served: Bundle, threads: int = 1) -> OnnxSession:
+        session = self._open_session(served, threads)
+        session.warm_up()
+        self._compare(session, served)
+        return session
+
+    def _open_wide(self, served: Bundle) -> tuple[OnnxSession | None, float]:
+        """A session of all the threads and how many times as fast it is, where it is worth its memory."""
+        if self._threads == 1 or self.seconds_of_one_row < _LONG_CALL or not self._session.on_cpu:
+            return None, 1.0
+        wide = self._open(served, self._threads)
+        speedup = self.seconds_of_one_row / wide.seconds_of_one_row()
+        return (wide, speedup) if speedup >= _WORTH_IT else (None, 1.0)
+
+    def _compare(self, session: OnnxSession, served: Bundle) -> None:
+        """Ask about the probe: does this machine answer as the one did where the bundle was made?"""
+        manifest = served.manifest
+        tolerance = probe_tolerance(manifest)
+        for reference in read_references(served.folder / REFERENCES_FILE):
+            if reference.picture == PROBE:
+                row = pixels_input(probe_pixels(manifest.preprocessing.crop), manifest)
+                found = {"answer to the probe": difference(session.run(row[np.newaxis])[0], reference)}
+                if manifest.attention:
+                    maps = session.attention(row, manifest.attention)
+                    found["attention to the probe"] = attention_difference(maps, reference, manifest)
+                for what, worst in found.items():
+                    if not worst <= tolerance:
+                        raise StartFailed(
+                            f"{served.model_path}: expected the stored {what} within {tolerance:.0e}, "
+                            f"found {worst:.1e} on {session.provider}"
+                        )

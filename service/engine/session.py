@@ -1,0 +1,203 @@
+"""A bundle --> a callable model on the execution provider that was asked for, or no start at all."""
+
+import logging
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from bundle.bundle import Bundle
+from bundle.manifest import AttentionMap
+from service.engine import providers
+from service.errors import ProviderMissing, StartFailed
+from service.settings import ProviderName, Settings
+
+_FATAL = 4  # of ONNX Runtime's severities
+_TENSOR_TYPES = {"float32": "tensor(float)", "float16": "tensor(float16)", "uint8": "tensor(uint8)"}
+log = logging.getLogger("aaserve")
+
+
+class OnnxSession:
+    """One loaded model; `run` computes in the thread that calls it, without the interpreter lock.
+
+    Any number of threads may call it at once, and on the CPU the weights are held once for all of them.
+
+    On GPUs batches are padded to sizes that are warm, and with CUDA each of these has a session of its own: a session
+    plans all its convolutions anew whenever the shape is not that of the call before (docs/decisions/0023).
+
+    Args:
+        threads: that share one call, on the CPU.
+        fixed_shapes: whether to do so; by default on GPUs.
+
+    Raises:
+        StartFailed: the provider is not to be had, or the model is not what its manifest says; one line.
+    """
+
+    def __init__(
+        self, bundle: Bundle, settings: Settings, *, threads: int = 1, fixed_shapes: bool | None = None
+    ) -> None:
+        onnxruntime.disable_telemetry_events()  # on Windows; elsewhere bundle.telemetry has prevented it
+        # What goes wrong is raised too; lines of its own could stall in a pipe, and are no JSON.
+        onnxruntime.set_default_logger_severity(_FATAL)
+        self._bundle = bundle
+        self._settings = settings
+        self._threads = threads
+        session = self._open_best() if settings.provider == "auto" else self._open(settings.provider)
+        self._check_shapes(session)
+        self.provider: str = session.get_providers()[0]
+        self.on_cpu = self.provider == "CPUExecutionProvider"
+        self._fixed_shapes = not self.on_cpu if fixed_shapes is None else fixed_shapes
+        largest = settings.max_batch_size
+        self.warm_sizes = _buckets(largest) if self._fixed_shapes else [1]
+        self._sessions = dict.fromkeys(self.warm_sizes, session)
+        if self._fixed_shapes and self.provider != "TensorrtExecutionProvider":  # whose engine is for all sizes
+            self._sessions |= self._open_others(self.warm_sizes[1:])
+        if not self.on_cpu and (nodes := left_to_the_cpu(session)):
+            log.warning("%s: on the CPU instead of %s: %s", bundle.model_path, self.provider, ", ".join(nodes))
+
+    def run(self, batch: NDArray[Any]) -> NDArray[np.float32]:
+        """Map a batch of the manifest's input to logits (B, num_classes)."""
+        manifest = self._bundle.manifest
+        rows = len(batch)
+        size = next((size for size in self.warm_sizes if size >= rows), self.warm_sizes[-1])
+        if self._fixed_shapes and size > rows:
+            batch = np.concatenate([batch, np.zeros((size - rows, *batch.shape[1:]), batch.dtype)])
+        logits: NDArray[np.float32] = self._sessions[size].run([manifest.output.name], {manifest.input.name: batch})[0]
+        return logits[:rows]
+
+    def attention(self, row: NDArray[Any], layers: Sequence[AttentionMap]) -> dict[str, NDArray[np.floating]]:
+        """Map one row of the manifest's input to the attention maps (heads, queries, keys) of `layers`, by their names.
+
+        The graph computes them anyway; only here are they fetched.
+        """
+        manifest = self._bundle.manifest
+        maps = self._sessions[1].run([layer.output for layer in layers], {manifest.input.name: row[np.newaxis]})
+        return {layer.layer: found[0] for layer, found in zip(layers, maps, strict=True)}
+
+    def warm_up(self, sizes: Sequence[int] | None = None) -> None:
+        """Run every size that must be warm (or `sizes`), so that the first caller does not pay for it.
+
+        Raises:
+            StartFailed: the model cannot run, or does not answer one finite row for each it is given.
+        """
+        sizes = sizes or self.warm_sizes
+        if self._fixed_shapes:  # each in a session of its own, and most of it is planning in a single core
+            with ThreadPoolExecutor(len(sizes)) as pool:
+                list(pool.map(self._warm_up, reversed(sizes)))
+        else:
+            for size in sizes:
+                self._warm_up(size)
+
+    def _warm_up(self, size: int) -> None:
+        manifest = self._bundle.manifest
+        try:
+            logits = self.run(np.zeros((size, *manifest.input.shape), manifest.input.dtype))
+        except Exception as error:
+            raise StartFailed(f"{self._bundle.model_path}: warm-up at batch {size} failed: {_line(error)}") from error
+        expected = (size, *manifest.output.shape)
+        if logits.shape != expected or not np.isfinite(logits).all():
+            raise StartFailed(
+                f"{self._bundle.model_path}: expected finite logits {expected} in warm-up, found {logits.shape}"
+            )
+
+    def seconds_of_one_row(self) -> float:
+        """How long a call takes, at its fastest: whatever else runs can only slow it down."""
+        manifest = self._bundle.manifest
+        row = np.zeros((1, *manifest.input.shape), manifest.input.dtype)
+
+        def call() -> float:
+            started = perf_counter()
+            self.run(row)
+            return perf_counter() - started
+
+        return min(call() for _ in range(3))
+
+    def _open_best(self) -> onnxruntime.InferenceSession:
+        if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+            try:
+                return self._open("cuda")
+            except StartFailed as error:
+                log.warning("provider auto: no CUDA (%s); using the CPU", error)
+        return self._open("cpu")
+
+    def _open_others(self, sizes: Sequence[int]) -> dict[int, onnxruntime.InferenceSession]:
+        """Sessions of the same provider, all at once: opening one keeps a single core busy."""
+        [name] = [name for name, names in providers.NAMES.items() if names[0] == self.provider]
+        with ThreadPoolExecutor() as pool:
+            return dict(zip(sizes, pool.map(lambda _: self._open(name), sizes), strict=True))
+
+    def _open(self, provider: ProviderName) -> onnxruntime.InferenceSession:
+        names = providers.NAMES[provider]
+        available = onnxruntime.get_available_providers()
+        if names[0] not in available:
+            raise ProviderMissing(
+                f"provider: expected {names[0]}, found only {', '.join(available)} in this installation"
+            )
+        options = onnxruntime.SessionOptions()
+        on_cpu = provider == "cpu"
+        options.intra_op_num_threads = self._threads if on_cpu else 1
+        options.inter_op_num_threads = 1
+        spinning = self._settings.intra_op_spinning and on_cpu  # beside a GPU it would only be in the way
+        options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
+        options.log_severity_level = _FATAL
+        if not on_cpu:
+            onnxruntime.preload_dlls()  # the CUDA and cuDNN libraries of the NVIDIA wheels
+            options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+        try:
+            wanted = providers.with_options(provider, self._bundle.manifest, self._settings)
+            # Without it, onnxruntime itself goes on with the CPU where a provider fails, at any call, and prints that.
+            session = onnxruntime.InferenceSession(
+                self._bundle.model_path, options, providers=wanted, enable_fallback=0
+            )
+        except Exception as error:
+            raise StartFailed(
+                f"{self._bundle.model_path}: expected a model that {names[0]} loads, found: {_line(error)}"
+            ) from error
+        # ONNX Runtime falls back to the CPU by itself (microsoft/onnxruntime#23372), so look at what it gave.
+        found = session.get_providers()
+        if found[: len(names)] != names:
+            raise ProviderMissing(f"provider: expected {', '.join(names)}, found {', '.join(found)}")
+        return session
+
+    def _check_shapes(self, session: onnxruntime.InferenceSession) -> None:
+        manifest = self._bundle.manifest
+        wanted_inputs: list[tuple[str, str, tuple[int, ...]]] = [
+            (manifest.input.name, manifest.input.dtype, manifest.input.shape)
+        ]
+        wanted_outputs: list[tuple[str, str, tuple[int, ...]]] = [
+            (manifest.output.name, manifest.output.dtype, manifest.output.shape),
+            *((maps.output, maps.dtype, maps.shape) for maps in manifest.attention),
+        ]
+        for role, expected, values in (
+            ("input", wanted_inputs, session.get_inputs()),
+            ("output", wanted_outputs, session.get_outputs()),
+        ):
+            found = [(value.name, value.type, tuple(value.shape[1:])) for value in values]
+            wanted = [(name, _TENSOR_TYPES[dtype], shape) for name, dtype, shape in expected]
+            if found != wanted:
+                words = ", ".join(map(str, wanted))
+                raise StartFailed(f"{self._bundle.model_path}: expected the {role} {words}, found {found}")
+
+
+def left_to_the_cpu(session: onnxruntime.InferenceSession) -> list[str]:
+    """Operator and name of each node that the CPU computes; between it and a GPU, tensors are copied at each call."""
+    parts = session.get_provider_graph_assignment_info()
+    return sorted(
+        f"{node.op_type} {node.name}"
+        for part in parts
+        if part.ep_name == "CPUExecutionProvider"
+        for node in part.get_nodes()
+    )
+
+
+def _buckets(max_batch_size: int) -> list[int]:
+    """1, 2, 4, 8, … and the largest: a padded row costs little."""
+    return [*(1 << power for power in range((max_batch_size - 1).bit_length())), max_batch_size]
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,154 @@
+"""The application: one lifecycle, its routes, and what surrounds them. Importing this does nothing."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Protocol
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from fastapi.telemetry import TelemetryConfig
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+
+from service.errors import ServiceError
+from service.http import page
+from service.http.auth import Access
+from service.http.cors import METHODS, REQUEST_HEADERS, RESPONSE_HEADERS
+from service.http.error_responses import on_http_exception, on_invalid_parameter, on_service_error
+from service.http.keys import Keys
+from service.http.methods import Methods
+from service.http.observation import UNLOGGED, Observation, Observer
+from service.http.oip import infer_routes
+from service.http.oip import model_routes as oip_routes
+from service.http.openapi import Application
+from service.http.receiving import ReceiveStage
+from service.http.routes import admin, classify, classify_batch, explain, health, models, torchserve
+from service.observability.metrics import Metrics
+from service.observability.process_metrics import watch_process, watch_workers
+from service.observability.triton_metrics import TritonNames
+from service.repository.lifecycle import Lifecycle
+from service.settings import Settings
+from service.version import VERSION
+
+if TYPE_CHECKING:
+    from service.observability.tracing import Tracing
+
+
+class Worker(Protocol):
+    """What the application needs to know if its process is one of several workers."""
+
+    @property
+    def slot(self) -> int:
+        """Its number among the workers."""
+
+    @property
+    def supervisor(self) -> int:
+        """The supervisor's process id."""
+
+    @property
+    def first(self) -> bool:
+        """True for the worker that takes connections while all workers load."""
+
+    async def knock(self) -> None:
+        """Return when the first worker takes no connections any more, unless it is ready itself."""
+
+    def reload_all(self) -> None:
+        """Make every worker reload its models."""
+
+
+def create_app(
+    settings: Settings,
+    *,
+    worker: Worker | None = None,
+    tracing: "Tracing | None" = None,
+    on_failure: Callable[[], None] = lambda: None,
+) -> FastAPI:
+    """Build the application that serves the settings' repository, as this worker if there are several.
+
+    `on_failure` is called if nothing can be served or a model is lost.
+    """
+    metrics = Metrics(worker.slot if worker else None, settings.gpu_device_id)
+    if worker is None:
+        watch_process(metrics.registry)
+    else:
+        watch_workers(metrics.registry, worker.supervisor)
+    if settings.metrics_compat == "triton":
+        metrics.registry.register(TritonNames(metrics))
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        reporting = asyncio.create_task(metrics.keep_reporting())
+        async with Lifecycle(settings, metrics, tracing, on_failure=on_failure) as lifecycle:
+            app.state.lifecycle = lifecycle
+            if worker and not worker.first:
+                await lifecycle.started()  # another may serve meanwhile; nobody should be refused here
+                await worker.knock()
+            yield
+        reporting.cancel()
+        metrics.refresh()  # for whoever is scraped after this worker's end
+
+    app = Application(
+        title="aaserve",
+        description="Attention-augmented image classification.",
+        version=VERSION,
+        lifespan=lifespan,
+        redirect_slashes=False,  # a redirect would name whatever host the client said
+        telemetry=_telemetry(tracing),
+        docs_url=None,  # FastAPI's pages load their script from elsewhere; /openapi.json stays
+        redoc_url=None,
+    )
+    app.state.settings = settings
+    app.state.worker = worker
+    app.state.metrics = metrics
+    app.state.receive_stage = ReceiveStage(settings.max_inflight_bytes)
+    metrics.watch_receiving(app.state.receive_stage)
+    for part in (
+        classify,
+        classify_batch,
+        explain,
+        infer_routes,
+        oip_routes,
+        torchserve,
+        models,
+        health,
+        admin,
+        page,
+    ):
+        app.router.routes.extend(part.router.routes)  # as they are: an included router is gone through twice a request
+    app.add_exception_handler(ServiceError, on_service_error)
+    app.add_exception_handler(RequestValidationError, on_invalid_parameter)
+    app.add_exception_handler(HTTPException, on_http_exception)
+    keys = Keys(settings.api_keys_file) if settings.api_keys_file is not None else None
+    if keys is not None:
+        app.add_middleware(Access, keys=keys)
+    app.add_middleware(Methods, routes=app.router.routes)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins.split(","),
+            allow_methods=METHODS,
+            allow_headers=REQUEST_HEADERS,
+            expose_headers=RESPONSE_HEADERS,
+        )
+    observer = Observer(metrics, settings.log_requests)
+    app.add_middleware(Observation, observer=observer, tracing=tracing)  # the last one added is the outermost
+    return app
+
+
+def _telemetry(tracing: "Tracing | None") -> TelemetryConfig:
+    """Nothing phones home by itself; FastAPI makes the span of each request where traces were asked for."""
+    telemetry: TelemetryConfig = {
+        "auto_configure": False,
+        "tracing": False,
+        "metrics": False,
+        "logs": False,
+        "operation_spans": False,
+    }
+    if tracing:
+        telemetry |= {
+            "tracing": True,
+            "tracer_provider": tracing.provider,
+            "exclude": lambda scope: scope["path"] in UNLOGGED,
+        }
+    return telemetry

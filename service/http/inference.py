@@ -1,0 +1,145 @@
+"""The path of every inference request, from its head to the model that answers it.
+
+head --room in a queue?--> receive stage: body --parse--> parameters --> permit for its rows --> handler
+
+Load is shed from the head, before the body is read: 429 if the queues are full, 503 if no model is ready. A permit is
+taken only when the body is there, so a client that announces a body and sends none takes no one's place. Large bodies
+are parsed in a thread, so that the event loop goes on answering.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import ExitStack, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Generic, TypeVar
+
+from fastapi import Request
+
+from service.engine.predictor import Predictor
+from service.errors import NotReady
+from service.http.body import Fields, body_bytes, has_fields
+from service.http.disconnect import cancel_on_disconnect
+from service.http.params import Asked, deadline_of, parts, with_fields
+from service.http.receiving import ReceiveStage
+from service.observability.request_record import Record
+from service.repository.repository import RECOVERING
+
+PARSED_INLINE = 32_768  # bytes; parsing so few takes less time than telling a thread of it
+Upload = TypeVar("Upload")
+Body = TypeVar("Body")
+Checked = TypeVar("Checked")
+Choose = Callable[[Fields], tuple[Predictor, Checked]]
+
+
+@dataclass(frozen=True, slots=True)
+class Taken(Generic[Body, Checked]):
+    """A request that was let in, with its body.
+
+    Args:
+        deadline: an instant of the event loop's clock.
+    """
+
+    predictor: Predictor
+    body: Body
+    checked: Checked
+    deadline: float
+
+
+@asynccontextmanager
+async def take_in(
+    request: Request,
+    candidates: Sequence[Predictor],
+    timeout_ms: int | None,
+    *,
+    read: Callable[[Request], Awaitable[Upload]],
+    parse: Callable[[Upload], tuple[Body, Fields]],
+    choose: Choose[Checked],
+    rows_of: Callable[[Body], int] = lambda body: 1,
+    timeout_of: Callable[[Body], float | None] = lambda body: None,
+) -> AsyncIterator[Taken[Body, Checked]]:
+    """Run the block while the request holds a permit for its rows; cancel it if the client leaves.
+
+    Args:
+        candidates: the models that may answer, at least one.
+        timeout_ms: from the request's header.
+        read: returns what the client sent.
+        parse: returns the body that this is, and the parameters that it contains.
+        choose: returns the model that answers, and what it needs to know.
+        rows_of: returns the number of rows that the body asks for.
+        timeout_of: returns the seconds from now to the deadline, if the body shortens it.
+
+    Raises:
+        ServiceError: refused.
+        ClientDisconnect: the client left.
+    """
+    settings = parts(request)[1]
+    record: Record = request.state.record
+    timeout, deadline = deadline_of(timeout_ms, settings)
+    _require_room(candidates, timeout)
+    stage: ReceiveStage = request.app.state.receive_stage
+    stage.check(body_bytes(request, max_body_bytes=settings.max_body_bytes))
+
+    with stage.receipt() as receipt, ExitStack() as leases:
+        for predictor in candidates:
+            leases.enter_context(predictor.admission.lease())
+        request.state.receipt = receipt
+        async with receipt.receiving(deadline):
+            upload = await read(request)
+        record.received()
+        if receipt.held > PARSED_INLINE:
+            body, fields = await candidates[0].offload(partial(parse, upload), deadline=deadline)
+        else:
+            body, fields = parse(upload)
+        del upload
+        predictor, checked = choose(fields)
+        record.asks(predictor.manifest)
+        remaining = deadline - asyncio.get_running_loop().time()
+        if (shorter := timeout_of(body)) is not None and shorter < remaining:
+            deadline, remaining = deadline - remaining + shorter, shorter
+        with predictor.admission.admit(rows=rows_of(body), timeout=remaining):
+            async with cancel_on_disconnect(request):
+                yield Taken(predictor, body, checked, deadline)
+
+
+def by_parameters(
+    request: Request, asked: Asked, check: Callable[[Predictor, Asked], Checked]
+) -> tuple[Sequence[Predictor], Choose[Checked]]:
+    """The candidates for a request whose query, and perhaps body, name a model; and how to choose among them.
+
+    Args:
+        asked: `model`, `version` and the other parameters of the query.
+        check: returns what the answer needs to know, or raises, for a model and all parameters.
+
+    Raises:
+        ModelNotFound, NotReady, InvalidParameter: known from the head alone.
+    """
+    repository = parts(request)[0].repository
+    if not has_fields(request):
+        predictor = repository.predictor(asked["model"], asked["version"])
+        request.state.record.asks(predictor.manifest)
+        checked = check(predictor, asked)
+        return [predictor], lambda _: (predictor, checked)
+    candidates = repository.candidates(asked["model"], asked["version"])
+    if len(candidates) == 1:
+        request.state.record.asks(candidates[0].manifest)
+
+    def choose(fields: Fields) -> tuple[Predictor, Checked]:
+        together = with_fields(asked, fields)
+        if len(candidates) == 1 and not fields.keys() & {"model", "version"}:
+            return candidates[0], check(candidates[0], together)
+        predictor = repository.predictor(together["model"], together["version"])
+        return predictor, check(predictor, together)
+
+    return candidates, choose
+
+
+def _require_room(candidates: Sequence[Predictor], timeout: float) -> None:
+    """Raise NotReady or QueueFull unless one of the candidates would take a row now."""
+    ready = [predictor for predictor in candidates if predictor.ready]
+    if not ready:
+        raise NotReady(RECOVERING)
+    refusals = [predictor.admission.refusal(timeout=timeout) for predictor in ready]
+    if all(refusals):
+        assert refusals[0] is not None
+        raise refusals[0]

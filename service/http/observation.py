@@ -1,0 +1,173 @@
+"""What surrounds every request: its id, its record, its metrics, and an answer even if all else fails.
+
+request --> Record in request.state --> routes --> X-Request-ID, Server-Timing --> metrics
+"""
+
+import logging
+import re
+import time
+from collections.abc import Iterable
+from functools import lru_cache
+from random import getrandbits
+from typing import TYPE_CHECKING, Any
+
+from prometheus_client import Counter, Histogram
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.errors import ServiceError
+from service.http.error_responses import problem
+from service.observability.logs import RefusalLog, log_request
+from service.observability.metrics import Metrics
+from service.observability.request_record import CLIENT_LEFT, Record
+from service.settings import LoggedRequests
+
+if TYPE_CHECKING:
+    from service.observability.tracing import Tracing
+    from service.repository.lifecycle import Lifecycle
+
+_REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
+# Asked every few seconds, by machines.
+UNLOGGED = frozenset({"/health/live", "/health/ready", "/metrics", "/ping", "/v2/health/live", "/v2/health/ready"})
+_REFUSED = frozenset({401, 429, 503})  # as many as strangers like, so the log has their number only
+_LOGGED_FROM: dict[LoggedRequests, int] = {"all": 0, "errors": 400, "none": 600}  # statuses
+log = logging.getLogger("aaserve")
+
+
+class Observer:
+    """Has every request in the metrics and in the log, whoever answered it."""
+
+    def __init__(self, metrics: Metrics, logged: LoggedRequests = "all") -> None:
+        self.metrics = metrics
+        self._logged_from = _LOGGED_FROM[logged]
+        self._refusals = RefusalLog()
+        # Looking series up by their labels takes longer than counting.
+        self._counted = lru_cache(maxsize=1024)(self._series)
+        self._stage = lru_cache(maxsize=1024)(metrics.stage_duration.labels)
+        self._rejected = lru_cache(maxsize=64)(metrics.rejected.labels)
+
+    def ended(self, record: Record, method: str, path: str) -> None:
+        """Note that the answer is sent, or that nobody waits for it any more."""
+        now = time.perf_counter()
+        if record.predicted_at is not None:
+            record.stages["respond"] = now - record.predicted_at
+        requests, duration = self._counted(record.endpoint, record.model, record.status)
+        requests.inc()
+        duration.observe(now - record.started)
+        for stage, seconds in record.stages.items():
+            self._stage(stage, record.model).observe(seconds)
+        if record.status in _REFUSED and record.error:
+            self._refusals.add(record.error.code)
+        elif record.status >= max(self._logged_from, 500 if record.endpoint in UNLOGGED else 0):
+            log_request(_facts(record, method, path, now))
+        if record.error is not None:
+            self._rejected(record.error.code).inc()
+            if record.error.status == 500:
+                log.error("request %s: %s", record.request_id, record.error.code, exc_info=record.error)
+
+    def _series(self, endpoint: str, model: str, status: int) -> tuple[Counter, Histogram]:
+        return self.metrics.requests.labels(endpoint, model, status), self.metrics.request_duration.labels(
+            endpoint, model
+        )
+
+
+class Observation:
+    """Pure ASGI middleware, outermost."""
+
+    def __init__(self, app: ASGIApp, observer: Observer, tracing: "Tracing | None" = None) -> None:
+        self._app = app
+        self._observer = observer
+        self._metrics = observer.metrics
+        self._tracing = tracing
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        record = Record(request_id(scope["headers"]))
+        scope.setdefault("state", {})["record"] = record
+        if self._tracing:
+            self._tracing.begin()
+
+        disconnected = False
+
+        async def receive_observed() -> Message:
+            nonlocal disconnected
+            message = await receive()
+            disconnected = disconnected or message["type"] == "http.disconnect"
+            return message
+
+        async def send_observed(message: Message) -> None:
+            if message["type"] == "http.response.start" and not disconnected:
+                record.status = message["status"]
+                headers = answer_headers(record, scope["app"].state.lifecycle)
+                if self._tracing:
+                    self._tracing.finish(record)
+                    headers += self._tracing.response_headers()
+                message["headers"] = [*message["headers"], *headers]
+            await send(message)
+
+        counted = scope["path"] not in UNLOGGED
+        self._metrics.being_answered += counted
+        try:
+            await self._app(scope, receive_observed, send_observed)
+        except ClientDisconnect:
+            pass
+        except Exception as error:
+            if not disconnected:  # otherwise the request was given up, and any error may come of that
+                log.error("request %s failed", record.request_id, exc_info=error)
+                if record.status == CLIENT_LEFT:
+                    await problem(ServiceError(), record.request_id, scope["path"])(scope, receive, send_observed)
+        finally:
+            self._metrics.being_answered -= counted
+            if record.status == CLIENT_LEFT:
+                self._metrics.rejected.labels("disconnected").inc()
+            if self._tracing and record.status == CLIENT_LEFT:
+                self._tracing.finish(record)
+            record.endpoint = getattr(scope.get("route"), "path", record.endpoint)
+            self._observer.ended(record, scope["method"], scope["path"])
+
+
+def answer_headers(record: Record, lifecycle: "Lifecycle") -> list[tuple[bytes, bytes]]:
+    """What every answer has beside its own."""
+    headers = [
+        (b"x-request-id", record.request_id.encode()),
+        (b"server-timing", _server_timing(record).encode()),
+    ]
+    if lifecycle.closes_connections:
+        headers.append((b"connection", b"close"))
+    return headers
+
+
+def _facts(record: Record, method: str, path: str, now: float) -> dict[str, Any]:
+    """What the log says of a request."""
+    return {
+        "request_id": record.request_id,
+        "method": method,
+        "path": path,
+        "status": record.status,
+        "outcome": record.outcome,
+        "model": record.model,
+        "version": record.version,
+        "batch_size": record.batch_size,
+        "total_ms": round((now - record.started) * 1000, 3),
+        "stages_ms": {stage: round(seconds * 1000, 3) for stage, seconds in record.stages.items()},
+    }
+
+
+def new_request_id() -> str:
+    """Thirty-two hexadecimal digits that need only be rare, not hard to guess."""
+    return f"{getrandbits(128):032x}"
+
+
+def request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """The caller's own if it is fit to be printed, a new one otherwise."""
+    for name, value in headers:
+        if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
+            return str(value, "ascii")
+    return new_request_id()
+
+
+def _server_timing(record: Record) -> str:
+    stages = "".join([f"{stage};dur={seconds * 1000:.2f}, " for stage, seconds in record.stages.items()])
+    return f"{stages}total;dur={(time.perf_counter() - record.started) * 1000:.2f}"

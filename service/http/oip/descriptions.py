@@ -1,0 +1,114 @@
+"""What the protocol says of a server and its models, as its clients parse it; `config` and `stats` are Triton's."""
+
+from typing import Any
+
+from service.engine.predictor import Predictor
+from service.engine.statistics import Duration, Statistics
+from service.http.oip.view import BYTES, TensorSpec, View
+from service.version import VERSION
+
+EXTENSIONS = (
+    "classification",
+    "model_configuration",
+    "model_repository",
+    "binary_tensor_data",
+    "parameters",
+    "statistics",
+)
+_PLATFORM = "onnxruntime_onnx"
+_NONE = {"count": 0, "ns": 0}
+
+Json = dict[str, Any]
+
+
+def server_metadata() -> Json:
+    return {"name": "aaserve", "version": VERSION, "extensions": list(EXTENSIONS)}
+
+
+def model_metadata(view: View, versions: list[str]) -> Json:
+    return {
+        "name": view.name,
+        "versions": versions,
+        "platform": _PLATFORM,
+        "inputs": [_metadata(view.input)],
+        "outputs": [_metadata(spec) for spec in view.outputs],
+    }
+
+
+def model_config(view: View, predictor: Predictor, *, max_rows: int) -> Json:
+    """Describe the model as Triton's model configuration.
+
+    Args:
+        max_rows: of one request; the scheduler splits and joins requests into calls of its own preferred size.
+    """
+    layout = "FORMAT_NONE" if view.pictures else f"FORMAT_{view.manifest.input.layout}"
+    kind = "KIND_CPU" if predictor.provider == "CPUExecutionProvider" else "KIND_GPU"
+    return {
+        "name": view.name,
+        "platform": _PLATFORM,
+        "backend": "onnxruntime",
+        "version_policy": {"latest": {"num_versions": 1}},
+        "max_batch_size": max_rows,
+        "input": [{**_config(view.input), "format": layout, "is_shape_tensor": False, "optional": False}],
+        "output": [{**_config(spec), "is_shape_tensor": False} for spec in view.outputs],
+        "instance_group": [{"name": view.manifest.name, "kind": kind, "count": 1}],
+        "dynamic_batching": {
+            "preferred_batch_size": [predictor.max_batch_size],
+            "max_queue_delay_microseconds": round(predictor.settings.max_queue_delay_ms * 1000),
+        },
+    }
+
+
+def model_statistics(view: View, statistics: Statistics) -> Json:
+    """Describe what the network has done, under whichever of its names and addresses it was asked."""
+    return {
+        "name": view.name,
+        "version": view.manifest.version,
+        "last_inference": statistics.last_inference_ms,
+        "inference_count": statistics.inference_count,
+        "execution_count": statistics.execution_count,
+        "inference_stats": {
+            "success": _duration(statistics.success),
+            "fail": _duration(statistics.fail),
+            "queue": _duration(statistics.queue),
+            "compute_input": _duration(statistics.compute_input),
+            "compute_infer": _duration(statistics.compute_infer),
+            "compute_output": _duration(statistics.compute_output),
+            "cache_hit": _NONE,
+            "cache_miss": _NONE,
+        },
+        "batch_stats": [
+            {
+                "batch_size": rows,
+                "compute_input": {"count": calls.count, "ns": 0},  # part of compute_infer
+                "compute_infer": _duration(calls),
+                "compute_output": {"count": calls.count, "ns": 0},
+            }
+            for rows, calls in sorted(statistics.executions.copy().items())
+        ],
+        "memory_usage": [],
+    }
+
+
+def index_entry(name: str, version: str, unready: str | None) -> Json:
+    """One line of the repository index; `unready` says why the model does not answer."""
+    return {
+        "name": name,
+        "version": version,
+        "state": "UNAVAILABLE" if unready else "READY",
+        "reason": unready or "",
+    }
+
+
+def _metadata(spec: TensorSpec) -> Json:
+    return {"name": spec.name, "datatype": spec.datatype, "shape": [-1, *spec.shape]}
+
+
+def _config(spec: TensorSpec) -> Json:
+    """Triton has another word for BYTES, and leaves the batch axis out."""
+    datatype = "STRING" if spec.datatype == BYTES else spec.datatype
+    return {"name": spec.name, "data_type": f"TYPE_{datatype}", "dims": list(spec.shape)}
+
+
+def _duration(duration: Duration) -> Json:
+    return {"count": duration.count, "ns": duration.ns}

@@ -1,0 +1,102 @@
+"""POST /v2/models/{model}/infer: HTTP --> the predictor, and back. Reads from top to bottom as a request goes."""
+
+from functools import partial
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from service.engine.predictor import Inference, Predictor
+from service.http.body import read_body
+from service.http.compression import compressed
+from service.http.inference import take_in
+from service.http.oip.descriptions import Json
+from service.http.oip.infer_request import LENGTH_HEADER, InferRequest, read_infer_request
+from service.http.oip.infer_response import write_infer_response
+from service.http.oip.model_routes import find
+from service.http.params import TimeoutMs, failures, parts
+from service.http.schemas import ProtocolError
+from service.http.strict_route import StrictRoute
+from service.observability.request_record import Record
+
+router = APIRouter(tags=["Open Inference Protocol v2"], route_class=StrictRoute)
+
+_ERRORS = failures(ProtocolError)
+_TENSORS = {
+    "type": "object",
+    "required": ["inputs"],
+    "properties": {
+        "id": {"type": "string"},
+        "parameters": {"type": "object"},
+        "inputs": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["name", "shape", "datatype"],
+                "properties": {
+                    "name": {"type": "string"},
+                    "shape": {"type": "array", "items": {"type": "integer"}},
+                    "datatype": {"type": "string"},
+                    "parameters": {"type": "object"},
+                    "data": {"type": "array", "items": {}},
+                },
+            },
+        },
+        "outputs": {"type": "array", "items": {"type": "object"}},
+    },
+}
+_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {"schema": _TENSORS},
+            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+        },
+    }
+}
+
+
+@router.post("/v2/models/{model}/infer", response_model=Json, responses=_ERRORS, openapi_extra=_BODY)
+@router.post("/v2/models/{model}/versions/{version}/infer", response_model=Json, responses=_ERRORS, openapi_extra=_BODY)
+async def infer(request: Request, model: str, version: str | None = None, timeout_ms: TimeoutMs = None) -> Response:
+    """Run a model on tensors, or on pictures (`MODEL:pictures`), with its answer as numbers or as its best classes."""
+    lifecycle, settings, _ = parts(request)
+    record: Record = request.state.record
+    predictor, view = find(lifecycle.repository, model, version)
+    record.asks(view.manifest)
+    parse = partial(
+        read_infer_request,
+        header_length=request.headers.get(LENGTH_HEADER),
+        view=view,
+        max_rows=min(settings.max_batch_items, predictor.settings.max_queue_size),
+    )
+
+    async with take_in(
+        request,
+        [predictor],
+        timeout_ms,
+        read=partial(read_body, max_body_bytes=settings.max_body_bytes),
+        parse=lambda body: (parse(body), {}),
+        choose=lambda _: (predictor, None),
+        rows_of=lambda asked: len(asked.rows),
+        timeout_of=lambda asked: asked.timeout,
+    ) as taken:
+        inference = await _infer(predictor, taken.body, taken.deadline)
+    record.predicted(inference.stages, inference.batch_size)
+    return _answer(request, *write_infer_response(view, taken.body, inference.logits))
+
+
+async def _infer(predictor: Predictor, asked: InferRequest, deadline: float) -> Inference:
+    if isinstance(asked.rows, list):
+        return await predictor.infer_pictures(asked.rows, deadline=deadline)
+    return await predictor.infer(asked.rows, deadline=deadline)
+
+
+def _answer(request: Request, content: bytes, json_length: int | None) -> Response:
+    """The lengths are of what there is before it is compressed, as the clients expect."""
+    headers = {} if json_length is None else {LENGTH_HEADER: str(json_length)}
+    media_type = "application/json" if json_length is None else "application/octet-stream"
+    content, encoding = compressed(content, request.headers.get("accept-encoding", ""))
+    if encoding:
+        headers["Content-Encoding"] = encoding
+    return Response(content, 200, headers, media_type)

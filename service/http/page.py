@@ -1,0 +1,88 @@
+"""GET / --> the page: one self-contained HTML file, and the pictures it offers.
+
+    page/index.html --> sha256 of its style and script --> Content-Security-Policy that allows these two and no others
+
+The page talks to the same addresses as everybody else: /classify, /models, /metrics. Nothing comes from elsewhere.
+"""
+
+import base64
+import hashlib
+import re
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from fastapi import APIRouter, Request
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+router = APIRouter(include_in_schema=False)
+
+_FOLDER = Path(__file__).parent / "page_assets"
+_INLINE = re.compile(r"<(style|script)\b[^>]*>(.*?)</\1>", re.DOTALL)
+_HEADERS = {
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "geolocation=(), microphone=()",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """The bytes of the page, and what a browser may do with them."""
+
+    html: bytes
+    etag: str
+    policy: str
+
+
+@router.get("/")
+def page(request: Request) -> Response:
+    """The page."""
+    found = _page()
+    headers = {**_HEADERS, "Content-Security-Policy": found.policy, "Cache-Control": "no-cache", "ETag": found.etag}
+    if request.headers.get("if-none-match") == found.etag:
+        return Response(status_code=304, headers=headers)
+    return Response(found.html, media_type="text/html; charset=utf-8", headers=headers)
+
+
+@router.get("/page/examples/{name}")
+def example(name: str) -> Response:
+    """One of the photographs that the page offers."""
+    picture = _examples().get(name)
+    if picture is None:
+        raise HTTPException(404)
+    return Response(picture, media_type="image/jpeg", headers={**_HEADERS, "Cache-Control": "max-age=86400"})
+
+
+@cache
+def _page() -> Page:
+    text = (_FOLDER / "index.html").read_text("utf-8")
+    return Page(text.encode(), f'"{hashlib.sha256(text.encode()).hexdigest()[:32]}"', _policy(text))
+
+
+@cache
+def _examples() -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (_FOLDER / "examples").glob("*.jpg")}
+
+
+def _policy(html: str) -> str:
+    """Only the inline style and script of this very file run; pictures may also be those the reader dropped."""
+    allowed: dict[str, list[str]] = {"style": [], "script": []}
+    for kind, text in _INLINE.findall(html):
+        allowed[kind].append(f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'")
+    return "; ".join(
+        [
+            "default-src 'none'",
+            f"style-src {' '.join(allowed['style'])}",
+            f"script-src {' '.join(allowed['script'])}",
+            "img-src 'self' data: blob:",
+            "connect-src 'self'",
+            "base-uri 'none'",
+            "form-action 'none'",
+            "frame-ancestors 'none'",
+            "require-trusted-types-for 'script'",
+            "trusted-types 'none'",
+        ]
+    )

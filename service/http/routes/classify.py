@@ -1,0 +1,83 @@
+"""POST /classify: an image in, ranked labels out."""
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+from fastapi import APIRouter, Request
+from pydantic_core import to_json
+from starlette.responses import Response
+
+from bundle.manifest import Manifest
+from service.engine.predictor import Predictor
+from service.http.body import Fields, check_image_type, image_of, media_type_of, read_upload
+from service.http.body_schemas import LABELS, MODEL, image_body
+from service.http.inference import by_parameters, take_in
+from service.http.multipart import Form
+from service.http.params import (
+    PROBLEMS,
+    Asked,
+    ModelName,
+    ModelVersion,
+    TimeoutMs,
+    TopK,
+    checked_top_k,
+    parts,
+)
+from service.http.schemas import Classification
+from service.http.strict_route import StrictRoute
+from service.observability.request_record import Record
+from service.tasks.classification import ClassScore, rank
+
+router = APIRouter(route_class=StrictRoute)
+CLASSIFY = "/classify"
+
+
+@router.post(CLASSIFY, response_model=Classification, responses=PROBLEMS, openapi_extra=image_body(MODEL | LABELS))
+async def classify(
+    request: Request,
+    top_k: TopK = None,
+    model: ModelName = None,
+    version: ModelVersion = None,
+    timeout_ms: TimeoutMs = None,
+) -> Response:
+    """Classify one image: JPEG, PNG, WebP, GIF (first frame), BMP or TIFF."""
+    asked = {"model": model, "version": version, "top_k": top_k}
+    media_type = media_type_of(request)
+    check_image_type(media_type)
+    manifest, predictions = await classified(
+        request,
+        asked,
+        timeout_ms,
+        read=partial(read_upload, takes=asked, max_body_bytes=parts(request)[1].max_body_bytes),
+        parse=partial(image_of, media_type=media_type, takes=asked),
+    )
+    return Response(answer_body(manifest, predictions), media_type="application/json")
+
+
+async def classified(
+    request: Request,
+    asked: Asked,
+    timeout_ms: int | None,
+    *,
+    read: Callable[[Request], Awaitable[bytes | Form]],
+    parse: Callable[[bytes | Form], tuple[bytes, Fields]],
+) -> tuple[Manifest, list[ClassScore]]:
+    """Take in a request and classify its image."""
+    record: Record = request.state.record
+    candidates, choose = by_parameters(request, asked, wanted_labels)
+    async with take_in(request, candidates, timeout_ms, read=read, parse=parse, choose=choose) as taken:
+        inference = await taken.predictor.infer_picture(taken.body, deadline=taken.deadline)
+    manifest = taken.predictor.manifest
+    predictions = rank(inference.logits[0], manifest.labels, taken.checked)
+    record.predicted(inference.stages, inference.batch_size)
+    return manifest, predictions
+
+
+def wanted_labels(predictor: Predictor, asked: Asked) -> int:
+    """As `checked_top_k`."""
+    return checked_top_k(asked["top_k"], predictor)
+
+
+def answer_body(manifest: Manifest, predictions: list[ClassScore]) -> bytes:
+    """A `Classification`, written without being checked first: it is ours."""
+    return to_json({"model": manifest.name, "version": manifest.version, "predictions": predictions})

@@ -1,0 +1,79 @@
+"""POST /classify/batch: as /classify, for several pictures that succeed or fail each by itself."""
+
+import logging
+from collections.abc import Sequence
+from functools import partial
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from service.engine.predictor import Inference
+from service.errors import ServiceError
+from service.http.body import check_images_type, images_of, media_type_of, read_upload
+from service.http.body_schemas import LABELS, MODEL, images_body
+from service.http.error_responses import described
+from service.http.inference import by_parameters, take_in
+from service.http.params import (
+    PROBLEMS,
+    ModelName,
+    ModelVersion,
+    TimeoutMs,
+    TopK,
+    parts,
+)
+from service.http.routes.classify import wanted_labels
+from service.http.schemas import BatchClassification, BatchItem
+from service.http.strict_route import StrictRoute
+from service.observability.request_record import Record
+from service.tasks.classification import rank
+
+router = APIRouter(route_class=StrictRoute)
+log = logging.getLogger("aaserve")
+
+
+@router.post(
+    "/classify/batch", response_model=BatchClassification, responses=PROBLEMS, openapi_extra=images_body(MODEL | LABELS)
+)
+async def classify_batch(
+    request: Request,
+    top_k: TopK = None,
+    model: ModelName = None,
+    version: ModelVersion = None,
+    timeout_ms: TimeoutMs = None,
+) -> Response:
+    """Classify several images; one result for each, in order: `predictions`, or the `problem` of that image alone."""
+    _, settings, metrics = parts(request)
+    record: Record = request.state.record
+    asked = {"model": model, "version": version, "top_k": top_k}
+    check_images_type(media_type_of(request))
+    max_items = settings.max_batch_items
+    read = partial(read_upload, takes=asked, max_body_bytes=settings.max_body_bytes, max_images=max_items)
+    parse = partial(images_of, takes=asked, max_items=max_items)
+
+    candidates, choose = by_parameters(request, asked, wanted_labels)
+    async with take_in(request, candidates, timeout_ms, read=read, parse=parse, choose=choose, rows_of=len) as taken:
+        predictor = taken.predictor
+        outcomes = await predictor.infer_each(taken.body, deadline=taken.deadline)
+    for error in outcomes:
+        if isinstance(error, ServiceError):
+            metrics.rejected.labels(error.code).inc()
+            if error.status == 500:
+                log.error("request %s: %s", record.request_id, error.code, exc_info=error)
+    manifest = predictor.manifest
+    results = [_item(outcome, manifest.labels, taken.checked, record.request_id) for outcome in outcomes]
+    if slowest := _slowest(outcomes):
+        record.predicted(slowest.stages, slowest.batch_size)
+    answer = BatchClassification(model=manifest.name, version=manifest.version, results=results)
+    return Response(answer.model_dump_json(exclude_none=True), media_type="application/json")
+
+
+def _item(outcome: Inference | ServiceError, labels: Sequence[str], top_k: int, request_id: str) -> BatchItem:
+    if isinstance(outcome, ServiceError):
+        return BatchItem(problem=described(outcome, request_id))
+    return BatchItem(predictions=rank(outcome.logits[0], labels, top_k))
+
+
+def _slowest(outcomes: Sequence[Inference | ServiceError]) -> Inference | None:
+    """The image that took longest stands for all of them."""
+    inferences = [outcome for outcome in outcomes if isinstance(outcome, Inference)]
+    return max(inferences, key=lambda inference: sum(inference.stages.values()), default=None)

@@ -1,0 +1,75 @@
+"""POST /explain: where the network looks in a picture. The same way as /classify, but alone: never in a batch."""
+
+from functools import partial
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+from starlette.responses import Response
+
+from service.attention.render import FORMS, NPY, PNG, Explanation, for_form
+from service.attention.selection import AttentionSelection, checked_selection
+from service.engine.predictor import Predictor
+from service.http.body import check_image_type, image_of, media_type_of, read_upload
+from service.http.body_schemas import LOOK, MODEL, image_body
+from service.http.inference import by_parameters, take_in
+from service.http.negotiation import preferred
+from service.http.params import PROBLEMS, Asked, ModelName, ModelVersion, TimeoutMs, parts
+from service.http.schemas import Problem
+from service.http.strict_route import StrictRoute
+from service.observability.request_record import Record
+
+router = APIRouter(route_class=StrictRoute)
+
+Layer = Annotated[
+    str | None, Query(description="Name of a layer (default: all; the last in a PNG and an array). GET /models/NAME.")
+]
+Head = Annotated[str | None, Query(description="Number of a head, or mean (default: each; their mean in a PNG).")]
+Position = Annotated[
+    str | None,
+    Query(
+        description="Whose attention: x,y as fractions of what the model sees, from its top left corner, such as "
+        "0.5,0.25 (default: the average over all positions)."
+    ),
+]
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
+_RESPONSES: dict[int | str, dict[str, Any]] = {
+    **PROBLEMS,
+    200: {"content": {PNG: _BINARY, NPY: _BINARY}, "description": "JSON, a PNG or an array, as Accept says."},
+    406: {"model": Problem},
+}
+
+
+@router.post("/explain", response_model=Explanation, responses=_RESPONSES, openapi_extra=image_body(MODEL | LOOK))
+async def explain(
+    request: Request,
+    layer: Layer = None,
+    head: Head = None,
+    position: Position = None,
+    model: ModelName = None,
+    version: ModelVersion = None,
+    timeout_ms: TimeoutMs = None,
+) -> Response:
+    """Where each attention layer and head looks in one image.
+
+    JSON with the shares of each; with `Accept: image/png` one map over the picture as the model sees it; with
+    `Accept: application/x-npy` the whole map of a layer, float32 (heads, rows, columns, rows, columns).
+    """
+    record: Record = request.state.record
+    media_type = preferred(request.headers.get("accept", ""), list(FORMS))
+    asked = {"model": model, "version": version, "layer": layer, "head": head, "position": position}
+    type_of_body = media_type_of(request)
+    check_image_type(type_of_body)
+    read = partial(read_upload, takes=asked, max_body_bytes=parts(request)[1].max_body_bytes)
+    parse = partial(image_of, media_type=type_of_body, takes=asked)
+
+    def wanted_look(predictor: Predictor, asked: Asked) -> AttentionSelection:
+        wanted = {name: asked[name] for name in ("layer", "head", "position")}
+        return for_form(checked_selection(predictor.manifest, **wanted), media_type)
+
+    candidates, choose = by_parameters(request, asked, wanted_look)
+    async with take_in(request, candidates, timeout_ms, read=read, parse=parse, choose=choose) as taken:
+        predictor, look = taken.predictor, taken.checked
+        show = partial(FORMS[media_type], predictor.manifest, look)
+        shown, stages = await predictor.explain(taken.body, look.layers, show, deadline=taken.deadline)
+    record.predicted(stages, batch_size=1)
+    return Response(shown, media_type=media_type, headers={"Vary": "Accept"})

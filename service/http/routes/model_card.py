@@ -1,0 +1,133 @@
+"""A model in memory --> what anybody may know about it."""
+
+from collections.abc import Iterator
+from typing import Annotated
+
+from pydantic import BaseModel, Field
+
+from bundle.manifest import Accuracy, AttentionMap, Input, Parity, Provenance
+from bundle.preprocessing import Preprocessing
+from service.repository.served_model import LoadedVersion, ServedModel
+
+
+class VersionCard(BaseModel):
+    """One version of a model: what it is, how it was made, how good it is."""
+
+    version: str
+    state: str = Field(description="ready, recovering, failed, or standby: kept in memory for a rollback.")
+    architecture: str
+    provider: str = Field(description="ONNX Runtime's execution provider.")
+    precision: str
+    opset: int
+    input: Input
+    preprocessing: Preprocessing
+    labels: tuple[str, ...]
+    attention: tuple[AttentionMap, ...] = Field(description="What POST /explain can show; empty if nothing.")
+    accuracy: Accuracy | None = Field(description="Null if it was never measured.")
+    parity: Parity
+    provenance: Provenance
+    sha256: dict[str, str] = Field(description="Of each file of the bundle.")
+
+
+class Failure(BaseModel):
+    """A version that cannot be served, or the model as a whole."""
+
+    version: str | None
+    reason: str
+
+
+Notice = Annotated[
+    str | None,
+    Field(
+        exclude_if=lambda notice: notice is None,
+        description="There where an older version is served than the folder asks for: after a rollback, or because the "
+        "newer one is broken.",
+    ),
+]
+
+
+class ModelCard(BaseModel):
+    """One model: the versions in memory, those that answer first and of these the highest; and what failed."""
+
+    name: str
+    versions: list[VersionCard]
+    failures: list[Failure]
+    notice: Notice = None
+
+
+class VersionState(BaseModel):
+    """Where one version is in its life."""
+
+    version: str
+    state: str
+
+
+class ModelSummary(BaseModel):
+    """One line of the list."""
+
+    name: str
+    versions: list[VersionState]
+    failures: list[Failure]
+    notice: Notice = None
+
+
+class ModelList(BaseModel):
+    """Everything served here."""
+
+    models: list[ModelSummary]
+
+
+def model_card(model: ServedModel) -> ModelCard:
+    """All that is known of a model."""
+    return ModelCard(
+        name=model.name,
+        versions=[_version_card(loaded, state) for loaded, state in _in_memory(model)],
+        failures=_failures(model),
+        notice=model.notice,
+    )
+
+
+def model_summary(model: ServedModel) -> ModelSummary:
+    """The model in a line."""
+    return ModelSummary(
+        name=model.name,
+        versions=[
+            VersionState(version=loaded.bundle.manifest.version, state=state) for loaded, state in _in_memory(model)
+        ],
+        failures=_failures(model),
+        notice=model.notice,
+    )
+
+
+def _in_memory(model: ServedModel) -> Iterator[tuple[LoadedVersion, str]]:
+    for version in sorted(model.serving, key=int, reverse=True):
+        loaded = model.serving[version]
+        state = "ready" if loaded.predictor.ready else "recovering" if loaded.predictor.alive else "failed"
+        yield loaded, state
+    for loaded in model.standby.values():
+        if loaded not in model.serving.values():
+            yield loaded, "standby"
+
+
+def _failures(model: ServedModel) -> list[Failure]:
+    return [Failure(version=version or None, reason=reason) for version, reason in model.failures.items()]
+
+
+def _version_card(loaded: LoadedVersion, state: str) -> VersionCard:
+    manifest = loaded.bundle.manifest
+    return VersionCard(
+        version=manifest.version,
+        state=state,
+        architecture=manifest.architecture,
+        provider=loaded.predictor.provider,
+        precision=manifest.precision,
+        opset=manifest.opset,
+        input=manifest.input,
+        preprocessing=manifest.preprocessing,
+        labels=manifest.labels,
+        attention=manifest.attention,
+        accuracy=manifest.accuracy,
+        parity=manifest.parity,
+        provenance=manifest.provenance,
+        sha256=manifest.files,
+    )

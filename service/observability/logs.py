@@ -1,0 +1,106 @@
+"""Log lines: for people on a terminal, one JSON document a line for machines. log_writer.py takes them to stderr."""
+
+import json
+import logging
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+from urllib.parse import quote
+
+from service.observability.log_writer import LogWriter
+from service.settings import LogFormat, LogLevel
+
+_READABLE = "/:@!$&'()*+,;=~"  # in a path; the rest, such as a line's end, is logged as %0A
+log = logging.getLogger("aaserve")
+_encode = json.JSONEncoder(separators=(",", ":")).encode  # json.dumps makes an encoder a line
+
+
+def configure_logging(log_format: LogFormat, level: LogLevel, *filters: logging.Filter) -> LogWriter:
+    """Set up the process's one handler; `auto` is console on a terminal and JSON elsewhere."""
+    if log_format == "auto":
+        log_format = "console" if sys.stderr.isatty() else "json"
+    writer = LogWriter(sys.stderr.fileno())
+    writer.setFormatter(JsonFormatter() if log_format == "json" else ConsoleFormatter())
+    for each in filters:
+        writer.addFilter(each)
+    logging.basicConfig(level=level.upper(), handlers=[writer])
+    # What no line of ours has is not looked up for each (docs.python.org/3/howto/logging.html#optimization).
+    logging._srcfile = None
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    logging.getLogger("uvicorn").setLevel(max(logging.WARNING, logging.getLogger().level))
+    return writer
+
+
+def log_request(facts: dict[str, Any]) -> None:
+    """One line for an answered request; `facts` are plain JSON values."""
+    if log.isEnabledFor(logging.INFO):
+        record = logging.LogRecord(log.name, logging.INFO, __file__, 0, "request", None, None)  # as log.info, sooner
+        record.request = facts
+        log.handle(record)
+
+
+class RefusalLog:
+    """One line a second for all requests refused: under overload a line each would cost more than the refusal."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._counts: Counter[str] = Counter()
+        self._since = clock()
+
+    def add(self, code: str) -> None:
+        """Count a refusal, and say so if the last word on it is a second old."""
+        self._counts[code] += 1
+        now = self._clock()
+        if now - self._since >= 1:
+            refused = ", ".join(f"{code} {count}" for code, count in self._counts.items())
+            log.warning("requests refused since %.0f s ago: %s", now - self._since, refused)
+            self._counts.clear()
+            self._since = now
+
+
+@lru_cache(maxsize=1)
+def _second(since_1970: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(since_1970))
+
+
+class JsonFormatter(logging.Formatter):
+    """time, level, message, what is known of the request, its trace, and the traceback if there is one."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {
+            "time": f"{_second(int(record.created))}.{record.msecs:03.0f}Z",
+            "level": record.levelname.lower(),
+            "message": record.getMessage(),
+            **getattr(record, "request", {}),
+        }
+        if hasattr(record, "trace_id"):
+            line["trace_id"] = record.trace_id
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return _encode(line)
+
+
+class ConsoleFormatter(logging.Formatter):
+    """One readable line."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(name)s %(message)s")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (the library's name)
+        line = super().formatMessage(record)
+        facts: dict[str, Any] | None = getattr(record, "request", None)
+        if facts is None:
+            return line
+        stages = ", ".join(f"{stage} {milliseconds:.1f}" for stage, milliseconds in facts["stages_ms"].items())
+        words = [
+            facts["method"],
+            quote(facts["path"], safe=_READABLE),
+            str(facts["status"]),
+            f"{facts['total_ms']:.1f} ms",
+        ]
+        words += [f"({stages})"] * bool(stages)
+        words += [f"{facts['model']}/{facts['version']} batch {facts['batch_size']}"] * bool(facts["model"])
+        return f"{line}: {' '.join(words)} {facts['outcome']} {facts['request_id']}"

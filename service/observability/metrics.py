@@ -1,0 +1,245 @@
+"""Prometheus metrics: names, labels and buckets. docs/operations.md lists them for those who scrape.
+
+One process counts in memory. Workers count in files, one set for each slot, so that a replacement goes on where its
+predecessor was killed, and the worker that is scraped adds all of them up.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from functools import partial
+from math import nan
+from typing import Protocol
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, values
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from bundle.bundle import MODEL_FILE
+from bundle.manifest import Manifest
+from service.observability.gpu_metrics import GpuMetrics
+
+# Resolve a service that answers in 2 to 50 ms; the client library's own buckets start at 5 ms.
+SECONDS = (
+    0.0005,
+    0.001,
+    0.002,
+    0.003,
+    0.005,
+    0.0075,
+    0.01,
+    0.015,
+    0.02,
+    0.03,
+    0.05,
+    0.075,
+    0.1,
+    0.15,
+    0.25,
+    0.5,
+    1,
+    2.5,
+    5,
+    10,
+)
+ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+REFRESH = 1.0  # seconds between two looks at what workers report
+
+
+class Reporting(Protocol):
+    """What a version of a model says of itself."""
+
+    manifest: Manifest
+
+    @property
+    def provider(self) -> str: ...
+    @property
+    def ready(self) -> bool: ...
+    @property
+    def queue_depth(self) -> int: ...
+    @property
+    def queue_capacity(self) -> int: ...
+
+
+class Receiving(Protocol):
+    """The bodies of requests."""
+
+    bodies: int
+    bytes: int
+
+
+def worker_restarts(registry: CollectorRegistry | None) -> Counter:
+    """The metric that the supervisor of several workers counts and that each of them shows."""
+    return Counter(
+        "aaserve_worker_restarts_total", "Workers that were killed or hung, and replaced.", registry=registry
+    )
+
+
+class Metrics:
+    """All metrics of one running service, in a registry of their own.
+
+    Args:
+        slot: of this worker; None in a process that serves alone.
+        gpu_device_id: of the card that is told of, once a model runs on one.
+    """
+
+    def __init__(self, slot: int | None = None, gpu_device_id: int = 0) -> None:
+        registry = self.registry = CollectorRegistry()
+        self._is_worker = slot is not None
+        self._reported: dict[Gauge, Callable[[], float]] = {}
+        self._versions: dict[str, list[tuple[Gauge, tuple[str, ...]]]] = {}
+        self._gpu: GpuMetrics | None = None
+        self._gpu_device_id = gpu_device_id
+        if self._is_worker:
+            # The library names the files by process id; by slot, they neither grow in number nor show as labels.
+            values.ValueClass = values.MultiProcessValue(lambda: slot)  # type: ignore[no-untyped-call]
+            self.registry = CollectorRegistry()
+            MultiProcessCollector(self.registry)  # type: ignore[no-untyped-call]
+        self.requests = Counter(
+            "aaserve_requests_total", "HTTP requests answered.", ["endpoint", "model", "code"], registry=registry
+        )
+        self.request_duration = Histogram(
+            "aaserve_request_duration_seconds",
+            "From the request's head to the end of its answer.",
+            ["endpoint", "model"],
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.stage_duration = Histogram(
+            "aaserve_stage_duration_seconds",
+            "Where the time of answered requests went.",
+            ["stage", "model"],
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.batch_size = Histogram(
+            "aaserve_batch_size", "Rows in one model call.", ["model"], buckets=ROWS, registry=registry
+        )
+        self.queue_depth = Gauge(
+            "aaserve_queue_depth",
+            "Rows waiting for the model.",
+            ["model"],
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+        self.queue_capacity = Gauge(
+            "aaserve_queue_capacity", "Rows that may wait.", ["model"], registry=registry, multiprocess_mode="livesum"
+        )
+        self.inflight = Gauge(
+            "aaserve_inflight_requests",
+            "Requests being answered, health checks and scrapes excluded.",
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+        self.being_answered = 0
+        self._report(self.inflight, lambda: self.being_answered)
+        self.receiving = Gauge(
+            "aaserve_receiving_requests",
+            "Requests whose body is being received.",
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+        self.body_bytes = Gauge(
+            "aaserve_body_bytes",
+            "Bytes of request bodies in memory.",
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+        self.rejected = Counter(
+            "aaserve_rejected_total",
+            "Requests (of a batch: images) not answered as asked.",
+            ["reason"],
+            registry=registry,
+        )
+        self.rejected.labels("model_not_found")  # from 0, so that the first one is an increase
+        self.images = Counter("aaserve_images_total", "Images received.", ["format", "outcome"], registry=registry)
+        self.model_info = Gauge(
+            "aaserve_model_info",
+            "What is served; always 1.",
+            ["model", "version", "sha256", "provider", "precision"],
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
+        self.model_ready = Gauge(
+            "aaserve_model_ready",
+            "1 while the model answers.",
+            ["model", "version"],
+            registry=registry,
+            multiprocess_mode="livemin",
+        )
+        self.models_missing = Gauge(
+            "aaserve_models_missing",
+            "Models of the repository or of required_models that are not served.",
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
+        self.model_fallback = Gauge(
+            "aaserve_model_fallback",
+            "1 while an older version is served because a newer one is broken.",
+            ["model"],
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
+        self.reloads = Counter(
+            "aaserve_reloads_total", "Models loaded, or not.", ["model", "outcome"], registry=registry
+        )
+        self.model_reopened = Counter(
+            "aaserve_model_reopened_total", "Sessions that died and were opened again.", ["model"], registry=registry
+        )
+        self.log_lines_dropped = Counter(
+            "aaserve_log_lines_dropped_total", "Log lines that could not be written.", registry=registry
+        )
+        self.worker_restarts = worker_restarts(registry)
+
+    def watch_model(
+        self, name: str, versions: Sequence[Reporting], *, failed: Sequence[str] = (), fallback: bool = False
+    ) -> None:
+        """Report these versions of a model from now on, and no others; `failed` are those of one that has none."""
+        self.model_fallback.labels(name).set(fallback)
+        self._report(self.queue_depth.labels(name), lambda: sum(version.queue_depth for version in versions))
+        self.queue_capacity.labels(name).set(sum(version.queue_capacity for version in versions))
+        for gauge, labels in self._versions.pop(name, []):
+            self._forget(gauge, labels)
+        reported = self._versions[name] = []
+        if self._gpu is None and any(version.provider != "CPUExecutionProvider" for version in versions):
+            self._gpu = GpuMetrics(self._gpu_device_id)
+            self.registry.register(self._gpu)  # which is what is scraped, beside the files of all workers
+        for version in versions:
+            manifest = version.manifest
+            sha256 = manifest.files[MODEL_FILE]
+            info = (name, manifest.version, sha256, version.provider, manifest.precision)
+            ready = (name, manifest.version)
+            self.model_info.labels(*info).set(1)
+            self._report(self.model_ready.labels(*ready), partial(getattr, version, "ready"))
+            reported += [(self.model_info, info), (self.model_ready, ready)]
+        for failed_version in failed:
+            self._report(self.model_ready.labels(name, failed_version), lambda: 0)
+            reported.append((self.model_ready, (name, failed_version)))
+
+    def watch_receiving(self, stage: Receiving) -> None:
+        """Report the bodies of requests from now on."""
+        self._report(self.receiving, lambda: stage.bodies)
+        self._report(self.body_bytes, lambda: stage.bytes)
+
+    async def keep_reporting(self) -> None:
+        """What another worker reports when it is scraped must be in this one's files: write it again and again."""
+        while self._is_worker:
+            self.refresh()
+            await asyncio.sleep(REFRESH)
+
+    def refresh(self) -> None:
+        """Write what is reported now."""
+        for gauge, value in self._reported.items():
+            gauge.set(value())
+
+    def _forget(self, gauge: Gauge, labels: tuple[str, ...]) -> None:
+        if self._is_worker:  # whose files keep what they once had
+            self._reported.pop(gauge.labels(*labels), None)
+            gauge.labels(*labels).set(nan if gauge is self.model_ready else 0)  # where 0 means: does not answer
+        else:
+            gauge.remove(*labels)
+
+    def _report(self, gauge: Gauge, value: Callable[[], float]) -> None:
+        if self._is_worker:
+            self._reported[gauge] = value
+            gauge.set(value())
+        else:
+            gauge.set_function(value)

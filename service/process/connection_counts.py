@@ -1,0 +1,44 @@
+"""How many connections each worker has, in a file that all of them map.
+
+Nothing is locked: each worker writes its own number, and one that is a moment old does for a decision that the next
+connection corrects.
+"""
+
+import mmap
+from pathlib import Path
+
+_FILE = "connections"
+_BYTES = 4
+_ABSENT = 2**32 - 1  # takes none
+
+
+class ConnectionCounts:
+    """The numbers of all workers, as one of them sees it.
+
+    Args:
+        folder: the workers' own, where `create` has made the file.
+    """
+
+    def __init__(self, folder: str, slot: int) -> None:
+        with (Path(folder) / _FILE).open("r+b") as file:
+            self._numbers = memoryview(mmap.mmap(file.fileno(), 0)).cast("I")
+        self._slot = slot
+
+    @staticmethod
+    def create(folder: str, workers: int) -> None:
+        """Make the file; nobody takes connections yet."""
+        (Path(folder) / _FILE).write_bytes(_ABSENT.to_bytes(_BYTES, "little") * workers)
+
+    def has(self, connections: int) -> None:
+        """Say how many this worker has, while it takes some."""
+        if self._numbers[self._slot] != _ABSENT:
+            self._numbers[self._slot] = connections
+
+    def others_have_fewer(self, connections: int) -> bool:
+        """Say how many this worker has; is there one with fewer?"""
+        self._numbers[self._slot] = connections
+        return min(self._numbers) < connections
+
+    def leave(self) -> None:
+        """Take none from now on."""
+        self._numbers[self._slot] = _ABSENT

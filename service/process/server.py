@@ -1,0 +1,178 @@
+"""uvicorn that stops without losing anybody.
+
+SIGTERM --> readiness off --> grace: still serving --> no more connections --> all that was accepted is answered --> end
+SIGHUP --> models as the repository says now, and the certificate as its files are
+
+Load balancers learn of the readiness while the grace lasts; answers then carry `Connection: close`, so that clients who
+keep connections open take their next request elsewhere. Whoever was given no such answer, because the connection was
+opened or last answered a moment ago, may be about to send: such a connection is closed only once it has been silent.
+
+The first of several workers listens while it loads, until another one is ready (service/process/supervisor.py).
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+from contextlib import suppress
+from types import FrameType
+
+import uvicorn
+
+from service.process.accept import Acceptor, accept_all
+from service.process.connection import Connection
+from service.process.supervisor import Worker
+from service.process.tls import Certificate
+
+HANDSHAKE = 5.0  # seconds; TLS takes the client's part in it
+HANDSHAKE_AT_MOST = 600.0  # seconds: `client_timeout_ms`, which `Connection` sees to, is never longer
+SETTLE = 0.05  # seconds; whatever a connection has already sent is read by then
+SILENCE = 2.0  # seconds, at most the grace; who has been silent that long is not about to send
+log = logging.getLogger("aaserve")
+
+
+class Server(uvicorn.Server):
+    """Serves one listening socket.
+
+    Args:
+        drain_grace: seconds between readiness off and the last connection taken.
+        worker: if it is one; the end of its lifeline stops it, as if by SIGTERM.
+        certificate: whose context the config has; read again on SIGHUP.
+    """
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        *,
+        drain_grace: float,
+        worker: Worker | None = None,
+        certificate: Certificate | None = None,
+    ) -> None:
+        super().__init__(config)
+        self._certificate = certificate
+        self._drain_grace = drain_grace
+        self._worker = worker
+        self._door = worker.door if worker and worker.first else None
+        self._balance = config.app.state.balance = worker.balance() if worker else None  # type: ignore[union-attr]
+        self._joining: asyncio.Task[None] | None = None
+        self._draining = False
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup([])  # it begins to serve, and listens to nothing
+        self._loop = asyncio.get_running_loop()
+        self._listening = sockets or []
+        for listening in self._listening:
+            listening.setblocking(False)
+        self._listen()
+        self._loop.add_signal_handler(signal.SIGHUP, self._reload)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # which the supervisor blocks until here
+        if self._worker is not None:
+            self._loop.add_reader(self._worker.lifeline, self._supervisor_gone)
+        if self._door is not None:
+            self._loop.add_reader(self._door, self._leave)
+            self._joining = asyncio.create_task(self._join())
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """First signal: drain. SIGINT (somebody waits at a terminal) and every further one: no grace."""
+        if self._draining or not self.started or sig != signal.SIGTERM:
+            self._drain_grace = 0
+            super().handle_exit(sig, frame)
+            return
+        self._draining = True
+        self.config.app.state.lifecycle.drain()  # type: ignore[union-attr]
+        self._loop.call_soon_threadsafe(self._loop.call_later, self._drain_grace, self._stop)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self.config.app.state.lifecycle.drain()  # type: ignore[union-attr]
+        if self._worker is not None:
+            self._loop.remove_reader(self._worker.lifeline)
+        if self._joining is not None:
+            self._joining.cancel()
+        self._stop_listening()
+        # A listening socket that is closed resets the connections that wait in it, so nothing lies between the last
+        # accept and the close.
+        waiting = []
+        for listening in self._listening:
+            waiting += accept_all(listening)
+            listening.close()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(HANDSHAKE):
+                await asyncio.gather(*map(self._welcome, waiting), return_exceptions=True)
+        await asyncio.sleep(SETTLE)
+        await self._silence()
+        await super().shutdown([])
+
+    def _leave(self) -> None:
+        """Another worker is ready: take no connections before this one is, too."""
+        self._stop_listening()
+        self._close_door()
+
+    async def _join(self) -> None:
+        """Once this worker is ready, it serves beside the others, whether it had left or not."""
+        await self.config.app.state.lifecycle.started()  # type: ignore[union-attr]
+        self._close_door()
+        if not self._acceptors:
+            self._listen()
+
+    def _listen(self) -> None:
+        connections = self.server_state.connections.__len__
+        self._acceptors = [Acceptor(each, self._welcome, connections, self._balance) for each in self._listening]
+
+    def _stop_listening(self) -> None:
+        for acceptor in self._acceptors:
+            acceptor.close()
+        self._acceptors.clear()
+
+    def _close_door(self) -> None:
+        if self._door is not None:
+            self._loop.remove_reader(self._door)
+            os.close(self._door)
+            self._door = None
+
+    async def _welcome(self, connection: socket.socket) -> None:
+        """Speak HTTP with a connection, after TLS where there is a certificate."""
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        protocol = self._protocol()
+        if self.config.ssl is None:
+            await self._loop.connect_accepted_socket(lambda: protocol, connection)
+            return
+        handshake = asyncio.current_task()
+        assert handshake is not None
+        protocol.accepted(handshake.cancel)
+        try:
+            await self._loop.connect_accepted_socket(
+                lambda: protocol, connection, ssl=self.config.ssl, ssl_handshake_timeout=HANDSHAKE_AT_MOST
+            )
+        except BaseException:
+            protocol.not_made()
+            raise
+
+    async def _silence(self) -> None:
+        """Return when nobody has been connected or answered so lately that a request may be on its way."""
+        patience = min(SILENCE, self._drain_grace)
+        end = self._loop.time() + patience
+        while (now := self._loop.time()) < end and any(
+            connection.awaits_request()
+            and not connection.transport.is_closing()
+            and connection.last_activity > now - patience
+            for connection in self.server_state.connections
+            if isinstance(connection, Connection)
+        ):
+            await asyncio.sleep(SETTLE)
+
+    def _protocol(self) -> Connection:
+        return Connection(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+
+    def _reload(self) -> None:
+        if self._certificate is not None:
+            self._certificate.renew()
+        self._reloading = asyncio.ensure_future(self.config.app.state.lifecycle.reload())  # type: ignore[union-attr]
+
+    def _stop(self) -> None:
+        self.should_exit = True
+
+    def _supervisor_gone(self) -> None:
+        log.error("the supervisor is gone; stopping")
+        self._loop.remove_reader(self._worker.lifeline)  # type: ignore[union-attr]
+        self.handle_exit(signal.SIGTERM, None)

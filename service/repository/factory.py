@@ -1,0 +1,109 @@
+"""From a bundle on disk to a predictor at work, and back: what it is made of is put together and taken apart here.
+
+bundle --ModelRunner: load, warm up--> lanes --DynamicBatcher, Admission--> Predictor ... queue answered --> closed
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bundle.bundle import Bundle
+from service.engine.admission import Admission
+from service.engine.batch import FewRows
+from service.engine.batcher import DynamicBatcher
+from service.engine.cpu_pool import CpuPool
+from service.engine.inference_threads import InferenceThreads
+from service.engine.predictor import Predictor
+from service.engine.runner import ModelRunner
+from service.engine.session import OnnxSession
+from service.engine.statistics import Statistics
+from service.engine.throughput import Throughput
+from service.errors import ModelHung, ModelLost
+from service.observability.metrics import Metrics
+from service.settings import Settings
+
+if TYPE_CHECKING:
+    from service.observability.tracing import Tracing
+
+log = logging.getLogger("aaserve")
+
+
+@asynccontextmanager
+async def open_predictor(
+    served: Bundle, settings: Settings, pool: CpuPool, metrics: Metrics, tracing: "Tracing | None" = None
+) -> AsyncIterator[Predictor]:
+    """Load and warm up a bundle; on leaving, what is queued is answered first.
+
+    Raises:
+        StartFailed: the provider is not to be had, or the model does not work.
+    """
+    manifest = served.manifest
+
+    def open_session(served: Bundle, threads: int) -> OnnxSession:
+        return OnnxSession(served, settings, threads=threads)
+
+    def counted(run: Callable[[NDArray[Any]], NDArray[np.float32]], batch: NDArray[Any]) -> NDArray[np.float32]:
+        batch_size.observe(len(batch))
+        started = perf_counter()
+        logits = run(batch)
+        statistics.executed(len(batch), perf_counter() - started)
+        return logits
+
+    batch_size = metrics.batch_size.labels(manifest.name)
+    reopened = metrics.model_reopened.labels(manifest.name)
+    runner = await asyncio.to_thread(ModelRunner, served, open_session, settings, reopened.inc)
+    log.info("%s version %s is loaded and warmed up on %s", manifest.name, manifest.version, runner.provider)
+
+    statistics = Statistics()
+    throughput = Throughput()
+    batcher = DynamicBatcher(
+        partial(counted, runner.run),
+        few_rows=FewRows(partial(counted, runner.run_wide), runner.speedup) if runner.speedup > 1 else None,
+        lanes=InferenceThreads(runner.lanes),
+        max_batch_size=runner.max_rows,
+        max_queue_delay=settings.max_queue_delay_ms / 1000,
+        max_queue_size=settings.max_queue_size,
+        recover=runner.recover,
+        on_answered=lambda rows: throughput.answered(rows, more_wait=pool.waiting > 0 or batcher.queue_depth > 0),
+        tracing=tracing.of_model(manifest) if tracing else None,
+    )
+    admission = Admission(
+        max_rows=settings.max_queue_size,
+        longest_wait=settings.request_timeout_ms / 1000,
+        computing=lambda: batcher.computing,
+        throughput=throughput,
+    )
+
+    async def abandon_when_hung() -> None:
+        try:
+            await runner.watchdog.overdue()
+        except Exception as error:  # a bug; without the watchdog a call that hangs would never be noticed
+            batcher.abandon(ModelLost(f"{manifest.name}: the watchdog ended unexpectedly: {error!r}"))
+        else:
+            batcher.abandon(
+                ModelHung(f"{manifest.name}: a model call took more than {settings.model_call_timeout_ms / 1000:g} s")
+            )
+
+    watching = asyncio.create_task(abandon_when_hung())
+    try:
+        async with batcher:
+            yield Predictor(
+                manifest,
+                settings,
+                runner,
+                batcher,
+                pool,
+                admission,
+                metrics,
+                statistics,
+            )
+    finally:
+        watching.cancel()
+        runner.close()

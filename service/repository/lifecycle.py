@@ -1,0 +1,214 @@
+"""The life of the service: starting --> ready (<--> recovering) --> draining, or failed.
+
+Models load and warm up in the background, so that liveness answers from the first moment and readiness only when the
+first caller would not have to wait. A model that is lost ends the service: better no process than a dead one that
+looks alive.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from contextlib import closing, suppress
+from enum import StrEnum
+from functools import partial
+from typing import TYPE_CHECKING, Self
+
+from bundle.errors import BundleError
+from service.engine.cpu_pool import CpuPool
+from service.errors import (
+    Draining,
+    LoadFailed,
+    ModelHung,
+    ModelLost,
+    NotReady,
+    ServiceError,
+    StartFailed,
+    ThreadEnded,
+)
+from service.observability.metrics import Metrics
+from service.repository.repository import RECOVERING, ModelRepository, open_repository
+from service.repository.served_model import ServedModel
+from service.settings import Settings
+
+if TYPE_CHECKING:
+    from service.observability.tracing import Tracing
+
+log = logging.getLogger("aaserve")
+
+
+class State(StrEnum):
+    """What readiness reports."""
+
+    STARTING = "starting"
+    READY = "ready"
+    RECOVERING = "recovering"
+    DRAINING = "draining"
+    FAILED = "failed"
+
+
+class Lifecycle:
+    """Owns the models between start and stop.
+
+    Args:
+        on_failure: called once if nothing can be served or a model is lost; `failure` then says why.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        metrics: Metrics,
+        tracing: "Tracing | None" = None,
+        *,
+        on_failure: Callable[[], None],
+    ) -> None:
+        self._settings = settings
+        self._metrics = metrics
+        self._tracing = tracing
+        self._on_failure = on_failure
+        self._repository: ModelRepository | None = None
+        self._state = State.STARTING
+        self._started = asyncio.Event()
+        self._stop = asyncio.Event()
+        self.failure: str | None = None
+        self.hung = False  # a thread never comes back, and would keep the process from ending
+
+    async def __aenter__(self) -> Self:
+        self._loop = asyncio.get_running_loop()
+        self._thread_lost: asyncio.Future[None] = self._loop.create_future()
+        self._task = asyncio.create_task(self._live(), name="lifecycle")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Answer what was accepted, then let go of the models."""
+        self.drain()
+        self._stop.set()
+        await self._task
+        if self._thread_lost.done():
+            self._thread_lost.exception()  # seen, also where it came too late to end anything
+
+    @property
+    def state(self) -> State:
+        if self._state is not State.READY:
+            return self._state
+        state = State.READY
+        for predictor in self._repository.predictors if self._repository else []:
+            if not predictor.ready:
+                if not predictor.alive:
+                    return State.FAILED
+                state = State.RECOVERING
+        return state
+
+    @property
+    def closes_connections(self) -> bool:
+        """Whether the next request is better sent elsewhere: the end is near, or another worker may be ready."""
+        return self._state in (State.STARTING, State.DRAINING)
+
+    def drain(self) -> None:
+        """Report that the end is near; requests are answered as long as they come."""
+        if self._state is not State.FAILED:
+            self._state = State.DRAINING
+
+    async def reload(self) -> None:
+        """Bring the models in line with the repository on disk, once they are loaded and if they are served at all."""
+        await self.started()  # else a change that came after its model was read would be missed
+        if self.state in (State.READY, State.RECOVERING):
+            try:
+                await self.repository.reload()
+            except Exception:  # a bug, which must not pass for a reload
+                log.exception("the reload failed")
+            else:
+                self._warn_of_missing()
+                log.info("reloaded")
+
+    def thread_ended(self, name: str, error: BaseException) -> None:
+        """In any thread: one that the whole service needs has ended, and so does the service."""
+        with suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self._lose, ThreadEnded(f"the thread {name} ended unexpectedly: {error!r}"))
+
+    async def started(self) -> None:
+        """Return when nothing is loading any more, successfully or not."""
+        await self._started.wait()
+
+    @property
+    def repository(self) -> ModelRepository:
+        """All models.
+
+        Raises:
+            NotReady, Draining: for nobody at the moment.
+        """
+        if closed := self._closed():
+            raise closed
+        assert self._repository is not None
+        return self._repository
+
+    @property
+    def models(self) -> list[ServedModel]:
+        """What is known of every model by now, in whatever state."""
+        return list(self._repository or ())
+
+    def require_ready(self) -> None:
+        """Raise NotReady or Draining unless requests should come here."""
+        state = self.state
+        if state is State.DRAINING:
+            raise Draining
+        if state is State.RECOVERING:
+            raise NotReady(RECOVERING)
+        if closed := self._closed():
+            raise closed
+        if missing := self.repository.required_and_missing:
+            raise NotReady(f"required_models: not served: {', '.join(sorted(missing))}")
+
+    def _warn_of_missing(self) -> None:
+        if self._repository and (missing := self._repository.required_and_missing):
+            log.error("not ready: required_models names models that are not served: %s", ", ".join(sorted(missing)))
+
+    def _closed(self) -> ServiceError | None:
+        """Why no request is answered at all; who drains still answers, and who recovers, for the other models."""
+        match self.state:
+            case State.READY | State.RECOVERING:
+                return None
+            case State.DRAINING:
+                return None if self._started.is_set() else Draining()
+            case State.FAILED:
+                return NotReady("failed: a model stopped working or could not be loaded")
+            case _:
+                return NotReady()
+
+    async def _live(self) -> None:
+        settings = self._settings
+        try:
+            with closing(CpuPool(settings.decode_threads, partial(self.thread_ended, "decode"))) as pool:
+                async with open_repository(settings, pool, self._metrics, self._tracing) as self._repository:
+                    if self._state is State.STARTING:
+                        self._state = State.READY
+                        self._warn_of_missing()
+                        log.info("ready")
+                    self._started.set()
+                    await self._stopped_or_lost(self._repository)
+        except (BundleError, LoadFailed, StartFailed, ModelLost) as error:
+            self.failure = str(error)
+            self.hung = isinstance(error, ModelHung)
+        except Exception:
+            log.exception("the service failed")
+            self.failure = "the service failed; the traceback is above"
+        if self.failure:
+            self._state = State.FAILED
+            self._started.set()
+            self._on_failure()
+
+    def _lose(self, cause: ThreadEnded) -> None:
+        if not self._thread_lost.done():
+            self._thread_lost.set_exception(cause)
+
+    async def _stopped_or_lost(self, repository: ModelRepository) -> None:
+        """Wait for the stop; raise what ended a model or a thread before it."""
+        stop, lost = asyncio.ensure_future(self._stop.wait()), asyncio.ensure_future(repository.lost())
+        try:
+            await asyncio.wait((stop, lost, self._thread_lost), return_when=asyncio.FIRST_COMPLETED)
+            for ended in (lost, self._thread_lost):
+                if ended.done():
+                    self._state = State.FAILED  # while the other models answer what they have
+                    ended.result()
+        finally:
+            stop.cancel()
+            lost.cancel()

@@ -1,0 +1,103 @@
+"""One model name: the versions that answer, those kept for a rollback, and why others do not answer.
+
+load --> serving: {version: Predictor} <--rollback--> standby
+"""
+
+import asyncio
+import logging
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bundle.bundle import Bundle
+from service.engine.predictor import Predictor
+from service.errors import ModelNotFound
+
+log = logging.getLogger("aaserve")
+
+
+@dataclass(eq=False)
+class LoadedVersion:
+    """A version in memory; `lifetime` ends it, `serving_file` is what its settings were read from."""
+
+    bundle: Bundle
+    predictor: Predictor
+    lifetime: AsyncExitStack
+    serving_file: bytes
+
+    async def retire(self) -> None:
+        """End it once everything that was let in has been answered."""
+        await self.predictor.admission.empty()
+        await self.lifetime.aclose()
+        manifest = self.bundle.manifest
+        log.info("%s version %s is unloaded", manifest.name, manifest.version)
+
+
+@dataclass(eq=False)
+class ServedModel:
+    """What is known of one name. Replaced versions stay in `standby` until the next change."""
+
+    folder: Path
+    serving: dict[str, LoadedVersion] = field(default_factory=dict)
+    standby: dict[str, LoadedVersion] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)  # version --> reason; "" for the model as a whole
+    rolled_back: str | None = None  # what to say of a rollback that holds
+    holding: bool = False  # what is on standby is not to come back by itself, and only this process knows
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def broken(self) -> list[str]:
+        """Versions that should be served and cannot, while others are."""
+        return [version for version in self.failures if version and self.serving and version not in self.serving]
+
+    @property
+    def notice(self) -> str | None:
+        """What everybody should know who looks at this model, if there is anything."""
+        said = [self.rolled_back] if self.rolled_back else []
+        if self.broken:
+            broken, served = ", ".join(self.broken), ", ".join(self.serving)
+            said.append(f"version {broken} cannot be served, version {served} is served instead")
+        return "; ".join(said) or None
+
+    @property
+    def default(self) -> Predictor:
+        """Of the highest version that answers.
+
+        Raises:
+            ModelNotFound: none does.
+        """
+        if not self.serving:
+            raise ModelNotFound(f"{self.name} is not loaded")
+        return self.serving[max(self.serving, key=int)].predictor
+
+    def version(self, version: str | None) -> Predictor:
+        """The predictor of a version, or of the default.
+
+        Raises:
+            ModelNotFound: it does not answer.
+        """
+        if version is None:
+            return self.default
+        if version not in self.serving:
+            raise ModelNotFound(f"no such version of {self.name}; served: {', '.join(self.serving) or 'none'}")
+        return self.serving[version].predictor
+
+    def switch(self, serving: dict[str, LoadedVersion]) -> list[LoadedVersion]:
+        """Serve these from now on; return those that are needed no more, to be retired."""
+        before = {*self.serving.values(), *self.standby.values()}
+        self.standby, self.serving = self.serving, serving
+        return list(before - {*self.serving.values(), *self.standby.values()})
+
+    def clear(self) -> list[LoadedVersion]:
+        """Serve nothing from now on; return all, to be retired."""
+        before = {*self.serving.values(), *self.standby.values()}
+        self.serving, self.standby = {}, {}
+        return list(before)
+
+
+def retire(versions: list[LoadedVersion]) -> "asyncio.Future[list[None]]":
+    """Retire all, at once; whoever changes a model need not wait for it."""
+    return asyncio.gather(*(version.retire() for version in versions))

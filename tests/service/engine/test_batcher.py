@@ -1,0 +1,215 @@
+"""How the batcher makes batches. By itself: no HTTP, no ONNX Runtime, a function in the model's place."""
+
+import asyncio
+import threading
+
+import numpy as np
+import pytest
+
+from service.engine.batch import FewRows
+from service.engine.inference_threads import InferenceThreads
+from service.errors import InferenceFailed
+from tests.held_model import ROW, Model, batching, run, soon, started, waiting
+from tests.virtual_time import VirtualLoop, VirtualThreads, run_in_virtual_time
+
+
+def test_each_caller_gets_the_answer_to_its_own_row() -> None:
+    async def scenario() -> None:
+        async with batching(Model()) as batcher:
+            answers = await asyncio.gather(*(batcher.submit(ROW * i, deadline=soon()) for i in range(16)))
+        assert [answer.rows[0, 0] for answer in answers] == [2 * i for i in range(16)]
+
+    run(scenario())
+
+
+def test_a_free_model_takes_what_waits_at_once_and_no_more_than_a_batch() -> None:
+    async def scenario() -> None:
+        model = Model(held=True)
+        async with batching(model, size=4) as batcher, asyncio.TaskGroup() as callers:
+            callers.create_task(batcher.submit(ROW, deadline=soon()))
+            await started(model)  # the first goes alone: greedy
+            for _ in range(6):
+                callers.create_task(batcher.submit(ROW, deadline=soon()))
+            await waiting(batcher, 6)
+            model.go.set()
+        assert model.batches == [1, 4, 2]
+
+    run(scenario())
+
+
+def test_lanes_that_are_free_share_what_waits_and_do_not_wait_for_each_other() -> None:
+    async def scenario() -> None:
+        model = Model(held=True)
+        async with batching(model, size=4, lanes=InferenceThreads(2)) as batcher, asyncio.TaskGroup() as callers:
+            for _ in range(6):
+                callers.create_task(batcher.submit(ROW, deadline=soon()))
+            async with asyncio.timeout(10):
+                while len(model.batches) < 2:
+                    await asyncio.sleep(0)
+            assert (batcher.computing, batcher.queue_depth) == (6, 0)
+            model.go.set()
+        assert model.batches == [3, 3]
+
+    run(scenario())
+
+
+def test_few_rows_are_computed_by_all_the_cores_and_a_crowd_side_by_side() -> None:
+    async def scenario() -> None:
+        one, few = Model(held=True), Model(held=True)
+        async with (
+            batching(one, size=4, lanes=InferenceThreads(2), few_rows=FewRows(few, fewer_than=1.7)) as batcher,
+            asyncio.TaskGroup() as callers,
+        ):
+            callers.create_task(batcher.submit(ROW, deadline=soon()))
+            await started(few)
+            callers.create_task(batcher.submit(ROW, deadline=soon()))
+            await started(one)  # though `few` is busy: two are a crowd
+            callers.create_task(batcher.submit(ROW, deadline=soon()))
+            await waiting(batcher, 1)
+            one.go.set(), few.go.set()
+        assert (sum(few.batches), sum(one.batches)) == (1, 2)
+
+    run(scenario())
+
+
+def test_who_comes_while_all_cores_work_waits_for_them_until_it_is_a_crowd() -> None:
+    async def scenario() -> None:
+        one, few = Model(held=True), Model(held=True)
+        async with (
+            batching(one, size=4, lanes=InferenceThreads(2), few_rows=FewRows(few, fewer_than=3)) as batcher,
+            asyncio.TaskGroup() as callers,
+        ):
+            callers.create_task(batcher.submit(ROW, deadline=soon()))
+            await started(few)
+            callers.create_task(batcher.submit(ROW, deadline=soon()))
+            await asyncio.sleep(0.01)
+            assert (batcher.queue_depth, one.batches) == (1, [])
+            callers.create_task(batcher.submit(ROW, deadline=soon()))
+            await started(one)
+            one.go.set(), few.go.set()
+        assert few.batches == [1]
+
+    run(scenario())
+
+
+def test_nothing_is_given_to_a_model_that_is_being_looked_after() -> None:
+    async def scenario() -> None:
+        model, recovering, go = Model(), threading.Event(), threading.Event()
+        model.failure = RuntimeError("device lost")
+
+        def recover() -> None:
+            recovering.set()
+            assert go.wait(60)
+            model.failure = None
+
+        async with batching(model, lanes=InferenceThreads(2), recover=recover) as batcher:
+            with pytest.raises(InferenceFailed):
+                await batcher.submit(ROW, deadline=soon())
+            assert await asyncio.to_thread(recovering.wait, 10)
+            later = asyncio.create_task(batcher.submit(ROW, deadline=soon()))
+            await waiting(batcher, 1)
+            await asyncio.sleep(0.01)
+            assert model.batches == [1]
+            go.set()
+            assert (await later).rows[0, 0] == 2
+
+    run(scenario())
+
+
+def test_a_full_batch_is_with_the_lanes_before_one_is_free() -> None:
+    lanes = VirtualThreads(1, lambda: 1.0)
+
+    async def scenario(loop: VirtualLoop) -> None:
+        async with batching(lambda batch: batch, size=2, lanes=lanes) as batcher:
+            await asyncio.gather(*(batcher.submit(ROW, deadline=loop.time() + 10) for _ in range(6)))
+
+    run_in_virtual_time(scenario)
+    assert lanes.most_jobs == 2
+
+
+def test_with_a_delay_a_batch_waits_until_it_is_full() -> None:
+    async def scenario() -> None:
+        model = Model()
+        async with batching(model, size=3, delay=10) as batcher:
+            await asyncio.gather(*(batcher.submit(ROW, deadline=soon()) for _ in range(3)))
+        assert model.batches == [3]
+
+    run(scenario())
+
+
+def test_with_a_delay_a_lonely_caller_is_answered_when_it_is_over() -> None:
+    async def scenario() -> None:
+        async with batching(Model(), size=3, delay=0.05) as batcher:
+            answer = await batcher.submit(ROW, deadline=soon())
+        assert answer.queue_seconds >= 0.05
+
+    run(scenario())
+
+
+def test_rows_that_do_not_fit_one_batch_are_split_and_joined_in_order() -> None:
+    async def scenario() -> None:
+        model = Model()
+        rows = np.arange(10, dtype=np.float32)[:, np.newaxis]
+        async with batching(model, size=4) as batcher:
+            answer = await batcher.submit(rows, deadline=soon())
+        np.testing.assert_array_equal(answer.rows, rows * 2)
+        assert model.batches == [4, 4, 2]
+
+    run(scenario())
+
+
+def test_the_next_batch_is_prepared_when_full_and_may_grow_until_then() -> None:
+    """Prepared rows still wait, and who leaves then is still not computed."""
+
+    async def scenario() -> None:
+        model = Model(held=True)
+        async with batching(model, size=3) as batcher, asyncio.TaskGroup() as callers:
+            callers.create_task(batcher.submit(ROW, deadline=soon()))
+            await started(model)
+            callers.create_task(batcher.submit(ROW, deadline=soon()))
+            await waiting(batcher, 1)
+            leaver = asyncio.create_task(batcher.submit(ROW, deadline=soon()))
+            callers.create_task(batcher.submit(ROW, deadline=soon()))
+            await waiting(batcher, 3)
+            await asyncio.sleep(0)  # prepared now
+            leaver.cancel()
+            await asyncio.wait([leaver])
+            model.go.set()
+        assert model.batches == [1, 2]
+
+    run(scenario())
+
+
+def test_an_idle_batcher_never_wakes_up() -> None:
+    async def scenario(loop: VirtualLoop) -> int:
+        async with batching(lambda batch: batch, lanes=VirtualThreads()) as batcher:
+            await batcher.submit(ROW, deadline=loop.time() + 10)
+            await asyncio.sleep(1)  # what the answer left behind is done
+            before = loop.rounds
+            await asyncio.sleep(24 * 60 * 60)
+            return loop.rounds - before
+
+    assert run_in_virtual_time(scenario) <= 2  # to fall asleep, and to end the test
+
+
+def test_a_call_runs_between_batches_and_those_who_come_meanwhile_share_one() -> None:
+    async def scenario() -> None:
+        model, called, go = Model(), threading.Event(), threading.Event()
+
+        def function() -> str:
+            called.set()
+            assert go.wait(60)
+            return threading.current_thread().name
+
+        async with batching(model) as batcher:
+            call = asyncio.create_task(batcher.call(function, deadline=soon()))
+            assert await asyncio.to_thread(called.wait, 10)
+            assert batcher.computing == 1
+            callers = [asyncio.create_task(batcher.submit(ROW, deadline=soon())) for _ in range(3)]
+            await waiting(batcher, 3)
+            go.set()
+            await asyncio.gather(*callers)
+            assert (await call).startswith("inference")
+        assert model.batches == [3]
+
+    run(scenario())

@@ -1,0 +1,24 @@
+"""Logits to labels."""
+
+import numpy as np
+import pytest
+
+from service.tasks.classification import rank
+
+LABELS = ("a", "b", "c", "d")
+
+
+def test_scores_are_the_softmax_best_first() -> None:
+    ranked = rank(np.log(np.array([0.1, 0.4, 0.2, 0.3], np.float32)), LABELS, 3)
+    assert [(score["label"], score["class_index"]) for score in ranked] == [("b", 1), ("d", 3), ("c", 2)]
+    assert [score["score"] for score in ranked] == pytest.approx([0.4, 0.3, 0.2])
+
+
+def test_large_logits_do_not_overflow() -> None:
+    ranked = rank(np.array([1e30, -1e30, 0, 0], np.float32), LABELS, 4)
+    assert ranked[0]["score"] == 1
+    assert sum(score["score"] for score in ranked) == 1
+
+
+def test_equal_scores_keep_the_order_of_the_classes() -> None:
+    assert [score["label"] for score in rank(np.zeros(4, np.float32), LABELS, 4)] == list(LABELS)

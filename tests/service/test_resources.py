@@ -1,0 +1,37 @@
+"""Cores that a container may use."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from service.resources import available_cores
+
+AFFINITY = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"cpu.max": "100000 100000\n"}, 1),
+        ({"cpu.max": "50000 100000\n"}, 1),
+        ({"cpu.max": "max 100000\n"}, AFFINITY),
+        ({"cpu.max": "100000000 100000\n"}, AFFINITY),
+        ({"cpu/cpu.cfs_quota_us": "100000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 1),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, AFFINITY),
+        ({"cpu.max": "nonsense"}, AFFINITY),
+        ({}, AFFINITY),
+    ],
+    ids=["one core", "half a core", "no quota", "more than there are", "version 1", "version 1, none", "odd", "absent"],
+)
+def test_the_quota_of_the_control_group_counts(tmp_path: Path, files: dict[str, str], expected: int) -> None:
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(content)
+    assert available_cores(tmp_path) == expected
+
+
+@pytest.mark.skipif(AFFINITY < 2, reason="needs two cores")
+def test_a_quota_between_whole_cores_is_rounded_up(tmp_path: Path) -> None:
+    (tmp_path / "cpu.max").write_text("110000 100000\n")
+    assert available_cores(tmp_path) == 2
