@@ -33,7 +33,7 @@ def test_the_bundle_knows_nothing_of_http_or_onnx_runtime() -> None:
 
 
 def test_importing_the_service_reads_no_settings_and_starts_nothing() -> None:
-    script = "import threading, service.app; print(threading.active_count())"
+    script = "import threading, service.http.app; print(threading.active_count())"
     environment = {**os.environ, "AASERVE_PORT": "nonsense"}
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True, check=True

@@ -105,7 +105,7 @@ def tensor(text: str) -> dict:
 
 
 def test_what_the_service_loads_can_neither_fetch_nor_unpickle_a_model() -> None:
-    script = "import sys, service.__main__, service.app; print(*sys.modules)"
+    script = "import sys, service.__main__, service.http.app; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     loaded = {name.partition(".")[0] for name in done.stdout.split()}
     assert not loaded & {"torch", "onnx", "requests", "httpx", "aiohttp", "urllib3", "yaml", "joblib", "dill"}

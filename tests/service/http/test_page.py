@@ -36,7 +36,7 @@ def test_an_unchanged_page_is_not_sent_again(service: RunningService) -> None:
 
 
 def test_the_pictures_that_ship_are_served_with_their_licence_beside_them(service: RunningService) -> None:
-    folder = ROOT / "service" / "page" / "examples"
+    folder = ROOT / "service" / "http" / "page_assets" / "examples"
     names = sorted(path.name for path in folder.glob("*.jpg"))
     assert names == sorted(
         re.findall(r"^\| `(\S+)` .*\| (?:public domain|CC0) \|$", (folder / "README.md").read_text(), re.M)

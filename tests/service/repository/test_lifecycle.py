@@ -122,7 +122,7 @@ def test_a_bad_setting_stops_the_start_and_is_named(options: list, environment: 
 
 def test_the_service_never_loads_torch_or_the_exporter() -> None:
     script = (
-        "import sys, service.__main__, service.app; "
+        "import sys, service.__main__, service.http.app; "
         "print([name for name in ('torch', 'onnx', 'models', 'export', 'training') if name in sys.modules])"
     )
     found = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -219,7 +219,7 @@ def test_sigterm_answers_what_was_accepted_and_exits_0() -> None:
             )
             sending.sendall(head.encode() + JPEG[:-1])
             wait_until(lambda: held.metric("aaserve_queue_depth") == 3)
-            wait_until(lambda: held.metric("aaserve_inflight_requests") == 5)  # with the one that asks
+            wait_until(lambda: held.metric("aaserve_inflight_requests") == 4)
             held.process.send_signal(signal.SIGTERM)
             wait_until(lambda: refuses_connections(*address))
             sending.sendall(JPEG[-1:])  # the batch is full
