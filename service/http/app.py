@@ -17,6 +17,7 @@ from service.http.auth import Access
 from service.http.cors import METHODS, REQUEST_HEADERS, RESPONSE_HEADERS
 from service.http.error_responses import on_http_exception, on_invalid_parameter, on_service_error
 from service.http.keys import Keys
+from service.http.load_shedding import LoadShedding
 from service.http.methods import Methods
 from service.http.observation import UNLOGGED, Observation, Observer
 from service.http.oip import infer_routes
@@ -119,6 +120,8 @@ def create_app(
     app.add_exception_handler(ServiceError, on_service_error)
     app.add_exception_handler(RequestValidationError, on_invalid_parameter)
     app.add_exception_handler(HTTPException, on_http_exception)
+    if tracing is None:  # a request that is traced has its span from FastAPI, also if it is refused
+        app.add_middleware(LoadShedding, settings=settings)
     keys = Keys(settings.api_keys_file) if settings.api_keys_file is not None else None
     if keys is not None:
         app.add_middleware(Access, keys=keys)

@@ -162,6 +162,18 @@ class Lifecycle:
         if self._repository and (missing := self._repository.required_and_missing):
             log.error("not ready: required_models names models that are not served: %s", ", ".join(sorted(missing)))
 
+    def refusal(self, *, timeout: float) -> ServiceError | None:
+        """Why no model would take a row now; None if one might.
+
+        Args:
+            timeout: seconds that the request has.
+        """
+        if closed := self._closed():
+            return closed
+        ready = [predictor for predictor in self.repository.predictors if predictor.ready]
+        refusals = [predictor.admission.refusal(timeout=timeout) for predictor in ready]
+        return refusals[0] if refusals and all(refusals) else None
+
     def _closed(self) -> ServiceError | None:
         """Why no request is answered at all; who drains still answers, and who recovers, for the other models."""
         match self.state:

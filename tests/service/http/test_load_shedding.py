@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from service.http.addresses import inference_endpoint
 from service.process.connection import MAX_CHUNKS
 from tests.full_service import full_service
 from tests.helpers import EXAMPLES, RunningService, wait_until
@@ -47,6 +48,13 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService
     options = ("--api-keys-file", str(keys), "--cors-origins", ORIGIN)
     with full_service(folder / "models", *options, headers=bearer("secret")) as running:
         yield running
+
+
+def test_the_addresses_that_shed_load_are_those_that_run_a_model(service: RunningService) -> None:
+    paths = service.client.get("/openapi.json").json()["paths"]
+    posted = {path for path, operations in paths.items() if "post" in operations}
+    without_model = {path for path in posted if path.startswith(("/admin/", "/v2/repository/"))}
+    assert {path for path in posted if inference_endpoint(path) == path} == posted - without_model
 
 
 def statuses(found: list[Answer]) -> list[int]:
