@@ -17,7 +17,7 @@ serve: $(SERVE_VENV)/.installed  ## set up what serving needs (no torch) and ser
 	$(SERVE_VENV)/bin/python -m service --port $(PORT)
 
 test: $(VENV)/.installed  ## run the tests, as CI does
-	$(VENV)/bin/python -m pytest -q --numprocesses 2 --dist loadfile
+	$(VENV)/bin/python -m pytest -q --numprocesses 2 --dist worksteal
 
 check: $(VENV)/.installed  ## formatting, lint, types, import arrows
 	$(VENV)/bin/ruff format --check .

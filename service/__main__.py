@@ -5,12 +5,20 @@ settings --> port bound --> models opened, checked and warmed up --> ready ... S
 With several workers this process only binds and supervises (service/workers.py); each of them comes through here too.
 """
 
-import gc
-import logging
 import os
 import signal
-import socket
 import sys
+
+if __name__ == "__main__":  # before the other imports, which take half a second and open files
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    while (free := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass  # a standard stream that is closed: no socket must get its number
+    os.close(free)
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115 (as long as the process)
+
+import gc
+import logging
+import socket
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -33,6 +41,7 @@ from service.file_descriptors import allowed_connections
 from service.keys import Keys
 from service.log_writer import LogWriter
 from service.logs import configure_logging
+from service.room import Room
 from service.server import Server
 from service.settings import Settings, as_written, unknown_variables
 from service.threads import take_turns
@@ -96,7 +105,7 @@ def _serve(
         server.should_exit = True
 
     app = create_app(settings, worker=worker, tracing=tracing, on_failure=stop)
-    app.state.max_connections = allowed_connections(settings.max_connections)
+    app.state.room = Room(allowed_connections(settings.max_connections))
     logs.on_dropped = app.state.metrics.log_lines_dropped.inc
     logs.on_end = lambda error: app.state.lifecycle.thread_ended("log", error)
     server = Server(

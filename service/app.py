@@ -22,8 +22,6 @@ from service import (
     torchserve_routes,
 )
 from service.access import Access
-from service.direct_route import DirectRoutes, OnError
-from service.early_refusal import EarlyRefusal
 from service.errors import ServiceError
 from service.keys import Keys
 from service.lifecycle import Lifecycle
@@ -36,8 +34,8 @@ from service.problems import on_http_exception, on_invalid_parameter, on_service
 from service.process_metrics import watch_process, watch_workers
 from service.protocol import infer_routes
 from service.protocol import model_routes as protocol_routes
+from service.receiving import ReceiveStage
 from service.settings import Settings
-from service.short_way import ShortWay
 from service.triton_names import TritonNames
 from service.version import VERSION
 from service.workers import Worker
@@ -90,6 +88,8 @@ def create_app(
     app.state.settings = settings
     app.state.worker = worker
     app.state.metrics = metrics
+    app.state.receive_stage = ReceiveStage(settings.max_inflight_bytes)
+    metrics.watch_receiving(app.state.receive_stage)
     for part in (
         routes,
         batch_routes,
@@ -103,15 +103,9 @@ def create_app(
         page_routes,
     ):
         app.router.routes.extend(part.router.routes)  # as they are: an included router is gone through twice a request
-    on_error: dict[type[Exception], OnError] = {
-        ServiceError: on_service_error,
-        RequestValidationError: on_invalid_parameter,
-        HTTPException: on_http_exception,
-    }
-    for error, handler in on_error.items():
-        app.add_exception_handler(error, handler)
-    if tracing is None:  # whose spans FastAPI makes, on the long way
-        app.add_middleware(DirectRoutes, routes=app.router.routes, on_error=on_error)
+    app.add_exception_handler(ServiceError, on_service_error)
+    app.add_exception_handler(RequestValidationError, on_invalid_parameter)
+    app.add_exception_handler(HTTPException, on_http_exception)
     keys = Keys(settings.api_keys_file) if settings.api_keys_file is not None else None
     if keys is not None:
         app.add_middleware(Access, keys=keys)
@@ -126,10 +120,6 @@ def create_app(
         )
     observer = Observer(metrics, settings.log_requests)
     app.add_middleware(Observation, observer=observer, tracing=tracing)  # the last one added is the outermost
-    if tracing is None:
-        app.state.early_refusal = EarlyRefusal(app.state, settings, observer, keys)
-        if keys is None and not settings.cors_origins:  # whose middlewares have a say in every answer
-            app.state.short_way = ShortWay(app.state, settings, observer)
     return app
 
 

@@ -7,10 +7,8 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from service.body_schemas import LABELS, MODEL, images_body
-from service.direct_route import DirectRoute
-from service.disconnect import unless_client_leaves
 from service.errors import ServiceError
-from service.intake import take_in
+from service.intake import by_parameters, take_in
 from service.observation import Record
 from service.parameters import (
     PROBLEMS,
@@ -24,9 +22,10 @@ from service.predictor import Prediction
 from service.problems import described
 from service.routes import wanted_labels
 from service.schemas import BatchClassification, BatchItem
-from service.uploads import read_images, too_many_images
+from service.strict_route import StrictRoute
+from service.uploads import check_images_type, images_of, media_type_of, read_upload
 
-router = APIRouter(route_class=DirectRoute)
+router = APIRouter(route_class=StrictRoute)
 log = logging.getLogger("aaserve")
 
 
@@ -44,15 +43,15 @@ async def classify_batch(
     _, settings, metrics = parts(request)
     record: Record = request.state.record
     asked = {"model": model, "version": version, "top_k": top_k}
-    read = partial(read_images, takes=asked, max_body_bytes=settings.max_body_bytes, max_items=settings.max_batch_items)
+    check_images_type(media_type_of(request))
+    max_items = settings.max_batch_items
+    read = partial(read_upload, takes=asked, max_body_bytes=settings.max_body_bytes, max_images=max_items)
+    parse = partial(images_of, takes=asked, max_items=max_items)
 
-    async with take_in(request, asked, timeout_ms, read=read, check=wanted_labels) as taken:
-        predictor, images = taken.predictor, taken.body
-        if len(images) > predictor.settings.max_queue_size:
-            raise too_many_images(predictor.settings.max_queue_size)
-        taken.place.widen(len(images))  # all or none: half an answer would have to be asked for again anyway
-        with unless_client_leaves(request):
-            outcomes = await predictor.predict_each(images, top_k=taken.checked, deadline=taken.deadline)
+    candidates, choose = by_parameters(request, asked, wanted_labels)
+    async with take_in(request, candidates, timeout_ms, read=read, parse=parse, choose=choose, rows_of=len) as taken:
+        predictor = taken.predictor
+        outcomes = await predictor.predict_each(taken.body, top_k=taken.checked, deadline=taken.deadline)
     for error in outcomes:
         if isinstance(error, ServiceError):
             metrics.rejected.labels(error.code).inc()

@@ -2,101 +2,126 @@
 
 opened --head_timeout--> head --MAX_HEAD_BYTES, MAX_HEADERS--> request --> app --> answer --write_timeout--> next head
 
-Whatever is no HTTP is answered here, in the form that its address would have. The body has its bounds in the routes;
-only the number of its chunks is counted here.
+Data that is not HTTP is answered here, in the form of the address it was sent to. The routes bound the body; only the
+number of its chunks is counted here. The parser sees one request at a time: bytes behind a request wait, unread and
+unparsed, until that request is answered.
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import httptools
-from uvicorn.protocols.http.flow_control import CLOSE_HEADER
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from service.answer import Answer
-from service.disconnect import client_left
+from service.cors import cors_headers, origin_of
 from service.errors import BodyTooLarge, HeadTimeout, HeadTooLarge, InvalidRequest, ServiceError, TooManyConnections
+from service.lingering import LingeringTransport
 from service.observation import new_request_id
 from service.problems import problem
+from service.received import Received
 
 if TYPE_CHECKING:
     from service.balance import Balance
-    from service.early_refusal import EarlyRefusal
-    from service.short_way import ShortWay
+    from service.room import Room
+    from service.settings import Settings
 
 MAX_HEAD_BYTES = 65_536  # also of trailers and of a chunk's extensions: of all that is neither a request nor its body
 MAX_HEADERS = 100
 MAX_CHUNKS = 65_536  # of one body; as Triton has it
 GOODBYE = 0.2  # seconds
-_BODY_HEADERS = (b"content-length", b"transfer-encoding")
+RESET_CHECK = 0.1  # seconds between two looks for a reset after the end of input
+PROBES = frozenset((b"/health/live", b"/health/ready", b"/v2/health/live", b"/v2/health/ready", b"/ping", b"/metrics"))
 
 
 class Connection(HttpToolsProtocol):
     """One client's connection; `last_activity` is when it was opened, sent bytes or was answered (loop time)."""
 
     last_activity: float
+    transport: LingeringTransport
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         state = self.config.app.state  # type: ignore[union-attr]
-        self._timeout: float = state.settings.client_timeout_ms / 1000
-        self._max_connections: int = state.max_connections
+        self._settings: Settings = state.settings
+        self._timeout = self._settings.client_timeout_ms / 1000
+        self._room: Room = state.room
         self._metrics = state.metrics
-        self._early_refusal: EarlyRefusal | None = getattr(state, "early_refusal", None)
-        self._short_way: ShortWay | None = getattr(state, "short_way", None)
         self._balance: Balance | None = getattr(state, "balance", None)
         self._head_deadline: asyncio.TimerHandle | None = None
         self._write_deadline: asyncio.TimerHandle | None = None
+        self._reset_check: asyncio.TimerHandle | None = None
+        self._received = Received()
         self._in_head = False
+        self._in_request = False  # in its head or its body
+        self._head_without_upgrade = b""
         self._idle_bytes = 0  # received since there was last a head or a piece of a body
         self._head_left = MAX_HEAD_BYTES
         self._headers_left = MAX_HEADERS
         self._chunks_left = MAX_CHUNKS
         self._refusal: ServiceError = InvalidRequest("the request is not HTTP/1.1")
         self._refused = False
-        self._discarding = False  # what comes belongs to a request that has its answer
-        self._closing = False  # and there will not be another
+        self._input_ended = False
+        self._stopping = False
+        self._entered = False
+        self._probes_only = False
+        self._end_handshake: Callable[[], object] | None = None
+
+    def accepted(self, end_handshake: Callable[[], object]) -> None:
+        """Count this connection from now on, before TLS; `end_handshake` ends it while it is not made."""
+        self._end_handshake = end_handshake
+        self._enter()
+
+    def not_made(self) -> None:
+        """Note that TLS failed."""
+        self._room.leave(self)
+        self._forget_head_deadline()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        self._end_handshake = None
         self.last_activity = self.loop.time()
-        super().connection_made(transport)
-        if len(self.connections) > self._max_connections:
-            self._refuse(TooManyConnections())
-        else:
-            self._expect_head()
+        super().connection_made(LingeringTransport(transport, self.loop, self._timeout, self._more_to_come))
+        transport.set_write_buffer_limits(high=1)  # so that `_write_deadline` runs whenever bytes are unsent
+        if not self._entered:
+            self._enter()
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        if not self.awaits_request():
-            client_left(self.cycle.scope)  # type: ignore[arg-type]
+        self._room.leave(self)
+        self.transport.lost()
+        self._unset_keepalive_if_required()
         if self._balance is not None:
             self._balance.has(len(self.connections))
-        for timer in (self._head_deadline, self._write_deadline):
+        for timer in (self._head_deadline, self._write_deadline, self._reset_check):
             if timer is not None:
                 timer.cancel()
 
     def data_received(self, data: bytes) -> None:
         self.last_activity = self.loop.time()
-        self._unset_keepalive_if_required()
-        if self._refused:
+        if self.transport.is_closing():
+            self.transport.discarded(len(data))
             return
-        self._idle_bytes += len(data)
-        try:
-            self.parser.feed_data(data)
-            if self._idle_bytes > MAX_HEAD_BYTES:
-                self._refuse(HeadTooLarge())
-        except httptools.HttpParserUpgrade:
-            if not self._discarding:
-                self.cycle.keep_alive = False  # answered as if it had not asked; what follows is in no protocol of ours
-        except httptools.HttpParserError:
-            self._refuse(self._refusal)
-        if self._head_deadline is None and self.timeout_keep_alive_task is None and self.awaits_request():
-            self._expect_head()
+        self._unset_keepalive_if_required()
+        self._received.add(data)
+        self._parse()
+
+    def eof_received(self) -> bool:  # type: ignore[override]  # the event loop's meaning of it
+        """Go on while an answer is due: a client may shut down its side as soon as it has sent its request.
+
+        TLS has no such half-closed state here: the event loop closes, and the client counts as gone.
+        """
+        if self.scheme == "https" or self.transport.is_closing():
+            return False
+        self._input_ended = True
+        if not self._received:
+            self._finish()
+        return not self.transport.is_closing()
 
     def on_message_begin(self) -> None:
         self._unset_keepalive_if_required()
         super().on_message_begin()
-        self._in_head = True
+        self._in_head = self._in_request = True
         self._head_left, self._headers_left, self._chunks_left = MAX_HEAD_BYTES, MAX_HEADERS, MAX_CHUNKS
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -108,16 +133,20 @@ class Connection(HttpToolsProtocol):
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        if self._discarding:
-            return
+        self._idle_bytes = 0
         if len(self.url) > self._head_left:
             self._stop_parsing(HeadTooLarge())
-        if self.parser.should_upgrade() and any(name in _BODY_HEADERS for name, _ in self.headers):
-            self._stop_parsing(InvalidRequest("a request with a body cannot ask for another protocol"))
-        if not self._refuse_early():
-            super().on_headers_complete()
+        if self.parser.should_upgrade():
+            self._ignore_upgrade()
+            return
+        if self._probes_only and self.url.partition(b"?")[0] not in PROBES:
+            self._stop_parsing(TooManyConnections())
+        self._received.body_left = self._declared_length()
+        self._room.works(self)
+        super().on_headers_complete()
+        if self._probes_only:
+            self.cycle.keep_alive = False
         self._in_head = False
-        self._idle_bytes = 0
         self._forget_head_deadline()
 
     def on_chunk_header(self) -> None:
@@ -128,28 +157,31 @@ class Connection(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         self._idle_bytes = 0
-        if not self._discarding:
+        if not self.awaits_request():  # else the request has its answer
             super().on_body(body)
 
     def on_message_complete(self) -> None:
-        if not self._discarding:
+        if self._head_without_upgrade:
+            return
+        self._in_request = False
+        if not self.awaits_request():
             super().on_message_complete()
-            if not self.pipeline:  # who leaves is noticed only while the socket is read, which a large body has stopped
-                self.flow.resume_reading()
             return
-        if self._closing:  # only now: a socket that is closed before all is read takes the answer with it
-            self.transport.close()
-            return
-        self._discarding = False
         self._forget_head_deadline()
         self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
     def on_response_complete(self) -> None:
         self.last_activity = self.loop.time()
+        self._room.waits(self)
         super().on_response_complete()
-        if self._in_head and self._head_deadline is None:  # the next one was begun meanwhile
+        if self.transport.is_closing():
+            return
+        if self._in_request:  # the rest of its body is still to come
             self._unset_keepalive_if_required()
             self._expect_head()
+        elif self._received:
+            self._unset_keepalive_if_required()
+            self._parse()
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -161,56 +193,116 @@ class Connection(HttpToolsProtocol):
             self._write_deadline.cancel()
 
     def awaits_request(self) -> bool:
-        """Whether the client's turn is next: no request is being received or answered."""
+        """Whether the client's turn is next: every request that has come is answered."""
         return self.cycle is None or self.cycle.response_complete
 
-    async def respond(self, cycle: RequestResponseCycle, answer: Answer) -> None:
-        """Write the whole answer to a request that the application has not seen."""
-        if self.flow.write_paused and not cycle.disconnected:
-            await self.flow.drain()
-        if cycle.disconnected:
-            return
-        if CLOSE_HEADER in answer.headers:
-            cycle.keep_alive = False
-        elif not cycle.keep_alive:
-            answer.headers.append(CLOSE_HEADER)
-        cycle.response_started = True
-        self._write(answer)
-        cycle.response_complete = True
-        if not cycle.keep_alive:
-            self.transport.close()
-        self.on_response_complete()
+    def give_way(self) -> None:
+        """Close at once, in favour of another connection."""
+        if self._end_handshake is not None:
+            self._end_handshake()
+        else:
+            self.transport.abort()
 
     def shutdown(self) -> None:
-        super().shutdown()
+        self._stopping = True
+        self.transport.stop_lingering()
+        if not self._received:
+            super().shutdown()
         if self.scheme == "https" and self.awaits_request():
             # TLS waits for the client's goodbye, and a client that has nothing to ask reads ours only when it does.
             self.loop.call_later(GOODBYE, self.transport.abort)
 
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        if self._short_way is None or not (size := self._short_way.picture_bytes(cycle)):
-            super()._start_asgi_task(cycle, app)
+    def _parse(self) -> None:
+        """Feed the parser to the end of one request; what is behind it waits until it is answered."""
+        while self._received and (self._in_request or self.awaits_request()):
+            self._feed(self._received.take())
+            if self.transport.is_closing():
+                return
+        if self._received:
+            self.flow.pause_reading()
             return
-        task = self.loop.create_task(self._short_way.answer(cycle, size, self))
-        task.add_done_callback(self.tasks.discard)
-        self.tasks.add(task)
+        self._received.clear()
+        if self._input_ended or self._stopping:
+            self._finish()
+        else:
+            if not self._in_request:  # a reset is noticed only while the socket is read, and a large body pauses that
+                self.flow.resume_reading()
+            if self._head_deadline is None and self.timeout_keep_alive_task is None and self.awaits_request():
+                self._expect_head()
 
-    def _refuse_early(self) -> bool:
-        """Answer at once what can be refused by its head, unless others come first or the client takes no answers."""
-        if self._early_refusal is None or not self.awaits_request() or self.flow.write_paused:
+    def _feed(self, piece: bytes | memoryview) -> None:
+        self._idle_bytes += len(piece)
+        try:
+            self.parser.feed_data(piece)
+            if self._idle_bytes > MAX_HEAD_BYTES:
+                self._refuse(HeadTooLarge())
+        except httptools.HttpParserUpgrade as upgrade:
+            head, self._head_without_upgrade = self._head_without_upgrade, b""
+            self.parser = httptools.HttpRequestParser(self)  # the old one may wait for the end of the connection
+            self._feed(head + piece[upgrade.args[0] :])
+        except httptools.HttpParserError:
+            self._refuse(self._refusal)
+
+    def _declared_length(self) -> int:
+        return next((int(value) for name, value in self.headers if name == b"content-length"), 0)
+
+    def _ignore_upgrade(self) -> None:
+        """Parse the head again without `Upgrade`: with it, httptools takes the body for another protocol."""
+        method = self.parser.get_method()
+        if method == b"CONNECT":
+            self._stop_parsing(InvalidRequest("CONNECT is not supported"))
+        lines = [b"%b %b HTTP/%b" % (method, self.url, self.parser.get_http_version().encode())]
+        lines += [name + b": " + value for name, value in self.headers if name != b"upgrade"]
+        self._head_without_upgrade = b"\r\n".join([*lines, b"", b""])
+
+    def _finish(self) -> None:
+        """No further request will be read: answer the one that is here, and close."""
+        if not self._input_ended and self._in_request:
+            if self.awaits_request():
+                self.transport.close()
+            else:
+                self.cycle.keep_alive = False
+        elif self._in_head:
+            self._refuse(InvalidRequest("the input ended before the head of the request did"))
+        elif self.awaits_request():
+            self.transport.close()
+        elif self._in_request:  # the application counts it: as a client that has left
+            if not self.cycle.response_started:
+                self._answer(InvalidRequest("the input ended before the body of the request did"))
+            self._give_up_request()
+            self.transport.close()
+        else:
+            self.cycle.keep_alive = False
+            if self._input_ended and self._reset_check is None:
+                if not self.cycle.response_started:
+                    self.transport.begin_answer()
+                self._look_for_reset()
+
+    def _look_for_reset(self) -> None:
+        if self.transport.was_reset():
+            self.transport.abort()
+        else:
+            self._reset_check = self.loop.call_later(RESET_CHECK, self._look_for_reset)
+
+    def _give_up_request(self) -> None:
+        """Tell the application that the client has disconnected."""
+        self.cycle.disconnected = True
+        self.cycle.message_event.set()
+
+    def _more_to_come(self) -> bool:
+        """Whether the client may still be sending when the connection closes."""
+        if self._input_ended or self._stopping:
             return False
-        if self.parser.should_upgrade():
-            return False
-        answer = self._early_refusal.answer(self.parser.get_method(), self.url, self.headers)
-        if answer is None:
-            return False
-        last = self.parser.get_http_version() == "1.0" or not self.parser.should_keep_alive()
-        if last and CLOSE_HEADER not in answer.headers:
-            answer.headers.append(CLOSE_HEADER)
-        self._write(answer)
-        self._discarding = True
-        self._closing = CLOSE_HEADER in answer.headers
-        return True
+        return self._in_request or self._refused or bool(self._received)
+
+    def _enter(self) -> None:
+        self._entered = True
+        if self._room.enter(self):
+            self._probes_only = self._room.is_spare(self)
+            self._expect_head()
+        else:
+            self._metrics.rejected.labels(TooManyConnections.code).inc()
+            self.give_way()
 
     def _expect_head(self) -> None:
         self._head_deadline = self.loop.call_later(self._timeout, self._head_late)
@@ -223,27 +315,30 @@ class Connection(HttpToolsProtocol):
     def _head_late(self) -> None:
         if self._in_head:
             self._refuse(HeadTimeout())
+        elif self._in_request:
+            self.transport.close()  # the request has its answer, and its body takes too long
         else:
-            self.transport.abort()  # nothing was asked, so there is nothing to answer
+            self.give_way()  # nothing was asked, so there is nothing to answer
 
     def _stop_parsing(self, refusal: ServiceError) -> None:
         self._refusal = refusal
-        raise refusal  # httptools makes an HttpParserError of it, which data_received knows
+        raise refusal  # httptools makes an HttpParserError of it, which `_feed` knows
 
     def _refuse(self, refusal: ServiceError) -> None:
-        """Answer what is not answered yet and never became a request, and close; those before it are still answered."""
+        """Answer what never became a request, or whose body is no HTTP, unless it has its answer; and close."""
         self._refused = True
+        self._forget_head_deadline()
+        self._room.waits(self)
         self._metrics.rejected.labels(refusal.code).inc()
-        if not self.awaits_request() and not self.cycle.more_body:
-            self.cycle.keep_alive = False
-            self.flow.pause_reading()
-            return
-        if not self._discarding and (self.awaits_request() or not self.cycle.response_started):
+        if self.awaits_request():
+            answered = self._in_request and not self._in_head
+        else:
+            answered = self.cycle.response_started
+            self._give_up_request()
+        if not answered:
             self._metrics.requests.labels("other", "", refusal.status).inc()
             self._answer(refusal)
         self.transport.close()
-        if self.scheme == "https":
-            self.loop.call_later(GOODBYE, self.transport.abort)
 
     def _answer(self, refusal: ServiceError) -> None:
         request_id = new_request_id()
@@ -251,7 +346,9 @@ class Connection(HttpToolsProtocol):
         response = problem(refusal, request_id, path)
         response.headers["X-Request-ID"] = request_id
         response.headers["Connection"] = "close"
-        self._write(Answer.of(response))
+        answer = Answer.of(response)
+        answer.headers += cors_headers(origin_of(self.headers or []), self._settings)
+        self._write(answer)
 
     def _write(self, answer: Answer) -> None:
         headers = (*self.server_state.default_headers, *answer.headers)

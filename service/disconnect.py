@@ -1,55 +1,42 @@
-"""Stops work for callers who hung up.
+"""Stops the work on an answer when the client disconnects.
 
-connection is lost --Connection--> client_left(scope) --> the request's task, where it works on the answer
+    async with cancel_on_disconnect(request):     the block runs in a task that is cancelled on http.disconnect
+
+Works under any ASGI server. The request's body must have been read: from then on, the server's next message says that
+the client has gone (ASGI specification, HTTP, "Disconnect - receive event").
 """
 
 import asyncio
-from collections.abc import MutableMapping
-from types import TracebackType
-from typing import Any, Protocol
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
-from starlette.requests import ClientDisconnect
-
-_LEFT, _ON_LEAVING = "aaserve.client_left", "aaserve.on_leaving"  # in the request's scope
+from starlette.requests import ClientDisconnect, Request
 
 
-class Asked(Protocol):
-    """A request, of whichever layer."""
-
-    @property
-    def scope(self) -> Any: ...
-
-
-def client_left(scope: MutableMapping[str, Any]) -> None:
-    """Note that nobody waits for the answer to this request."""
-    scope[_LEFT] = True
-    if on_leaving := scope.get(_ON_LEAVING):
-        on_leaving()
-
-
-class unless_client_leaves:  # noqa: N801 (reads as the statement that it is)
-    """`with unless_client_leaves(request)`: run the block in a task, which is cancelled where nobody waits for it.
+@asynccontextmanager
+async def cancel_on_disconnect(request: Request) -> AsyncIterator[None]:
+    """Run the block and cancel it if the client disconnects.
 
     Raises:
-        ClientDisconnect: the client closed the connection first.
+        ClientDisconnect: the client disconnected before the block was done.
     """
+    working = asyncio.current_task()
+    assert working is not None
+    disconnected = False
 
-    __slots__ = ("_scope", "_working")
+    async def watch() -> None:
+        nonlocal disconnected
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        disconnected = True
+        working.cancel()
 
-    def __init__(self, request: Asked) -> None:
-        self._scope: MutableMapping[str, Any] = request.scope
-
-    def __enter__(self) -> None:
-        working = asyncio.current_task()
-        assert working is not None
-        if _LEFT in self._scope:
-            raise ClientDisconnect
-        self._working = working
-        self._scope[_ON_LEAVING] = working.cancel
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        del self._scope[_ON_LEAVING]
-        if kind is asyncio.CancelledError and _LEFT in self._scope and not self._working.uncancel():
-            raise ClientDisconnect from None  # nobody else wanted it to end
+    watching = asyncio.create_task(watch())
+    try:
+        yield
+    except asyncio.CancelledError:
+        if disconnected and not working.uncancel():
+            raise ClientDisconnect from None
+        raise  # cancelled by someone else, too
+    finally:
+        watching.cancel()

@@ -55,6 +55,12 @@ class HeadTimeout(ServiceError):
     message = "the head of the request did not come in time"
 
 
+class BodyTimeout(ServiceError):
+    status = 408
+    code = "body_timeout"
+    message = "the body of the request came too slowly"
+
+
 class Conflict(ServiceError):
     status = 409
     code = "conflict"

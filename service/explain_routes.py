@@ -7,19 +7,18 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from service.body_schemas import LOOK, MODEL, image_body
-from service.direct_route import DirectRoute
-from service.disconnect import unless_client_leaves
 from service.explanations import FORMS, NPY, PNG, for_form
-from service.intake import take_in
+from service.intake import by_parameters, take_in
 from service.look import Look, checked_look
 from service.negotiation import preferred
 from service.observation import Record
 from service.parameters import PROBLEMS, Asked, ModelName, ModelVersion, TimeoutMs, parts
 from service.predictor import Predictor
 from service.schemas import Explanation, Problem
-from service.uploads import read_image
+from service.strict_route import StrictRoute
+from service.uploads import check_image_type, image_of, media_type_of, read_upload
 
-router = APIRouter(route_class=DirectRoute)
+router = APIRouter(route_class=StrictRoute)
 
 Layer = Annotated[
     str | None, Query(description="Name of a layer (default: all; the last in a PNG and an array). GET /models/NAME.")
@@ -58,16 +57,19 @@ async def explain(
     record: Record = request.state.record
     media_type = preferred(request.headers.get("accept", ""), list(FORMS))
     asked = {"model": model, "version": version, "layer": layer, "head": head, "position": position}
-    read = partial(read_image, takes=asked, max_body_bytes=parts(request)[1].max_body_bytes)
+    type_of_body = media_type_of(request)
+    check_image_type(type_of_body)
+    read = partial(read_upload, takes=asked, max_body_bytes=parts(request)[1].max_body_bytes)
+    parse = partial(image_of, media_type=type_of_body, takes=asked)
 
     def wanted_look(predictor: Predictor, asked: Asked) -> Look:
         wanted = {name: asked[name] for name in ("layer", "head", "position")}
         return for_form(checked_look(predictor.manifest, **wanted), media_type)
 
-    async with take_in(request, asked, timeout_ms, read=read, check=wanted_look) as taken:
+    candidates, choose = by_parameters(request, asked, wanted_look)
+    async with take_in(request, candidates, timeout_ms, read=read, parse=parse, choose=choose) as taken:
         predictor, look = taken.predictor, taken.checked
         show = partial(FORMS[media_type], predictor.manifest, look)
-        with unless_client_leaves(request):
-            shown, stages = await predictor.explain(taken.body, look.layers, show, deadline=taken.deadline)
+        shown, stages = await predictor.explain(taken.body, look.layers, show, deadline=taken.deadline)
     record.predicted(stages, batch_size=1)
     return Response(shown, media_type=media_type, headers={"Vary": "Accept"})

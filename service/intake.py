@@ -1,30 +1,35 @@
-"""A request's head --> a place in a queue --> its body --> the model that is meant, and what is asked of it.
+"""The path of every inference request, from its head to the model that answers it.
 
-head that says all      --> model, checked --> place there --> body
-body may say something  --> place where there is room --> body --> model, checked --> place there
+head --room in a queue?--> receive stage: body --parse--> parameters --> permit for its rows --> handler
 
-A request without room is refused before its body is read, whichever way it goes.
+Load is shed from the head, before the body is read: 429 if the queues are full, 503 if no model is ready. A permit is
+taken only when the body is there, so a client that announces a body and sends none takes no one's place. Large bodies
+are parsed in a thread, so that the event loop goes on answering.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Generic, TypeVar
 
 from fastapi import Request
 
-from service.admission import Place
-from service.deadlines import until
+from service.disconnect import cancel_on_disconnect
 from service.errors import NotReady
 from service.model_repository import RECOVERING
 from service.observation import Record
 from service.parameters import Asked, deadline_of, parts, with_fields
 from service.predictor import Predictor
+from service.receiving import ReceiveStage
 from service.uploads import Fields, body_bytes, has_fields
 
+PARSED_INLINE = 32_768  # bytes; parsing so few takes less time than telling a thread of it
+Upload = TypeVar("Upload")
 Body = TypeVar("Body")
 Checked = TypeVar("Checked")
+Choose = Callable[[Fields], tuple[Predictor, Checked]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,69 +43,103 @@ class Taken(Generic[Body, Checked]):
     predictor: Predictor
     body: Body
     checked: Checked
-    place: Place
     deadline: float
 
 
 @asynccontextmanager
 async def take_in(
     request: Request,
-    asked: Asked,
+    candidates: Sequence[Predictor],
     timeout_ms: int | None,
     *,
-    read: Callable[[Request], Awaitable[tuple[Body, Fields]]],
-    check: Callable[[Predictor, Asked], Checked],
+    read: Callable[[Request], Awaitable[Upload]],
+    parse: Callable[[Upload], tuple[Body, Fields]],
+    choose: Choose[Checked],
+    rows_of: Callable[[Body], int] = lambda body: 1,
+    timeout_of: Callable[[Body], float | None] = lambda body: None,
 ) -> AsyncIterator[Taken[Body, Checked]]:
-    """Hold a place for the request while it is answered.
+    """Run the block while the request holds a permit for its rows; cancel it if the client leaves.
 
     Args:
-        asked: `model`, `version` and whatever else the query says.
-        read: returns the body, and the parameters that it had.
-        check: what the answer needs to know, or an error, by the model and all parameters.
+        candidates: the models that may answer, at least one.
+        timeout_ms: from the request's header.
+        read: returns what the client sent.
+        parse: returns the body that this is, and the parameters that it contains.
+        choose: returns the model that answers, and what it needs to know.
+        rows_of: returns the number of rows that the body asks for.
+        timeout_of: returns the seconds from now to the deadline, if the body shortens it.
 
     Raises:
         ServiceError: refused.
+        ClientDisconnect: the client left.
     """
-    lifecycle, settings, _ = parts(request)
+    settings = parts(request)[1]
     record: Record = request.state.record
-    repository = lifecycle.repository
     timeout, deadline = deadline_of(timeout_ms, settings)
-    size = body_bytes(request, max_body_bytes=settings.max_body_bytes)
+    _require_room(candidates, timeout)
+    stage: ReceiveStage = request.app.state.receive_stage
+    stage.check(body_bytes(request, max_body_bytes=settings.max_body_bytes))
 
-    complete = not has_fields(request)  # the query has said all there is to say
-    if complete:
-        candidates = [repository.predictor(asked["model"], asked["version"])]
-    else:
-        candidates = repository.candidates(asked["model"], asked["version"])
-    predictor = _with_room(candidates, body_bytes=size, timeout=timeout)
-    if len(candidates) == 1:
-        record.asks(predictor.manifest)
-    if complete:
-        checked = check(predictor, asked)
-    with predictor.admission.admit(body_bytes=size, timeout=timeout) as place:
-        async with until(deadline):
-            body, fields = await read(request)
+    with stage.receipt() as receipt, ExitStack() as leases:
+        for predictor in candidates:
+            leases.enter_context(predictor.admission.lease())
+        request.state.receipt = receipt
+        async with receipt.receiving(deadline):
+            upload = await read(request)
         record.received()
-        if not complete:
-            asked = with_fields(asked, fields)
-            if len(candidates) > 1 or fields.keys() & {"model", "version"}:
-                predictor = repository.predictor(asked["model"], asked["version"])
-                record.asks(predictor.manifest)
-                place.move(predictor.admission, timeout=deadline - asyncio.get_running_loop().time())
-            checked = check(predictor, asked)
-        yield Taken(predictor, body, checked, place, deadline)
+        if receipt.held > PARSED_INLINE:
+            body, fields = await candidates[0].offload(partial(parse, upload), deadline=deadline)
+        else:
+            body, fields = parse(upload)
+        del upload
+        predictor, checked = choose(fields)
+        record.asks(predictor.manifest)
+        remaining = deadline - asyncio.get_running_loop().time()
+        if (shorter := timeout_of(body)) is not None and shorter < remaining:
+            deadline, remaining = deadline - remaining + shorter, shorter
+        with predictor.admission.admit(rows=rows_of(body), timeout=remaining):
+            async with cancel_on_disconnect(request):
+                yield Taken(predictor, body, checked, deadline)
 
 
-def _with_room(candidates: list[Predictor], *, body_bytes: int, timeout: float) -> Predictor:
-    """Where the request waits for its body: with the first that lets it in, or with one that refuses it.
+def by_parameters(
+    request: Request, asked: Asked, check: Callable[[Predictor, Asked], Checked]
+) -> tuple[Sequence[Predictor], Choose[Checked]]:
+    """The candidates for a request whose query, and perhaps body, name a model; and how to choose among them.
+
+    Args:
+        asked: `model`, `version` and the other parameters of the query.
+        check: returns what the answer needs to know, or raises, for a model and all parameters.
 
     Raises:
-        NotReady: none works now.
+        ModelNotFound, NotReady, InvalidParameter: known from the head alone.
     """
-    ready = [each for each in candidates if each.ready]
+    repository = parts(request)[0].repository
+    if not has_fields(request):
+        predictor = repository.predictor(asked["model"], asked["version"])
+        request.state.record.asks(predictor.manifest)
+        checked = check(predictor, asked)
+        return [predictor], lambda _: (predictor, checked)
+    candidates = repository.candidates(asked["model"], asked["version"])
+    if len(candidates) == 1:
+        request.state.record.asks(candidates[0].manifest)
+
+    def choose(fields: Fields) -> tuple[Predictor, Checked]:
+        together = with_fields(asked, fields)
+        if len(candidates) == 1 and not fields.keys() & {"model", "version"}:
+            return candidates[0], check(candidates[0], together)
+        predictor = repository.predictor(together["model"], together["version"])
+        return predictor, check(predictor, together)
+
+    return candidates, choose
+
+
+def _require_room(candidates: Sequence[Predictor], timeout: float) -> None:
+    """Raise NotReady or QueueFull unless one of the candidates would take a row now."""
+    ready = [predictor for predictor in candidates if predictor.ready]
     if not ready:
         raise NotReady(RECOVERING)
-    if len(ready) == 1:
-        return ready[0]
-    lets_in = (each for each in ready if each.admission.refusal(body_bytes=body_bytes, timeout=timeout) is None)
-    return next(lets_in, ready[0])
+    refusals = [predictor.admission.refusal(timeout=timeout) for predictor in ready]
+    if all(refusals):
+        assert refusals[0] is not None
+        raise refusals[0]

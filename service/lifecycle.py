@@ -162,21 +162,6 @@ class Lifecycle:
         if self._repository and (missing := self._repository.required_and_missing):
             log.error("not ready: required_models names models that are not served: %s", ", ".join(sorted(missing)))
 
-    def refusal(self, *, body_bytes: int, timeout: float, rows: int = 1) -> ServiceError | None:
-        """Why no request of this kind would be taken now, whichever model it names; None if one might be.
-
-        Args: as `Admission.refusal`.
-        """
-        if closed := self._closed():
-            return closed
-        predictors = self._repository.predictors if self._repository else []
-        if len(predictors) != 1:
-            return None  # one of them may have room
-        [predictor] = predictors
-        if not predictor.ready:
-            return NotReady(RECOVERING)
-        return predictor.admission.refusal(body_bytes=body_bytes, timeout=timeout, rows=rows)
-
     def _closed(self) -> ServiceError | None:
         """Why no request is answered at all; who drains still answers, and who recovers, for the other models."""
         match self.state:

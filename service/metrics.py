@@ -59,6 +59,13 @@ class Reporting(Protocol):
     def queue_capacity(self) -> int: ...
 
 
+class Receiving(Protocol):
+    """The bodies of requests."""
+
+    bodies: int
+    bytes: int
+
+
 def worker_restarts(registry: CollectorRegistry | None) -> Counter:
     """The metric that the supervisor of several workers counts and that each of them shows."""
     return Counter(
@@ -124,6 +131,18 @@ class Metrics:
         )
         self.being_answered = 0
         self._report(self.inflight, lambda: self.being_answered)
+        self.receiving = Gauge(
+            "aaserve_receiving_requests",
+            "Requests whose body is being received.",
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+        self.body_bytes = Gauge(
+            "aaserve_body_bytes",
+            "Bytes of request bodies in memory.",
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
         self.rejected = Counter(
             "aaserve_rejected_total",
             "Requests (of a batch: images) not answered as asked.",
@@ -194,6 +213,11 @@ class Metrics:
         for failed_version in failed:
             self._report(self.model_ready.labels(name, failed_version), lambda: 0)
             reported.append((self.model_ready, (name, failed_version)))
+
+    def watch_receiving(self, stage: Receiving) -> None:
+        """Report the bodies of requests from now on."""
+        self._report(self.receiving, lambda: stage.bodies)
+        self._report(self.body_bytes, lambda: stage.bytes)
 
     async def keep_reporting(self) -> None:
         """What another worker reports when it is scraped must be in this one's files: write it again and again."""

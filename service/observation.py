@@ -127,8 +127,16 @@ class Observation:
         if self._tracing:
             self._tracing.begin()
 
+        disconnected = False
+
+        async def receive_observed() -> Message:
+            nonlocal disconnected
+            message = await receive()
+            disconnected = disconnected or message["type"] == "http.disconnect"
+            return message
+
         async def send_observed(message: Message) -> None:
-            if message["type"] == "http.response.start":
+            if message["type"] == "http.response.start" and not disconnected:
                 record.status = message["status"]
                 headers = answer_headers(record, scope["app"].state.lifecycle)
                 if self._tracing:
@@ -140,15 +148,18 @@ class Observation:
         counted = scope["path"] not in UNLOGGED
         self._metrics.being_answered += counted
         try:
-            await self._app(scope, receive, send_observed)
+            await self._app(scope, receive_observed, send_observed)
         except ClientDisconnect:
-            self._metrics.rejected.labels("disconnected").inc()
+            pass
         except Exception as error:
-            log.error("request %s failed", record.request_id, exc_info=error)
-            if record.status == CLIENT_LEFT:
-                await problem(ServiceError(), record.request_id, scope["path"])(scope, receive, send_observed)
+            if not disconnected:  # otherwise the request was given up, and any error may come of that
+                log.error("request %s failed", record.request_id, exc_info=error)
+                if record.status == CLIENT_LEFT:
+                    await problem(ServiceError(), record.request_id, scope["path"])(scope, receive, send_observed)
         finally:
             self._metrics.being_answered -= counted
+            if record.status == CLIENT_LEFT:
+                self._metrics.rejected.labels("disconnected").inc()
             if self._tracing and record.status == CLIENT_LEFT:
                 self._tracing.finish(record)
             record.endpoint = getattr(scope.get("route"), "path", record.endpoint)

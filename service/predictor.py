@@ -59,7 +59,7 @@ class Prediction(NamedTuple):
 
 
 class Predictor:
-    """One model at work; `admission` is the door that its requests come through."""
+    """One model at work; its requests hold permits of `admission`."""
 
     def __init__(
         self,

@@ -76,7 +76,6 @@ async def open_predictor(
     )
     admission = Admission(
         max_rows=settings.max_queue_size,
-        max_bytes=settings.max_inflight_bytes,
         longest_wait=settings.request_timeout_ms / 1000,
         computing=lambda: batcher.computing,
         throughput=throughput,

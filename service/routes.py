@@ -1,7 +1,4 @@
-"""POST /classify: HTTP --> the predictor, and back. Reads from top to bottom as a request goes.
-
-A picture that comes with no wishes is answered in `short_way.py`, in the same way but without an application.
-"""
+"""POST /classify: an image in, ranked labels out."""
 
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -12,9 +9,8 @@ from starlette.responses import Response
 
 from bundle.manifest import Manifest
 from service.body_schemas import LABELS, MODEL, image_body
-from service.direct_route import DirectRoute
-from service.disconnect import unless_client_leaves
-from service.intake import take_in
+from service.intake import by_parameters, take_in
+from service.multipart import Form
 from service.observation import Record
 from service.parameters import (
     PROBLEMS,
@@ -28,9 +24,10 @@ from service.parameters import (
 )
 from service.predictor import Predictor
 from service.schemas import Classification, ClassScore
-from service.uploads import Fields, read_image
+from service.strict_route import StrictRoute
+from service.uploads import Fields, check_image_type, image_of, media_type_of, read_upload
 
-router = APIRouter(route_class=DirectRoute)
+router = APIRouter(route_class=StrictRoute)
 CLASSIFY = "/classify"
 
 
@@ -44,8 +41,15 @@ async def classify(
 ) -> Response:
     """Classify one image: JPEG, PNG, WebP, GIF (first frame), BMP or TIFF."""
     asked = {"model": model, "version": version, "top_k": top_k}
-    read = partial(read_image, takes=asked, max_body_bytes=parts(request)[1].max_body_bytes)
-    manifest, predictions = await classified(request, asked, timeout_ms, read)
+    media_type = media_type_of(request)
+    check_image_type(media_type)
+    manifest, predictions = await classified(
+        request,
+        asked,
+        timeout_ms,
+        read=partial(read_upload, takes=asked, max_body_bytes=parts(request)[1].max_body_bytes),
+        parse=partial(image_of, media_type=media_type, takes=asked),
+    )
     return Response(answer_body(manifest, predictions), media_type="application/json")
 
 
@@ -53,13 +57,15 @@ async def classified(
     request: Request,
     asked: Asked,
     timeout_ms: int | None,
-    read: Callable[[Request], Awaitable[tuple[bytes, Fields]]],
+    *,
+    read: Callable[[Request], Awaitable[bytes | Form]],
+    parse: Callable[[bytes | Form], tuple[bytes, Fields]],
 ) -> tuple[Manifest, list[ClassScore]]:
-    """Let a request in, `read` its picture and classify it."""
+    """Take in a request and classify its image."""
     record: Record = request.state.record
-    async with take_in(request, asked, timeout_ms, read=read, check=wanted_labels) as taken:
-        with unless_client_leaves(request):
-            prediction = await taken.predictor.predict(taken.body, top_k=taken.checked, deadline=taken.deadline)
+    candidates, choose = by_parameters(request, asked, wanted_labels)
+    async with take_in(request, candidates, timeout_ms, read=read, parse=parse, choose=choose) as taken:
+        prediction = await taken.predictor.predict(taken.body, top_k=taken.checked, deadline=taken.deadline)
     record.predicted(prediction.stages, prediction.batch_size)
     return taken.predictor.manifest, prediction.predictions
 

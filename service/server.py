@@ -26,6 +26,7 @@ from service.tls import Certificate
 from service.workers import Worker
 
 HANDSHAKE = 5.0  # seconds; TLS takes the client's part in it
+HANDSHAKE_AT_MOST = 600.0  # seconds: `client_timeout_ms`, which `Connection` sees to, is never longer
 SETTLE = 0.05  # seconds; whatever a connection has already sent is read by then
 SILENCE = 2.0  # seconds, at most the grace; who has been silent that long is not about to send
 log = logging.getLogger("aaserve")
@@ -132,20 +133,35 @@ class Server(uvicorn.Server):
     async def _welcome(self, connection: socket.socket) -> None:
         """Speak HTTP with a connection, after TLS where there is a certificate."""
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        await self._loop.connect_accepted_socket(self._protocol, connection, ssl=self.config.ssl)
+        protocol = self._protocol()
+        if self.config.ssl is None:
+            await self._loop.connect_accepted_socket(lambda: protocol, connection)
+            return
+        handshake = asyncio.current_task()
+        assert handshake is not None
+        protocol.accepted(handshake.cancel)
+        try:
+            await self._loop.connect_accepted_socket(
+                lambda: protocol, connection, ssl=self.config.ssl, ssl_handshake_timeout=HANDSHAKE_AT_MOST
+            )
+        except BaseException:
+            protocol.not_made()
+            raise
 
     async def _silence(self) -> None:
         """Return when nobody has been connected or answered so lately that a request may be on its way."""
         patience = min(SILENCE, self._drain_grace)
         end = self._loop.time() + patience
         while (now := self._loop.time()) < end and any(
-            connection.awaits_request() and connection.last_activity > now - patience
+            connection.awaits_request()
+            and not connection.transport.is_closing()
+            and connection.last_activity > now - patience
             for connection in self.server_state.connections
             if isinstance(connection, Connection)
         ):
             await asyncio.sleep(SETTLE)
 
-    def _protocol(self) -> asyncio.Protocol:
+    def _protocol(self) -> Connection:
         return Connection(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
 
     def _reload(self) -> None:

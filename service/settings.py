@@ -87,7 +87,7 @@ class Settings(BaseSettings):
         128,
         ge=1,
         le=100_000,
-        description="Rows waiting (for their body, for decoding or for the model), at most; beyond that 429.",
+        description="Rows waiting for decoding or for the model, at most; beyond that 429.",
     )
     max_batch_items: int = Field(
         32, ge=1, le=10_000, description="Images in one request of /classify/batch, at most; beyond that 413."
@@ -99,7 +99,7 @@ class Settings(BaseSettings):
         10_000,
         ge=1,
         le=600_000,
-        description="Milliseconds in which a client must send a request's head, and go on taking an answer.",
+        description="Milliseconds for a client to finish TLS and send a request's head, and to go on taking an answer.",
     )
     keep_alive_ms: int = Field(
         75_000,
@@ -108,7 +108,10 @@ class Settings(BaseSettings):
         description="Milliseconds a connection stays open between two requests; more than the proxy in front keeps it.",
     )
     max_connections: int = Field(
-        4096, ge=1, le=1_000_000, description="Connections of one process, at most; beyond that 503."
+        4096,
+        ge=1,
+        le=1_000_000,
+        description="Connections of one process, at most; beyond that the longest idle one is closed, or 503.",
     )
     model_call_timeout_ms: int = Field(
         30_000,
@@ -118,7 +121,7 @@ class Settings(BaseSettings):
     )
     max_body_bytes: int = Field(10 * 2**20, ge=1, description="Bytes of a request body, at most; beyond that 413.")
     max_inflight_bytes: int = Field(
-        256 * 2**20, ge=1, description="Bytes of all bodies in flight for one model, at most; beyond that 429."
+        256 * 2**20, ge=1, description="Bytes of all request bodies in memory, at most; beyond that 429."
     )
     max_image_pixels: int = Field(
         50_000_000, ge=1, description="Width times height of an image, at most; beyond that 413."

@@ -6,15 +6,17 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from service.body_schemas import LABELS, raw_or_form_body
-from service.direct_route import DirectRoute
 from service.errors import ServiceError
+from service.multipart import Form
 from service.parameters import TimeoutMs, TopK, failures, parts
 from service.routes import classified
 from service.schemas import TorchServeError
-from service.uploads import Fields, media_type_of, raw_image, read_body, read_form_image
+from service.strict_route import StrictRoute
+from service.uploads import FORM, Fields, image_of, raw_image, read_upload
 
-router = APIRouter(tags=["TorchServe"], route_class=DirectRoute)
+router = APIRouter(tags=["TorchServe"], route_class=StrictRoute)
 _FIELD = "data"
+_TAKES = ("top_k",)
 _ERRORS = failures(TorchServeError)
 _BODY = raw_or_form_body(_FIELD, LABELS)
 
@@ -38,13 +40,13 @@ async def predictions(
 ) -> Response:
     """Classify the picture in a raw body (of any Content-Type) or in the multipart field `data`: `{label: score}`."""
     asked = {"model": model, "version": version, "top_k": top_k}
-    read = partial(_read_picture, max_body_bytes=parts(request)[1].max_body_bytes)
-    _, ranked = await classified(request, asked, timeout_ms, read)
+    max_body_bytes = parts(request)[1].max_body_bytes
+    read = partial(read_upload, takes=_TAKES, max_body_bytes=max_body_bytes, field=_FIELD)
+    _, ranked = await classified(request, asked, timeout_ms, read=read, parse=_image_of)
     return JSONResponse({item["label"]: item["score"] for item in ranked})
 
 
-async def _read_picture(request: Request, *, max_body_bytes: int) -> tuple[bytes, Fields]:
-    if media_type_of(request) == "multipart/form-data":
-        return await read_form_image(request, ("top_k",), max_body_bytes=max_body_bytes, field=_FIELD)
-    body = await read_body(request, max_body_bytes=max_body_bytes)
-    return raw_image(body, json_goes="POST /classify takes it"), {}
+def _image_of(upload: bytes | Form) -> tuple[bytes, Fields]:
+    if isinstance(upload, Form):
+        return image_of(upload, FORM, _TAKES, field=_FIELD)
+    return raw_image(upload, json_goes="POST /classify takes it"), {}

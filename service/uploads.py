@@ -21,11 +21,12 @@ from service.errors import (
 from service.json_body import GZIP, kind_of, parse_json
 from service.multipart import Form, Image, read_form
 from service.parameter_names import resembling
+from service.receiving import Receipt
 
 FIELD = "image"
 LIST_FIELD = "images"
 _MAX_JSON_VALUES = 100_000  # ten megabytes of small ones would stop the event loop for half a second; base64 has none
-_FORM, _JSON = "multipart/form-data", "application/json"
+FORM, JSON = "multipart/form-data", "application/json"
 _CURL = "; with curl: -F image=@FILE, or -H 'Content-Type: image/jpeg' --data-binary @FILE"
 
 Fields = dict[str, str]  # of a form or a JSON object, beside its images
@@ -35,70 +36,89 @@ async def read_body(request: Request, *, max_body_bytes: int) -> bytes:
     """Return the whole body, decompressed.
 
     Raises:
-        BodyTooLarge, InvalidRequest, UnsupportedEncoding: as `read_image`.
+        BodyTooLarge: by its Content-Length before anything is read, or as soon as too much has come.
+        UnsupportedEncoding: a Content-Encoding that is not known.
+        InvalidRequest: not what Content-Encoding says.
     """
     return b"".join([chunk async for chunk in _body(request, max_body_bytes)])
 
 
-async def read_image(request: Request, takes: Collection[str], *, max_body_bytes: int) -> tuple[bytes, Fields]:
-    """Return the encoded image of a raw body, a multipart field `image` or JSON `{"image": base64 or data URI}`.
+async def read_upload(
+    request: Request, takes: Collection[str], *, max_body_bytes: int, field: str = FIELD, max_images: int | None = None
+) -> bytes | Form:
+    """Return the form that a request contains, or any other body as it is; raises as `read_body`, and as `read_form`.
 
     Args:
-        takes: names of the other fields that a form or a JSON object may have; they are returned as text.
-
-    Raises:
-        BodyTooLarge: by its Content-Length before anything is read, or as soon as what came is too much.
-        UnsupportedMediaType: a Content-Type that is none of the three.
-        UnsupportedEncoding: a Content-Encoding that is not known.
-        InvalidRequest: malformed, no image, or more than one.
-        InvalidParameter: a field of another name.
+        takes: names of the fields that a form may have beside `field`.
+        field: name of the parts that are images.
+        max_images: None for exactly one image.
     """
-    media_type = media_type_of(request)
-    if media_type == _FORM:
-        return await read_form_image(request, takes, max_body_bytes=max_body_bytes)
-    if media_type == _JSON:
-        content = _json_object(await read_body(request, max_body_bytes=max_body_bytes), FIELD)
-        image = content[FIELD]
-        if not isinstance(image, str):
-            raise InvalidRequest(f'expected "{FIELD}" to be base64 or a data URI, found {kind_of(image)}')
-        return _raised(from_base64(image)), _json_fields(content, FIELD, takes)
-    if is_raw(media_type):
-        return raw_image(await read_body(request, max_body_bytes=max_body_bytes)), {}
-    raise _unsupported(media_type, f"image/*, application/octet-stream, {_FORM} or {_JSON}")
-
-
-async def read_form_image(
-    request: Request, takes: Collection[str], *, max_body_bytes: int, field: str = FIELD
-) -> tuple[bytes, Fields]:
-    """Return the encoded image of the one multipart part `field`, and the other fields; raises as `read_image`."""
+    if media_type_of(request) != FORM:
+        return await read_body(request, max_body_bytes=max_body_bytes)
+    stream, content_type = _body(request, max_body_bytes), request.headers["content-type"]
+    if max_images is not None:
+        return await read_form(content_type, stream, image=field, takes=takes, max_images=max_images)
     try:
-        form = await _form(request, takes, max_body_bytes=max_body_bytes, field=field, max_images=1)
+        return await read_form(content_type, stream, image=field, takes=takes, max_images=1)
     except TooManyRows as error:
         raise InvalidRequest(f"expected one multipart field {field!r}, found several") from error
-    image = _raised(_image_of(form.images[0], field))
-    _refuse_unknown(form.unknown, field, takes)
-    return image, form.fields
 
 
-async def read_images(
-    request: Request, takes: Collection[str], *, max_body_bytes: int, max_items: int
+def check_image_type(media_type: str) -> None:
+    """Raise UnsupportedMediaType unless a body of this type can contain an image; "" is a request that names none."""
+    if media_type not in (FORM, JSON) and not is_raw(media_type):
+        raise _unsupported(media_type, f"image/*, application/octet-stream, {FORM} or {JSON}")
+
+
+def check_images_type(media_type: str) -> None:
+    """Raise UnsupportedMediaType unless a body of this type can contain several images."""
+    if media_type not in (FORM, JSON):
+        raise _unsupported(media_type, f"{FORM} or {JSON}; POST /classify takes an image as the body")
+
+
+def image_of(
+    upload: bytes | Form, media_type: str, takes: Collection[str], *, field: str = FIELD
+) -> tuple[bytes, Fields]:
+    """The encoded image of a form, of JSON `{"image": base64 or data URI}` or of a raw body; and the other fields.
+
+    Args:
+        takes: names that the other fields may have.
+
+    Raises:
+        InvalidRequest: malformed, no image, or more than one.
+        InvalidParameter: a field of another name.
+        UnsupportedMediaType: the body is not what the request's headers say.
+    """
+    if isinstance(upload, Form):
+        _check_form(upload, field)
+        image = _raised(_image_of(upload.images[0], field))
+        _refuse_unknown(upload.unknown, field, takes)
+        return image, upload.fields
+    if media_type != JSON:
+        return raw_image(upload), {}
+    content = _json_object(upload, field)
+    text = content[field]
+    if not isinstance(text, str):
+        raise InvalidRequest(f'expected "{field}" to be base64 or a data URI, found {kind_of(text)}')
+    return _raised(from_base64(text)), _json_fields(content, field, takes)
+
+
+def images_of(
+    upload: bytes | Form, takes: Collection[str], *, max_items: int
 ) -> tuple[list[bytes | ServiceError], Fields]:
-    """Return the images of multipart parts `image` or of JSON `{"images": [base64 or data URI, …]}`, in their order.
+    """The images of a form or of JSON `{"images": [base64 or data URI, …]}`, in their order; and the other fields.
 
     A part that is text or an item that is not base64 becomes an InvalidRequest in its place.
 
     Raises:
         TooManyRows: more than `max_items`.
-        As `read_image`; the whole body counts.
+        InvalidRequest, InvalidParameter: as `image_of`.
     """
-    media_type = media_type_of(request)
-    if media_type == _FORM:
-        form = await _form(request, takes, max_body_bytes=max_body_bytes, field=FIELD, max_images=max_items)
-        _refuse_unknown(form.unknown, FIELD, takes)
-        return [_image_of(image, FIELD) for image in form.images], form.fields
-    if media_type != _JSON:
-        raise _unsupported(media_type, f"{_FORM} or {_JSON}; POST /classify takes an image as the body")
-    content = _json_object(await read_body(request, max_body_bytes=max_body_bytes), LIST_FIELD)
+    if isinstance(upload, Form):
+        _check_form(upload, FIELD)
+        _refuse_unknown(upload.unknown, FIELD, takes)
+        return [_image_of(image, FIELD) for image in upload.images], upload.fields
+    content = _json_object(upload, LIST_FIELD)
     texts = content[LIST_FIELD]
     if not isinstance(texts, list):
         raise InvalidRequest(f'expected "{LIST_FIELD}" to be an array of base64 or data URIs, found {kind_of(texts)}')
@@ -119,7 +139,7 @@ def raw_image(body: bytes, *, json_goes: str = "send Content-Type: application/j
     if start[:1] in (b"{", b"["):
         raise UnsupportedMediaType(f"expected an image, found JSON; {json_goes}")
     if start == b"--":
-        raise UnsupportedMediaType(f"expected an image, found a multipart form; send Content-Type: {_FORM}; boundary=…")
+        raise UnsupportedMediaType(f"expected an image, found a multipart form; send Content-Type: {FORM}; boundary=…")
     if start == GZIP:
         raise UnsupportedMediaType("expected an image, found gzip data; send Content-Encoding: gzip")
     return body
@@ -139,7 +159,7 @@ def body_bytes(request: Request, *, max_body_bytes: int) -> int:
 
 def has_fields(request: Request) -> bool:
     """Whether the body may say more than what the image is."""
-    return media_type_of(request) in (_FORM, _JSON)
+    return media_type_of(request) in (FORM, JSON)
 
 
 def is_raw(media_type: str) -> bool:
@@ -160,13 +180,22 @@ def _body(request: Request, max_body_bytes: int) -> AsyncIterator[bytes]:
     """The body as it comes, decompressed: the only way in which any route reads it."""
     coding = coding_of(_content_encoding(request))
     received = _limited(request, max_body_bytes)
-    return received if coding is None else decompressed(received, coding, max_bytes=max_body_bytes)
+    content = received if coding is None else decompressed(received, coding, max_bytes=max_body_bytes)
+    return _held(request, content)
+
+
+async def _held(request: Request, content: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+    receipt: Receipt = request.state.receipt
+    async for piece in content:
+        receipt.hold(len(piece))
+        yield piece
 
 
 async def _limited(request: Request, max_body_bytes: int) -> AsyncGenerator[bytes, None]:
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared[:20]) > max_body_bytes:
         raise _body_too_large(max_body_bytes)
+    receipt: Receipt = request.state.receipt
     received, more = 0, True
     while more:
         message = await request.receive()
@@ -174,19 +203,17 @@ async def _limited(request: Request, max_body_bytes: int) -> AsyncGenerator[byte
             raise ClientDisconnect
         more = message["more_body"]
         received += len(message["body"])
+        receipt.arrived(len(message["body"]))
         if received > max_body_bytes:
             raise _body_too_large(max_body_bytes)
         yield message["body"]
 
 
-async def _form(request: Request, takes: Collection[str], *, max_body_bytes: int, field: str, max_images: int) -> Form:
-    """A form with at least one image."""
-    stream = _body(request, max_body_bytes)
-    form = await read_form(request.headers["content-type"], stream, image=field, takes=takes, max_images=max_images)
+def _check_form(form: Form, field: str) -> None:
+    """Raise InvalidRequest unless the form has an image."""
     if not form.images:
         found = _named([*form.fields, *form.unknown])
         raise InvalidRequest(f"expected a multipart field {field!r}, found {found}")
-    return form
 
 
 def _image_of(image: Image, field: str) -> bytes | ServiceError:

@@ -28,7 +28,7 @@ class Model:
     def __call__(self, batch: np.ndarray) -> np.ndarray:
         self.batches.append(len(batch))
         self.started.set()
-        assert self.go.wait(10)
+        assert self.go.wait(60)
         if self.failure:
             raise self.failure
         return batch * 2
@@ -61,11 +61,11 @@ def soon(seconds: float = 10) -> float:
 
 
 async def started(model: Model) -> None:
-    assert await asyncio.to_thread(model.started.wait, 10)
+    assert await asyncio.to_thread(model.started.wait, 60)
 
 
 async def waiting(batcher: DynamicBatcher, rows: int) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while batcher.queue_depth != rows:
             await asyncio.sleep(0)
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,9 @@ from fastapi import FastAPI
 from PIL import Image
 
 from service.connection import Connection
+from service.room import Room
 
 ROOT = Path(__file__).parent.parent
-# A batch waits a second for company, also where rows are slow, so that requests can be caught waiting.
-HELD = ("--max-queue-delay-ms", "1000", "--cpu-batch-ms", "10000")
 CONSOLE = ("--log-format", "console")  # stderr is no terminal here
 SHARED = ROOT.parent / "shared"
 REPOSITORY = ROOT / "model_repository"
@@ -70,7 +69,7 @@ class RunningService:
     def stop(self) -> int:
         """SIGTERM; the exit status."""
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(30)
+        return self.process.wait(60)
 
 
 @contextmanager
@@ -79,6 +78,7 @@ def running_service(
     repository: Path = REPOSITORY,
     run: tuple[str, ...] = ("-m", "service"),
     ready: bool = True,
+    environment: Mapping[str, str] | None = None,
     **client_options: Any,
 ) -> Iterator[RunningService]:
     """Start the service as a user would, wait until it is ready, and stop it in the end.
@@ -86,11 +86,13 @@ def running_service(
     Args:
         run: what Python is to run instead.
         ready: whether to wait for that; if not, only until it has its port.
+        environment: variables that it has besides those of this process.
         client_options: of httpx.Client.
     """
     process = subprocess.Popen(
         [sys.executable, *run, "--port", "0", "--repository", str(repository), *CONSOLE, *options],
         cwd=ROOT,
+        env={**os.environ, **(environment or {})},
         stderr=subprocess.PIPE,
         text=True,
     )
@@ -101,31 +103,44 @@ def running_service(
         if ready:
             _wait_for(process, log, r"\bready\b()")
         reader.start()
-        with httpx.Client(base_url=url, timeout=30, **client_options) as client:
+        with httpx.Client(base_url=url, timeout=60, **client_options) as client:
             yield RunningService(process, client, log)
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(60)
         if reader.ident:
             reader.join()
         process.stderr.close()
 
 
 @contextmanager
+def held_service(*options: str, repository: Path = REPOSITORY, seconds: int = 60) -> Iterator[RunningService]:
+    """A service whose batches wait so long for company, so that requests can be caught waiting on a slow machine.
+
+    A full batch goes at once; a test whose batch cannot become full says fewer seconds, since it waits for their end.
+    """
+    patience = ("--max-queue-delay-ms", "1000", "--cpu-batch-ms", "10000", "--request-timeout-ms", "60000")
+    path = os.pathsep.join([str(ROOT / "tests" / "patient"), str(ROOT)])
+    environment = {"PYTHONPATH": path, "PATIENCE": str(seconds)}
+    with running_service(*patience, *options, repository=repository, environment=environment) as running:
+        yield running
+
+
+@contextmanager
 def served(app: FastAPI) -> Iterator[tuple[httpx.Client, uvicorn.Server]]:
     """The application over a socket, in a thread of this process: for tests that reach into it."""
-    app.state.max_connections = 1000
+    app.state.room = Room(1000)
     server = uvicorn.Server(uvicorn.Config(app, http=Connection, port=0, log_config=None, lifespan="on"))
     thread = threading.Thread(target=lambda: asyncio.run(server.serve()))
     thread.start()
     try:
         wait_until(lambda: server.started)
         port = server.servers[0].sockets[0].getsockname()[1]
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=10) as client:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
             yield client, server
     finally:
         server.should_exit = True
-        thread.join(20)
+        thread.join(60)
 
 
 def start_that_fails(*options: str, repository: Path = REPOSITORY, **environment: str) -> tuple[int, str]:
@@ -136,13 +151,16 @@ def start_that_fails(*options: str, repository: Path = REPOSITORY, **environment
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
     )
     return finished.returncode, finished.stderr
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 10) -> None:
-    """Poll what another process shows; there is no event to wait for across processes."""
+def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
+    """Poll what another process shows; there is no event to wait for across processes.
+
+    A test that passes never waits so long: only a failure shows how many seconds they are.
+    """
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited in vain"

@@ -85,7 +85,6 @@ FORBIDDEN_NAMES = {
     *("register_custom_ops_library", "add_initializer", "add_external_initializers"),
 }
 ALLOWED = {
-    "service/early_refusal.py": {"urllib"},  # unquote, as uvicorn does it with the same path
     "service/encoded_text.py": {"urllib"},  # unquote, for the text of a data URI
     "service/gpu_metrics.py": {"ctypes"},  # the driver's own libcuda by a fixed name, which ONNX Runtime has loaded
     "service/healthcheck.py": {"http"},  # another process, which asks this one and no other

@@ -7,20 +7,19 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from service.compression import compressed
-from service.deadlines import until
-from service.direct_route import DirectRoute
-from service.disconnect import unless_client_leaves
+from service.intake import take_in
 from service.observation import Record
-from service.parameters import TimeoutMs, deadline_of, failures, parts
+from service.parameters import TimeoutMs, failures, parts
 from service.predictor import Inference, Predictor
 from service.protocol.descriptions import Json
 from service.protocol.infer_request import LENGTH_HEADER, InferRequest, read_infer_request
 from service.protocol.infer_response import write_infer_response
 from service.protocol.model_routes import find
 from service.schemas import ProtocolError
-from service.uploads import body_bytes, read_body
+from service.strict_route import StrictRoute
+from service.uploads import read_body
 
-router = APIRouter(tags=["Open Inference Protocol v2"], route_class=DirectRoute)
+router = APIRouter(tags=["Open Inference Protocol v2"], route_class=StrictRoute)
 
 _ERRORS = failures(ProtocolError)
 _TENSORS = {
@@ -65,27 +64,26 @@ async def infer(request: Request, model: str, version: str | None = None, timeou
     record: Record = request.state.record
     predictor, view = find(lifecycle.repository, model, version)
     record.asks(view.manifest)
-    timeout, deadline = deadline_of(timeout_ms, settings)
-    size = body_bytes(request, max_body_bytes=settings.max_body_bytes)
-    read = partial(
+    parse = partial(
         read_infer_request,
         header_length=request.headers.get(LENGTH_HEADER),
         view=view,
         max_rows=min(settings.max_batch_items, predictor.settings.max_queue_size),
     )
 
-    with predictor.admission.admit(body_bytes=size, timeout=timeout) as place:
-        async with until(deadline):
-            body = await read_body(request, max_body_bytes=settings.max_body_bytes)
-        record.received()
-        asked = await predictor.offload(partial(read, body), deadline=deadline)
-        place.widen(len(asked.rows))
-        if asked.timeout is not None:
-            deadline = min(deadline, deadline - timeout + asked.timeout)
-        with unless_client_leaves(request):
-            inference = await _infer(predictor, asked, deadline)
+    async with take_in(
+        request,
+        [predictor],
+        timeout_ms,
+        read=partial(read_body, max_body_bytes=settings.max_body_bytes),
+        parse=lambda body: (parse(body), {}),
+        choose=lambda _: (predictor, None),
+        rows_of=lambda asked: len(asked.rows),
+        timeout_of=lambda asked: asked.timeout,
+    ) as taken:
+        inference = await _infer(predictor, taken.body, taken.deadline)
     record.predicted(inference.stages, inference.batch_size)
-    return _answer(request, *write_infer_response(view, asked, inference.logits))
+    return _answer(request, *write_infer_response(view, taken.body, inference.logits))
 
 
 async def _infer(predictor: Predictor, asked: InferRequest, deadline: float) -> Inference:

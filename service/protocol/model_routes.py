@@ -7,7 +7,6 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from service.admin_routes import load_model, unload_model
-from service.deadlines import until
 from service.errors import InvalidRequest
 from service.json_body import kind_of, parse_json
 from service.lifecycle import State
@@ -129,8 +128,10 @@ async def statistics(request: Request, model: str, version: str | None = None) -
 async def index(request: Request) -> Response:
     """Every model and its state; with `{"ready": true}` only those that answer."""
     lifecycle, settings, _ = parts(request)
-    async with until(deadline_of(None, settings)[1]):
-        body = await read_body(request, max_body_bytes=_MAX_INDEX_BYTES)
+    with request.app.state.receive_stage.receipt() as receipt:
+        request.state.receipt = receipt
+        async with receipt.receiving(deadline_of(None, settings)[1]):
+            body = await read_body(request, max_body_bytes=_MAX_INDEX_BYTES)
     expected = "no body or a JSON object"
     wanted = parse_json(body, expected=expected, image_hint=f"expected {expected}") if body else {}
     if not isinstance(wanted, dict):

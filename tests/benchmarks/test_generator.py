@@ -3,6 +3,8 @@
 import socket
 import threading
 import time
+from collections import Counter
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -11,6 +13,16 @@ from benchmarks.generator import Generator
 from benchmarks.load import post_request
 from benchmarks.samples import NO_ANSWER, percentiles
 from tests.benchmarks.scripted_server import OK, REQUEST, at_once, serving
+
+
+def closed_loops(generator: Generator, *, until: Callable[[], object], clients: int = 1) -> Counter[str]:
+    """The codes of short loads, as many as it takes: a busy machine may send nothing at all in one of them."""
+    codes: Counter[str] = Counter()
+    for _ in range(100):
+        codes.update(generator.closed_loop(clients=clients, seconds=0.1).codes)
+        if until():
+            return codes
+    raise AssertionError("100 loads were not enough")
 
 
 def test_a_stall_shows_in_every_request_that_was_appointed_meanwhile() -> None:
@@ -66,7 +78,7 @@ def test_a_closed_loop_has_as_many_requests_under_way_as_clients() -> None:
         connection.sendall(OK)
 
     with serving(count) as server, Generator([server.address], [REQUEST]) as generator:
-        samples = generator.closed_loop(clients=4, seconds=0.2)
+        samples = generator.closed_loop(clients=4, seconds=0.5)
         assert len(server.connections) == 4
         again = generator.closed_loop(clients=4, seconds=0.05)
         assert len(server.connections) == 4  # kept alive
@@ -78,7 +90,7 @@ def test_a_closed_loop_has_as_many_requests_under_way_as_clients() -> None:
 def test_requests_are_sent_whole_and_in_rotation() -> None:
     bodies = [REQUEST.replace(b"picture", word) for word in (b"picturA", b"picturB", b"picturC")]
     with serving(at_once) as server, Generator([server.address], bodies) as generator:
-        generator.closed_loop(clients=1, seconds=0.05)
+        closed_loops(generator, until=lambda: len(server.received) >= 6)
     assert server.received[:6] == [*bodies, *bodies]
 
 
@@ -94,8 +106,8 @@ def test_a_request_larger_than_the_socket_takes_at_once_arrives_whole() -> None:
         connection.sendall(OK)
 
     with serving(take_slowly) as server, Generator([server.address], [large]) as generator:
-        samples = generator.closed_loop(clients=1, seconds=0.01)
-    assert samples.codes == {"200": len(got)}
+        codes = closed_loops(generator, until=lambda: got)
+    assert codes == {"200": len(got)}
     assert set(got) == {large}
 
 
@@ -115,10 +127,9 @@ def test_a_request_that_is_answered_from_its_head_is_sent_to_its_end_all_the_sam
             stream = stream[len(large) :]
 
     with serving(answer_early) as server, Generator([server.address], [large]) as generator:
-        samples = generator.closed_loop(clients=1, seconds=0.2)
-    assert len(whole) > 1
+        codes = closed_loops(generator, until=lambda: len(whole) > 1)
     assert set(whole) == {large}
-    assert set(samples.codes) == {"200"}
+    assert set(codes) == {"200"}
 
 
 ANSWERS = {
@@ -148,8 +159,8 @@ def test_an_answer_ends_where_it_says(pieces: list[bytes]) -> None:
                 time.sleep(0.001)  # so that the pieces come apart
 
     with serving(answer) as server, Generator([server.address], [REQUEST]) as generator:
-        samples = generator.closed_loop(clients=1, seconds=0.1)
-    assert samples.codes == {"200": len(server.received)}
+        codes = closed_loops(generator, until=lambda: len(server.received) > 1)
+    assert codes == {"200": len(server.received)}
     assert len(server.connections) == 1
 
 
@@ -162,17 +173,18 @@ def test_a_connection_that_the_server_closes_is_replaced(head: bytes) -> None:
         connection.shutdown(socket.SHUT_RDWR)
 
     with serving(answer) as server, Generator([server.address], [REQUEST]) as generator:
-        samples = generator.closed_loop(clients=2, seconds=0.1)
-    assert samples.codes == {"200": len(server.received)}
+        codes = closed_loops(generator, until=lambda: len(server.received) > 2, clients=2)
+    assert codes == {"200": len(server.received)}
     assert len(server.connections) == len(server.received)
 
 
 def test_a_connection_that_was_closed_between_two_loads_is_replaced() -> None:
     with serving(at_once) as server, Generator([server.address], [REQUEST]) as generator:
-        generator.closed_loop(clients=4, seconds=0.1)
+        closed_loops(generator, until=lambda: len(server.connections) == 4, clients=4)
         for connection in server.connections:
             connection.shutdown(socket.SHUT_RDWR)
-        assert generator.closed_loop(clients=4, seconds=0.1).codes.keys() == {"200"}
+        codes = closed_loops(generator, until=lambda: len(server.connections) >= 8, clients=4)
+        assert codes.keys() == {"200"}
         assert len(server.connections) == 8
 
 
@@ -187,11 +199,11 @@ def test_each_way_to_end_has_its_code() -> None:
             connection.sendall(OK)
 
     with serving(answer) as server, Generator([server.address], [REQUEST]) as generator:
-        samples = generator.closed_loop(clients=1, seconds=0.1)
+        samples = generator.closed_loop(clients=1, seconds=0.5)
     count = len(server.received)
     assert samples.codes == {"no answer": (count + 2) // 3, "200": (count + 1) // 3, "429": count // 3}
     assert len(samples.of(200)) == (count + 1) // 3
-    assert samples.answered_per_second * 0.1 <= (count + 1) // 3
+    assert samples.answered_per_second * 0.5 <= (count + 1) // 3
 
 
 def test_a_request_that_is_never_answered_ends_with_our_patience() -> None:
@@ -241,5 +253,5 @@ def test_nobody_at_the_address_is_an_error() -> None:
 def test_clients_are_spread_over_addresses() -> None:
     with serving(at_once) as one, serving(at_once) as other:
         with Generator([one.address, other.address], [REQUEST]) as generator:
-            generator.closed_loop(clients=4, seconds=0.05)
+            closed_loops(generator, until=lambda: len(one.connections) + len(other.connections) >= 4, clients=4)
         assert len(one.connections) == len(other.connections) == 2

@@ -67,7 +67,7 @@ def small_workload() -> Workload:
 
 @pytest.mark.parametrize("server", [OURS[0], BareService()], ids=lambda server: server.name)
 def test_a_turn_of_a_real_server(server: Server) -> None:
-    found = take_turn(server, small_workload(), [11, 11], Plan(seconds=1.0, open_loops=True), seed=0)
+    found = take_turn(server, small_workload(), [11, 11], Plan(seconds=0.4, open_loops=True), seed=0)
     assert found["top_1_agreement"] == 1
     assert [found[f"{clients} clients"]["codes"].keys() for clients in (1, 8, 32)] == [{"200"}] * 3
     assert {"50% of capacity", "80% of capacity", "95% of capacity"} <= found.keys()

@@ -186,7 +186,7 @@ def test_the_graph_is_standard_onnx_without_external_data_and_carries_metadata(
     assert str(ROOT).encode() not in model.SerializeToString()  # no source paths of the exporting machine
 
 
-def test_exporting_twice_gives_the_same_bytes(checkpoint: Path, export: Export) -> None:
+def test_exporting_twice_gives_the_same_bytes(checkpoint: Path, export: Export, traced_anew: None) -> None:
     for version in ("1", "2"):
         assert export(checkpoint, version=version).status == 0
     first, second = sorted((checkpoint.parent / "repository" / "small").glob("*/model.onnx"))

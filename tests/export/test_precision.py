@@ -1,8 +1,6 @@
 """--precision fp16 and int8, as a user types them: what comes out, what it is judged by, and what is refused."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -28,10 +26,17 @@ from export.speed import measure_speed
 from models import create_model
 from service.session import OnnxSession
 from service.settings import Settings
-from tests.helpers import EXAMPLES, ROOT
+from tests.helpers import EXAMPLES
 
 LABELS = ("ant", "bee", "cat")
 SIZE = 16
+
+
+@pytest.fixture(autouse=True)
+def speed_in_one_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The speed is reported and never judged, so it may be inexact here."""
+    monkeypatch.setattr("export.speed.ROUNDS", 1)
+    monkeypatch.setattr("export.speed.PAUSE", 0)
 
 
 @pytest.fixture(scope="module")
@@ -296,26 +301,24 @@ def test_verify_requires_the_same_best_class_only_if_it_agreed_during_the_export
     assert "and the same best class" in capsys.readouterr().err
 
 
-def test_json_prints_one_document_on_success_and_on_failure(trained: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "export", str(trained / "weights.safetensors"), "--arch", "aa_wide_resnet10_1"]
-    command += ["--labels", str(trained / "labels.txt"), "--name", "small", "--version", "1", "--max-batch-size", "3"]
-    command += ["--preprocessing", "imagenet", "--resize", "18", "--crop", "16", "--repository", str(tmp_path)]
-    command += ["--precision", "fp16", "--json"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    document = json.loads(done.stdout)
+def test_json_prints_one_document_on_success_and_on_failure(
+    trained: Path, tmp_path: Path, capfd: pytest.CaptureFixture
+) -> None:
+    assert export(trained, tmp_path, "--precision", "fp16", "--json") == 0
+    done = capfd.readouterr()
+    document = json.loads(done.out)
     opened = open_bundle(Path(document["folder"]))
     assert document["manifest"] == opened.manifest.model_dump(mode="json")
     assert document["bytes"] == {name: (opened.folder / name).stat().st_size for name in opened.manifest.files}
     assert [row["batch_size"] for row in document["speed"]] == [1, 8]
     assert all(row["lowered_ms"] > 0 and row["times_faster"] > 0 for row in document["speed"])
     assert document["seconds"]["total"] >= document["seconds"]["tracing and folding the graph"] > 0
-    assert "tracing and folding the graph" in done.stderr
+    assert "tracing and folding the graph" in done.err
 
-    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert again.returncode == 1
-    assert "expected no such version yet" in json.loads(again.stdout)["error"]
-    assert again.stderr.splitlines()[-1] == f"error: {json.loads(again.stdout)['error']}"
+    assert export(trained, tmp_path, "--precision", "fp16", "--json") == 1
+    again = capfd.readouterr()
+    assert "expected no such version yet" in json.loads(again.out)["error"]
+    assert again.err.splitlines()[-1] == f"error: {json.loads(again.out)['error']}"
 
 
 def test_the_times_and_their_ratio_say_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

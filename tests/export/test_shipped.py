@@ -11,15 +11,18 @@ import pytest
 
 from bundle.bundle import open_bundle, sha256_of, write_bundle
 from export import inspect, verify
+from export.command import main
 from tests.helpers import REPOSITORY, ROOT
 
 SHIPPED = REPOSITORY / "aa-cifar100"
 
 
-def test_exporting_the_shipped_checkpoint_gives_the_shipped_bundles_answers(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "export", "model_repository/aa-cifar100/checkpoint.safetensors"]
-    command += ["--name", "aa-cifar100", "--version", "1", "--repository", str(tmp_path), "--with-attention"]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+def test_exporting_the_shipped_checkpoint_gives_the_shipped_bundles_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    arguments = ["model_repository/aa-cifar100/checkpoint.safetensors", "--name", "aa-cifar100", "--version", "1"]
+    assert main([*arguments, "--repository", str(tmp_path), "--with-attention"]) == 0
     again, shipped = open_bundle(tmp_path / "aa-cifar100" / "1"), open_bundle(SHIPPED / "1")
     assert again.manifest.provenance.checkpoint_sha256 == shipped.manifest.provenance.checkpoint_sha256
     assert again.manifest.labels == shipped.manifest.labels

@@ -1,6 +1,8 @@
 """What a client can do with a connection before, between and instead of requests."""
 
+import re
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -9,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from service.connection import MAX_CHUNKS, MAX_HEAD_BYTES, MAX_HEADERS
+from service.connection import MAX_CHUNKS, MAX_HEAD_BYTES, MAX_HEADERS, PROBES
 from tests.helpers import EXAMPLES, ROOT, RunningService, running_service, wait_until
 from tests.hostile.wire import Answer, answers, ask, connect, received, send
 
@@ -71,7 +73,7 @@ NOT_HTTP = {
     "a chunk of no size": POST + b"Transfer-Encoding: chunked\r\n\r\nz\r\n",
     "a chunk of a negative size": POST + b"Transfer-Encoding: chunked\r\n\r\n-1\r\nhello\r\n",
     "a chunk beyond 64 bits": POST + b"Transfer-Encoding: chunked\r\n\r\n11111111111111111\r\n",
-    "an upgrade with a body": POST + b"Connection: upgrade\r\nUpgrade: h2c\r\nContent-Length: 5\r\n\r\nhello",
+    "a tunnel": b"CONNECT a.example:443 HTTP/1.1\r\nHost: a.example\r\n\r\n",
 }
 
 
@@ -222,28 +224,154 @@ def test_who_takes_no_answer_is_cut_off(strict: RunningService) -> None:
 
 def test_garbage_behind_a_request_does_not_take_the_place_of_its_answer(service: RunningService) -> None:
     request = POST + b"Content-Length: %d\r\n\r\n" % len(JPEG) + JPEG
-    (answer,) = ask(service, request + b"\x80 nonsense\r\n\r\n")
+    answer, refusal = ask(service, request + b"\x80 nonsense\r\n\r\n")
     assert answer.status == 200
     assert answer.json["predictions"]
+    assert is_problem(refusal, 400, "invalid_request")
 
 
-def test_an_upgrade_without_a_body_is_ignored(service: RunningService) -> None:
-    (answer,) = ask(service, LIVE + b"Connection: upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n\r\n" + LIVE + b"\r\n")
-    assert answer.status == 200
+def test_a_broken_body_does_not_take_the_place_of_the_answer_before_it(service: RunningService) -> None:
+    broken = POST + b"Transfer-Encoding: chunked\r\n\r\nz\r\n"
+    answer, refusal = ask(service, LIVE + b"\r\n" + broken)
+    assert answer.json == {"state": "ready"}
+    assert is_problem(refusal, 400, "invalid_request")
 
 
-def test_connections_beyond_the_limit_are_told_so(strict: RunningService) -> None:
-    strict.client.get("/health/live")  # one connection is the client's own
+H2C = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAAB\r\n"
+WEBSOCKET = b"Upgrade: websocket\r\nConnection: keep-alive, upgrade\r\nSec-WebSocket-Version: 13\r\n"
+UPGRADES = {
+    "length": POST + H2C + b"Content-Length: %d\r\n\r\n" % len(JPEG) + JPEG,
+    "length first": POST + b"Content-Length: %d\r\n" % len(JPEG) + WEBSOCKET + b"\r\n" + JPEG,
+    "chunks": POST + b"Transfer-Encoding: chunked\r\n" + H2C + b"\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(JPEG), JPEG),
+    "trailers": POST + H2C + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\nA: b\r\n\r\n" % (len(JPEG), JPEG),
+    "no body": LIVE + H2C + b"\r\n",
+    "an empty body": LIVE + WEBSOCKET + b"Content-Length: 0\r\n\r\n",
+    "twice": LIVE + H2C + WEBSOCKET + b"\r\n",
+}
+
+
+@pytest.mark.parametrize("torn", [False, True], ids=["at once", "in pieces"])
+@pytest.mark.parametrize("request_", UPGRADES.values(), ids=UPGRADES)
+def test_an_upgrade_is_ignored_and_the_connection_goes_on(service: RunningService, request_: bytes, torn: bool) -> None:
+    with connect(service) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        cut = request_.index(b"\r\n\r\n") + 2
+        for piece in (request_[:90], request_[90:cut], request_[cut:]) if torn else (request_,):
+            send(connection, piece)
+        send(connection, request_ + LIVE + CLOSE)
+        found = answers(received(connection))
+    assert [answer.status for answer in found] == [200, 200, 200]
+    assert found[0].json == found[1].json
+    assert "upgrade" not in found[0].headers
+
+
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
+def test_an_upgrade_on_a_connection_that_is_to_close_is_ignored_too(service: RunningService, version: bytes) -> None:
+    request = POST.replace(b"1.1", version) + b"Upgrade: h2c\r\nConnection: close, upgrade\r\n"
+    (answer,) = ask(service, request + b"Content-Length: %d\r\n\r\n" % len(JPEG) + JPEG)
+    assert (answer.status, answer.headers["connection"]) == (200, "close")
+
+
+@pytest.mark.parametrize("length", [True, False], ids=["length", "chunks"])
+def test_what_looks_like_a_request_in_the_body_of_an_upgrade_is_not_one(service: RunningService, length: bool) -> None:
+    hidden = b"DELETE /classify HTTP/1.1\r\nHost: x\r\n\r\n" + LIVE + b"\r\n"
+    if length:
+        request = POST + H2C + b"Content-Length: %d\r\n\r\n%b" % (len(hidden), hidden)
+    else:
+        request = POST + H2C + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(hidden), hidden)
+    picture, live = ask(service, request + LIVE + CLOSE)
+    assert (picture.status, picture.json["code"]) == (415, "unsupported_media_type")
+    assert live.status == 200
+
+
+@pytest.mark.parametrize("path", [b"/classify", b"/classify?top_k=5"], ids=["short way", "application"])
+def test_a_client_that_has_finished_sending_gets_its_answers(service: RunningService, path: bytes) -> None:
+    before = service.metric("aaserve_rejected_total", reason="disconnected")
+    request = POST.replace(b"/classify", path) + b"Content-Length: %d\r\n\r\n" % len(JPEG) + JPEG
+    found = ask_and_finish(service, request + LIVE + b"\r\n" + request)
+    assert [answer.status for answer in found] == [200, 200, 200]
+    assert found[0].json == found[2].json
+    assert service.metric("aaserve_rejected_total", reason="disconnected") == before
+
+
+def test_a_request_that_ends_too_early_is_refused_at_once(service: RunningService) -> None:
+    for request in (LIVE, POST + b"Content-Length: 9\r\n\r\nx", POST + b"Transfer-Encoding: chunked\r\n\r\n5\r\nx"):
+        live, refusal = ask_and_finish(service, LIVE + b"\r\n" + request)
+        assert live.status == 200
+        assert is_problem(refusal, 400, "invalid_request")
+        assert "ended before" in refusal.json["detail"]
+
+
+def test_a_connection_without_a_request_closes_when_the_client_has_finished(service: RunningService) -> None:
+    assert ask_and_finish(service, b"") == []
+    assert [answer.status for answer in ask_and_finish(service, LIVE + b"\r\n")] == [200]
+
+
+def ask_and_finish(service: RunningService, data: bytes) -> list[Answer]:
+    """Send `data`, shut down the sending side, and read until the service closes."""
+    with connect(service) as connection:
+        send(connection, data)
+        connection.shutdown(socket.SHUT_WR)
+        return answers(received(connection))
+
+
+def test_connections_beyond_the_limit_are_told_so_and_probes_are_answered(strict: RunningService) -> None:
     rest = strict.metric("aaserve_rejected_total", reason="too_many_connections")
-    opened = [connect(strict) for _ in range(CONNECTIONS - 1)]
-    with connect(strict) as one_more:
-        (answer,) = answers(received(one_more))
-        assert is_problem(answer, 503, "too_many_connections")
-        assert answer.headers["retry-after"] == "1"
+    strict.client.close()
+    opened = [connect(strict) for _ in range(CONNECTIONS)]
+    for connection in opened:  # each has a request, whose body is missing
+        send(connection, POST + b"Content-Length: 10\r\n\r\n")
+    (answer,) = ask(strict, POST + b"Content-Length: %d\r\n\r\n" % len(JPEG) + JPEG)
+    assert is_problem(answer, 503, "too_many_connections")
+    assert answer.headers["retry-after"] == "1"
+    for path in PROBES:
+        (probe,) = ask(strict, b"GET " + path + b" HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert (probe.status, probe.headers["connection"]) == (200, "close")
     for connection in opened:
         connection.close()
-    wait_until(lambda: strict.metric("aaserve_rejected_total", reason="too_many_connections") == rest + 1)
-    wait_until(lambda: ask(strict, LIVE + CLOSE)[0].status == 200)
+    wait_until(lambda: ask(strict, POST + b"Content-Length: 1\r\n" + CLOSE + b"x")[0].status != 503)
+    (metrics,) = ask(strict, b"GET /metrics HTTP/1.1\r\nHost: x\r\n" + CLOSE)
+    [rejected] = re.findall(rb'aaserve_rejected_total{reason="too_many_connections"} ([\d.]+)', metrics.body)
+    assert float(rejected) >= rest + 1
+
+
+@pytest.mark.parametrize("sent", [b"", LIVE, LIVE + b"\r\n"], ids=["silent", "half a head", "kept after an answer"])
+def test_at_the_limit_the_connection_that_has_waited_longest_gives_way(strict: RunningService, sent: bytes) -> None:
+    opened = [connect(strict) for _ in range(CONNECTIONS)]
+    for connection in opened:
+        send(connection, sent)
+        if sent.endswith(b"\r\n\r\n"):
+            assert connection.recv(12) == b"HTTP/1.1 200"
+    for _ in range(3):
+        (answer,) = ask(strict, POST + b"Content-Length: %d\r\n" % len(JPEG) + CLOSE + JPEG)
+        assert answer.status == 200
+    received(opened[0])  # until it is closed, long before its time
+    for connection in opened:
+        connection.close()
+
+
+def test_a_connection_is_kept_after_an_answer_that_came_before_the_body(strict: RunningService) -> None:
+    with connect(strict) as connection:
+        send(connection, b"POST /nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n")
+        content = b""
+        while not content.endswith(b"}"):
+            content += connection.recv(65536)
+        send(connection, bytes(1000))
+        time.sleep(1.2)  # twice client_timeout_ms, and much less than keep_alive_ms
+        send(connection, LIVE + CLOSE)
+        assert [answer.status for answer in answers(content + received(connection))] == [404, 200]
+
+
+def test_clients_who_leave_with_requests_waiting_are_not_errors(service: RunningService) -> None:
+    request = POST + b"Content-Length: %d\r\n\r\n" % len(JPEG) + JPEG
+    before = service.metric("aaserve_requests_total", code="500")
+    for _ in range(20):
+        with connect(service) as connection:
+            send(connection, request * 3)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    wait_until(lambda: service.metric("aaserve_inflight_requests") == 0)
+    assert service.metric("aaserve_requests_total", code="500") == before
+    assert not [line for line in service.log if "Traceback" in line or " failed" in line]
 
 
 def test_ten_thousand_connections_leave_nothing_behind(service: RunningService) -> None:

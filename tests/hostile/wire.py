@@ -22,7 +22,7 @@ class Answer:
         return json.loads(self.body)
 
 
-def connect(service: RunningService, timeout: float = 20) -> socket.socket:
+def connect(service: RunningService, timeout: float = 60) -> socket.socket:
     return socket.create_connection((service.client.base_url.host, service.client.base_url.port), timeout)
 
 

@@ -4,7 +4,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from models import list_models
+from models.__main__ import main
 
 ROOT = Path(__file__).parents[2]
 
@@ -22,11 +25,15 @@ def test_it_lists_parameters_gflops_in_both_conventions_and_the_input() -> None:
     assert row.split() == ["aa_resnet50", "25,809,392", "8.326", "8.414", "224x224"]
 
 
-def test_it_lists_every_network() -> None:
-    assert [line.split()[0] for line in table().stdout.splitlines()[1:]] == list_models()
+def test_it_lists_every_network(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["models"])
+    assert main() == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]] == list_models()
 
 
-def test_a_pattern_that_matches_nothing_is_one_line_and_a_failure() -> None:
-    result = table("vgg*")
-    assert result.returncode == 1
-    assert result.stderr == "no network matches 'vgg*'; python -m models lists all\n"
+def test_a_pattern_that_matches_nothing_is_one_line_and_a_failure(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["models", "vgg*"])
+    assert main() == 1
+    assert capsys.readouterr().err == "no network matches 'vgg*'; python -m models lists all\n"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, Route, expect
 
-from tests.helpers import EXAMPLES, HELD, ROOT, RunningService, running_service
+from tests.helpers import EXAMPLES, ROOT, RunningService, held_service, running_service
 
 ROCKET = EXAMPLES / "rocket.jpg"
 SHIPPED = ROOT / "service" / "page" / "examples"
@@ -271,7 +271,7 @@ def test_a_service_that_went_away_is_said_so(context: BrowserContext) -> None:
 
 
 def test_a_picture_that_is_removed_is_no_longer_computed(context: BrowserContext) -> None:
-    with running_service(*HELD) as held:
+    with held_service() as held:
         tab = context.new_page()
         tab.goto(str(held.client.base_url))
         with tab.expect_request("**/classify*"):

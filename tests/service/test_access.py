@@ -168,7 +168,7 @@ def test_each_address_refuses_in_its_own_form(keyed: RunningService) -> None:
 def test_a_refusal_comes_before_a_byte_of_the_body_is_read(keyed: RunningService) -> None:
     address = (keyed.client.base_url.host, keyed.client.base_url.port)
     head = b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\nExpect: 100-continue\r\n\r\n"
-    with socket.create_connection(address, timeout=10) as connection:
+    with socket.create_connection(address, timeout=60) as connection:
         connection.sendall(head)
         assert connection.recv(4096).startswith(b"HTTP/1.1 401 ")
 

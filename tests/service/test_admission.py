@@ -1,11 +1,12 @@
 """The door: what is let in, what is refused, and when to come back."""
 
+import asyncio
 from contextlib import ExitStack
 
 import pytest
 
 from service.admission import Admission
-from service.errors import QueueFull
+from service.errors import QueueFull, TooManyRows
 from service.throughput import Throughput
 
 
@@ -29,12 +30,9 @@ def measured(rows_per_second: float) -> Throughput:
     return throughput
 
 
-def door(
-    throughput: Throughput | None = None, *, rows: int = 10, size: int = 1000, wait: float = 60, computing: int = 0
-) -> Admission:
+def door(throughput: Throughput | None = None, *, rows: int = 10, wait: float = 60, computing: int = 0) -> Admission:
     return Admission(
         max_rows=rows,
-        max_bytes=size,
         longest_wait=wait,
         computing=lambda: computing,
         throughput=throughput or Throughput(),
@@ -43,32 +41,17 @@ def door(
 
 def fill(admission: Admission, stack: ExitStack, rows: int) -> None:
     for _ in range(rows):
-        stack.enter_context(admission.admit(body_bytes=1, timeout=1000))
+        stack.enter_context(admission.admit(timeout=1000))
 
 
 def test_lets_in_as_many_rows_as_may_wait_and_again_when_one_has_left() -> None:
     admission = door(rows=2)
     with ExitStack() as stack:
         fill(admission, stack, 1)
-        with admission.admit(body_bytes=1, timeout=1), pytest.raises(QueueFull):
+        with admission.admit(timeout=1), pytest.raises(QueueFull):
             fill(admission, stack, 1)
         fill(admission, stack, 1)
-    assert admission.refusal(body_bytes=1, timeout=1) is None
-
-
-def test_a_place_moves_to_another_door_or_stays_where_it_is() -> None:
-    small, large = door(rows=1), door(rows=10, size=5)
-    with ExitStack() as stack:
-        place = stack.enter_context(small.admit(body_bytes=3, timeout=1))
-        place.move(small, timeout=1)  # is there already
-        place.move(large, timeout=1)
-        assert small.refusal(body_bytes=1, timeout=1) is None
-        assert large.refusal(body_bytes=3, timeout=1) is not None
-        with small.admit(body_bytes=1, timeout=1):
-            with pytest.raises(QueueFull):
-                place.move(small, timeout=1)
-            assert large.refusal(body_bytes=3, timeout=1) is not None
-    assert small.refusal(body_bytes=1, timeout=1) is large.refusal(body_bytes=5, timeout=1) is None
+    assert admission.refusal(timeout=1) is None
 
 
 def test_rows_in_the_model_do_not_wait() -> None:
@@ -76,30 +59,37 @@ def test_rows_in_the_model_do_not_wait() -> None:
         fill(door(rows=2, computing=1), stack, 3)
 
 
-def test_bodies_in_flight_are_bounded_but_a_single_one_always_fits() -> None:
-    admission = door(size=100)
-    with admission.admit(body_bytes=500, timeout=1):
-        assert admission.refusal(body_bytes=1, timeout=1) is not None
-    with admission.admit(body_bytes=60, timeout=1):
-        assert admission.refusal(body_bytes=40, timeout=1) is None
-        assert admission.refusal(body_bytes=41, timeout=1) is not None
-
-
-def test_a_place_is_widened_as_a_whole_or_not_at_all() -> None:
+def test_rows_of_one_request_are_admitted_together_or_not_at_all() -> None:
     admission = door(rows=4)
-    with admission.admit(body_bytes=1, timeout=1) as place:
-        with pytest.raises(QueueFull):
-            place.widen(5)
-        place.widen(4)
-        assert admission.refusal(body_bytes=1, timeout=1) is not None
-    assert admission.refusal(body_bytes=1, timeout=1, rows=4) is None
+    with admission.admit(timeout=1):
+        with pytest.raises(QueueFull, match="no room for 4 images"), admission.admit(rows=4, timeout=1):
+            pytest.fail("admitted")
+        with admission.admit(rows=3, timeout=1):
+            assert admission.refusal(timeout=1) is not None
+    assert admission.refusal(timeout=1, rows=4) is None
+    with pytest.raises(TooManyRows), admission.admit(rows=5, timeout=1):
+        pytest.fail("admitted")
+
+
+def test_a_model_is_empty_when_no_request_holds_a_permit_or_a_lease() -> None:
+    async def scenario() -> None:
+        admission = door()
+        with admission.lease():
+            empty = asyncio.ensure_future(admission.empty())
+            with admission.admit(timeout=1):
+                await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            assert not empty.done()
+        await empty
+
+    asyncio.run(scenario())
 
 
 def test_retry_after_is_when_what_is_ahead_is_answered() -> None:
     with ExitStack() as stack:
         admission = door(measured(rows_per_second=20), rows=90)
         fill(admission, stack, 90)
-        refusal = admission.refusal(body_bytes=1, timeout=1000)
+        refusal = admission.refusal(timeout=1000)
         assert isinstance(refusal, QueueFull)
         assert refusal.retry_after == 5  # 90 rows at 20 a second, in whole seconds
 
@@ -109,24 +99,24 @@ def test_retry_after_is_never_less_than_a_second_nor_more_than_anything_can_wait
         quick, slow = door(measured(1000), rows=1), door(measured(10), rows=500, wait=10)
         fill(quick, stack, 1)
         fill(slow, stack, 500)
-        assert [door.refusal(body_bytes=1, timeout=1000).retry_after for door in (quick, slow)] == [1, 10]
+        assert [door.refusal(timeout=1000).retry_after for door in (quick, slow)] == [1, 10]
 
 
 def test_what_cannot_be_answered_in_time_is_refused_at_once() -> None:
     with ExitStack() as stack:
         admission = door(measured(rows_per_second=20), rows=100)
         fill(admission, stack, 20)
-        assert admission.refusal(body_bytes=1, timeout=0.9) is not None
-        assert admission.refusal(body_bytes=1, timeout=2) is None
+        assert admission.refusal(timeout=0.9) is not None
+        assert admission.refusal(timeout=2) is None
 
 
 def test_nothing_is_refused_on_a_prediction_while_the_model_is_idle_or_nothing_was_measured() -> None:
     with ExitStack() as stack:
         slow = door(measured(rows_per_second=10))
-        assert slow.refusal(body_bytes=1, timeout=0.001) is None
+        assert slow.refusal(timeout=0.001) is None
         unmeasured = door()
         fill(unmeasured, stack, 5)
-        assert unmeasured.refusal(body_bytes=1, timeout=0.001) is None
+        assert unmeasured.refusal(timeout=0.001) is None
 
 
 def test_throughput_forgets_and_does_not_take_idle_time_for_slowness() -> None:

@@ -99,7 +99,7 @@ def test_nothing_is_given_to_a_model_that_is_being_looked_after() -> None:
 
         def recover() -> None:
             recovering.set()
-            assert go.wait(10)
+            assert go.wait(60)
             model.failure = None
 
         async with batching(model, lanes=Lanes(2), recover=recover) as batcher:
@@ -198,7 +198,7 @@ def test_a_call_runs_between_batches_and_those_who_come_meanwhile_share_one() ->
 
         def function() -> str:
             called.set()
-            assert go.wait(10)
+            assert go.wait(60)
             return threading.current_thread().name
 
         async with batching(model) as batcher:

@@ -16,7 +16,7 @@ def test_who_leaves_while_its_row_is_made_is_not_computed() -> None:
 
         def make() -> np.ndarray:
             making.set()
-            assert go.wait(10)
+            assert go.wait(60)
             return ROW[0]
 
         async with batching(model) as batcher:

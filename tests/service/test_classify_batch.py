@@ -7,7 +7,7 @@ import socket
 import httpx
 import pytest
 
-from tests.helpers import EXAMPLES, HELD, RunningService, running_service, wait_until
+from tests.helpers import EXAMPLES, RunningService, held_service, wait_until
 
 PICTURES = [path.read_bytes() for path in sorted(EXAMPLES.glob("*.jpg"))]
 
@@ -98,20 +98,21 @@ def test_as_many_as_the_limit_are_answered(service: RunningService) -> None:
 
 
 def test_pictures_count_against_the_queue_and_are_refused_all_or_none() -> None:
-    options = (*HELD, "--max-queue-size", "4")
-    with running_service(*options) as held, concurrent.futures.ThreadPoolExecutor() as threads:
+    options = ("--max-queue-size", "4", "--max-batch-size", "4")
+    with held_service(*options) as held, concurrent.futures.ThreadPoolExecutor() as threads:
         waiting = threads.submit(classify_batch, held, *PICTURES[:3])
         wait_until(lambda: held.metric("aaserve_queue_depth") == 3)
         refused = classify_batch(held, *PICTURES[:2])
         assert (refused.status_code, refused.json()["code"]) == (429, "queue_full")
         assert int(refused.headers["retry-after"]) >= 1
         assert held.metric("aaserve_queue_depth") == 3
+        assert classify_batch(held, PICTURES[0]).status_code == 200  # with the three, a full batch
         assert len(waiting.result().json()["results"]) == 3
         assert classify_batch(held, *PICTURES[:4]).status_code == 200
 
 
 def test_one_deadline_for_all_pictures() -> None:
-    with running_service(*HELD) as held:
+    with held_service() as held:
         response = held.client.post(
             "/classify/batch",
             files=[("image", image) for image in PICTURES],
@@ -122,7 +123,7 @@ def test_one_deadline_for_all_pictures() -> None:
 
 
 def test_a_client_who_leaves_takes_all_its_pictures_along() -> None:
-    with running_service(*HELD) as held:
+    with held_service() as held:
         body = str(as_json(*PICTURES)["json"]).replace("'", '"').encode()
         head = (
             "POST /classify/batch HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"

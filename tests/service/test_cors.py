@@ -1,14 +1,17 @@
 """Pages of other origins may ask only where the operator has said so."""
 
 import re
+import socket
 from collections.abc import Iterator
 
 import httpx
 import pytest
 from pydantic import ValidationError
 
+from service.cors import cors_headers
 from service.settings import Settings
 from tests.helpers import EXAMPLES, ROOT, RunningService, running_service, start_that_fails
+from tests.hostile.wire import Answer, answers, connect, received, send
 from tests.service.test_access import bearer, lines
 
 JPEG = (EXAMPLES / "rocket.jpg").read_bytes()
@@ -104,6 +107,32 @@ def test_a_page_of_another_origin_is_not_let_in(opened: RunningService, origin: 
     assert "Access-Control-Allow-Origin" not in refused.headers
     answer = opened.client.post("/classify", content=JPEG, headers={"Origin": origin, **bearer("secret")})
     assert "Access-Control-Allow-Origin" not in answer.headers  # the browser keeps it from the page
+
+
+@pytest.mark.parametrize(
+    ("bytes_", "status"),
+    [(b"A: " + b"b" * 70_000 + b"\r\n\r\n", 431), (b"Content-Length: x\r\n\r\n", 400), (b"A: b\r\n", 400)],
+    ids=["too large", "no HTTP", "half a head"],
+)
+def test_that_page_can_read_what_the_connection_answers(opened: RunningService, bytes_: bytes, status: int) -> None:
+    def refused(origin: str) -> Answer:
+        with connect(opened) as connection:
+            send(connection, f"POST /classify HTTP/1.1\r\nHost: x\r\nOrigin: {origin}\r\n".encode() + bytes_)
+            connection.shutdown(socket.SHUT_WR)
+            [answer] = answers(received(connection))
+            assert answer.status == status
+            return answer
+
+    allowed = refused(OURS).headers
+    assert (allowed["access-control-allow-origin"], allowed["vary"]) == (OURS, "Origin")
+    assert "Retry-After" in allowed["access-control-expose-headers"]
+    assert not [name for name in refused(THEIRS).headers if name.startswith("access-control")]
+
+
+def test_every_page_may_read_it_if_the_setting_says_so() -> None:
+    headers = dict(cors_headers(OURS, Settings(cors_origins="*", _cli_parse_args=[])))
+    assert headers[b"access-control-allow-origin"] == b"*"
+    assert cors_headers(OURS, Settings(_cli_parse_args=[])) == []
 
 
 def test_unless_it_is_set_no_page_is_let_in(service: RunningService) -> None:

@@ -1,60 +1,160 @@
 """Work that stops when nobody waits for it."""
 
 import asyncio
+import socket
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Event
 
 import pytest
+from prometheus_client import generate_latest
+from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+from starlette.types import Message, Receive, Scope, Send
 
-from service.disconnect import client_left, unless_client_leaves
+from service.disconnect import cancel_on_disconnect
+from service.metrics import Metrics
+from service.observation import Observation, Observer
+from service.settings import Settings
+from tests.helpers import served, wait_until
 
 
-def asked() -> Request:
-    return Request({"type": "http"})
+class Client:
+    """What the server tells an application of a client that may disconnect."""
+
+    def __init__(self) -> None:
+        self.gone = asyncio.Event()
+        self.request = Request({"type": "http"}, self._receive)
+
+    async def _receive(self) -> Message:
+        await self.gone.wait()
+        return {"type": "http.disconnect"}
 
 
-def test_the_block_is_cancelled_when_the_client_leaves() -> None:
+def test_the_block_is_cancelled_when_the_client_disconnects() -> None:
     async def scenario() -> None:
-        request = asked()
-        asyncio.get_running_loop().call_soon(client_left, request.scope)
-        with pytest.raises(ClientDisconnect), unless_client_leaves(request):
-            await asyncio.sleep(10)
+        client = Client()
+        asyncio.get_running_loop().call_soon(client.gone.set)
+        with pytest.raises(ClientDisconnect):
+            async with cancel_on_disconnect(client.request):
+                await asyncio.Event().wait()
 
     asyncio.run(scenario())
 
 
-def test_the_block_is_not_begun_when_the_client_has_left() -> None:
+def test_a_client_that_disconnects_after_the_block_cancels_nothing() -> None:
     async def scenario() -> None:
-        request = asked()
-        client_left(request.scope)
-        with pytest.raises(ClientDisconnect), unless_client_leaves(request):
-            pytest.fail("begun")
-
-    asyncio.run(scenario())
-
-
-def test_who_leaves_after_the_block_cancels_nothing() -> None:
-    async def scenario() -> None:
-        request = asked()
-        with unless_client_leaves(request):
-            pass
-        client_left(request.scope)
+        client = Client()
+        async with cancel_on_disconnect(client.request):
+            await asyncio.sleep(0)
+        client.gone.set()
+        await asyncio.sleep(0)
         await asyncio.sleep(0)
 
     asyncio.run(scenario())
 
 
-def test_a_task_that_another_cancels_stays_cancelled() -> None:
+def test_a_task_that_is_cancelled_from_elsewhere_stays_cancelled() -> None:
     async def scenario() -> None:
-        async def work(request: Request) -> None:
-            with unless_client_leaves(request):
-                await asyncio.sleep(10)
+        client = Client()
 
-        request = asked()
-        working = asyncio.ensure_future(work(request))
+        async def work() -> None:
+            async with cancel_on_disconnect(client.request):
+                await asyncio.Event().wait()
+
+        working = asyncio.ensure_future(work())
         await asyncio.sleep(0)
         working.cancel()
-        client_left(request.scope)
+        client.gone.set()
         with pytest.raises(asyncio.CancelledError):
             await working
 
     asyncio.run(scenario())
+
+
+@contextmanager
+def holding() -> Iterator[tuple[socket.socket, Event, list[str]]]:
+    """A connection whose request is being answered, the event that ends that, and what became of requests."""
+    answer, ended = Event(), list[str]()
+
+    async def held(request: Request) -> Response:
+        await request.body()
+        ended.append("begun")
+        try:
+            async with cancel_on_disconnect(request):
+                while not answer.is_set():  # set by another thread
+                    await asyncio.sleep(0.01)
+        except ClientDisconnect:
+            ended.append("left")
+            raise
+        return PlainTextResponse("here you are", headers={"X-A": "b"})
+
+    async def ignore(request: Request, error: Exception) -> Response:
+        return Response()
+
+    app = Starlette(routes=[Route("/", held, methods=["POST"])], exception_handlers={ClientDisconnect: ignore})
+    app.state.settings, app.state.metrics = Settings(_cli_parse_args=[]), Metrics()
+    with (
+        served(app) as (client, _),
+        socket.create_connection((client.base_url.host, client.base_url.port), 10) as asking,
+    ):
+        asking.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nhi")
+        wait_until(lambda: ended)
+        yield asking, answer, ended
+
+
+def test_a_client_that_shuts_down_its_side_while_it_waits_gets_the_whole_answer_and_the_end() -> None:
+    with holding() as (asking, answer, ended):
+        asking.shutdown(socket.SHUT_WR)
+        content = asking.recv(9)  # comes before there is an answer: it finds out whether the client is still there
+        assert content == b"HTTP/1.1 "
+        answer.set()
+        while piece := asking.recv(65536):
+            content += piece
+    assert content.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert content.count(b"HTTP/1.1") == 1
+    assert content.endswith(b"\r\nconnection: close\r\n\r\nhere you are")
+    assert ended == ["begun"]
+
+
+@pytest.mark.parametrize("reset", [False, True], ids=["closes", "resets"])
+def test_a_client_that_leaves_while_it_waits_is_noticed(reset: bool) -> None:
+    with holding() as (asking, _, ended):
+        if reset:
+            asking.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        asking.close()
+        wait_until(lambda: ended == ["begun", "left"])
+
+
+def test_a_client_that_leaves_after_it_has_shut_down_its_side_is_noticed() -> None:
+    with holding() as (asking, _, ended):
+        asking.shutdown(socket.SHUT_WR)
+        assert asking.recv(9)
+        asking.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        asking.close()
+        wait_until(lambda: ended == ["begun", "left"])
+
+
+def test_an_error_after_the_client_has_left_is_none_of_the_service(caplog: pytest.LogCaptureFixture) -> None:
+    metrics = Metrics()
+
+    async def failing(scope: Scope, receive: Receive, send: Send) -> None:
+        assert (await receive())["type"] == "http.disconnect"
+        raise RuntimeError("whatever comes of it")
+
+    async def gone() -> Message:
+        return {"type": "http.disconnect"}
+
+    async def unused(*_: object) -> None:
+        pytest.fail("nobody is there to read an answer")
+
+    scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
+    asyncio.run(Observation(failing, Observer(metrics))(scope, gone, unused))  # type: ignore[arg-type]
+    counted = generate_latest(metrics.registry).decode()
+    assert 'aaserve_requests_total{code="499"' in counted
+    assert 'aaserve_rejected_total{reason="disconnected"} 1.0' in counted
+    assert 'code="500"' not in counted
+    assert not [record for record in caplog.records if record.exc_info]

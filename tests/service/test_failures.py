@@ -36,7 +36,7 @@ def classify(client: httpx.Client) -> httpx.Response:
 def test_not_ready_while_warming_up_yet_alive(monkeypatch: pytest.MonkeyPatch) -> None:
     go = threading.Event()
     warm_up = OnnxSession.warm_up
-    monkeypatch.setattr(OnnxSession, "warm_up", lambda *arguments: go.wait(10) and warm_up(*arguments))
+    monkeypatch.setattr(OnnxSession, "warm_up", lambda *arguments: go.wait(60) and warm_up(*arguments))
     with serving() as (client, _):
         assert client.get("/health/live").json() == {"state": "starting"}
         for response in (client.get("/health/ready"), classify(client)):
@@ -198,24 +198,22 @@ def test_an_explanation_takes_a_place_in_the_queue_and_has_a_deadline(monkeypatc
 
     def held(*arguments: object) -> dict[str, np.ndarray]:
         begun.set()
-        assert go.wait(10)
+        assert go.wait(60)
         return attention(*arguments)  # type: ignore[arg-type]
 
     with serving(max_queue_size=1) as (client, app), ThreadPoolExecutor(2) as threads:
         wait_until(lambda: client.get("/health/ready").status_code == 200)
         monkeypatch.setattr(OnnxSession, "attention", held)
         first = threads.submit(explain, client)
-        assert begun.wait(10)
+        assert begun.wait(60)
         late = explain(client, **{"X-Request-Timeout-Ms": "50"})
         assert (late.status_code, late.json()["code"]) == (504, "deadline_exceeded")
         second = threads.submit(explain, client)
         [predictor] = app.state.lifecycle.repository.predictors
-        wait_until(lambda: predictor.admission.refusal(body_bytes=1, timeout=10))
+        wait_until(lambda: predictor.admission.refusal(timeout=10))
         for ask in (explain, classify):
             refused = ask(client)
             assert (refused.status_code, refused.json()["code"]) == (429, "queue_full")
-        early = client.post("/explain?layer=none", content=JPEG, headers={"Content-Type": "image/jpeg"})
-        assert early.status_code == 429  # from its head, before anybody looks at its parameters
         go.set()
         assert [done.result().status_code for done in (first, second)] == [200, 200]
 
@@ -231,7 +229,7 @@ def test_one_explanation_is_computed_and_drawn_before_the_next(monkeypatch: pyte
 
     def held(*arguments: object) -> bytes:
         drawing.set()
-        assert go.wait(10)
+        assert go.wait(60)
         return draw(*arguments)  # type: ignore[arg-type]
 
     with serving(decode_threads=4) as (client, _), ThreadPoolExecutor(3) as threads:
@@ -239,7 +237,7 @@ def test_one_explanation_is_computed_and_drawn_before_the_next(monkeypatch: pyte
         monkeypatch.setattr(OnnxSession, "attention", counted)
         monkeypatch.setitem(FORMS, "image/png", held)
         answers = [threads.submit(explain, client, Accept="image/png") for _ in range(3)]
-        assert drawing.wait(10)
+        assert drawing.wait(60)
         # The others are decoded; an ordinary request still finds the model free.
         wait_until(lambda: 'outcome="decoded"} 3.0' in client.get("/metrics").text)
         assert classify(client).status_code == 200

@@ -47,14 +47,14 @@ class Held:
 
     def get(self, path: str) -> httpx.Response:
         """On a connection of its own, which any worker may take that takes connections."""
-        return httpx.get(f"{self.service.client.base_url}{path}", timeout=10)
+        return httpx.get(f"{self.service.client.base_url}{path}", timeout=60)
 
     def classify(self, times: int) -> list[httpx.Response]:
         """Likewise, some at once."""
 
         def ask(_: int) -> httpx.Response:
             headers = {"Content-Type": "image/jpeg"}
-            return httpx.post(f"{self.service.client.base_url}/classify", content=JPEG, headers=headers, timeout=10)
+            return httpx.post(f"{self.service.client.base_url}/classify", content=JPEG, headers=headers, timeout=60)
 
         with concurrent.futures.ThreadPoolExecutor(4) as threads:
             return list(threads.map(ask, range(times)))

@@ -296,7 +296,7 @@ def test_a_request_that_was_let_in_is_answered_by_the_version_that_let_it_in(rep
     head = f"POST /classify?model=fragile&top_k=1 HTTP/1.1\r\nHost: x\r\nContent-Length: {len(content)}\r\n"
     with running_service(repository=repository) as service:
         address = (service.client.base_url.host, service.client.base_url.port)
-        with socket.create_connection(address, timeout=10) as slow:
+        with socket.create_connection(address, timeout=60) as slow:
             slow.sendall(f"{head}Content-Type: image/png\r\nConnection: close\r\n\r\n".encode() + content[:5])
             wait_until(lambda: service.metric("aaserve_inflight_requests") == 1)
             for version, labels in (("2", NEW), ("3", OLD)):

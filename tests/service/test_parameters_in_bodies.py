@@ -1,6 +1,7 @@
 """Parameters: in the query, in a form or in JSON, with the same checks; what is misspelt or misplaced is refused."""
 
 import base64
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import httpx
 import pytest
 
 from service.parameter_names import ANYWHERE, resembling
+from tests.full_service import MODEL, full_service
 from tests.helpers import EXAMPLES, RunningService, running_service, wait_until
 from tests.hostile.wire import connect, send
 from tests.toy_bundles import picture, write_fragile_bundle
@@ -238,21 +240,18 @@ def test_what_the_query_gets_wrong_is_refused_before_the_body(models: RunningSer
     assert status_of_a_head(models, f"/classify?{query}") == status
 
 
-def test_a_request_waits_where_there_is_room_until_its_body_names_the_model(tmp_path: Path) -> None:
-    write_models(tmp_path)
-    with running_service("--max-queue-size", "1", repository=tmp_path) as service:
-        with connect(service) as one, connect(service) as other, connect(service) as third:
-            for connection, name in ((one, "first"), (other, "first&version=1")):
-                send(connection, head(f"/classify?model={name}", "image/png"))  # without a body: holds the only place
-            wait_until(lambda: service.metric("aaserve_inflight_requests") == 3)
-            assert service.client.post("/classify", **as_form(model="second")).status_code == 200
-            busy = service.client.post("/classify", **as_form(model="first"))
-            assert (busy.status_code, busy.json()["code"]) == (429, "queue_full")
-            assert int(busy.headers["retry-after"]) >= 1
-            send(third, head("/classify?model=second", "image/png"))
-            wait_until(lambda: service.metric("aaserve_inflight_requests") == 4)
-            assert status_of_a_head(service, "/classify") == 429  # no model has room
-        wait_until(lambda: service.client.post("/classify", **as_form(model="first")).status_code == 200)
+def test_a_request_whose_body_names_the_model_is_refused_early_only_where_no_model_has_room(tmp_path: Path) -> None:
+    with full_service(tmp_path) as service:
+        busy = service.client.post("/classify", **as_form(model=MODEL))
+        assert (busy.status_code, busy.json()["code"]) == (429, "queue_full")
+        assert int(busy.headers["retry-after"]) >= 1
+        assert status_of_a_head(service, "/classify") == 429
+
+        write_fragile_bundle(tmp_path, name="other")
+        service.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: service.client.get("/models/other").status_code == 200)
+        assert service.client.post("/classify", **as_form(model="other")).status_code == 200
+        assert service.client.post("/classify", **as_form(model=MODEL)).status_code == 429
 
 
 def head(path: str, media_type: str) -> bytes:

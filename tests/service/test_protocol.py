@@ -3,15 +3,16 @@
 import base64
 import gzip
 import json
-import socket
 import struct
 import zlib
+from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
 
-from tests.helpers import EXAMPLES, RunningService, running_service
+from tests.full_service import MODEL, full_service
+from tests.helpers import EXAMPLES, RunningService
 from tests.service.test_bad_input import png_bomb
 
 JPEG = (EXAMPLES / "rocket.jpg").read_bytes()
@@ -281,17 +282,12 @@ def test_answers_are_compressed_only_for_those_who_ask(service: RunningService) 
     assert encoding("br, gzip;q=0.5") == "gzip"
 
 
-def test_overload_is_429_with_the_protocols_error() -> None:
-    with running_service("--max-queue-size", "1") as service:
-        host = service.client.base_url.host, service.client.base_url.port
-        with socket.create_connection(host, timeout=10) as slow:  # a body that never comes holds the only place
-            slow.sendall(f"POST {TENSORS} HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n".encode())
-            while service.metric("aaserve_inflight_requests") < 1:
-                pass
-            for path in (TENSORS, PICTURES):
-                response = service.client.post(path, json=tensor())
-                assert_error(response, 429)
-                assert int(response.headers["retry-after"]) >= 1
+def test_overload_is_429_with_the_protocols_error(tmp_path: Path) -> None:
+    with full_service(tmp_path) as service:
+        for name in (MODEL, f"{MODEL}:pictures"):
+            response = service.client.post(f"/v2/models/{name}/infer", json=tensor())
+            assert_error(response, 429)
+            assert int(response.headers["retry-after"]) >= 1
         assert service.metric("aaserve_requests_total", endpoint="/v2/models/{model}/infer", code="429") == 2
 
 

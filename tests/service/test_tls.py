@@ -7,6 +7,7 @@ import socket
 import ssl
 import subprocess
 import threading
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,6 +20,7 @@ from starlette.routing import Route
 
 from service.connection import Connection
 from service.metrics import Metrics
+from service.room import Room
 from service.server import Server
 from service.settings import Settings
 from service.tls import Certificate
@@ -69,7 +71,7 @@ def test_https_answers_and_nothing_weaker_does(tmp_path: Path) -> None:
         with pytest.raises(httpx.ConnectError, match=r"PROTOCOL_VERSION|NO_PROTOCOLS"):
             httpx.get(f"{service.client.base_url}/health/live", verify=old)
         assert service.stop() == 0  # though our client keeps its connection, and does not read the goodbye
-    assert not [line for line in service.log if "graceful" in line]
+    assert not [line for line in service.log if "graceful" in line or "Traceback" in line]
 
 
 def test_a_new_certificate_is_taken_on_sighup_and_a_broken_one_is_not(tmp_path: Path) -> None:
@@ -141,11 +143,33 @@ def test_what_is_no_certificate_or_only_half_of_it_stops_the_start(tmp_path: Pat
     encrypt(key)
     for arguments, message in (
         (options(certificate, key), "expected a certificate and its key"),
-        (options(certificate, key)[:2], "only of use together"),
+        (options(certificate, key)[:2], "expected tls_certificate and tls_key together"),
     ):
         status, stderr = start_that_fails(*arguments)
         assert (status, len(stderr.splitlines())) == (1, 1)
         assert message in stderr
+
+
+def test_handshakes_that_do_not_end_are_counted_and_end_in_time(tmp_path: Path) -> None:
+    certificate, key = make_certificate(tmp_path)
+    limits = ("--client-timeout-ms", "1500", "--max-connections", "10")
+    with running_service(*options(certificate, key), *limits, verify=False) as service:
+        address = service.client.base_url.host, service.client.base_url.port
+
+        def descriptors() -> int:
+            return len(list(Path(f"/proc/{service.process.pid}/fd").iterdir()))
+
+        service.client.get("/health/live")
+        before = descriptors()
+        silent = [socket.create_connection(address, 10) for _ in range(100)]
+        assert service.client.get("/health/live").status_code == 200  # the one that has waited longest gave way to it
+        assert descriptors() <= before + 15  # ten, and what is just being closed
+        with suppress(ConnectionResetError):
+            assert silent[0].recv(1) == b""
+        wait_until(lambda: descriptors() <= before)
+        for connection in silent:
+            connection.close()
+        assert not [line for line in service.log if "Traceback" in line]
 
 
 def test_who_waited_to_be_accepted_when_the_port_closed_is_answered_over_tls(
@@ -164,14 +188,14 @@ def test_who_waited_to_be_accepted_when_the_port_closed_is_answered_over_tls(
 
     class StopsAtOnce(Server):
         async def main_loop(self) -> None:  # no await: nothing is accepted between these and the end
-            silent, client = (socket.create_connection(listening.getsockname(), timeout=10) for _ in range(2))
+            silent, client = (socket.create_connection(listening.getsockname(), timeout=60) for _ in range(2))
             self.silent = silent
             self.client = threading.Thread(target=ask, args=(client,))
             self.client.start()
 
     app = Starlette(routes=[Route("/", lambda _: PlainTextResponse("hello"))])
     app.state.lifecycle = SimpleNamespace(drain=lambda: None)
-    app.state.settings, app.state.metrics, app.state.max_connections = Settings(_cli_parse_args=False), Metrics(), 10
+    app.state.settings, app.state.metrics, app.state.room = Settings(_cli_parse_args=False), Metrics(), Room(10)
     config = uvicorn.Config(
         app, http=Connection, log_config=None, ssl_context_factory=lambda *_: certificate.context, lifespan="off"
     )

@@ -67,11 +67,11 @@ def test_a_call_that_hangs_is_noticed_though_others_come_back_beside_it() -> Non
 def test_a_hung_model_turns_liveness_red_and_ends_the_process(tmp_path: Path) -> None:
     write_fragile_bundle(tmp_path)
     write_fragile_bundle(tmp_path, name="other")
-    options = ("--model-call-timeout-ms", "500", "--request-timeout-ms", "2000")
+    options = ("--model-call-timeout-ms", "1000", "--request-timeout-ms", "5000")
     with running_service(*options, repository=tmp_path) as service, concurrent.futures.ThreadPoolExecutor() as threads:
         live = f"{service.client.base_url}/health/live"
         address = (service.client.base_url.host, service.client.base_url.port)
-        with socket.create_connection(address, timeout=10) as slow:  # who keeps the other model busy meanwhile
+        with socket.create_connection(address, timeout=60) as slow:  # who keeps the other model busy meanwhile
             slow.sendall(b"POST /classify?model=other HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n")
             wait_until(lambda: service.metric("aaserve_inflight_requests") == 1)
             hung = threads.submit(service.client.post, "/classify?model=fragile", content=picture(HANGS, side=100))
@@ -80,8 +80,8 @@ def test_a_hung_model_turns_liveness_red_and_ends_the_process(tmp_path: Path) ->
             assert httpx.get(live).status_code == 503
             assert not select.select([slow], [], [], 0)[0]
             assert slow.recv(100).startswith(b"HTTP/1.1 504 ")
-        assert service.process.wait(10) == HUNG
-    assert "error: fragile: a model call took more than 0.5 s\n" in service.log
+        assert service.process.wait(40) == HUNG
+    assert "error: fragile: a model call took more than 1 s\n" in service.log
 
 
 def test_a_model_that_hangs_does_not_keep_a_process_that_stops(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from service.settings import Settings
-from tests.helpers import EXAMPLES, HELD, REPOSITORY, RunningService, running_service, wait_until
+from tests.helpers import EXAMPLES, REPOSITORY, RunningService, held_service, running_service, wait_until
 from tests.toy_bundles import write_fragile_bundle
 
 JPEG = (EXAMPLES / "rocket.jpg").read_bytes()
@@ -130,7 +130,7 @@ def test_a_rollback_reaches_all_workers_and_those_that_come_later(tmp_path: Path
 
 def test_sigterm_reaches_all_workers_and_all_that_was_accepted_is_answered() -> None:
     with (
-        running_service("--workers", "2", *HELD) as service,
+        held_service("--workers", "2", seconds=4) as service,
         concurrent.futures.ThreadPoolExecutor() as threads,
     ):
         wait_until(lambda: all_ready(service))
@@ -146,7 +146,7 @@ def test_workers_end_when_the_supervisor_is_killed() -> None:
     with running_service("--workers", "2") as service:
         workers = children(service.process.pid)
         service.process.kill()
-        service.process.wait(10)
+        service.process.wait(40)
         wait_until(lambda: not any(alive(worker) for worker in workers))
 
 

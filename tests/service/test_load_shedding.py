@@ -1,28 +1,20 @@
-"""A request that is refused from its head alone is answered as any other, and its connection goes on."""
+"""A request that finds the queue full is refused before its body is read, and its connection goes on."""
 
-import asyncio
 import signal
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from starlette.datastructures import State
 
 from service.connection import MAX_CHUNKS
-from service.early_refusal import EarlyRefusal
-from service.errors import QueueFull
-from service.metrics import Metrics
-from service.observation import Observer
-from service.settings import Settings
-from tests.helpers import EXAMPLES, RunningService, running_service, wait_until
+from tests.full_service import full_service
+from tests.helpers import EXAMPLES, RunningService, wait_until
 from tests.hostile.wire import Answer, answers, ask, connect, received, send
 from tests.service.test_access import bearer, lines
 
 JPEG = (EXAMPLES / "rocket.jpg").read_bytes()
 LARGE, HUGE = bytes(3_000_000), bytes(30_000_000)  # the second is more than the kernel keeps
-FULL = ("--max-queue-size", "1", "--request-timeout-ms", "60000")
 ORIGIN = "https://app.example"
 LIVE = b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n"
 LAST = b"GET /health/live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
@@ -40,31 +32,20 @@ def chunked(body: bytes, size: int = 100_000) -> bytes:
     return b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in [*pieces, b""])
 
 
-@contextmanager
-def full(*options: str, key: str | None = None) -> Iterator[RunningService]:
-    """A service whose only place is taken, by one who does not send the body."""
-    with running_service(*FULL, *options) as running, connect(running) as holding:
-        headers = [f"{name}: {value}" for name, value in bearer(key).items()] if key else []
-        send(holding, post(b"x" * 10, *headers)[:-1])
-        lifted = {"headers": bearer(key)} if key else {}
-        wait_until(
-            lambda: running.client.post("/classify", content=b"x", **lifted).status_code == 429  # type: ignore[arg-type]
-        )
-        yield running
-
-
 @pytest.fixture(scope="module")
-def crowded() -> Iterator[RunningService]:
-    with full("--client-timeout-ms", "1000") as running:
+def crowded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+    with full_service(tmp_path_factory.mktemp("crowded"), "--client-timeout-ms", "1000") as running:
         yield running
 
 
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
     """Crowded too, with keys, and open to the pages of one origin."""
-    keys: Path = tmp_path_factory.mktemp("keys") / "keys"
+    folder = tmp_path_factory.mktemp("guarded")
+    keys: Path = folder / "keys"
     keys.write_text(lines(("infer,metrics", "secret"), ("admin", "another")))
-    with full("--api-keys-file", str(keys), "--cors-origins", ORIGIN, key="secret") as running:
+    options = ("--api-keys-file", str(keys), "--cors-origins", ORIGIN)
+    with full_service(folder / "models", *options, headers=bearer("secret")) as running:
         yield running
 
 
@@ -94,19 +75,17 @@ def test_its_id_is_that_of_the_request_or_a_new_one(crowded: RunningService, str
 @pytest.mark.parametrize(
     ("path", "method", "fields"),
     [
-        ("/classify?model=aa-cifar100&top_k=no", "POST", {"type", "title", "status", "detail", "code", "request_id"}),
+        ("/classify?model=fragile", "POST", {"type", "title", "status", "detail", "code", "request_id"}),
         ("/%63lassify", "POST", {"type", "title", "status", "detail", "code", "request_id"}),
-        ("/explain?layer=none", "POST", {"type", "title", "status", "detail", "code", "request_id"}),
-        ("/v2/models/any/infer", "POST", {"error"}),
-        ("/v2/models/any/versions/7/infer", "POST", {"error"}),
-        ("/predictions/any", "PUT", {"code", "type", "message"}),
-        ("/predictions/any/7", "POST", {"code", "type", "message"}),
+        ("/v2/models/fragile/infer", "POST", {"error"}),
+        ("/v2/models/fragile/versions/1/infer", "POST", {"error"}),
+        ("/predictions/fragile", "PUT", {"code", "type", "message"}),
+        ("/predictions/fragile/1", "POST", {"code", "type", "message"}),
     ],
 )
 def test_each_address_refuses_in_its_own_form(
     crowded: RunningService, path: str, method: str, fields: set[str]
 ) -> None:
-    """From its head: before anybody looks at its parameters, or whether there is such a model."""
     (answer, _) = ask(crowded, post(JPEG, path=path, method=method) + LAST)
     assert (answer.status, set(answer.json)) == (429, fields)
 
@@ -186,9 +165,16 @@ def test_the_head_behind_a_refusal_has_its_time(crowded: RunningService) -> None
 
 
 def test_an_upgrade_is_ignored_here_too(crowded: RunningService) -> None:
-    head = b"POST /classify HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n"
-    (answer,) = ask(crowded, head)
-    assert (answer.status, answer.headers["connection"]) == (429, "close")
+    upgrade = ("Connection: upgrade", "Upgrade: h2c")
+    requests = post(JPEG, *upgrade) + post(chunked(JPEG), "Transfer-Encoding: chunked", *upgrade) + post(b"", *upgrade)
+    assert statuses(ask(crowded, requests + LAST)) == [429, 429, 429, 200]
+
+
+def test_a_client_that_has_finished_sending_is_refused_too(crowded: RunningService) -> None:
+    with connect(crowded) as connection:
+        send(connection, post(JPEG) + post(JPEG))
+        connection.shutdown(socket.SHUT_WR)
+        assert statuses(answers(received(connection))) == [429, 429]
 
 
 def test_garbage_and_too_many_chunks_behind_a_refusal_end_the_connection(crowded: RunningService) -> None:
@@ -205,14 +191,14 @@ def test_it_is_counted_as_a_request_and_as_a_refusal_but_has_no_line_of_the_log(
         crowded.metric("aaserve_request_duration_seconds_count", endpoint=asked["endpoint"]),
         crowded.metric("aaserve_rejected_total", reason="queue_full"),
     ]
-    ask(crowded, post(JPEG, "X-Request-ID: unlogged", path="/predictions/a/1") * 3 + LAST)
+    ask(crowded, post(JPEG, "X-Request-ID: unlogged", path="/predictions/fragile/1") * 3 + LAST)
     after = [
         crowded.metric("aaserve_requests_total", **asked),
         crowded.metric("aaserve_request_duration_seconds_count", endpoint=asked["endpoint"]),
         crowded.metric("aaserve_rejected_total", reason="queue_full"),
     ]
     assert [now - then for now, then in zip(after, before, strict=True)] == [3, 3, 3]
-    assert crowded.metric("aaserve_inflight_requests") == 1  # the one that holds the place
+    assert crowded.metric("aaserve_inflight_requests") == 2  # those that fill the queue
     assert not any("unlogged" in line for line in crowded.log)
 
 
@@ -233,13 +219,16 @@ def test_a_page_of_another_origin_can_read_the_refusal(guarded: RunningService) 
         assert int(answer.headers["retry-after"]) >= 1
         return dict(answer.headers)
 
-    assert refused(Origin=ORIGIN)["access-control-allow-origin"] == ORIGIN
+    allowed = refused(Origin=ORIGIN)
+    assert allowed["access-control-allow-origin"] == ORIGIN
+    assert "Retry-After" in allowed["access-control-expose-headers"]
+    assert allowed["vary"] == "Origin"
     assert "access-control-allow-origin" not in refused(Origin="https://evil.example")
     assert "access-control-allow-origin" not in refused()
 
 
-def test_while_the_service_stops_the_next_request_is_better_sent_elsewhere() -> None:
-    with full("--drain-grace-ms", "20000") as running, connect(running) as connection:
+def test_while_the_service_stops_a_refusal_closes_the_connection(tmp_path: Path) -> None:
+    with full_service(tmp_path, "--drain-grace-ms", "20000") as running, connect(running) as connection:
         running.process.send_signal(signal.SIGTERM)
         wait_until(lambda: running.client.get("/health/ready").status_code == 503)
         before = running.metric("aaserve_requests_total", endpoint="/classify")
@@ -247,28 +236,3 @@ def test_while_the_service_stops_the_next_request_is_better_sent_elsewhere() -> 
         (answer,) = answers(received(connection))
         assert (answer.status, answer.headers["connection"]) == (429, "close")
         assert running.metric("aaserve_requests_total", endpoint="/classify") == before + 1
-        running.process.send_signal(signal.SIGTERM)  # enough
-
-
-def test_heads_that_come_together_do_not_all_see_the_same_room() -> None:
-    """A request that was let in has no place until its route begins, which is after all heads that came with it."""
-
-    class OneFree:
-        closes_connections = False
-
-        def refusal(self, *, body_bytes: int, timeout: float, rows: int = 1) -> QueueFull | None:
-            return QueueFull() if rows > 1 else None
-
-    state = State({"lifecycle": OneFree()})
-    early = EarlyRefusal(state, Settings(), Observer(Metrics(None)), None)
-
-    def ask() -> int | None:
-        answer = early.answer(b"POST", b"/classify", [(b"content-length", b"10")])
-        return answer.status if answer else None
-
-    async def two_turns() -> list[int | None]:
-        together = [ask(), ask(), ask()]
-        await asyncio.sleep(0)
-        return [*together, ask()]
-
-    assert asyncio.run(two_turns()) == [None, 429, 429, None]

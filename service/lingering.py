@@ -1,0 +1,106 @@
+"""A transport that closes without losing the last answer.
+
+close() --client may still be sending--> shut down our side --> discard what comes, bounded --> close
+        --otherwise------------------------------------------------------------------------> close
+
+A socket that is closed while data arrives answers with a reset, and the client's kernel then drops the answer that its
+program has not read yet. So the client gets the answer and the end of our side first (nginx: lingering_close). TLS
+needs none of this: the event loop discards what comes between the two goodbyes.
+"""
+
+import asyncio
+import select
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+LINGER_BYTES = 64 * 2**20  # discarded after the last answer, at most; more than that is not worth reading
+_BEGINNING = b"HTTP/1.1 "  # of every answer
+
+
+class LingeringTransport(asyncio.Transport):
+    """What a `Connection` writes to.
+
+    Args:
+        transport: the event loop's.
+        patience: seconds from `close` to the end of the connection, at most.
+        more_to_come: whether the client may be sending.
+    """
+
+    def __init__(
+        self,
+        transport: asyncio.Transport,
+        loop: asyncio.AbstractEventLoop,
+        patience: float,
+        more_to_come: Callable[[], bool],
+    ) -> None:
+        super().__init__()
+        self._transport = transport
+        self._loop = loop
+        self._patience = patience
+        self._more_to_come = more_to_come
+        self._begun = False
+        self._bytes_left = LINGER_BYTES
+        self._end: asyncio.TimerHandle | None = None
+
+    def close(self) -> None:
+        if self.is_closing():
+            return
+        self._end = self._loop.call_later(self._patience, self._transport.abort)
+        if not self._transport.can_write_eof() or not self._more_to_come():
+            self._transport.close()
+            return
+        with suppress(OSError):  # the client has left
+            self._transport.write_eof()
+        self._transport.resume_reading()
+
+    def discarded(self, size: int) -> None:
+        """Note that so many bytes came after `close`."""
+        self._bytes_left -= size
+        if self._bytes_left < 0:
+            self._transport.close()
+
+    def stop_lingering(self) -> None:
+        """Close now if `close` was called; what is written is still sent."""
+        if self._end is not None:
+            self._transport.close()
+
+    def lost(self) -> None:
+        """Note that the connection is gone."""
+        if self._end is not None:
+            self._end.cancel()
+
+    def begin_answer(self) -> None:
+        """Send the first bytes of the next answer at once.
+
+        A client that has shut down its writing side may be waiting or gone. If it is gone, these bytes bring a reset.
+        """
+        self._transport.write(_BEGINNING)
+        self._begun = True
+
+    def was_reset(self) -> bool:
+        """Whether the client has reset the connection; the event loop does not notice after the end of input."""
+        poll = select.poll()
+        poll.register(self._transport.get_extra_info("socket").fileno(), 0)  # errors are always reported
+        return any(events & select.POLLERR for _, events in poll.poll(0))
+
+    def write(self, data: Any) -> None:
+        if self._begun:
+            self._begun = False
+            data = data.removeprefix(_BEGINNING)
+        self._transport.write(data)
+
+    def is_closing(self) -> bool:
+        return self._end is not None or self._transport.is_closing()
+
+    def abort(self) -> None:
+        self._transport.abort()
+
+    def pause_reading(self) -> None:
+        self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        self._transport.resume_reading()
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return self._transport.get_extra_info(name, default)

@@ -1,0 +1,101 @@
+"""The receive stage: request bodies on their way in, bounded in bytes and in time.
+
+announced length fits? --> pieces, counted as they arrive --> held until the request is answered
+
+Only bytes that have really arrived take space from other requests; bytes that a client announces and does not send cost
+nobody anything. A body that arrives too slowly is given up long before the request's deadline.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+from service.errors import BodyTimeout, DeadlineExceeded, QueueFull
+
+GRACE = 2.0  # seconds before a rate is asked for
+MIN_BYTES_PER_SECOND = 1000
+RETRY_AFTER = 1  # seconds
+
+
+class Receipt:
+    """The bytes of one request's body."""
+
+    def __init__(self, stage: "ReceiveStage") -> None:
+        self._stage = stage
+        self._arrived = 0
+        self._started = 0.0
+        self._timeout: asyncio.Timeout | None = None
+        self.held = 0
+
+    @asynccontextmanager
+    async def receiving(self, deadline: float) -> AsyncIterator[None]:
+        """Run the block, in which the body is read.
+
+        Args:
+            deadline: of the request, an instant of the event loop's clock.
+
+        Raises:
+            BodyTimeout: the body came slower than MIN_BYTES_PER_SECOND.
+            DeadlineExceeded: it was not complete by the deadline.
+        """
+        loop = asyncio.get_running_loop()
+        self._started = loop.time()
+        self._deadline = deadline
+        self._stage.bodies += 1
+        try:
+            async with asyncio.timeout_at(min(deadline, self._started + GRACE)) as self._timeout:
+                yield
+        except TimeoutError:
+            raise (DeadlineExceeded if loop.time() >= deadline else BodyTimeout) from None
+        finally:
+            self._stage.bodies -= 1
+            self._timeout = None
+
+    def arrived(self, size: int) -> None:
+        """Note that `size` bytes have come from the client: the more there are, the longer the rest may take."""
+        self._arrived += size
+        if self._timeout is not None and not self._timeout.expired():
+            latest = self._started + GRACE + self._arrived / MIN_BYTES_PER_SECOND
+            self._timeout.reschedule(min(self._deadline, latest))
+
+    def hold(self, size: int) -> None:
+        """Count `size` more bytes that stay in memory until the request is answered.
+
+        Raises:
+            QueueFull: with those of the other requests they are too many.
+        """
+        self._stage.check(size, own=self.held)
+        self.held += size
+        self._stage.bytes += size
+
+
+class ReceiveStage:
+    """The bodies of all requests of a process.
+
+    Args:
+        max_bytes: of all bodies in memory, at most. A single body is always let in, whatever its size.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self.bodies = 0  # being received
+        self.bytes = 0  # in memory
+
+    def check(self, size: int, *, own: int = 0) -> None:
+        """Raise QueueFull if `size` bytes do not fit beside the bodies of other requests.
+
+        Args:
+            own: bytes that this request holds already.
+        """
+        others = self.bytes - own
+        if others and self.bytes + size > self._max_bytes:
+            raise QueueFull("the bodies of other requests fill the memory for bodies", retry_after=RETRY_AFTER)
+
+    @contextmanager
+    def receipt(self) -> Iterator[Receipt]:
+        """A receipt for one request; on leaving, its bytes are given back."""
+        receipt = Receipt(self)
+        try:
+            yield receipt
+        finally:
+            self.bytes -= receipt.held

@@ -1,0 +1,26 @@
+"""Networks are traced once for all tests of the exporter: see tests/traces.py."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from tests.helpers import ROOT
+from tests.traces import Traces
+
+TRACE = torch.onnx.export
+
+
+@pytest.fixture(autouse=True, scope="package")
+def shared_traces() -> Iterator[None]:
+    folder = ROOT / ".pytest_cache" / "traces"  # git ignores it, and `make clean` removes it
+    folder.mkdir(parents=True, exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.onnx, "export", Traces(folder).export)
+        yield
+
+
+@pytest.fixture
+def traced_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a test that is about tracing itself."""
+    monkeypatch.setattr(torch.onnx, "export", TRACE)
