@@ -12,6 +12,7 @@ from bundle.bundle import open_bundle
 from bundle.references import read_references
 from bundle.text import NotText, decode_text
 from export.command import _measurement
+from export.errors import ExportError
 from export.labels import read_labels
 from export.presets import read_preprocessing
 from service.errors import StartFailed
@@ -107,7 +108,8 @@ def test_a_form_feed_in_a_comment_hides_no_key(tmp_path: Path) -> None:
     (tmp_path / "keys").write_text(f"infer {'0' * 64} form\x0cfeed\u2028and more\n")
     Keys(tmp_path / "keys")
     (tmp_path / "labels").write_text("ant\x0cbee\nwasp")
-    assert read_labels(str(tmp_path / "labels")) == ("ant\x0cbee", "wasp")
+    with pytest.raises(ExportError, match=r"label 0 is not printable: 'ant\\x0cbee'"):  # one label, not two
+        read_labels(str(tmp_path / "labels"))
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ def test_the_exported_graph_answers_as_the_network(name: str, overrides: dict) -
     pixels = np.random.default_rng(0).integers(0, 256, (8, height, width, 3), dtype=np.uint8)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
-            module.momentum = 1.0  # a single pass in training mode then gives it statistics that fit
+            module.momentum = 1.0  # a single pass in training mode then fits its statistics
     with torch.no_grad():
         network(torch.from_numpy(pixels).permute(0, 3, 1, 2) / 64 - 2)
     network.eval()
