@@ -57,14 +57,15 @@ async def on_invalid_parameter(request: Request, error: Exception) -> Response:
 async def on_http_exception(request: Request, error: Exception) -> Response:
     """Translate the framework's own answers, such as an unknown path."""
     assert isinstance(error, HTTPException)
-    code = FRAMEWORK_CODES.get(error.status_code, "invalid_request")
-    described = _problem(error.status_code, code, HTTPStatus(error.status_code).phrase, request.state.record.request_id)
+    ours = ServiceError(HTTPStatus(error.status_code).phrase)
+    ours.status, ours.code = error.status_code, FRAMEWORK_CODES.get(error.status_code, "invalid_request")
+    request.state.record.error = ours
     headers = dict(error.headers or {})
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         headers["Allow"] = allowed(
             routes_at(request.app.routes, request.scope)
         )  # the framework names the first route's
-    return _response(request.scope["path"], described, headers)
+    return _response(request.scope["path"], described(ours, request.state.record.request_id), headers)
 
 
 def _problem(status: int, code: str, detail: str, request_id: str) -> Problem:

@@ -18,7 +18,7 @@ def parse_json(body: bytes, *, expected: str, image_hint: str) -> Any:
         image_hint: how to send a picture as the body, in the message about a body that is one.
 
     Raises:
-        InvalidRequest: it is not JSON.
+        InvalidRequest: it is not JSON, or gives one name two different values.
     """
     if not body:
         raise InvalidRequest(f"the body is empty; expected {expected}")
@@ -29,7 +29,7 @@ def parse_json(body: bytes, *, expected: str, image_hint: str) -> Any:
     if body.startswith(GZIP):
         raise InvalidRequest("the body is gzip data, not JSON; send Content-Encoding: gzip")
     try:
-        return json.loads(body)
+        return json.loads(body, object_pairs_hook=_object)
     except json.JSONDecodeError as error:
         raise InvalidRequest(f"the body is not JSON: line {error.lineno}, column {error.colno}") from error
     except UnicodeDecodeError as error:
@@ -38,6 +38,16 @@ def parse_json(body: bytes, *, expected: str, image_hint: str) -> Any:
         raise InvalidRequest("the JSON is nested too deeply") from error
     except ValueError as error:  # Python reads no number of more than 4300 digits
         raise InvalidRequest("the JSON has a number with too many digits") from error
+
+
+def _object(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of these members; Python itself would take the last of two values without a word."""
+    content = dict(members)
+    if len(content) < len(members):
+        for name, value in members:
+            if content[name] != value:
+                raise InvalidRequest(f"the JSON has {name[:40]!r} more than once, with different values")
+    return content
 
 
 def kind_of(value: object) -> str:

@@ -26,7 +26,7 @@ class Record:
 
     @property
     def outcome(self) -> str:
-        """In a word: `ok`, an error code, `disconnected`, or the status of the framework's own answers."""
+        """In a word: `ok`, an error code, `disconnected`, or the status of a preflight that is refused."""
         if self.status == CLIENT_LEFT:
             return "disconnected"
         return self.error.code if self.error else "ok" if self.status < 400 else str(self.status)

@@ -194,7 +194,8 @@ class Lifecycle:
                     if self._state is State.STARTING:
                         self._state = State.READY
                         self._warn_of_missing()
-                        log.info("ready")
+                        if not self._repository.required_and_missing:
+                            log.info("ready")
                     self._started.set()
                     await self._stopped_or_lost(self._repository)
         except (BundleError, LoadFailed, StartFailed, ModelLost) as error:

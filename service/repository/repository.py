@@ -297,6 +297,7 @@ class ModelRepository:
         own, settings = read_model_settings(model.folder, self._settings)
         choice = choose(model.folder, own, found, undo=undo)
         serving: dict[str, LoadedVersion] = {}
+        broken: list[BundleError | StartFailed] = []
         for version in [*choice.versions, *choice.substitutes]:
             if version in choice.versions or not serving:
                 try:
@@ -305,10 +306,12 @@ class ModelRepository:
                     # What is served now is the best substitute, and stays.
                     if isinstance(error, ProviderMissing) or model.serving or settings.broken_version == "fail":
                         raise
-                    log.error("%s", error)
-                    last = error
-        if not serving:
-            raise last
+                    broken.append(error)
+        raised = None if serving else broken.pop()  # which the caller logs
+        for passed_over in broken:
+            log.error("%s", passed_over)
+        if raised:
+            raise raised
         return serving, choice.notice
 
     async def _unchanged_or_opened(

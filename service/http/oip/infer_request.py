@@ -22,6 +22,7 @@ LENGTH_HEADER = "Inference-Header-Content-Length"
 _MAX_DIMENSIONS = 16
 _MEMBERS = ("inputs", "outputs", "parameters")
 _REQUEST_PARAMETERS = ("timeout", "binary_data_output")
+_OUTPUT_PARAMETERS = ("binary_data", "classification")
 _LOOKED_AT = 50  # names that are compared with ours
 
 
@@ -56,12 +57,12 @@ def read_infer_request(body: bytes, header_length: str | None, view: View, *, ma
         return _bare(memoryview(body), view)
     text = parse_json(body[:length], expected="a JSON object with `inputs`", image_hint=f"send {LENGTH_HEADER}: 0")
     content = _object(text, "the request")
-    _refuse_misspelt(content, _MEMBERS)
+    refuse_misspelt(content, _MEMBERS)
     inputs = content.get("inputs")
     if not isinstance(inputs, list) or len(inputs) != 1:
         raise InvalidRequest(f"expected `inputs` with one input, {view.input.name!r}")
     parameters = _parameters(content)
-    _refuse_misspelt(parameters, _REQUEST_PARAMETERS)
+    refuse_misspelt(parameters, _REQUEST_PARAMETERS)
     request_id = content.get("id")
     if not isinstance(request_id, str | None):
         raise InvalidRequest("expected `id` to be a string")
@@ -73,7 +74,7 @@ def read_infer_request(body: bytes, header_length: str | None, view: View, *, ma
     )
 
 
-def _refuse_misspelt(given: Iterable[str], known: Collection[str]) -> None:
+def refuse_misspelt(given: Iterable[str], known: Collection[str]) -> None:
     """Refuse names that are nearly ours; the protocol lets clients send others, which mean nothing here."""
     for name in islice((name for name in given if name not in known), _LOOKED_AT):
         if meant := resembling(name, known):
@@ -139,6 +140,7 @@ def _outputs(wanted: object, view: View, *, binary: bool) -> tuple[RequestedOutp
         if not isinstance(name, str) or name not in specs or name in outputs:
             raise InvalidRequest(f"expected each of the outputs {', '.join(specs)} once at most, and no other")
         parameters = _parameters(item)
+        refuse_misspelt(parameters, _OUTPUT_PARAMETERS)
         outputs[name] = RequestedOutput(
             specs[name],
             binary=_flag(parameters, "binary_data") if "binary_data" in parameters else binary,

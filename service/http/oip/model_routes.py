@@ -18,6 +18,7 @@ from service.http.oip.descriptions import (
     model_statistics,
     server_metadata,
 )
+from service.http.oip.infer_request import refuse_misspelt
 from service.http.oip.view import View, names, split_name, views
 from service.http.params import deadline_of, parts
 from service.http.routes.admin import load_model, unload_model
@@ -136,6 +137,7 @@ async def index(request: Request) -> Response:
     wanted = parse_json(body, expected=expected, image_hint=f"expected {expected}") if body else {}
     if not isinstance(wanted, dict):
         raise InvalidRequest(f"expected {expected}, found {kind_of(wanted)}")
+    refuse_misspelt(wanted, ("ready",))
     only_ready = wanted.get("ready", False) is True
     entries = [entry for model in lifecycle.repository for entry in _entries(model)]
     return JSONResponse([entry for entry in entries if not only_ready or entry["state"] == "READY"])

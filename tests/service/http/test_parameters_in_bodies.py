@@ -1,6 +1,7 @@
 """Parameters: in the query, in a form or in JSON, with the same checks; what is misspelt or misplaced is refused."""
 
 import base64
+import json
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -142,6 +143,25 @@ def test_a_field_of_a_form_that_comes_twice_is_one_or_refused(models: RunningSer
     assert refused(answer("1", "2"))[2] == "version is given more than once, with different values"
 
 
+@pytest.mark.parametrize("path", ["/classify", PICTURES])
+def test_a_name_that_comes_twice_in_json_is_one_or_refused(service: RunningService, path: str) -> None:
+    picture = encoded(JPEG)
+    tensor = json.dumps({"name": "image", "shape": [1], "datatype": "BYTES", "data": [picture]})
+    asked = {"/classify": f'"image": "{picture}"', PICTURES: f'"inputs": [{tensor}]'}[path]
+    other = {"/classify": '"top_k": 1, "top_k": 2', PICTURES: '"id": "a", "id": "b"'}[path]
+    json_header = {"Content-Type": "application/json"}
+    assert service.client.post(path, content=f"{{{asked}, {asked}}}", headers=json_header).status_code == 200
+    refusal = service.client.post(path, content=f"{{{asked}, {other}}}", headers=json_header)
+    assert refusal.status_code == 400
+    assert "more than once, with different values" in refusal.text
+
+
+def test_a_misspelt_wish_for_the_models_that_are_ready_is_refused(service: RunningService) -> None:
+    refusal = service.client.post("/v2/repository/index", json={"redy": True})
+    assert (refusal.status_code, "did you mean 'ready'?" in refusal.json()["error"]) == (400, True)
+    assert service.client.post("/v2/repository/index", json={"repository_name": ""}).status_code == 200
+
+
 def test_explain_takes_what_its_query_takes(service: RunningService) -> None:
     def post(params: dict[str, str], **fields: object) -> httpx.Response:
         return service.client.post("/explain", params=params, json={"image": encoded(JPEG), **fields})
@@ -223,6 +243,7 @@ def test_ten_thousand_unknown_names_are_not_all_compared(service: RunningService
         ({"output": []}, "unknown 'output' in the request; did you mean 'outputs'?"),
         ({"parameters": {"time_out": 1}}, "did you mean 'timeout'?"),
         ({"parameters": {"binary_data": True}}, "did you mean 'binary_data_output'?"),
+        ({"outputs": [{"name": "scores", "parameters": {"clasification": 1}}]}, "did you mean 'classification'?"),
     ],
 )
 def test_the_protocols_own_names_are_checked_and_others_pass(

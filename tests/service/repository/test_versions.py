@@ -291,6 +291,8 @@ def test_a_model_that_does_not_load_shows_in_the_metrics_and_so_do_those_who_ask
         assert service.classify().status_code == 404
         assert service.client.post("/v2/models/fragile/infer", json={}).status_code == 404
         assert service.metric('aaserve_rejected_total{reason="model_not_found"}') == 2
+        assert service.client.get("/nothing").status_code == 404
+        assert service.metric('aaserve_rejected_total{reason="not_found"}') == 1
         (repository / "fragile" / "serving.toml").unlink()
         service.change("load")
         assert service.metric("aaserve_models_missing") == 0
@@ -298,13 +300,24 @@ def test_a_model_that_does_not_load_shows_in_the_metrics_and_so_do_those_who_ask
         assert service.metric('aaserve_model_ready{model="fragile",version="3"}') == 1
 
 
+def test_each_broken_version_has_one_line_in_the_log(repository: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_fragile_bundle(repository, version="2")
+    for version in "23":
+        damage(repository / "fragile" / version)
+    with serving(repository):
+        lines = [line for line in caplog.messages if str(repository / "fragile") in line]
+    assert len(lines) == len(set(lines)) == 2
+
+
 def test_readiness_waits_for_the_models_that_are_required(repository: Path, caplog: pytest.LogCaptureFixture) -> None:
     damage(repository / "fragile" / "3")
+    caplog.set_level("INFO")
     with serving(repository, required_models="other, fragile,third") as service:
         ready = service.client.get("/health/ready")
         assert (ready.status_code, ready.json()["code"]) == (503, "not_ready")
         assert ready.json()["detail"] == "required_models: not served: fragile, third"
         assert "not ready: required_models names models that are not served: fragile, third" in caplog.text
+        assert "ready" not in caplog.messages
         assert service.client.get("/health/live").status_code == 200
         assert service.client.get("/v2/health/ready").status_code == service.client.get("/ping").status_code == 503
         assert service.classify(model="other").status_code == 200
