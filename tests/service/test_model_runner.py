@@ -2,6 +2,7 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -104,7 +105,7 @@ def test_a_bundle_with_a_normalisation_of_0_to_255_is_served_and_warned_of(
     strange = shipped.manifest.preprocessing.model_copy(update={"mean": (123.7, 116.3, 103.5)})
     manifest = shipped.manifest.model_copy(update={"preprocessing": strange})
     sessions = Sessions(monkeypatch, {1: 0.001})
-    ModelRunner(Bundle(shipped.folder, manifest), sessions.open, settings(1), lambda: None)
+    ModelRunner(replace(shipped, manifest=manifest), sessions.open, settings(1), lambda: None)
     assert "these look like values for 0..255" in caplog.text
     caplog.clear()
     sessions.runner(1)
