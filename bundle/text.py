@@ -1,5 +1,6 @@
 """Text files as people save them: UTF-8, with or without a byte-order mark, lines ended by LF, CRLF or CR."""
 
+import unicodedata
 from pathlib import Path
 
 _OTHER_MARKS = {  # UTF-32 first: its little-endian mark begins with that of UTF-16
@@ -56,3 +57,12 @@ def check_regular(path: Path) -> None:
     """
     if path.exists() and not path.is_file():
         raise OSError(f"{'a folder' if path.is_dir() else 'a pipe, a socket or a device'}, not a regular file")
+
+
+def is_one_line(text: str) -> bool:
+    """True if `text` has no control character, line break or lone surrogate, so that it can stand in a line of text.
+
+    Stricter tests, such as `str.isprintable`, also reject letters that languages need: the zero-width non-joiner of
+    Persian, or a no-break space.
+    """
+    return not any(unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in text)

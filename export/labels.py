@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from bundle.text import NotText, read_text
+from bundle.text import NotText, is_one_line, read_text
 from export.errors import ExportError
 
 _SHIPPED = Path(__file__).parent
@@ -36,14 +36,14 @@ def check_labels(labels: Sequence[str], path: Path) -> tuple[str, ...]:
     """Return the labels of `path`.
 
     Raises:
-        ExportError: one is empty, repeated, or not printable: a line break in it would make two of one.
+        ExportError: one is empty, repeated, or has a line break or another control character.
     """
     seen = set()
     for number, label in enumerate(labels):
         if not label or label in seen:
             raise ExportError(f"{path}: label {number} is {'empty' if not label else f'{label!r} once more'}")
-        if not label.isprintable():
-            raise ExportError(f"{path}: label {number} is not printable: {label!r}")
+        if not is_one_line(label):
+            raise ExportError(f"{path}: label {number} has a line break or a control character: {label!r}")
         seen.add(label)
     return tuple(labels)
 

@@ -24,6 +24,7 @@ from bundle.decoding import decode
 from bundle.errors import ImageError
 from bundle.picture_files import find_pictures, told, total
 from bundle.preprocessing import Preprocessing, read_pixels
+from bundle.text import is_one_line
 
 MAX_PIXELS = 100_000_000
 BATCHES_AHEAD = 2
@@ -89,8 +90,10 @@ def check_classes(training: Split, test: Split) -> list[str]:
         raise ValueError(f"{training.folder}: expected two classes or more, found {', '.join(training.pictures)} alone")
     alike: dict[str, str] = {}
     for name in training.pictures:
-        if not name.isprintable() or name != name.strip():
-            raise ValueError(f"{training.folder / name!r}: expected a name of printable letters, not ending in spaces")
+        if not is_one_line(name) or name != name.strip():
+            raise ValueError(
+                f"{training.folder / name!r}: expected a name without control characters, not ending in spaces"
+            )
         other = alike.setdefault(unicodedata.normalize("NFC", name).casefold(), name)
         if other != name:
             raise ValueError(f"{training.folder}: expected classes of different names, found {other!r} and {name!r}")

@@ -10,7 +10,7 @@ import pytest
 
 from bundle.bundle import open_bundle
 from bundle.references import read_references
-from bundle.text import NotText, decode_text
+from bundle.text import NotText, decode_text, is_one_line
 from export.command import _measurement
 from export.errors import ExportError
 from export.labels import read_labels
@@ -108,7 +108,9 @@ def test_a_form_feed_in_a_comment_hides_no_key(tmp_path: Path) -> None:
     (tmp_path / "keys").write_text(f"infer {'0' * 64} form\x0cfeed\u2028and more\n")
     Keys(tmp_path / "keys")
     (tmp_path / "labels").write_text("ant\x0cbee\nwasp")
-    with pytest.raises(ExportError, match=r"label 0 is not printable: 'ant\\x0cbee'"):  # one label, not two
+    with pytest.raises(
+        ExportError, match=r"label 0 has a line break or a control character: 'ant\\x0cbee'"
+    ):  # one label, not two
         read_labels(str(tmp_path / "labels"))
 
 
@@ -140,3 +142,13 @@ def test_keys_that_are_replaced_by_a_pipe_stay_as_they_were(tmp_path: Path) -> N
     assert keys.scopes(b"foo") == {"infer"}
     with pytest.raises(StartFailed):
         Keys(path)
+
+
+@pytest.mark.parametrize("text", ["نمی‌خواهم", "café au lait", "👩‍👧", "日本"])
+def test_letters_that_languages_need_are_part_of_a_line(text: str) -> None:
+    assert is_one_line(text)
+
+
+@pytest.mark.parametrize("text", ["a\nb", "a\x0cb", "a\u2028b", "a\x1b[31m", "a\ud800"])
+def test_line_breaks_and_control_characters_are_not(text: str) -> None:
+    assert not is_one_line(text)

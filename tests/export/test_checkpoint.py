@@ -304,7 +304,7 @@ def test_labels_of_a_checkpoint_are_checked_like_those_of_a_file() -> None:
     for labels, message in (
         (["a", ""], "label 1 is empty"),
         (["a", "a"], "'a' once more"),
-        (["a\nb"], "not printable"),
+        (["a\nb"], "line break or a control character"),
     ):
         with pytest.raises(ExportError, match=rf"a\.safetensors: .*{message}"):
             check_labels(labels, path)

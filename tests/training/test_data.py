@@ -202,7 +202,7 @@ UNMATCHED = {
     ),
     "a class that cannot be printed": (
         lambda folders: renamed(folders, "bee", "b\nee"),
-        "expected a name of printable letters",
+        "expected a name without control characters",
     ),
     "a test with the training pictures": (
         lambda folders: (shutil.rmtree(folders / "val"), (folders / "val").symlink_to(folders / "train")),
