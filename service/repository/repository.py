@@ -128,6 +128,10 @@ class ModelRepository:
             names = scan_repository(self._settings.repository)
         except BundleError as error:
             log.error("nothing is reloaded: %s", error)
+            for model in self:
+                model.failures[""] = self._in_public(error)
+                self._metrics.reloads.labels(model.name, "failed").inc()
+                self._report(model)
             return
         for name in sorted({*names, *self._models} - self._unloaded):
             try:
@@ -210,7 +214,9 @@ class ModelRepository:
         try:
             found = scan_repository(self._settings.repository)
         except BundleError as error:
-            raise LoadFailed(str(error)) from error
+            if name not in self._models:
+                raise LoadFailed(str(error)) from error
+            found = {name: error}
         if name not in self._models and name not in found:
             raise ModelNotFound(f"no such model; in the repository: {', '.join(found)}")
         model = self._models.setdefault(name, ServedModel(self._settings.repository / name))
@@ -283,7 +289,8 @@ class ModelRepository:
 
     def _in_public(self, error: Exception) -> str:
         """What is wrong, without where on the disk the repository is."""
-        return str(error).replace(f"{self._settings.repository}/", "")
+        repository = self._settings.repository
+        return str(error).replace(f"{repository}/", "").replace(f"{repository}:", "the repository:")
 
     async def _open_versions(
         self, model: ServedModel, found: list[str] | BundleError, opened: list[LoadedVersion], *, undo: bool

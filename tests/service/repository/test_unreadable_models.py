@@ -1,5 +1,6 @@
 """A folder that cannot be read, or whose name no model can have, is the problem of that one model."""
 
+import asyncio
 import errno
 import hashlib
 import os
@@ -139,3 +140,18 @@ def test_a_repository_that_cannot_be_read_is_one_line(
         BundleError, match=f"{repository}: expected a folder of bundles .*, found: {os.strerror(number)}"
     ):
         scan_repository(repository)
+
+
+def test_a_repository_that_becomes_unreadable_is_a_failed_change_of_each_model(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(repository) as (client, app):
+        unreadable(monkeypatch, repository)
+        assert client.post("/admin/models/good/load").status_code == 409
+        reason = "the repository: expected a folder of bundles (NAME/VERSION/manifest.json), found: Permission denied"
+        assert client.get("/models/good").json()["failures"] == [{"version": None, "reason": reason}]
+        asyncio.run(app.state.lifecycle.repository.reload())  # what SIGHUP does
+        for name in ("good", "bad"):
+            assert client.get(f"/models/{name}").json()["failures"] == [{"version": None, "reason": reason}]
+        assert 'aaserve_reloads_total{model="good",outcome="failed"} 2.0' in client.get("/metrics").text
+        assert classify(client, "good") == 200
