@@ -15,6 +15,7 @@ from service.errors import ServiceError
 from service.http import page
 from service.http.auth import Access
 from service.http.cors import METHODS, REQUEST_HEADERS, RESPONSE_HEADERS
+from service.http.direct_route import DirectRoutes, OnError
 from service.http.error_responses import on_http_exception, on_invalid_parameter, on_service_error
 from service.http.keys import Keys
 from service.http.load_shedding import LoadShedding
@@ -117,10 +118,15 @@ def create_app(
         page,
     ):
         app.router.routes.extend(part.router.routes)  # as they are: an included router is gone through twice a request
-    app.add_exception_handler(ServiceError, on_service_error)
-    app.add_exception_handler(RequestValidationError, on_invalid_parameter)
-    app.add_exception_handler(HTTPException, on_http_exception)
+    on_error: dict[type[Exception], OnError] = {
+        ServiceError: on_service_error,
+        RequestValidationError: on_invalid_parameter,
+        HTTPException: on_http_exception,
+    }
+    for error, handler in on_error.items():
+        app.add_exception_handler(error, handler)
     if tracing is None:  # a request that is traced has its span from FastAPI, also if it is refused
+        app.add_middleware(DirectRoutes, routes=app.router.routes, on_error=on_error)
         app.add_middleware(LoadShedding, settings=settings)
     keys = Keys(settings.api_keys_file) if settings.api_keys_file is not None else None
     if keys is not None:

@@ -9,6 +9,7 @@ from starlette.responses import Response
 from service.engine.predictor import Inference, Predictor
 from service.http.body import read_body
 from service.http.compression import compressed
+from service.http.direct_route import DirectRoute
 from service.http.inference import take_in
 from service.http.oip.descriptions import Json
 from service.http.oip.infer_request import LENGTH_HEADER, InferRequest, read_infer_request
@@ -16,10 +17,9 @@ from service.http.oip.infer_response import write_infer_response
 from service.http.oip.model_routes import find
 from service.http.params import TimeoutMs, failures, parts
 from service.http.schemas import ProtocolError
-from service.http.strict_route import StrictRoute
 from service.observability.request_record import Record
 
-router = APIRouter(tags=["Open Inference Protocol v2"], route_class=StrictRoute)
+router = APIRouter(tags=["Open Inference Protocol v2"], route_class=DirectRoute)
 
 _ERRORS = failures(ProtocolError)
 _TENSORS = {

@@ -11,6 +11,7 @@ from bundle.manifest import Manifest
 from service.engine.predictor import Predictor
 from service.http.body import Fields, check_image_type, image_of, media_type_of, read_upload
 from service.http.body_schemas import LABELS, MODEL, image_body
+from service.http.direct_route import DirectRoute
 from service.http.inference import by_parameters, take_in
 from service.http.multipart import Form
 from service.http.params import (
@@ -24,11 +25,10 @@ from service.http.params import (
     parts,
 )
 from service.http.schemas import Classification
-from service.http.strict_route import StrictRoute
 from service.observability.request_record import Record
 from service.tasks.classification import ClassScore, rank
 
-router = APIRouter(route_class=StrictRoute)
+router = APIRouter(route_class=DirectRoute)
 CLASSIFY = "/classify"
 
 

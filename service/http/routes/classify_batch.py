@@ -11,6 +11,7 @@ from service.engine.predictor import Inference
 from service.errors import ServiceError
 from service.http.body import check_images_type, images_of, media_type_of, read_upload
 from service.http.body_schemas import LABELS, MODEL, images_body
+from service.http.direct_route import DirectRoute
 from service.http.error_responses import described
 from service.http.inference import by_parameters, take_in
 from service.http.params import (
@@ -23,11 +24,10 @@ from service.http.params import (
 )
 from service.http.routes.classify import wanted_labels
 from service.http.schemas import BatchClassification, BatchItem
-from service.http.strict_route import StrictRoute
 from service.observability.request_record import Record
 from service.tasks.classification import rank
 
-router = APIRouter(route_class=StrictRoute)
+router = APIRouter(route_class=DirectRoute)
 log = logging.getLogger("aaserve")
 
 

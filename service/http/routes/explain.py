@@ -11,14 +11,14 @@ from service.attention.selection import AttentionSelection, checked_selection
 from service.engine.predictor import Predictor
 from service.http.body import check_image_type, image_of, media_type_of, read_upload
 from service.http.body_schemas import LOOK, MODEL, image_body
+from service.http.direct_route import DirectRoute
 from service.http.inference import by_parameters, take_in
 from service.http.negotiation import preferred
 from service.http.params import PROBLEMS, Asked, ModelName, ModelVersion, TimeoutMs, parts
 from service.http.schemas import Problem
-from service.http.strict_route import StrictRoute
 from service.observability.request_record import Record
 
-router = APIRouter(route_class=StrictRoute)
+router = APIRouter(route_class=DirectRoute)
 
 Layer = Annotated[
     str | None, Query(description="Name of a layer (default: all; the last in a PNG and an array). GET /models/NAME.")

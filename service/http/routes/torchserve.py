@@ -8,13 +8,13 @@ from starlette.responses import JSONResponse, Response
 from service.errors import ServiceError
 from service.http.body import FORM, Fields, image_of, raw_image, read_upload
 from service.http.body_schemas import LABELS, raw_or_form_body
+from service.http.direct_route import DirectRoute
 from service.http.multipart import Form
 from service.http.params import TimeoutMs, TopK, failures, parts
 from service.http.routes.classify import classified
 from service.http.schemas import TorchServeError
-from service.http.strict_route import StrictRoute
 
-router = APIRouter(tags=["TorchServe"], route_class=StrictRoute)
+router = APIRouter(tags=["TorchServe"], route_class=DirectRoute)
 _FIELD = "data"
 _TAKES = ("top_k",)
 _ERRORS = failures(TorchServeError)
