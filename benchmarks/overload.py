@@ -34,12 +34,12 @@ GOODPUT, REFUSAL_SECONDS = 0.9, 0.02
 
 
 @contextmanager
-def service(options: list[str], cores: list[int] | None) -> Iterator[tuple[str, int, int]]:
+def service(options: list[str], cores: list[int] | None, *, tree: Path = ROOT) -> Iterator[tuple[str, int, int]]:
     """Host, port and process id of a service that is ready; it logs a line a request into a file, as users have it."""
     with tempfile.NamedTemporaryFile("w+", prefix="aaserve-", suffix=".log") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "service", "--port", "0", "--log-format", "json", *options],
-            cwd=ROOT,
+            cwd=tree,
             stderr=log,
             preexec_fn=(lambda: os.sched_setaffinity(0, cores)) if cores else None,
         )
