@@ -45,17 +45,18 @@ class Admission:
         self._vacant = asyncio.Event()
         self._vacant.set()
 
-    def refusal(self, *, timeout: float, rows: int = 1) -> QueueFull | None:
+    def refusal(self, *, timeout: float, rows: int = 1, arriving: int = 0) -> QueueFull | None:
         """Why `rows` would not be admitted now; nothing is refused on a prediction while nothing waits.
 
         Args:
             timeout: seconds left to answer them.
+            arriving: further rows that will ask for a permit soon.
         """
         waiting = self._rows - self._computing()
-        if waiting + rows > self._max_rows:
+        if waiting + arriving + rows > self._max_rows:
             message = None if rows == 1 else f"the queue has no room for {rows} images"
             return QueueFull(message, retry_after=self._retry_after())
-        predicted = self._throughput.seconds_for(self._rows + rows)
+        predicted = self._throughput.seconds_for(self._rows + arriving + rows)
         if waiting > 0 and predicted is not None and predicted * _MARGIN > timeout:
             return QueueFull(
                 "the estimated wait is longer than the request's deadline", retry_after=self._retry_after()

@@ -125,9 +125,8 @@ def create_app(
     }
     for error, handler in on_error.items():
         app.add_exception_handler(error, handler)
-    if tracing is None:  # a request that is traced has its span from FastAPI, also if it is refused
+    if tracing is None:  # FastAPI makes the span of each request that is traced
         app.add_middleware(DirectRoutes, routes=app.router.routes, on_error=on_error)
-        app.add_middleware(LoadShedding, settings=settings)
     keys = Keys(settings.api_keys_file) if settings.api_keys_file is not None else None
     if keys is not None:
         app.add_middleware(Access, keys=keys)
@@ -142,6 +141,8 @@ def create_app(
         )
     observer = Observer(metrics, settings.log_requests)
     app.add_middleware(Observation, observer=observer, tracing=tracing)  # the last one added is the outermost
+    if tracing is None:
+        app.state.load_shedding = LoadShedding(app.state, settings, observer, keys)
     return app
 
 

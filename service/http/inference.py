@@ -25,7 +25,7 @@ from service.http.receiving import ReceiveStage
 from service.observability.request_record import Record
 from service.repository.repository import RECOVERING
 
-PARSED_INLINE = 32_768  # bytes; parsing so few takes less time than telling a thread of it
+PARSED_INLINE = 32_768  # bytes of text; parsing so few takes less time than telling a thread of it
 Upload = TypeVar("Upload")
 Body = TypeVar("Body")
 Checked = TypeVar("Checked")
@@ -55,6 +55,7 @@ async def take_in(
     read: Callable[[Request], Awaitable[Upload]],
     parse: Callable[[Upload], tuple[Body, Fields]],
     choose: Choose[Checked],
+    parses_text: bool,
     rows_of: Callable[[Body], int] = lambda body: 1,
     timeout_of: Callable[[Body], float | None] = lambda body: None,
 ) -> AsyncIterator[Taken[Body, Checked]]:
@@ -66,6 +67,7 @@ async def take_in(
         read: returns what the client sent.
         parse: returns the body that this is, and the parameters that it contains.
         choose: returns the model that answers, and what it needs to know.
+        parses_text: True if `parse` decodes JSON or base64, which takes long for a large body.
         rows_of: returns the number of rows that the body asks for.
         timeout_of: returns the seconds from now to the deadline, if the body shortens it.
 
@@ -78,26 +80,28 @@ async def take_in(
     timeout, deadline = deadline_of(timeout_ms, settings)
     _require_room(candidates, timeout)
     stage: ReceiveStage = request.app.state.receive_stage
-    stage.check(body_bytes(request, max_body_bytes=settings.max_body_bytes))
+    announced = body_bytes(request, max_body_bytes=settings.max_body_bytes)
+    stage.check(announced)
 
-    with stage.receipt() as receipt, ExitStack() as leases:
+    with stage.receipt(announced) as receipt, ExitStack() as leases:
         for predictor in candidates:
             leases.enter_context(predictor.admission.lease())
         request.state.receipt = receipt
         async with receipt.receiving(deadline):
             upload = await read(request)
         record.received()
-        if receipt.held > PARSED_INLINE:
+        if parses_text and receipt.held > PARSED_INLINE:
             body, fields = await candidates[0].offload(partial(parse, upload), deadline=deadline)
         else:
             body, fields = parse(upload)
         del upload
         predictor, checked = choose(fields)
         record.asks(predictor.manifest)
-        remaining = deadline - asyncio.get_running_loop().time()
-        if (shorter := timeout_of(body)) is not None and shorter < remaining:
-            deadline, remaining = deadline - remaining + shorter, shorter
-        with predictor.admission.admit(rows=rows_of(body), timeout=remaining):
+        if (shorter := timeout_of(body)) is not None:
+            deadline = min(deadline, asyncio.get_running_loop().time() + shorter)
+            timeout = min(timeout, shorter)
+        # The estimate is against the whole timeout, as it was for the head: what the body has cost is spent already.
+        with predictor.admission.admit(rows=rows_of(body), timeout=timeout):
             async with cancel_on_disconnect(request):
                 yield Taken(predictor, body, checked, deadline)
 

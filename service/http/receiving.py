@@ -18,10 +18,16 @@ RETRY_AFTER = 1  # seconds
 
 
 class Receipt:
-    """The bytes of one request's body."""
+    """The bytes of one request's body.
 
-    def __init__(self, stage: "ReceiveStage") -> None:
+    Args:
+        announced: bytes that the body may have.
+    """
+
+    def __init__(self, stage: "ReceiveStage", announced: int) -> None:
         self._stage = stage
+        self._announced = announced
+        self._is_arriving = False
         self._arrived = 0
         self._started = 0.0
         self._timeout: asyncio.Timeout | None = None
@@ -49,11 +55,15 @@ class Receipt:
             raise (DeadlineExceeded if loop.time() >= deadline else BodyTimeout) from None
         finally:
             self._stage.bodies -= 1
+            self._stage.arriving -= self._is_arriving
             self._timeout = None
 
     def arrived(self, size: int) -> None:
         """Note that `size` bytes have come from the client: the more there are, the longer the rest may take."""
         self._arrived += size
+        if not self._is_arriving and 2 * self._arrived >= self._announced:
+            self._is_arriving = True
+            self._stage.arriving += 1
         if self._timeout is not None and not self._timeout.expired():
             latest = self._started + GRACE + self._arrived / MIN_BYTES_PER_SECOND
             self._timeout.reschedule(min(self._deadline, latest))
@@ -79,6 +89,7 @@ class ReceiveStage:
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self.bodies = 0  # being received
+        self.arriving = 0  # of them, those of which at least half has come: they will soon need room in a queue
         self.bytes = 0  # in memory
 
     def check(self, size: int, *, own: int = 0) -> None:
@@ -92,9 +103,9 @@ class ReceiveStage:
             raise QueueFull("the bodies of other requests fill the memory for bodies", retry_after=RETRY_AFTER)
 
     @contextmanager
-    def receipt(self) -> Iterator[Receipt]:
+    def receipt(self, announced: int) -> Iterator[Receipt]:
         """A receipt for one request; on leaving, its bytes are given back."""
-        receipt = Receipt(self)
+        receipt = Receipt(self, announced)
         try:
             yield receipt
         finally:

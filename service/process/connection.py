@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import httptools
+from uvicorn.protocols.http.flow_control import CLOSE_HEADER
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from service.errors import BodyTooLarge, HeadTimeout, HeadTooLarge, InvalidRequest, ServiceError, TooManyConnections
@@ -23,6 +24,7 @@ from service.process.lingering import LingeringTransport
 from service.process.received import Received
 
 if TYPE_CHECKING:
+    from service.http.load_shedding import LoadShedding
     from service.process.connection_counts import ConnectionCounts
     from service.process.connection_limit import ConnectionLimit
     from service.settings import Settings
@@ -49,6 +51,7 @@ class Connection(HttpToolsProtocol):
         self._room: ConnectionLimit = state.room
         self._metrics = state.metrics
         self._balance: ConnectionCounts | None = getattr(state, "balance", None)
+        self._load_shedding: LoadShedding | None = getattr(state, "load_shedding", None)
         self._head_deadline: asyncio.TimerHandle | None = None
         self._write_deadline: asyncio.TimerHandle | None = None
         self._reset_check: asyncio.TimerHandle | None = None
@@ -61,6 +64,7 @@ class Connection(HttpToolsProtocol):
         self._headers_left = MAX_HEADERS
         self._chunks_left = MAX_CHUNKS
         self._refusal: ServiceError = InvalidRequest("the request is not HTTP/1.1")
+        self._answered_last = False  # a request that was refused by its head is the last one
         self._refused = False
         self._input_ended = False
         self._stopping = False
@@ -142,10 +146,11 @@ class Connection(HttpToolsProtocol):
         if self._probes_only and self.url.partition(b"?")[0] not in PROBES:
             self._stop_parsing(TooManyConnections())
         self._received.body_left = self._declared_length()
-        self._room.works(self)
-        super().on_headers_complete()
-        if self._probes_only:
-            self.cycle.keep_alive = False
+        if not self._shed_load():
+            self._room.works(self)
+            super().on_headers_complete()
+            if self._probes_only:
+                self.cycle.keep_alive = False
         self._in_head = False
         self._forget_head_deadline()
 
@@ -214,10 +219,13 @@ class Connection(HttpToolsProtocol):
 
     def _parse(self) -> None:
         """Feed the parser to the end of one request; what is behind it waits until it is answered."""
-        while self._received and (self._in_request or self.awaits_request()):
+        while self._received and (self._in_request or (self.awaits_request() and not self._answered_last)):
             self._feed(self._received.take())
             if self.transport.is_closing():
                 return
+        if self._answered_last:
+            self.transport.close()
+            return
         if self._received:
             self.flow.pause_reading()
             return
@@ -254,6 +262,21 @@ class Connection(HttpToolsProtocol):
         lines = [b"%b %b HTTP/%b" % (method, self.url, self.parser.get_http_version().encode())]
         lines += [name + b": " + value for name, value in self.headers if name != b"upgrade"]
         self._head_without_upgrade = b"\r\n".join([*lines, b"", b""])
+
+    def _shed_load(self) -> bool:
+        """Answer at once if the request can be refused by its head, unless the client takes no answers."""
+        if self._load_shedding is None or self.flow.write_paused:
+            return False
+        answer = self._load_shedding.answer(self.parser.get_method(), self.url, self.headers)
+        if answer is None:
+            return False
+        last = self._stopping or self.parser.get_http_version() == "1.0" or not self.parser.should_keep_alive()
+        if last and CLOSE_HEADER not in answer.headers:
+            answer.headers.append(CLOSE_HEADER)
+        self._write(answer)
+        self._room.waits(self)
+        self._answered_last = CLOSE_HEADER in answer.headers
+        return True
 
     def _finish(self) -> None:
         """No further request will be read: answer the one that is here, and close."""

@@ -162,17 +162,22 @@ class Lifecycle:
         if self._repository and (missing := self._repository.required_and_missing):
             log.error("not ready: required_models names models that are not served: %s", ", ".join(sorted(missing)))
 
-    def refusal(self, *, timeout: float) -> ServiceError | None:
+    def refusal(self, *, timeout: float, arriving: int) -> ServiceError | None:
         """Why no model would take a row now; None if one might.
 
         Args:
             timeout: seconds that the request has.
+            arriving: rows that were let in and hold no permit yet.
         """
         if closed := self._closed():
             return closed
-        ready = [predictor for predictor in self.repository.predictors if predictor.ready]
-        refusals = [predictor.admission.refusal(timeout=timeout) for predictor in ready]
-        return refusals[0] if refusals and all(refusals) else None
+        refusal = None
+        for predictor in self._repository.predictors if self._repository else ():
+            if predictor.ready:
+                refusal = predictor.admission.refusal(timeout=timeout, arriving=arriving)
+                if refusal is None:
+                    return None
+        return refusal
 
     def _closed(self) -> ServiceError | None:
         """Why no request is answered at all; who drains still answers, and who recovers, for the other models."""

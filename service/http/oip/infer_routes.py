@@ -78,6 +78,7 @@ async def infer(request: Request, model: str, version: str | None = None, timeou
         read=partial(read_body, max_body_bytes=settings.max_body_bytes),
         parse=lambda body: (parse(body), {}),
         choose=lambda _: (predictor, None),
+        parses_text=True,
         rows_of=lambda asked: len(asked.rows),
         timeout_of=lambda asked: asked.timeout,
     ) as taken:

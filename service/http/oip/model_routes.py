@@ -129,7 +129,7 @@ async def statistics(request: Request, model: str, version: str | None = None) -
 async def index(request: Request) -> Response:
     """Every model and its state; with `{"ready": true}` only those that answer."""
     lifecycle, settings, _ = parts(request)
-    with request.app.state.receive_stage.receipt() as receipt:
+    with request.app.state.receive_stage.receipt(_MAX_INDEX_BYTES) as receipt:
         request.state.receipt = receipt
         async with receipt.receiving(deadline_of(None, settings)[1]):
             body = await read_body(request, max_body_bytes=_MAX_INDEX_BYTES)

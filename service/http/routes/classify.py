@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from bundle.manifest import Manifest
 from service.engine.predictor import Predictor
-from service.http.body import Fields, check_image_type, image_of, media_type_of, read_upload
+from service.http.body import JSON, Fields, check_image_type, image_of, media_type_of, read_upload
 from service.http.body_schemas import LABELS, MODEL, image_body
 from service.http.direct_route import DirectRoute
 from service.http.inference import by_parameters, take_in
@@ -50,6 +50,7 @@ async def classify(
         timeout_ms,
         read=partial(read_upload, takes=asked, max_body_bytes=parts(request)[1].max_body_bytes),
         parse=partial(image_of, media_type=media_type, takes=asked),
+        parses_text=media_type == JSON,
     )
     return Response(answer_body(manifest, predictions), media_type="application/json")
 
@@ -61,11 +62,14 @@ async def classified(
     *,
     read: Callable[[Request], Awaitable[bytes | Form]],
     parse: Callable[[bytes | Form], tuple[bytes, Fields]],
+    parses_text: bool = False,
 ) -> tuple[Manifest, list[ClassScore]]:
     """Take in a request and classify its image."""
     record: Record = request.state.record
     candidates, choose = by_parameters(request, asked, wanted_labels)
-    async with take_in(request, candidates, timeout_ms, read=read, parse=parse, choose=choose) as taken:
+    async with take_in(
+        request, candidates, timeout_ms, read=read, parse=parse, choose=choose, parses_text=parses_text
+    ) as taken:
         inference = await taken.predictor.infer_picture(taken.body, deadline=taken.deadline)
     manifest = taken.predictor.manifest
     predictions = rank(inference.logits[0], manifest.labels, taken.checked)

@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from service.engine.predictor import Inference
 from service.errors import ServiceError
-from service.http.body import check_images_type, images_of, media_type_of, read_upload
+from service.http.body import JSON, check_images_type, images_of, media_type_of, read_upload
 from service.http.body_schemas import LABELS, MODEL, images_body
 from service.http.direct_route import DirectRoute
 from service.http.error_responses import described
@@ -51,7 +51,16 @@ async def classify_batch(
     parse = partial(images_of, takes=asked, max_items=max_items)
 
     candidates, choose = by_parameters(request, asked, wanted_labels)
-    async with take_in(request, candidates, timeout_ms, read=read, parse=parse, choose=choose, rows_of=len) as taken:
+    async with take_in(
+        request,
+        candidates,
+        timeout_ms,
+        read=read,
+        parse=parse,
+        choose=choose,
+        parses_text=media_type_of(request) == JSON,
+        rows_of=len,
+    ) as taken:
         predictor = taken.predictor
         outcomes = await predictor.infer_each(taken.body, deadline=taken.deadline)
     for error in outcomes:

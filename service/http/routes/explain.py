@@ -9,6 +9,7 @@ from starlette.responses import Response
 from service.attention.render import FORMS, NPY, PNG, Explanation, for_form
 from service.attention.selection import AttentionSelection, checked_selection
 from service.engine.predictor import Predictor
+from service.http.body import JSON as JSON_TYPE
 from service.http.body import check_image_type, image_of, media_type_of, read_upload
 from service.http.body_schemas import LOOK, MODEL, image_body
 from service.http.direct_route import DirectRoute
@@ -67,7 +68,9 @@ async def explain(
         return for_form(checked_selection(predictor.manifest, **wanted), media_type)
 
     candidates, choose = by_parameters(request, asked, wanted_look)
-    async with take_in(request, candidates, timeout_ms, read=read, parse=parse, choose=choose) as taken:
+    async with take_in(
+        request, candidates, timeout_ms, read=read, parse=parse, choose=choose, parses_text=type_of_body == JSON_TYPE
+    ) as taken:
         predictor, look = taken.predictor, taken.checked
         show = partial(FORMS[media_type], predictor.manifest, look)
         shown, stages = await predictor.explain(taken.body, look.layers, show, deadline=taken.deadline)

@@ -24,7 +24,7 @@ def given_up(pieces: int, size: int, pause: float, *, deadline: float = 1000) ->
     """When a body is given up that comes as `pieces` of `size` bytes with a pause before each, and with which error."""
 
     async def scenario(loop: VirtualLoop) -> tuple[float, type | None]:
-        with ReceiveStage(10**9).receipt() as receipt:
+        with ReceiveStage(10**9).receipt(10**9) as receipt:
             try:
                 async with receipt.receiving(loop.time() + deadline):
                     for _ in range(pieces):
@@ -58,7 +58,7 @@ def test_the_deadline_holds_for_a_body_that_is_fast_enough() -> None:
 def test_bodies_in_memory_are_bounded_but_a_single_one_always_fits() -> None:
     stage = ReceiveStage(100)
     with ExitStack() as stack:
-        first, second = (stack.enter_context(stage.receipt()) for _ in range(2))
+        first, second = (stack.enter_context(stage.receipt(1000)) for _ in range(2))
         stage.check(500)
         first.hold(90)
         first.hold(90)
