@@ -58,11 +58,10 @@ def test_json_that_is_deep_or_much_is_refused(service: RunningService, path: str
     assert answer.status_code in (400, 413) or (path, body[:1]) == ("/v2/repository/index", b"{")
 
 
-def test_of_a_key_twice_the_last_one_counts(service: RunningService) -> None:
-    """As everywhere in Python; nothing in front of the service decides by the body, so there is nobody to mislead."""
+def test_a_key_twice_with_different_values_is_refused(service: RunningService) -> None:
     body = b'{"image": "no base64 !", "image": ' + json.dumps("data:;base64,").encode() + b"}"
     answer = service.client.post("/classify", content=body, headers=JSON)
-    assert (answer.status_code, answer.json()["code"]) == (400, "invalid_image")
+    assert (answer.status_code, answer.json()["code"]) == (400, "invalid_request")
 
 
 def test_a_parameter_twice_is_one_or_an_error(service: RunningService) -> None:

@@ -10,7 +10,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, Route, expect
 from tests.helpers import EXAMPLES, ROOT, RunningService, held_service, running_service
 
 ROCKET = EXAMPLES / "rocket.jpg"
-SHIPPED = ROOT / "service" / "page" / "examples"
+SHIPPED = ROOT / "service" / "http" / "page_assets" / "examples"
 
 
 def services_labels(service: RunningService, picture: Path) -> list[str]:
