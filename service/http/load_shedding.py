@@ -4,8 +4,8 @@ head --Connection--> a model with room? --no--> 429 or 503, in one write; the bo
                             |
                            yes, or a key is missing --> the application, which asks again for the model that is meant
 
-Under overload nearly every request ends here, so this is the cheapest way through the service. Refusing in the
-application costs two thirds of the answers at ten times the capacity (decision 0026).
+Under overload nearly every request ends here, so this is the cheapest way through the service: what refusals cost is
+taken from the answers (decision 0026).
 """
 
 import asyncio
