@@ -193,7 +193,7 @@ class Settings(BaseSettings):
 
 
 def as_written(name: str) -> str:
-    """A setting as the user gave it: the option or the variable; its plain name where nobody did."""
+    """A setting as the user gave it: the option or the variable; its plain name if it is a default."""
     option = f"--{name.replace('_', '-')}"
     given = {argument.partition("=")[0] for argument in sys.argv[1:]}
     if given & {option, f"--no-{option[2:]}"}:

@@ -2,8 +2,8 @@
 
 announced length fits? --> pieces, counted as they arrive --> held until the request is answered
 
-Only bytes that have really arrived take space from other requests; bytes that a client announces and does not send cost
-nobody anything. A body that arrives too slowly is given up long before the request's deadline.
+Only bytes that have really arrived take space from other requests; bytes that a client announces and does not send take
+none. A body that arrives too slowly is given up long before the request's deadline.
 """
 
 import asyncio

@@ -111,7 +111,7 @@ def choose(folder: Path, own: ModelSettings, found: list[str], *, undo: bool) ->
     older = [version for version in found if int(version) < int(chosen[0]) and version not in set_aside]
     return Choice(
         chosen,
-        older[::-1] if own.versions == "latest" else [],  # whoever names versions wants no others
+        older[::-1] if own.versions == "latest" else [],  # a list of versions has no substitutes
         f"version {', '.join(set_aside)} is set aside by {ROLLBACK_FILE}" if chosen != asked_for else None,
     )
 

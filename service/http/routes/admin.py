@@ -42,7 +42,7 @@ def changeable(request: Request) -> ModelRepository:
     """The models, for who may change them; `service/http/auth.py` has seen a key for that, where there are keys.
 
     Raises:
-        Forbidden: there are no keys, so that nobody may.
+        Forbidden: no keys are set, so no request may change models.
     """
     lifecycle, settings, _ = parts(request)
     if settings.api_keys_file is None:
