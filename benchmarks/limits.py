@@ -19,15 +19,15 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-import bundle.telemetry  # noqa: F401  (before onnxruntime)
+import aaserve.bundle.telemetry  # noqa: F401  (before onnxruntime)
+from aaserve.bundle.bundle import open_bundle
+from aaserve.bundle.model_input import read_input
 from benchmarks.bare_http import answering
 from benchmarks.bare_service import BareService
 from benchmarks.circumstances import write_result
 from benchmarks.generator import Generator
 from benchmarks.load import post_request
 from benchmarks.workloads import WORKLOADS, Workload
-from bundle.bundle import open_bundle
-from bundle.model_input import read_input
 
 import onnxruntime  # isort: skip
 

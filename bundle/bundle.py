@@ -15,10 +15,10 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from bundle.errors import BundleError
-from bundle.graph_file import check_graph
-from bundle.manifest import NAME, Manifest
-from bundle.text import NotText, decode_text
+from aaserve.bundle.errors import BundleError
+from aaserve.bundle.graph_file import check_graph
+from aaserve.bundle.manifest import NAME, Manifest
+from aaserve.bundle.text import NotText, decode_text
 
 MANIFEST_FILE = "manifest.json"
 MODEL_FILE = "model.onnx"

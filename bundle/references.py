@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from bundle.attention import gaze
-from bundle.errors import BundleError
-from bundle.manifest import Manifest
-from bundle.text import NotText, read_text
+from aaserve.bundle.attention import gaze
+from aaserve.bundle.errors import BundleError
+from aaserve.bundle.manifest import Manifest
+from aaserve.bundle.text import NotText, read_text
 
 
 class Reference(BaseModel):

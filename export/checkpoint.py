@@ -18,9 +18,9 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from bundle.bundle import sha256_of
-from bundle.file_kinds import HEAD_BYTES, kind_of
-from export.errors import ExportError
+from aaserve.bundle.bundle import sha256_of
+from aaserve.bundle.file_kinds import HEAD_BYTES, kind_of
+from aaserve.export.errors import ExportError
 
 METADATA_KEY = "aaserve"  # what python -m training writes into a safetensors header
 NESTED = ("state_dict", "model_state_dict", "model", "state_dict_ema", "ema")  # preferred to other names

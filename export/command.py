@@ -10,16 +10,16 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from bundle.errors import BundleError
-from bundle.manifest import Accuracy
-from bundle.text import NotText, read_text
-from export.errors import ExportError
-from export.exporter import Exported, export
-from export.image_size import parse_image_size
-from export.labels import read_labels
-from export.presets import PRESETS, parse_resize, parse_three, read_preprocessing
-from export.progress import Progress
-from export.request import Measurement, Request
+from aaserve.bundle.errors import BundleError
+from aaserve.bundle.manifest import Accuracy
+from aaserve.bundle.text import NotText, read_text
+from aaserve.export.errors import ExportError
+from aaserve.export.exporter import Exported, export
+from aaserve.export.image_size import parse_image_size
+from aaserve.export.labels import read_labels
+from aaserve.export.presets import PRESETS, parse_resize, parse_three, read_preprocessing
+from aaserve.export.progress import Progress
+from aaserve.export.request import Measurement, Request
 
 PREPROCESSING_FIELDS = (
     "resize",

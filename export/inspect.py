@@ -8,9 +8,9 @@ from pathlib import Path
 
 import onnx
 
-from bundle.bundle import Bundle, open_bundle
-from bundle.errors import BundleError
-from bundle.manifest import Lowered, Manifest
+from aaserve.bundle.bundle import Bundle, open_bundle
+from aaserve.bundle.errors import BundleError
+from aaserve.bundle.manifest import Lowered, Manifest
 
 LABELS_SHOWN = 8
 

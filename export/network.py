@@ -8,13 +8,13 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from export.checkpoint import Checkpoint
-from export.description import Description
-from export.errors import ExportError
-from export.request import Request
-from export.weights import head_classes, load_weights, name_weights
-from models import create_model
-from models.relative_tables import resize_relative_tables
+from aaserve.export.checkpoint import Checkpoint
+from aaserve.export.description import Description
+from aaserve.export.errors import ExportError
+from aaserve.export.request import Request
+from aaserve.export.weights import head_classes, load_weights, name_weights
+from aaserve.models import create_model
+from aaserve.models.relative_tables import resize_relative_tables
 
 
 def build_network(

@@ -32,24 +32,24 @@ import uvicorn
 from pydantic import ValidationError
 from pydantic_settings import CliApp
 
-from bundle.bundle import scan_repository
-from bundle.errors import BundleError
-from service.errors import StartFailed
-from service.http.app import create_app
-from service.http.keys import Keys
-from service.observability.log_writer import LogWriter
-from service.observability.logs import configure_logging
-from service.process.connection import Connection
-from service.process.connection_limit import ConnectionLimit
-from service.process.server import Server
-from service.process.supervisor import HUNG, Supervisor, Worker
-from service.process.tls import Certificate
-from service.resources import allowed_connections
-from service.settings import Settings, as_written, unknown_variables
-from service.threads import take_turns
+from aaserve.bundle.bundle import scan_repository
+from aaserve.bundle.errors import BundleError
+from aaserve.service.errors import StartFailed
+from aaserve.service.http.app import create_app
+from aaserve.service.http.keys import Keys
+from aaserve.service.observability.log_writer import LogWriter
+from aaserve.service.observability.logs import configure_logging
+from aaserve.service.process.connection import Connection
+from aaserve.service.process.connection_limit import ConnectionLimit
+from aaserve.service.process.server import Server
+from aaserve.service.process.supervisor import HUNG, Supervisor, Worker
+from aaserve.service.process.tls import Certificate
+from aaserve.service.resources import allowed_connections
+from aaserve.service.settings import Settings, as_written, unknown_variables
+from aaserve.service.threads import take_turns
 
 if TYPE_CHECKING:
-    from service.observability.tracing import Tracing
+    from aaserve.service.observability.tracing import Tracing
 
 BACKLOG = 2048  # connections that the kernel holds for us
 log = logging.getLogger("aaserve")
@@ -151,7 +151,9 @@ def _serve(
 
 def _open_tracing() -> "Tracing":
     try:
-        from service.observability.tracing import Tracing  # here, so that it is loaded only where it was asked for
+        from aaserve.service.observability.tracing import (
+            Tracing,  # here, so that it is loaded only where it was asked for
+        )
     except ImportError as error:
         install = "pip install --constraint constraints.txt '.[cpu,otel]'"
         raise StartFailed(f"tracing: expected the extra otel ({install}), found no module {error.name}") from error

@@ -11,9 +11,9 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
-from bundle.manifest import NAME
-from service.origins import normal_origins
-from service.resources import available_cores
+from aaserve.bundle.manifest import NAME
+from aaserve.service.origins import normal_origins
+from aaserve.service.resources import available_cores
 
 ProviderName = Literal["auto", "cpu", "cuda", "tensorrt"]
 LogFormat = Literal["auto", "console", "json"]

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from service.engine.batch import FewRows
-from service.engine.batcher import DynamicBatcher
-from service.engine.inference_threads import InferenceThreads
+from aaserve.service.engine.batch import FewRows
+from aaserve.service.engine.batcher import DynamicBatcher
+from aaserve.service.engine.inference_threads import InferenceThreads
 
 ROW = np.ones((1, 3), np.float32)
 

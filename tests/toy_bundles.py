@@ -8,8 +8,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from bundle.bundle import MANIFEST_FILE, MODEL_FILE, REFERENCES_FILE, sha256_of, write_bundle
-from bundle.manifest import Manifest
+from aaserve.bundle.bundle import MANIFEST_FILE, MODEL_FILE, REFERENCES_FILE, sha256_of, write_bundle
+from aaserve.bundle.manifest import Manifest
 from tests.helpers import REPOSITORY, encode
 
 SIDE, CLASSES = 8, 4

@@ -2,7 +2,7 @@
 
 import sys
 
-from training import command, parts
+from aaserve.training import command, parts
 
 if __name__ == "__main__":
     arguments = sys.argv[1:]

@@ -9,11 +9,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from training.data import LAYOUTS
-from training.machine import open_machine
-from training.recipe import read_recipe
-from training.stop import Stop
-from training.trainer import train
+from aaserve.training.data import LAYOUTS
+from aaserve.training.machine import open_machine
+from aaserve.training.recipe import read_recipe
+from aaserve.training.stop import Stop
+from aaserve.training.trainer import train
 
 
 def main(argv: Sequence[str]) -> int:

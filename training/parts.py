@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bundle.text import read_text
+from aaserve.bundle.text import read_text
 
 MIB = 2**20
 

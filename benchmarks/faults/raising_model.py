@@ -12,7 +12,7 @@ from benchmarks.faults.traffic import Traffic
 _EVERY_THIRD = """
 import weakref
 from pathlib import Path
-from service.engine.session import OnnxSession
+from aaserve.service.engine.session import OnnxSession
 
 run, calls = OnnxSession.run, weakref.WeakKeyDictionary()
 

@@ -12,17 +12,17 @@ import numpy as np
 import torch
 from torch import nn
 
+from aaserve.bundle.bundle import MODEL_FILE, REFERENCES_FILE, Bundle, open_bundle, sha256_of, write_bundle
+from aaserve.bundle.manifest import Input, Lowered, Manifest, Output
+from aaserve.bundle.preprocessing import Preprocessing
+from aaserve.export.checkpoint import read_checkpoint
+from aaserve.export.convert import INPUT_NAME, OPSET, OUTPUT_NAME, convert
+from aaserve.export.fp16 import to_fp16
+from aaserve.export.normalisation import PixelInput
+from aaserve.export.presets import PRESETS
+from aaserve.export.weights import load_weights
+from aaserve.models import create_model
 from benchmarks.circumstances import ROOT
-from bundle.bundle import MODEL_FILE, REFERENCES_FILE, Bundle, open_bundle, sha256_of, write_bundle
-from bundle.manifest import Input, Lowered, Manifest, Output
-from bundle.preprocessing import Preprocessing
-from export.checkpoint import read_checkpoint
-from export.convert import INPUT_NAME, OPSET, OUTPUT_NAME, convert
-from export.fp16 import to_fp16
-from export.normalisation import PixelInput
-from export.presets import PRESETS
-from export.weights import load_weights
-from models import create_model
 
 SHIPPED = open_bundle(ROOT / "model_repository" / "aa-cifar100" / "1")
 FORMS = ("fp32", "fp16")

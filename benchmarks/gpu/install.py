@@ -13,16 +13,16 @@ import sys
 import tarfile
 from pathlib import Path
 
-from training.parts import join
+from aaserve.training.parts import join
 
 # In a process of its own, because this one has not seen what was just installed.
 CHECK = """
 import bundle.telemetry, onnxruntime
 from pathlib import Path
-from bundle.bundle import open_bundle
-from service.engine.session import OnnxSession
-from service.settings import Settings
-import service.http.app
+from aaserve.bundle.bundle import open_bundle
+from aaserve.service.engine.session import OnnxSession
+from aaserve.service.settings import Settings
+import aaserve.service.http.app
 shipped = open_bundle(Path("model_repository/aa-cifar100/1"))
 session = OnnxSession(shipped, Settings(provider={provider!r}))
 session.warm_up()

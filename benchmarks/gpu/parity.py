@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from aaserve.export.parity import TOLERANCES
+from aaserve.service.engine.session import left_to_the_cpu
 from benchmarks.gpu.bundles import bundle, network, pixels
 from benchmarks.gpu.plan import Plan
 from benchmarks.gpu.results import Results
 from benchmarks.gpu.sessions import Bound, open_session, placement
-from export.parity import TOLERANCES
-from service.engine.session import left_to_the_cpu
 
 ROWS = 4
 # Words, the form of the network, TF32, options of the CUDA provider.

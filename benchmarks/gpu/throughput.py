@@ -12,6 +12,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from aaserve.service.engine.session import OnnxSession
+from aaserve.service.settings import Settings
 from benchmarks.gpu import pytorch
 from benchmarks.gpu.bundles import bundle, pixels
 from benchmarks.gpu.device import milliseconds
@@ -19,8 +21,6 @@ from benchmarks.gpu.limit import row
 from benchmarks.gpu.plan import Plan
 from benchmarks.gpu.results import Results
 from benchmarks.gpu.sessions import Bound, open_session
-from service.engine.session import OnnxSession
-from service.settings import Settings
 
 Prepare = Callable[[int], Callable[[], object]]  # rows in, a call on so many out
 

@@ -16,9 +16,9 @@ import tarfile
 import zipfile
 from pathlib import Path
 
+from aaserve.training.parts import MIB, split
 from benchmarks.circumstances import ROOT
 from benchmarks.gpu.cubins import blank
-from training.parts import MIB, split
 
 # What that machine has not, or may have in another version than was tested; onnxruntime-gpu is 256 MB of it.
 NAMES = (

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-import bundle.telemetry  # noqa: F401  (before onnxruntime)
+import aaserve.bundle.telemetry  # noqa: F401  (before onnxruntime)
+from aaserve.bundle.bundle import open_bundle
+from aaserve.bundle.model_input import read_input
 from benchmarks.circumstances import ROOT
 from benchmarks.peers.catalogue import PEERS, Peer, StartFailed
 from benchmarks.peers.servers.reading import READERS
-from bundle.bundle import open_bundle
-from bundle.model_input import read_input
 
 import onnxruntime  # isort: skip
 

@@ -13,9 +13,9 @@ import re
 import numpy as np
 from PIL.JpegImagePlugin import JpegImageFile
 
-from bundle.containers.exif import orientation_of
-from bundle.containers.stored import MAX_PARTS, Stored, check_size
-from bundle.errors import InvalidImage
+from aaserve.bundle.containers.exif import orientation_of
+from aaserve.bundle.containers.stored import MAX_PARTS, Stored, check_size
+from aaserve.bundle.errors import InvalidImage
 
 MAX_SCANS = 100  # libtiff's own limit too (LIBTIFF_JPEG_MAX_ALLOWED_SCAN_NUMBER); progressive files have about 10
 # A marker with a length behind it: no fill byte, no stuffed byte, no restart. FF+ would be quadratic in fill bytes.

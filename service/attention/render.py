@@ -8,12 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 
-from bundle.manifest import Manifest
-from bundle.model_input import shown_pixels
-from service.attention.heatmap import as_png, overlay
-from service.attention.selection import MEAN, AttentionSelection
-from service.engine.predictor import Maps
-from service.errors import InvalidParameter
+from aaserve.bundle.manifest import Manifest
+from aaserve.bundle.model_input import shown_pixels
+from aaserve.service.attention.heatmap import as_png, overlay
+from aaserve.service.attention.selection import MEAN, AttentionSelection
+from aaserve.service.engine.predictor import Maps
+from aaserve.service.errors import InvalidParameter
 
 JSON, PNG, NPY = "application/json", "image/png", "application/x-npy"
 MAX_ARRAY_BYTES = 4 * 2**20

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from math import ceil
 
-from service.engine.throughput import Throughput
-from service.errors import QueueFull, TooManyRows
+from aaserve.service.engine.throughput import Throughput
+from aaserve.service.errors import QueueFull, TooManyRows
 
 # The prediction is an average of the last seconds. Refusals slow the service too, and a late answer is wasted work.
 _MARGIN = 1.5

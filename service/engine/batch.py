@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from service.engine.queued_request import Array, RowSlice
+from aaserve.service.engine.queued_request import Array, RowSlice
 
 RunBatch = Callable[[Array], Array]
 

@@ -16,12 +16,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Self, TypeVar
 
-from service.engine.batch import BatchTracing, Computed, Failed, FewRows, Outcome, Refused, RunBatch, compute
-from service.engine.in_flight import InFlightBatch, InFlightBatches
-from service.engine.inference_threads import InferenceThreads
-from service.engine.queue import RowQueue
-from service.engine.queued_request import Array, Outputs, QueuedRequest, RowSlice, fail
-from service.errors import DeadlineExceeded, Draining, ModelLost, QueueFull, TooManyRows
+from aaserve.service.engine.batch import BatchTracing, Computed, Failed, FewRows, Outcome, Refused, RunBatch, compute
+from aaserve.service.engine.in_flight import InFlightBatch, InFlightBatches
+from aaserve.service.engine.inference_threads import InferenceThreads
+from aaserve.service.engine.queue import RowQueue
+from aaserve.service.engine.queued_request import Array, Outputs, QueuedRequest, RowSlice, fail
+from aaserve.service.errors import DeadlineExceeded, Draining, ModelLost, QueueFull, TooManyRows
 
 Result = TypeVar("Result")
 

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from service.errors import DeadlineExceeded
-from service.threads import DECODING, OnEnd, ended, lower_priority
+from aaserve.service.errors import DeadlineExceeded
+from aaserve.service.threads import DECODING, OnEnd, ended, lower_priority
 
 Result = TypeVar("Result")
 

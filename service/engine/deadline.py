@@ -3,7 +3,7 @@
 import asyncio
 from types import TracebackType
 
-from service.errors import DeadlineExceeded
+from aaserve.service.errors import DeadlineExceeded
 
 
 class within_deadline:  # noqa: N801 (reads as the statement that it is)

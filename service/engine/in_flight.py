@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from service.engine.inference_threads import InferenceThreads
+from aaserve.service.engine.inference_threads import InferenceThreads
 
 Fail = Callable[[Exception], None]
 

@@ -7,7 +7,7 @@ from contextlib import suppress
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
-from service.threads import INFERENCE, OnEnd, lower_priority, start
+from aaserve.service.threads import INFERENCE, OnEnd, lower_priority, start
 
 Result = TypeVar("Result")
 Then = Callable[[Any, Exception | None], None]

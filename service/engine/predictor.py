@@ -16,25 +16,25 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-import bundle.errors
-from bundle.decoding import sniff_format
-from bundle.manifest import AttentionMap, Manifest
-from bundle.model_input import read_input
-from service.engine.admission import Admission
-from service.engine.batcher import DynamicBatcher
-from service.engine.cpu_pool import CpuPool
-from service.engine.deadline import within_deadline
-from service.engine.queued_request import Outputs
-from service.engine.runner import ModelRunner
-from service.engine.statistics import Statistics
-from service.errors import ImageTooLarge, InferenceFailed, InvalidImage, ServiceError, UnsupportedMediaType
-from service.observability.metrics import Metrics
-from service.settings import Settings
+import aaserve.bundle.errors
+from aaserve.bundle.decoding import sniff_format
+from aaserve.bundle.manifest import AttentionMap, Manifest
+from aaserve.bundle.model_input import read_input
+from aaserve.service.engine.admission import Admission
+from aaserve.service.engine.batcher import DynamicBatcher
+from aaserve.service.engine.cpu_pool import CpuPool
+from aaserve.service.engine.deadline import within_deadline
+from aaserve.service.engine.queued_request import Outputs
+from aaserve.service.engine.runner import ModelRunner
+from aaserve.service.engine.statistics import Statistics
+from aaserve.service.errors import ImageTooLarge, InferenceFailed, InvalidImage, ServiceError, UnsupportedMediaType
+from aaserve.service.observability.metrics import Metrics
+from aaserve.service.settings import Settings
 
-_REFUSALS: dict[type[bundle.errors.ImageError], type[ServiceError]] = {
-    bundle.errors.InvalidImage: InvalidImage,
-    bundle.errors.ImageTooLarge: ImageTooLarge,
-    bundle.errors.UnsupportedImage: UnsupportedMediaType,
+_REFUSALS: dict[type[aaserve.bundle.errors.ImageError], type[ServiceError]] = {
+    aaserve.bundle.errors.InvalidImage: InvalidImage,
+    aaserve.bundle.errors.ImageTooLarge: ImageTooLarge,
+    aaserve.bundle.errors.UnsupportedImage: UnsupportedMediaType,
 }
 Result = TypeVar("Result")
 Maps = Mapping[str, NDArray[np.floating]]  # layer --> (heads, queries, keys)
@@ -211,9 +211,9 @@ class Predictor:
         """Return a row of the manifest's input; in whichever thread decodes."""
         try:
             row = read_input(picture, self.manifest, max_pixels=self.settings.max_image_pixels)
-        except bundle.errors.ImageError as error:
+        except aaserve.bundle.errors.ImageError as error:
             self._count(picture, "refused")
-            setting = " (max_image_pixels)" if isinstance(error, bundle.errors.ImageTooLarge) else ""
+            setting = " (max_image_pixels)" if isinstance(error, aaserve.bundle.errors.ImageTooLarge) else ""
             raise _REFUSALS[type(error)](f"{error}{setting}") from error
         self._count(picture, "decoded")
         return row

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from service.engine.queued_request import QueuedRequest, RowSlice
+from aaserve.service.engine.queued_request import QueuedRequest, RowSlice
 
 
 class RowQueue:

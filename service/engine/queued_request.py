@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from service.errors import DeadlineExceeded, InferenceFailed
+from aaserve.service.errors import DeadlineExceeded, InferenceFailed
 
 Array = NDArray[Any]
 

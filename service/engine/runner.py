@@ -15,16 +15,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bundle.bundle import REFERENCES_FILE, Bundle, open_bundle
-from bundle.manifest import AttentionMap
-from bundle.model_input import pixels_input
-from bundle.preprocessing import normalisation_problem
-from bundle.probe import PROBE, probe_pixels, probe_tolerance
-from bundle.references import attention_difference, difference, read_references
-from service.engine.session import OnnxSession
-from service.engine.watchdog import Watchdog
-from service.errors import ModelLost, StartFailed
-from service.settings import Settings
+from aaserve.bundle.bundle import REFERENCES_FILE, Bundle, open_bundle
+from aaserve.bundle.manifest import AttentionMap
+from aaserve.bundle.model_input import pixels_input
+from aaserve.bundle.preprocessing import normalisation_problem
+from aaserve.bundle.probe import PROBE, probe_pixels, probe_tolerance
+from aaserve.bundle.references import attention_difference, difference, read_references
+from aaserve.service.engine.session import OnnxSession
+from aaserve.service.engine.watchdog import Watchdog
+from aaserve.service.errors import ModelLost, StartFailed
+from aaserve.service.settings import Settings
 
 log = logging.getLogger("aaserve")
 _LONG_CALL = 0.01  # seconds of one row in one thread; the threads of shorter calls wait for each other half the time

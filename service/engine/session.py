@@ -10,11 +10,11 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from bundle.bundle import Bundle
-from bundle.manifest import AttentionMap
-from service.engine import providers
-from service.errors import ProviderMissing, StartFailed
-from service.settings import ProviderName, Settings
+from aaserve.bundle.bundle import Bundle
+from aaserve.bundle.manifest import AttentionMap
+from aaserve.service.engine import providers
+from aaserve.service.errors import ProviderMissing, StartFailed
+from aaserve.service.settings import ProviderName, Settings
 
 _FATAL = 4  # of ONNX Runtime's severities
 _TENSOR_TYPES = {"float32": "tensor(float)", "float16": "tensor(float16)", "uint8": "tensor(uint8)"}

@@ -9,7 +9,7 @@ import time
 from collections import defaultdict
 from dataclasses import dataclass, field
 
-from service.errors import ServiceError
+from aaserve.service.errors import ServiceError
 
 
 @dataclass(slots=True)

@@ -11,30 +11,30 @@ from fastapi.telemetry import TelemetryConfig
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
-from service.errors import ServiceError
-from service.http import page
-from service.http.auth import Access
-from service.http.cors import METHODS, REQUEST_HEADERS, RESPONSE_HEADERS
-from service.http.direct_route import DirectRoutes, OnError
-from service.http.error_responses import on_http_exception, on_invalid_parameter, on_service_error
-from service.http.keys import Keys
-from service.http.load_shedding import LoadShedding
-from service.http.methods import Methods
-from service.http.observation import UNLOGGED, Observation, Observer
-from service.http.oip import infer_routes
-from service.http.oip import model_routes as oip_routes
-from service.http.openapi import Application
-from service.http.receiving import ReceiveStage
-from service.http.routes import admin, classify, classify_batch, explain, health, models, torchserve
-from service.observability.metrics import Metrics
-from service.observability.process_metrics import watch_process, watch_workers
-from service.observability.triton_metrics import TritonNames
-from service.repository.lifecycle import Lifecycle
-from service.settings import Settings
-from service.version import VERSION
+from aaserve.service.errors import ServiceError
+from aaserve.service.http import page
+from aaserve.service.http.auth import Access
+from aaserve.service.http.cors import METHODS, REQUEST_HEADERS, RESPONSE_HEADERS
+from aaserve.service.http.direct_route import DirectRoutes, OnError
+from aaserve.service.http.error_responses import on_http_exception, on_invalid_parameter, on_service_error
+from aaserve.service.http.keys import Keys
+from aaserve.service.http.load_shedding import LoadShedding
+from aaserve.service.http.methods import Methods
+from aaserve.service.http.observation import UNLOGGED, Observation, Observer
+from aaserve.service.http.oip import infer_routes
+from aaserve.service.http.oip import model_routes as oip_routes
+from aaserve.service.http.openapi import Application
+from aaserve.service.http.receiving import ReceiveStage
+from aaserve.service.http.routes import admin, classify, classify_batch, explain, health, models, torchserve
+from aaserve.service.observability.metrics import Metrics
+from aaserve.service.observability.process_metrics import watch_process, watch_workers
+from aaserve.service.observability.triton_metrics import TritonNames
+from aaserve.service.repository.lifecycle import Lifecycle
+from aaserve.service.settings import Settings
+from aaserve.service.version import VERSION
 
 if TYPE_CHECKING:
-    from service.observability.tracing import Tracing
+    from aaserve.service.observability.tracing import Tracing
 
 
 class Worker(Protocol):

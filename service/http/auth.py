@@ -12,10 +12,10 @@ from collections.abc import Iterable
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.errors import Forbidden, ServiceError, Unauthorized
-from service.http.error_responses import problem
-from service.http.keys import Keys
-from service.observability.request_record import Record
+from aaserve.service.errors import Forbidden, ServiceError, Unauthorized
+from aaserve.service.http.error_responses import problem
+from aaserve.service.http.keys import Keys
+from aaserve.service.observability.request_record import Record
 
 OPEN = "nobody needs a key"
 ANY = "any key will do"

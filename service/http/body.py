@@ -8,7 +8,7 @@ from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
 
-from service.errors import (
+from aaserve.service.errors import (
     BodyTooLarge,
     InvalidParameter,
     InvalidRequest,
@@ -16,12 +16,12 @@ from service.errors import (
     TooManyRows,
     UnsupportedMediaType,
 )
-from service.http.compression import coding_of, decompressed
-from service.http.encoded_text import from_base64
-from service.http.json_body import GZIP, kind_of, parse_json
-from service.http.multipart import Form, Image, read_form
-from service.http.parameter_names import resembling
-from service.http.receiving import Receipt
+from aaserve.service.http.compression import coding_of, decompressed
+from aaserve.service.http.encoded_text import from_base64
+from aaserve.service.http.json_body import GZIP, kind_of, parse_json
+from aaserve.service.http.multipart import Form, Image, read_form
+from aaserve.service.http.parameter_names import resembling
+from aaserve.service.http.receiving import Receipt
 
 FIELD = "image"
 LIST_FIELD = "images"

@@ -5,8 +5,8 @@ import binascii
 import re
 from urllib.parse import unquote
 
-from service.errors import InvalidRequest, ServiceError
-from service.http.json_body import kind_of
+from aaserve.service.errors import InvalidRequest, ServiceError
+from aaserve.service.http.json_body import kind_of
 
 _FOREIGN = re.compile(rb"[^A-Za-z0-9+/]")
 _STANDARD = bytes.maketrans(b"-_", b"+/")

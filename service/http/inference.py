@@ -16,14 +16,14 @@ from typing import Generic, TypeVar
 
 from fastapi import Request
 
-from service.engine.predictor import Predictor
-from service.errors import NotReady
-from service.http.body import Fields, body_bytes, has_fields
-from service.http.disconnect import cancel_on_disconnect
-from service.http.params import Asked, deadline_of, parts, with_fields
-from service.http.receiving import ReceiveStage
-from service.observability.request_record import Record
-from service.repository.repository import RECOVERING
+from aaserve.service.engine.predictor import Predictor
+from aaserve.service.errors import NotReady
+from aaserve.service.http.body import Fields, body_bytes, has_fields
+from aaserve.service.http.disconnect import cancel_on_disconnect
+from aaserve.service.http.params import Asked, deadline_of, parts, with_fields
+from aaserve.service.http.receiving import ReceiveStage
+from aaserve.service.observability.request_record import Record
+from aaserve.service.repository.repository import RECOVERING
 
 PARSED_INLINE = 32_768  # bytes of text; parsing so few takes less time than telling a thread of it
 Upload = TypeVar("Upload")

@@ -3,8 +3,8 @@
 import json
 from typing import Any
 
-from bundle.decoding import sniff_format
-from service.errors import InvalidRequest
+from aaserve.bundle.decoding import sniff_format
+from aaserve.service.errors import InvalidRequest
 
 GZIP = b"\x1f\x8b"  # its magic number
 _KINDS = {type(None): "null", bool: "a boolean", int: "a number", float: "a number", str: "a string", list: "an array"}

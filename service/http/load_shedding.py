@@ -16,19 +16,19 @@ import httptools
 from starlette.datastructures import State
 from starlette.responses import Response
 
-from service.errors import ServiceError
-from service.http.addresses import inference_endpoint
-from service.http.answer import Answer
-from service.http.auth import refusal_for
-from service.http.cors import cors_headers, origin_of
-from service.http.error_responses import problem
-from service.http.keys import Keys
-from service.http.observation import Observer, answer_headers, request_id
-from service.http.params import TIMEOUT_HEADER
-from service.http.receiving import ReceiveStage
-from service.observability.request_record import Record
-from service.repository.lifecycle import Lifecycle
-from service.settings import Settings
+from aaserve.service.errors import ServiceError
+from aaserve.service.http.addresses import inference_endpoint
+from aaserve.service.http.answer import Answer
+from aaserve.service.http.auth import refusal_for
+from aaserve.service.http.cors import cors_headers, origin_of
+from aaserve.service.http.error_responses import problem
+from aaserve.service.http.keys import Keys
+from aaserve.service.http.observation import Observer, answer_headers, request_id
+from aaserve.service.http.params import TIMEOUT_HEADER
+from aaserve.service.http.receiving import ReceiveStage
+from aaserve.service.observability.request_record import Record
+from aaserve.service.repository.lifecycle import Lifecycle
+from aaserve.service.settings import Settings
 
 _TIMEOUT_HEADER = TIMEOUT_HEADER.lower().encode()
 

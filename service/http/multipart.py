@@ -12,7 +12,7 @@ from python_multipart import MultipartParser
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
 
-from service.errors import InvalidParameter, InvalidRequest, TooManyRows
+from aaserve.service.errors import InvalidParameter, InvalidRequest, TooManyRows
 
 MAX_FIELDS = 16  # beside the images
 _MAX_FIELD_BYTES = 65_536

@@ -15,16 +15,16 @@ from prometheus_client import Counter, Histogram
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import ServiceError
-from service.http.error_responses import problem
-from service.observability.logs import RefusalLog, log_request
-from service.observability.metrics import Metrics
-from service.observability.request_record import CLIENT_LEFT, Record
-from service.settings import LoggedRequests
+from aaserve.service.errors import ServiceError
+from aaserve.service.http.error_responses import problem
+from aaserve.service.observability.logs import RefusalLog, log_request
+from aaserve.service.observability.metrics import Metrics
+from aaserve.service.observability.request_record import CLIENT_LEFT, Record
+from aaserve.service.settings import LoggedRequests
 
 if TYPE_CHECKING:
-    from service.observability.tracing import Tracing
-    from service.repository.lifecycle import Lifecycle
+    from aaserve.service.observability.tracing import Tracing
+    from aaserve.service.repository.lifecycle import Lifecycle
 
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 # Asked every few seconds, by machines.

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 
-from service.threads import OnEnd, start, take_turns
+from aaserve.service.threads import OnEnd, start, take_turns
 
 CAPACITY = 10_000  # lines waiting, at most: a few MiB
 REST = 0.05  # seconds between two looks at what waits (benchmarks/NOTES.md)

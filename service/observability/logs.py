@@ -10,8 +10,8 @@ from functools import lru_cache
 from typing import Any
 from urllib.parse import quote
 
-from service.observability.log_writer import LogWriter
-from service.settings import LogFormat, LogLevel
+from aaserve.service.observability.log_writer import LogWriter
+from aaserve.service.settings import LogFormat, LogLevel
 
 _READABLE = "/:@!$&'()*+,;=~"  # in a path; the rest, such as a line's end, is logged as %0A
 log = logging.getLogger("aaserve")

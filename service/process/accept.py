@@ -11,7 +11,7 @@ import socket
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from service.process.connection_counts import ConnectionCounts
+from aaserve.service.process.connection_counts import ConnectionCounts
 
 PATIENCE = 0.005  # seconds in which a worker with fewer connections may take the next one
 PAUSE = 1.0  # seconds without a connection where there is nothing to have it with

@@ -15,19 +15,26 @@ import httptools
 from uvicorn.protocols.http.flow_control import CLOSE_HEADER
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from service.errors import BodyTooLarge, HeadTimeout, HeadTooLarge, InvalidRequest, ServiceError, TooManyConnections
-from service.http.answer import Answer
-from service.http.cors import cors_headers, origin_of
-from service.http.error_responses import problem
-from service.http.observation import new_request_id
-from service.process.lingering import LingeringTransport
-from service.process.received import Received
+from aaserve.service.errors import (
+    BodyTooLarge,
+    HeadTimeout,
+    HeadTooLarge,
+    InvalidRequest,
+    ServiceError,
+    TooManyConnections,
+)
+from aaserve.service.http.answer import Answer
+from aaserve.service.http.cors import cors_headers, origin_of
+from aaserve.service.http.error_responses import problem
+from aaserve.service.http.observation import new_request_id
+from aaserve.service.process.lingering import LingeringTransport
+from aaserve.service.process.received import Received
 
 if TYPE_CHECKING:
-    from service.http.load_shedding import LoadShedding
-    from service.process.connection_counts import ConnectionCounts
-    from service.process.connection_limit import ConnectionLimit
-    from service.settings import Settings
+    from aaserve.service.http.load_shedding import LoadShedding
+    from aaserve.service.process.connection_counts import ConnectionCounts
+    from aaserve.service.process.connection_limit import ConnectionLimit
+    from aaserve.service.settings import Settings
 
 MAX_HEAD_BYTES = 65_536  # also of trailers and of a chunk's extensions: of all that is neither a request nor its body
 MAX_HEADERS = 100

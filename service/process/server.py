@@ -20,10 +20,10 @@ from types import FrameType
 
 import uvicorn
 
-from service.process.accept import Acceptor, accept_all
-from service.process.connection import Connection
-from service.process.supervisor import Worker
-from service.process.tls import Certificate
+from aaserve.service.process.accept import Acceptor, accept_all
+from aaserve.service.process.connection import Connection
+from aaserve.service.process.supervisor import Worker
+from aaserve.service.process.tls import Certificate
 
 HANDSHAKE = 5.0  # seconds; TLS takes the client's part in it
 HANDSHAKE_AT_MOST = 600.0  # seconds: `client_timeout_ms`, which `Connection` sees to, is never longer

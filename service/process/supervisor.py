@@ -26,8 +26,8 @@ from types import FrameType
 from prometheus_client import values
 from prometheus_client.multiprocess import mark_process_dead
 
-from service.observability.metrics import worker_restarts
-from service.process.connection_counts import ConnectionCounts
+from aaserve.service.observability.metrics import worker_restarts
+from aaserve.service.process.connection_counts import ConnectionCounts
 
 VARIABLE = "_AASERVE_WORKER"
 METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"  # the client library's name: set, it counts in files that workers share
@@ -109,7 +109,7 @@ class Supervisor:
         # A worker inherits the blocked SIGHUP: until it can reload, one that comes waits instead of killing it.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
         process = subprocess.Popen(
-            [sys.executable, "-m", "service", *sys.argv[1:]],
+            [sys.executable, "-m", "aaserve.service", *sys.argv[1:]],
             env={**os.environ, VARIABLE: json.dumps(asdict(worker))},
             pass_fds=(worker.listening, worker.lifeline, worker.door),
             start_new_session=True,  # Ctrl-C reaches the supervisor only, which passes it on once

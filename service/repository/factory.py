@@ -14,23 +14,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bundle.bundle import Bundle
-from service.engine.admission import Admission
-from service.engine.batch import FewRows
-from service.engine.batcher import DynamicBatcher
-from service.engine.cpu_pool import CpuPool
-from service.engine.inference_threads import InferenceThreads
-from service.engine.predictor import Predictor
-from service.engine.runner import ModelRunner
-from service.engine.session import OnnxSession
-from service.engine.statistics import Statistics
-from service.engine.throughput import Throughput
-from service.errors import ModelHung, ModelLost
-from service.observability.metrics import Metrics
-from service.settings import Settings
+from aaserve.bundle.bundle import Bundle
+from aaserve.service.engine.admission import Admission
+from aaserve.service.engine.batch import FewRows
+from aaserve.service.engine.batcher import DynamicBatcher
+from aaserve.service.engine.cpu_pool import CpuPool
+from aaserve.service.engine.inference_threads import InferenceThreads
+from aaserve.service.engine.predictor import Predictor
+from aaserve.service.engine.runner import ModelRunner
+from aaserve.service.engine.session import OnnxSession
+from aaserve.service.engine.statistics import Statistics
+from aaserve.service.engine.throughput import Throughput
+from aaserve.service.errors import ModelHung, ModelLost
+from aaserve.service.observability.metrics import Metrics
+from aaserve.service.settings import Settings
 
 if TYPE_CHECKING:
-    from service.observability.tracing import Tracing
+    from aaserve.service.observability.tracing import Tracing
 
 log = logging.getLogger("aaserve")
 

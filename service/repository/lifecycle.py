@@ -13,9 +13,9 @@ from enum import StrEnum
 from functools import partial
 from typing import TYPE_CHECKING, Self
 
-from bundle.errors import BundleError
-from service.engine.cpu_pool import CpuPool
-from service.errors import (
+from aaserve.bundle.errors import BundleError
+from aaserve.service.engine.cpu_pool import CpuPool
+from aaserve.service.errors import (
     Draining,
     LoadFailed,
     ModelHung,
@@ -25,13 +25,13 @@ from service.errors import (
     StartFailed,
     ThreadEnded,
 )
-from service.observability.metrics import Metrics
-from service.repository.repository import RECOVERING, ModelRepository, open_repository
-from service.repository.served_model import ServedModel
-from service.settings import Settings
+from aaserve.service.observability.metrics import Metrics
+from aaserve.service.repository.repository import RECOVERING, ModelRepository, open_repository
+from aaserve.service.repository.served_model import ServedModel
+from aaserve.service.settings import Settings
 
 if TYPE_CHECKING:
-    from service.observability.tracing import Tracing
+    from aaserve.service.observability.tracing import Tracing
 
 log = logging.getLogger("aaserve")
 

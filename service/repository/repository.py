@@ -12,20 +12,20 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
 
-from bundle.bundle import open_bundle, scan_repository
-from bundle.errors import BundleError
-from service.engine.cpu_pool import CpuPool
-from service.engine.predictor import Predictor
-from service.errors import Conflict, LoadFailed, ModelNotFound, NotReady, ProviderMissing, StartFailed
-from service.observability.metrics import Metrics
-from service.repository.factory import open_predictor
-from service.repository.model_settings import SERVING_FILE, read_model_settings, read_serving_file
-from service.repository.rollback import choose, remember
-from service.repository.served_model import LoadedVersion, ServedModel, retire
-from service.settings import Settings
+from aaserve.bundle.bundle import open_bundle, scan_repository
+from aaserve.bundle.errors import BundleError
+from aaserve.service.engine.cpu_pool import CpuPool
+from aaserve.service.engine.predictor import Predictor
+from aaserve.service.errors import Conflict, LoadFailed, ModelNotFound, NotReady, ProviderMissing, StartFailed
+from aaserve.service.observability.metrics import Metrics
+from aaserve.service.repository.factory import open_predictor
+from aaserve.service.repository.model_settings import SERVING_FILE, read_model_settings, read_serving_file
+from aaserve.service.repository.rollback import choose, remember
+from aaserve.service.repository.served_model import LoadedVersion, ServedModel, retire
+from aaserve.service.settings import Settings
 
 if TYPE_CHECKING:
-    from service.observability.tracing import Tracing
+    from aaserve.service.observability.tracing import Tracing
 
 RECOVERING = "recovering: a model stopped working and is being loaded again"
 log = logging.getLogger("aaserve")

@@ -17,6 +17,8 @@ import numpy as np
 import onnx
 import pytest
 
+from aaserve.models import create_model
+from aaserve.service.engine.session import left_to_the_cpu
 from benchmarks.gpu import cubins, install, wheels
 from benchmarks.gpu.__main__ import STEPS
 from benchmarks.gpu.attention import graph, operands
@@ -24,8 +26,6 @@ from benchmarks.gpu.limit import work_of
 from benchmarks.gpu.plan import FULL
 from benchmarks.gpu.results import Results
 from benchmarks.gpu.sessions import Bound, open_session, placement
-from models import create_model
-from service.engine.session import left_to_the_cpu
 from tests.helpers import ROOT
 
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from bundle.bundle import open_bundle, scan_repository, sha256_of, write_bundle
-from bundle.errors import BundleError
-from bundle.manifest import Manifest
+from aaserve.bundle.bundle import open_bundle, scan_repository, sha256_of, write_bundle
+from aaserve.bundle.errors import BundleError
+from aaserve.bundle.manifest import Manifest
 from tests.helpers import REPOSITORY
 
 FILES = {"model.onnx": b"\x08\x0a", "references.json": b"[]"}

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bundle.containers.stored import MAX_PARTS
-from bundle.decoding import decode
-from bundle.errors import InvalidImage
+from aaserve.bundle.containers.stored import MAX_PARTS
+from aaserve.bundle.decoding import decode
+from aaserve.bundle.errors import InvalidImage
 from tests.encoders import (
     bmp,
     gif,

@@ -8,21 +8,21 @@ from pathlib import Path
 
 import pytest
 
-from bundle.bundle import open_bundle
-from bundle.references import read_references
-from bundle.text import NotText, decode_text, is_one_line
-from export.command import _measurement
-from export.errors import ExportError
-from export.labels import read_labels
-from export.presets import read_preprocessing
-from service.errors import StartFailed
-from service.http.keys import Keys
-from service.process.tls import Certificate
-from service.repository.model_settings import read_model_settings
-from service.settings import Settings
+from aaserve.bundle.bundle import open_bundle
+from aaserve.bundle.references import read_references
+from aaserve.bundle.text import NotText, decode_text, is_one_line
+from aaserve.export.command import _measurement
+from aaserve.export.errors import ExportError
+from aaserve.export.labels import read_labels
+from aaserve.export.presets import read_preprocessing
+from aaserve.service.errors import StartFailed
+from aaserve.service.http.keys import Keys
+from aaserve.service.process.tls import Certificate
+from aaserve.service.repository.model_settings import read_model_settings
+from aaserve.service.settings import Settings
+from aaserve.training.parts import join
+from aaserve.training.recipe import read_recipe
 from tests.helpers import REPOSITORY, ROOT
-from training.parts import join
-from training.recipe import read_recipe
 
 SHIPPED = REPOSITORY / "aa-cifar100" / "1"
 RECIPE = (ROOT / "training" / "recipes" / "aa_cifar100.toml").read_text()

@@ -16,12 +16,12 @@ import torch
 from safetensors.torch import save, save_file
 from torch import Tensor, nn
 
-from export.checkpoint import METADATA_KEY, read_checkpoint
-from export.errors import ExportError
-from export.labels import check_labels
-from export.recorded import read_recorded
-from export.weights import head_classes, load_weights, name_weights
-from models import create_model
+from aaserve.export.checkpoint import METADATA_KEY, read_checkpoint
+from aaserve.export.errors import ExportError
+from aaserve.export.labels import check_labels
+from aaserve.export.recorded import read_recorded
+from aaserve.export.weights import head_classes, load_weights, name_weights
+from aaserve.models import create_model
 from tests.helpers import encode, noise
 
 

@@ -14,10 +14,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 from uvicorn.server import ServerState
 
-from service.observability.metrics import Metrics
-from service.process.connection import Connection
-from service.process.connection_limit import ConnectionLimit, Guest
-from service.settings import Settings
+from aaserve.service.observability.metrics import Metrics
+from aaserve.service.process.connection import Connection
+from aaserve.service.process.connection_limit import ConnectionLimit, Guest
+from aaserve.service.settings import Settings
 
 REQUESTS = 2000
 LOOPS = pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])

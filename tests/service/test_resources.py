@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from service.resources import available_cores
+from aaserve.service.resources import available_cores
 
 AFFINITY = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 

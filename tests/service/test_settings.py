@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from service import healthcheck
-from service.__main__ import main
-from service.settings import Settings, unknown_variables
+from aaserve.service import healthcheck
+from aaserve.service.__main__ import main
+from aaserve.service.settings import Settings, unknown_variables
 from tests.helpers import running_service
 
 

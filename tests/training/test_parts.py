@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from training.parts import main
+from aaserve.training.parts import main
 
 
 def test_parts_joined_are_the_file(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

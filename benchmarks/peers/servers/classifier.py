@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-import bundle.telemetry  # noqa: F401  (before onnxruntime)
+import aaserve.bundle.telemetry  # noqa: F401  (before onnxruntime)
+from aaserve.bundle.bundle import open_bundle
 from benchmarks.peers.servers.reading import READERS
-from bundle.bundle import open_bundle
 
 import onnxruntime  # isort: skip
 

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from service.engine.predictor import Predictor
-from service.engine.statistics import Duration, Statistics
-from service.http.oip.view import BYTES, TensorSpec, View
-from service.version import VERSION
+from aaserve.service.engine.predictor import Predictor
+from aaserve.service.engine.statistics import Duration, Statistics
+from aaserve.service.http.oip.view import BYTES, TensorSpec, View
+from aaserve.service.version import VERSION
 
 EXTENSIONS = (
     "classification",

@@ -12,11 +12,11 @@ from itertools import islice
 from math import prod
 from typing import Any
 
-from service.errors import InvalidRequest, TooManyRows
-from service.http.json_body import parse_json
-from service.http.oip.tensor_data import Rows, from_bytes, from_json
-from service.http.oip.view import BYTES, TensorSpec, View
-from service.http.parameter_names import resembling
+from aaserve.service.errors import InvalidRequest, TooManyRows
+from aaserve.service.http.json_body import parse_json
+from aaserve.service.http.oip.tensor_data import Rows, from_bytes, from_json
+from aaserve.service.http.oip.view import BYTES, TensorSpec, View
+from aaserve.service.http.parameter_names import resembling
 
 LENGTH_HEADER = "Inference-Header-Content-Length"
 _MAX_DIMENSIONS = 16

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.http.oip.infer_request import InferRequest, RequestedOutput
-from service.http.oip.tensor_data import to_bytes
-from service.http.oip.view import BYTES, SCORES, View
-from service.tasks.classification import softmax
+from aaserve.service.http.oip.infer_request import InferRequest, RequestedOutput
+from aaserve.service.http.oip.tensor_data import to_bytes
+from aaserve.service.http.oip.view import BYTES, SCORES, View
+from aaserve.service.tasks.classification import softmax
 
 
 def write_infer_response(view: View, request: InferRequest, logits: NDArray[Any]) -> tuple[bytes, int | None]:

@@ -6,18 +6,18 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from service.engine.predictor import Inference, Predictor
-from service.http.body import read_body
-from service.http.compression import compressed
-from service.http.direct_route import DirectRoute
-from service.http.inference import take_in
-from service.http.oip.descriptions import Json
-from service.http.oip.infer_request import LENGTH_HEADER, InferRequest, read_infer_request
-from service.http.oip.infer_response import write_infer_response
-from service.http.oip.model_routes import find
-from service.http.params import TimeoutMs, failures, parts
-from service.http.schemas import ProtocolError
-from service.observability.request_record import Record
+from aaserve.service.engine.predictor import Inference, Predictor
+from aaserve.service.http.body import read_body
+from aaserve.service.http.compression import compressed
+from aaserve.service.http.direct_route import DirectRoute
+from aaserve.service.http.inference import take_in
+from aaserve.service.http.oip.descriptions import Json
+from aaserve.service.http.oip.infer_request import LENGTH_HEADER, InferRequest, read_infer_request
+from aaserve.service.http.oip.infer_response import write_infer_response
+from aaserve.service.http.oip.model_routes import find
+from aaserve.service.http.params import TimeoutMs, failures, parts
+from aaserve.service.http.schemas import ProtocolError
+from aaserve.service.observability.request_record import Record
 
 router = APIRouter(tags=["Open Inference Protocol v2"], route_class=DirectRoute)
 

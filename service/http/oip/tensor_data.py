@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.errors import InvalidRequest, ServiceError
-from service.http.encoded_text import from_base64
-from service.http.oip.view import BYTES, TensorSpec
+from aaserve.service.errors import InvalidRequest, ServiceError
+from aaserve.service.http.encoded_text import from_base64
+from aaserve.service.http.oip.view import BYTES, TensorSpec
 
 _DTYPES: dict[str, np.dtype[Any]] = {"FP32": np.dtype("<f4"), "UINT8": np.dtype("u1")}
 _LENGTH = struct.Struct("<I")

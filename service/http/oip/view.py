@@ -9,7 +9,7 @@ No bundle can take the second name from another: names of bundles have no colon.
 from dataclasses import dataclass
 from functools import cached_property
 
-from bundle.manifest import Manifest
+from aaserve.bundle.manifest import Manifest
 
 PICTURES_SUFFIX = ":pictures"
 BYTES = "BYTES"

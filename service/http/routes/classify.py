@@ -7,14 +7,14 @@ from fastapi import APIRouter, Request
 from pydantic_core import to_json
 from starlette.responses import Response
 
-from bundle.manifest import Manifest
-from service.engine.predictor import Predictor
-from service.http.body import JSON, Fields, check_image_type, image_of, media_type_of, read_upload
-from service.http.body_schemas import LABELS, MODEL, image_body
-from service.http.direct_route import DirectRoute
-from service.http.inference import by_parameters, take_in
-from service.http.multipart import Form
-from service.http.params import (
+from aaserve.bundle.manifest import Manifest
+from aaserve.service.engine.predictor import Predictor
+from aaserve.service.http.body import JSON, Fields, check_image_type, image_of, media_type_of, read_upload
+from aaserve.service.http.body_schemas import LABELS, MODEL, image_body
+from aaserve.service.http.direct_route import DirectRoute
+from aaserve.service.http.inference import by_parameters, take_in
+from aaserve.service.http.multipart import Form
+from aaserve.service.http.params import (
     PROBLEMS,
     Asked,
     ModelName,
@@ -24,9 +24,9 @@ from service.http.params import (
     checked_top_k,
     parts,
 )
-from service.http.schemas import Classification
-from service.observability.request_record import Record
-from service.tasks.classification import ClassScore, rank
+from aaserve.service.http.schemas import Classification
+from aaserve.service.observability.request_record import Record
+from aaserve.service.tasks.classification import ClassScore, rank
 
 router = APIRouter(route_class=DirectRoute)
 CLASSIFY = "/classify"

@@ -7,14 +7,14 @@ from functools import partial
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from service.engine.predictor import Inference
-from service.errors import ServiceError
-from service.http.body import JSON, check_images_type, images_of, media_type_of, read_upload
-from service.http.body_schemas import LABELS, MODEL, images_body
-from service.http.direct_route import DirectRoute
-from service.http.error_responses import described
-from service.http.inference import by_parameters, take_in
-from service.http.params import (
+from aaserve.service.engine.predictor import Inference
+from aaserve.service.errors import ServiceError
+from aaserve.service.http.body import JSON, check_images_type, images_of, media_type_of, read_upload
+from aaserve.service.http.body_schemas import LABELS, MODEL, images_body
+from aaserve.service.http.direct_route import DirectRoute
+from aaserve.service.http.error_responses import described
+from aaserve.service.http.inference import by_parameters, take_in
+from aaserve.service.http.params import (
     PROBLEMS,
     ModelName,
     ModelVersion,
@@ -22,10 +22,10 @@ from service.http.params import (
     TopK,
     parts,
 )
-from service.http.routes.classify import wanted_labels
-from service.http.schemas import BatchClassification, BatchItem
-from service.observability.request_record import Record
-from service.tasks.classification import rank
+from aaserve.service.http.routes.classify import wanted_labels
+from aaserve.service.http.schemas import BatchClassification, BatchItem
+from aaserve.service.observability.request_record import Record
+from aaserve.service.tasks.classification import rank
 
 router = APIRouter(route_class=DirectRoute)
 log = logging.getLogger("aaserve")

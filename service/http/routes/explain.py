@@ -6,18 +6,18 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
-from service.attention.render import FORMS, NPY, PNG, Explanation, for_form
-from service.attention.selection import AttentionSelection, checked_selection
-from service.engine.predictor import Predictor
-from service.http.body import JSON as JSON_TYPE
-from service.http.body import check_image_type, image_of, media_type_of, read_upload
-from service.http.body_schemas import LOOK, MODEL, image_body
-from service.http.direct_route import DirectRoute
-from service.http.inference import by_parameters, take_in
-from service.http.negotiation import preferred
-from service.http.params import PROBLEMS, Asked, ModelName, ModelVersion, TimeoutMs, parts
-from service.http.schemas import Problem
-from service.observability.request_record import Record
+from aaserve.service.attention.render import FORMS, NPY, PNG, Explanation, for_form
+from aaserve.service.attention.selection import AttentionSelection, checked_selection
+from aaserve.service.engine.predictor import Predictor
+from aaserve.service.http.body import JSON as JSON_TYPE
+from aaserve.service.http.body import check_image_type, image_of, media_type_of, read_upload
+from aaserve.service.http.body_schemas import LOOK, MODEL, image_body
+from aaserve.service.http.direct_route import DirectRoute
+from aaserve.service.http.inference import by_parameters, take_in
+from aaserve.service.http.negotiation import preferred
+from aaserve.service.http.params import PROBLEMS, Asked, ModelName, ModelVersion, TimeoutMs, parts
+from aaserve.service.http.schemas import Problem
+from aaserve.service.observability.request_record import Record
 
 router = APIRouter(route_class=DirectRoute)
 

@@ -5,9 +5,9 @@ from typing import Annotated
 
 from pydantic import BaseModel, Field
 
-from bundle.manifest import Accuracy, AttentionMap, Input, Parity, Provenance
-from bundle.preprocessing import Preprocessing
-from service.repository.served_model import LoadedVersion, ServedModel
+from aaserve.bundle.manifest import Accuracy, AttentionMap, Input, Parity, Provenance
+from aaserve.bundle.preprocessing import Preprocessing
+from aaserve.service.repository.served_model import LoadedVersion, ServedModel
 
 
 class VersionCard(BaseModel):

@@ -5,14 +5,14 @@ from functools import partial
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
-from service.errors import ServiceError
-from service.http.body import FORM, Fields, image_of, raw_image, read_upload
-from service.http.body_schemas import LABELS, raw_or_form_body
-from service.http.direct_route import DirectRoute
-from service.http.multipart import Form
-from service.http.params import TimeoutMs, TopK, failures, parts
-from service.http.routes.classify import classified
-from service.http.schemas import TorchServeError
+from aaserve.service.errors import ServiceError
+from aaserve.service.http.body import FORM, Fields, image_of, raw_image, read_upload
+from aaserve.service.http.body_schemas import LABELS, raw_or_form_body
+from aaserve.service.http.direct_route import DirectRoute
+from aaserve.service.http.multipart import Form
+from aaserve.service.http.params import TimeoutMs, TopK, failures, parts
+from aaserve.service.http.routes.classify import classified
+from aaserve.service.http.schemas import TorchServeError
 
 router = APIRouter(tags=["TorchServe"], route_class=DirectRoute)
 _FIELD = "data"

@@ -5,9 +5,9 @@ from contextlib import ExitStack
 
 import pytest
 
-from service.engine.admission import Admission
-from service.engine.throughput import Throughput
-from service.errors import QueueFull, TooManyRows
+from aaserve.service.engine.admission import Admission
+from aaserve.service.engine.throughput import Throughput
+from aaserve.service.errors import QueueFull, TooManyRows
 
 
 class Clock:

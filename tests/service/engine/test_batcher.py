@@ -6,9 +6,9 @@ import threading
 import numpy as np
 import pytest
 
-from service.engine.batch import FewRows
-from service.engine.inference_threads import InferenceThreads
-from service.errors import InferenceFailed
+from aaserve.service.engine.batch import FewRows
+from aaserve.service.engine.inference_threads import InferenceThreads
+from aaserve.service.errors import InferenceFailed
 from tests.held_model import ROW, Model, batching, run, soon, started, waiting
 from tests.virtual_time import VirtualLoop, VirtualThreads, run_in_virtual_time
 

@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from service.errors import Draining, InferenceFailed, InvalidImage, ModelHung, ModelLost
+from aaserve.service.errors import Draining, InferenceFailed, InvalidImage, ModelHung, ModelLost
 from tests.held_model import ROW, Model, batching, run, soon, started, waiting
 
 

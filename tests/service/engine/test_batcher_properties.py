@@ -8,9 +8,17 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.engine.batch import FewRows
-from service.engine.batcher import DynamicBatcher
-from service.errors import DeadlineExceeded, Draining, InferenceFailed, InvalidImage, ModelLost, QueueFull, TooManyRows
+from aaserve.service.engine.batch import FewRows
+from aaserve.service.engine.batcher import DynamicBatcher
+from aaserve.service.errors import (
+    DeadlineExceeded,
+    Draining,
+    InferenceFailed,
+    InvalidImage,
+    ModelLost,
+    QueueFull,
+    TooManyRows,
+)
 from tests.virtual_time import VirtualLoop, VirtualThreads, run_in_virtual_time
 
 POISON = -1.0  # a row with this in it makes every batch fail that it is in

@@ -6,7 +6,7 @@ import threading
 import numpy as np
 import pytest
 
-from service.errors import DeadlineExceeded, Draining, QueueFull, TooManyRows
+from aaserve.service.errors import DeadlineExceeded, Draining, QueueFull, TooManyRows
 from tests.held_model import ROW, Model, batching, run, soon, started, waiting
 
 

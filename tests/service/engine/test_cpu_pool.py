@@ -5,8 +5,8 @@ import threading
 
 import pytest
 
-from service.engine.cpu_pool import CpuPool
-from service.errors import DeadlineExceeded
+from aaserve.service.engine.cpu_pool import CpuPool
+from aaserve.service.errors import DeadlineExceeded
 
 
 def soon(seconds: float = 10) -> float:

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from fastapi import FastAPI
 
-from bundle.manifest import AttentionMap
-from service.attention.render import FORMS
-from service.engine.session import OnnxSession
-from service.errors import StartFailed
-from service.http.app import create_app
-from service.settings import Settings
+from aaserve.bundle.manifest import AttentionMap
+from aaserve.service.attention.render import FORMS
+from aaserve.service.engine.session import OnnxSession
+from aaserve.service.errors import StartFailed
+from aaserve.service.http.app import create_app
+from aaserve.service.settings import Settings
 from tests.helpers import EXAMPLES, REPOSITORY, served, wait_until
 
 JPEG = (EXAMPLES / "rocket.jpg").read_bytes()
@@ -116,7 +116,7 @@ def test_a_bug_in_a_route_is_500_with_a_request_id_and_a_metric(
             raise KeyError("secret")
 
         with monkeypatch.context() as broken:
-            broken.setattr("service.http.routes.classify.rank", rank)
+            broken.setattr("aaserve.service.http.routes.classify.rank", rank)
             response = classify(client)
         assert response.status_code == 500
         assert response.headers["content-type"] == "application/problem+json"
@@ -137,7 +137,7 @@ def test_a_session_that_dies_with_no_memory_left_for_another_ends_the_service(mo
             raise MemoryError
 
         monkeypatch.setattr(OnnxSession, "run", run)
-        monkeypatch.setattr("service.engine.runner.open_bundle", open_bundle)
+        monkeypatch.setattr("aaserve.service.engine.runner.open_bundle", open_bundle)
         assert classify(client).status_code == 500
         wait_until(lambda: app.state.lifecycle.failure)
         assert app.state.lifecycle.failure == "aa-cifar100 died and could not be opened again: MemoryError()"
@@ -150,7 +150,7 @@ def test_a_bug_in_the_batcher_ends_the_service(monkeypatch: pytest.MonkeyPatch) 
 
     with serving() as (client, app):
         wait_until(lambda: client.get("/health/ready").status_code == 200)
-        monkeypatch.setattr("service.engine.queue.RowQueue.take", take)
+        monkeypatch.setattr("aaserve.service.engine.queue.RowQueue.take", take)
         assert classify(client).status_code == 500
         wait_until(lambda: app.state.lifecycle.failure)
         assert client.get("/health/live").status_code == 503

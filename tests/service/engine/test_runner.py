@@ -6,11 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from bundle.bundle import Bundle, open_bundle
-from service.engine.runner import ModelRunner
-from service.engine.session import OnnxSession
-from service.errors import StartFailed
-from service.settings import Settings
+from aaserve.bundle.bundle import Bundle, open_bundle
+from aaserve.service.engine.runner import ModelRunner
+from aaserve.service.engine.session import OnnxSession
+from aaserve.service.errors import StartFailed
+from aaserve.service.settings import Settings
 from tests.helpers import EXAMPLES, REPOSITORY, running_service
 
 SHIPPED = REPOSITORY / "aa-cifar100" / "1"

@@ -8,11 +8,11 @@ import onnxruntime
 import pytest
 from onnxruntime.capi.onnxruntime_pybind11_state import EPFail
 
-from bundle.bundle import open_bundle
-from service.engine.providers import with_options
-from service.engine.session import OnnxSession, left_to_the_cpu
-from service.errors import StartFailed
-from service.settings import Settings
+from aaserve.bundle.bundle import open_bundle
+from aaserve.service.engine.providers import with_options
+from aaserve.service.engine.session import OnnxSession, left_to_the_cpu
+from aaserve.service.errors import StartFailed
+from aaserve.service.settings import Settings
 from tests.helpers import REPOSITORY
 
 SHIPPED = open_bundle(REPOSITORY / "aa-cifar100" / "1")

@@ -12,10 +12,10 @@ import httpx
 import pytest
 from starlette.routing import BaseRoute, Route
 
-from service.http.app import create_app
-from service.http.auth import ANY, OPEN, needs
-from service.http.keys import Keys
-from service.settings import Settings
+from aaserve.service.http.app import create_app
+from aaserve.service.http.auth import ANY, OPEN, needs
+from aaserve.service.http.keys import Keys
+from aaserve.service.settings import Settings
 from tests.helpers import EXAMPLES, ROOT, RunningService, running_service, start_that_fails, wait_until
 
 JPEG = (EXAMPLES / "rocket.jpg").read_bytes()

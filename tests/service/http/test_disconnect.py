@@ -15,10 +15,10 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
-from service.http.disconnect import cancel_on_disconnect
-from service.http.observation import Observation, Observer
-from service.observability.metrics import Metrics
-from service.settings import Settings
+from aaserve.service.http.disconnect import cancel_on_disconnect
+from aaserve.service.http.observation import Observation, Observer
+from aaserve.service.observability.metrics import Metrics
+from aaserve.service.settings import Settings
 from tests.helpers import served, wait_until
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from aaserve.service.observability.log_writer import LogWriter
 from benchmarks.faults.running import running
-from service.observability.log_writer import LogWriter
 from tests.helpers import ROOT, running_service
 from tests.toy_bundles import OUT_OF_RANGE, picture, write_fragile_bundle
 
@@ -52,7 +52,8 @@ def test_a_full_pipe_holds_up_nobody_and_what_was_taken_comes_out_in_order(pipe:
 
 def test_what_waits_is_written_at_the_end_of_the_process() -> None:
     script = (
-        "import logging; from service.observability.logs import configure_logging; configure_logging('json', 'info');"
+        "import logging; from aaserve.service.observability.logs import configure_logging;"
+        "configure_logging('json', 'info');"
         "[logging.getLogger('aaserve').info('line %d', n) for n in range(2000)]"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -64,7 +65,7 @@ def test_after_a_torn_line_the_next_one_begins_anew(tmp_path: Path) -> None:
     script = """
 import os, resource, sys
 from benchmarks.faults.running import running
-from service.observability.log_writer import LogWriter
+from aaserve.service.observability.log_writer import LogWriter
 writer = LogWriter(1)
 dropped = []
 writer.on_dropped = lambda: dropped.append(None)

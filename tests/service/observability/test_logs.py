@@ -8,11 +8,11 @@ import sys
 import httpx
 import pytest
 
-from service.http.observation import UNLOGGED, Observer
-from service.observability.logs import RefusalLog
-from service.observability.metrics import Metrics
-from service.observability.request_record import Record
-from service.settings import LoggedRequests
+from aaserve.service.http.observation import UNLOGGED, Observer
+from aaserve.service.observability.logs import RefusalLog
+from aaserve.service.observability.metrics import Metrics
+from aaserve.service.observability.request_record import Record
+from aaserve.service.settings import LoggedRequests
 from tests.helpers import CONSOLE, EXAMPLES, ROOT, RunningService, running_service, wait_until
 
 JPEG = (EXAMPLES / "rocket.jpg").read_bytes()

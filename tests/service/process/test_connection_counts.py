@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from service.process.accept import Acceptor
-from service.process.connection_counts import ConnectionCounts
-from service.process.supervisor import METRICS_FOLDER
+from aaserve.service.process.accept import Acceptor
+from aaserve.service.process.connection_counts import ConnectionCounts
+from aaserve.service.process.supervisor import METRICS_FOLDER
 from tests.helpers import running_service, wait_until
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service.settings import Settings
+from aaserve.service.settings import Settings
 from tests.helpers import EXAMPLES, REPOSITORY, RunningService, held_service, running_service, wait_until
 from tests.toy_bundles import write_fragile_bundle
 
@@ -161,7 +161,7 @@ def test_a_worker_that_cannot_start_again_ends_the_service_with_its_error(tmp_pa
 
 
 def test_workers_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.settings.available_cores", lambda: 8)
+    monkeypatch.setattr("aaserve.service.settings.available_cores", lambda: 8)
     settings = Settings(workers=4)
     assert (settings.intra_op_num_threads, settings.decode_threads) == (2, 2)
     assert Settings(workers=16).intra_op_num_threads == 1

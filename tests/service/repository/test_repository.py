@@ -13,11 +13,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service.engine.cpu_pool import CpuPool
-from service.errors import LoadFailed
-from service.observability.metrics import Metrics
-from service.repository.repository import open_repository
-from service.settings import Settings
+from aaserve.service.engine.cpu_pool import CpuPool
+from aaserve.service.errors import LoadFailed
+from aaserve.service.observability.metrics import Metrics
+from aaserve.service.repository.repository import open_repository
+from aaserve.service.settings import Settings
 from tests.helpers import EXAMPLES, REPOSITORY, RunningService, running_service, start_that_fails, wait_until
 from tests.toy_bundles import picture, write_fragile_bundle
 
@@ -336,7 +336,7 @@ def test_a_process_that_has_nothing_left_for_a_new_version_keeps_the_old_one(
                 def open_bundle(_: Path) -> None:
                     raise cause
 
-                monkeypatch.setattr("service.repository.repository.open_bundle", open_bundle)
+                monkeypatch.setattr("aaserve.service.repository.repository.open_bundle", open_bundle)
                 with pytest.raises(LoadFailed, match="fragile/2: cannot be opened: "):
                     await models.load("fragile")
                 assert models.predictor("fragile", None) is before

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from service.tasks.classification import rank
+from aaserve.service.tasks.classification import rank
 
 LABELS = ("a", "b", "c", "d")
 

@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from service.errors import InvalidRequest
-from service.http.oip.tensor_data import from_bytes, from_json, to_bytes
-from service.http.oip.view import TensorSpec
+from aaserve.service.errors import InvalidRequest
+from aaserve.service.http.oip.tensor_data import from_bytes, from_json, to_bytes
+from aaserve.service.http.oip.view import TensorSpec
 
 SPEC = TensorSpec("image", "FP32", (2,))
 SHAPE = (2, 2)
