@@ -17,7 +17,7 @@ from aaserve.training.parts import join
 
 # In a process of its own, because this one has not seen what was just installed.
 CHECK = """
-import bundle.telemetry, onnxruntime
+import aaserve.bundle.telemetry, onnxruntime
 from pathlib import Path
 from aaserve.bundle.bundle import open_bundle
 from aaserve.service.engine.session import OnnxSession
