@@ -37,6 +37,14 @@ class Bundle:
     def model_path(self) -> Path:
         return self.folder / MODEL_FILE
 
+    def content(self, name: str) -> bytes:
+        """The bytes of one of its files, read and checked now.
+
+        Raises:
+            BundleError: they are not those that the manifest names.
+        """
+        return _checked(self.folder / name, self.manifest.files[name])
+
 
 def open_bundle(folder: Path) -> Bundle:
     """Open and check a bundle.

@@ -11,6 +11,9 @@ import sys
 
 if __name__ == "__main__":  # before the other imports, which take half a second and open files
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: os._exit(0))  # there is nothing to stop yet
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # which the supervisor blocks until here
     while (free := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass  # a standard stream that is closed: no socket must get its number
     os.close(free)
@@ -102,7 +105,7 @@ def _serve(
     warnings.filterwarnings("ignore", module="PIL")  # it warns of odd metadata; what matters is checked
 
     def stop() -> None:
-        server.should_exit = True
+        server.should_exit = app.state.stopping = True
 
     app = create_app(settings, worker=worker, tracing=tracing, on_failure=stop)
     app.state.room = ConnectionLimit(allowed_connections(settings.max_connections))

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aaserve.bundle.bundle import REFERENCES_FILE, Bundle, open_bundle
+from aaserve.bundle.bundle import REFERENCES_FILE, Bundle
 from aaserve.bundle.manifest import AttentionMap
 from aaserve.bundle.model_input import pixels_input
 from aaserve.bundle.preprocessing import normalisation_problem
 from aaserve.bundle.probe import PROBE, probe_pixels, probe_tolerance
-from aaserve.bundle.references import attention_difference, difference, read_references
+from aaserve.bundle.references import attention_difference, difference, parse_references
 from aaserve.service.engine.session import OnnxSession
 from aaserve.service.engine.watchdog import Watchdog
 from aaserve.service.errors import ModelLost, StartFailed
@@ -112,9 +112,8 @@ class ModelRunner:
         self.ready = False
         self._on_reopen()
         try:
-            served = open_bundle(self._served.folder)
-            self._session = self._open(served)
-            self._wide, self.speedup = self._open_wide(served)
+            self._session = self._open(self._served)
+            self._wide, self.speedup = self._open_wide(self._served)
         except Exception as error:  # BundleError, StartFailed; or no memory, no thread, no file to be had
             raise ModelLost(f"{name} died and could not be opened again: {str(error) or repr(error)}") from cause
         self.ready = True
@@ -138,7 +137,7 @@ class ModelRunner:
         """Ask about the probe: does this machine answer as the one did where the bundle was made?"""
         manifest = served.manifest
         tolerance = probe_tolerance(manifest)
-        for reference in read_references(served.folder / REFERENCES_FILE):
+        for reference in parse_references(served.content(REFERENCES_FILE), served.folder / REFERENCES_FILE):
             if reference.picture == PROBE:
                 row = pixels_input(probe_pixels(manifest.preprocessing.crop), manifest)
                 found = {"answer to the probe": difference(session.run(row[np.newaxis])[0], reference)}

@@ -10,9 +10,10 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from aaserve.bundle.bundle import Bundle
+from aaserve.bundle.bundle import MODEL_FILE, Bundle
 from aaserve.bundle.manifest import AttentionMap
 from aaserve.service.engine import providers
+from aaserve.service.engine.memory_file import model_file
 from aaserve.service.errors import ProviderMissing, StartFailed
 from aaserve.service.settings import ProviderName, Settings
 
@@ -35,6 +36,7 @@ class OnnxSession:
 
     Raises:
         StartFailed: the provider is not to be had, or the model is not what its manifest says; one line.
+        BundleError: the model's file is no longer the one that was checked.
     """
 
     def __init__(
@@ -46,16 +48,18 @@ class OnnxSession:
         self._bundle = bundle
         self._settings = settings
         self._threads = threads
-        session = self._open_best() if settings.provider == "auto" else self._open(settings.provider)
-        self._check_shapes(session)
-        self.provider: str = session.get_providers()[0]
-        self.on_cpu = self.provider == "CPUExecutionProvider"
-        self._fixed_shapes = not self.on_cpu if fixed_shapes is None else fixed_shapes
-        largest = settings.max_batch_size
-        self.warm_sizes = _buckets(largest) if self._fixed_shapes else [1]
-        self._sessions = dict.fromkeys(self.warm_sizes, session)
-        if self._fixed_shapes and self.provider != "TensorrtExecutionProvider":  # whose engine is for all sizes
-            self._sessions |= self._open_others(self.warm_sizes[1:])
+        # TensorRT names its engines after the model's file, so that file cannot have a number for a name.
+        with model_file(bundle, as_path=settings.provider != "tensorrt") as model:
+            session = self._open_best(model) if settings.provider == "auto" else self._open(settings.provider, model)
+            self._check_shapes(session)
+            self.provider: str = session.get_providers()[0]
+            self.on_cpu = self.provider == "CPUExecutionProvider"
+            self._fixed_shapes = not self.on_cpu if fixed_shapes is None else fixed_shapes
+            largest = settings.max_batch_size
+            self.warm_sizes = _buckets(largest) if self._fixed_shapes else [1]
+            self._sessions = dict.fromkeys(self.warm_sizes, session)
+            if self._fixed_shapes and self.provider != "TensorrtExecutionProvider":  # whose engine is for all sizes
+                self._sessions |= self._open_others(self.warm_sizes[1:], model)
         if not self.on_cpu and (nodes := left_to_the_cpu(session)):
             log.warning("%s: on the CPU instead of %s: %s", bundle.model_path, self.provider, ", ".join(nodes))
 
@@ -116,21 +120,21 @@ class OnnxSession:
 
         return min(call() for _ in range(3))
 
-    def _open_best(self) -> onnxruntime.InferenceSession:
+    def _open_best(self, model: str | bytes) -> onnxruntime.InferenceSession:
         if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
             try:
-                return self._open("cuda")
+                return self._open("cuda", model)
             except StartFailed as error:
                 log.warning("provider auto: no CUDA (%s); using the CPU", error)
-        return self._open("cpu")
+        return self._open("cpu", model)
 
-    def _open_others(self, sizes: Sequence[int]) -> dict[int, onnxruntime.InferenceSession]:
+    def _open_others(self, sizes: Sequence[int], model: str | bytes) -> dict[int, onnxruntime.InferenceSession]:
         """Sessions of the same provider, all at once: opening one keeps a single core busy."""
         [name] = [name for name, names in providers.NAMES.items() if names[0] == self.provider]
         with ThreadPoolExecutor() as pool:
-            return dict(zip(sizes, pool.map(lambda _: self._open(name), sizes), strict=True))
+            return dict(zip(sizes, pool.map(lambda _: self._open(name, model), sizes), strict=True))
 
-    def _open(self, provider: ProviderName) -> onnxruntime.InferenceSession:
+    def _open(self, provider: ProviderName, model: str | bytes) -> onnxruntime.InferenceSession:
         names = providers.NAMES[provider]
         available = onnxruntime.get_available_providers()
         if names[0] not in available:
@@ -150,12 +154,11 @@ class OnnxSession:
         try:
             wanted = providers.with_options(provider, self._bundle.manifest, self._settings)
             # Without it, onnxruntime itself goes on with the CPU where a provider fails, at any call, and prints that.
-            session = onnxruntime.InferenceSession(
-                self._bundle.model_path, options, providers=wanted, enable_fallback=0
-            )
+            session = onnxruntime.InferenceSession(model, options, providers=wanted, enable_fallback=0)
         except Exception as error:
+            reason = _line(error) if isinstance(model, bytes) else _line(error).replace(model, MODEL_FILE)
             raise StartFailed(
-                f"{self._bundle.model_path}: expected a model that {names[0]} loads, found: {_line(error)}"
+                f"{self._bundle.model_path}: expected a model that {names[0]} loads, found: {reason}"
             ) from error
         # ONNX Runtime falls back to the CPU by itself (microsoft/onnxruntime#23372), so look at what it gave.
         found = session.get_providers()

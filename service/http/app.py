@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from fastapi import FastAPI
@@ -52,6 +53,10 @@ class Worker(Protocol):
     def first(self) -> bool:
         """True for the worker that takes connections while all workers load."""
 
+    @property
+    def shared(self) -> Path:
+        """Folder of all workers."""
+
     async def knock(self) -> None:
         """Return when the first worker takes no connections any more, unless it is ready itself."""
 
@@ -81,8 +86,11 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         reporting = asyncio.create_task(metrics.keep_reporting())
-        async with Lifecycle(settings, metrics, tracing, on_failure=on_failure) as lifecycle:
+        shared = worker.shared if worker else None
+        async with Lifecycle(settings, metrics, tracing, on_failure=on_failure, shared=shared) as lifecycle:
             app.state.lifecycle = lifecycle
+            if app.state.stopping:
+                lifecycle.stop()
             if worker and not worker.first:
                 await lifecycle.started()  # another may serve meanwhile; nobody should be refused here
                 await worker.knock()
@@ -102,6 +110,7 @@ def create_app(
     )
     app.state.settings = settings
     app.state.worker = worker
+    app.state.stopping = False  # true if a signal asked for it before there was anything to stop
     app.state.metrics = metrics
     app.state.receive_stage = ReceiveStage(settings.max_inflight_bytes)
     metrics.watch_receiving(app.state.receive_stage)

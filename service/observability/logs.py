@@ -14,6 +14,7 @@ from aaserve.service.observability.log_writer import LogWriter
 from aaserve.service.settings import LogFormat, LogLevel
 
 _READABLE = "/:@!$&'()*+,;=~"  # in a path; the rest, such as a line's end, is logged as %0A
+GIVEN, MESSAGE, TRACEBACK = 500, 4_000, 20_000  # characters of what a client gave, of a message and of a traceback
 log = logging.getLogger("aaserve")
 _encode = json.JSONEncoder(separators=(",", ":")).encode  # json.dumps makes an encoder a line
 
@@ -37,6 +38,7 @@ def configure_logging(log_format: LogFormat, level: LogLevel, *filters: logging.
 def log_request(facts: dict[str, Any]) -> None:
     """One line for an answered request; `facts` are plain JSON values."""
     if log.isEnabledFor(logging.INFO):
+        facts |= {name: shortened(facts[name], GIVEN) for name in ("method", "path")}
         record = logging.LogRecord(log.name, logging.INFO, __file__, 0, "request", None, None)  # as log.info, sooner
         record.request = facts
         log.handle(record)
@@ -61,19 +63,33 @@ class RefusalLog:
             self._since = now
 
 
+def shortened(text: str, length: int) -> str:
+    """`text` without its middle, if it has more than `length` characters."""
+    if len(text) <= length:
+        return text
+    return f"{text[: length // 2]} … {len(text) - length // 2 * 2} characters … {text[-(length // 2) :]}"
+
+
 @lru_cache(maxsize=1)
 def _second(since_1970: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(since_1970))
 
 
-class JsonFormatter(logging.Formatter):
+class _BoundedFormatter(logging.Formatter):
+    """A line's length does not depend on what an error has to say, which may be all that a client sent."""
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 (the library's name)
+        return shortened(super().formatException(ei), TRACEBACK)
+
+
+class JsonFormatter(_BoundedFormatter):
     """time, level, message, what is known of the request, its trace, and the traceback if there is one."""
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
             "time": f"{_second(int(record.created))}.{record.msecs:03.0f}Z",
             "level": record.levelname.lower(),
-            "message": record.getMessage(),
+            "message": shortened(record.getMessage(), MESSAGE),
             **getattr(record, "request", {}),
         }
         if hasattr(record, "trace_id"):
@@ -83,13 +99,14 @@ class JsonFormatter(logging.Formatter):
         return _encode(line)
 
 
-class ConsoleFormatter(logging.Formatter):
+class ConsoleFormatter(_BoundedFormatter):
     """One readable line."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s %(message)s")
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (the library's name)
+        record.message = shortened(record.message, MESSAGE)
         line = super().formatMessage(record)
         facts: dict[str, Any] | None = getattr(record, "request", None)
         if facts is None:

@@ -59,8 +59,8 @@ class Server(uvicorn.Server):
         self._draining = False
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup([])  # it begins to serve, and listens to nothing
         self._loop = asyncio.get_running_loop()
+        await super().startup([])  # it begins to serve, and listens to nothing
         self._listening = sockets or []
         for listening in self._listening:
             listening.setblocking(False)
@@ -78,10 +78,18 @@ class Server(uvicorn.Server):
         if self._draining or not self.started or sig != signal.SIGTERM:
             self._drain_grace = 0
             super().handle_exit(sig, frame)
+            if not self.started:
+                self._give_up_starting()
             return
         self._draining = True
         self.config.app.state.lifecycle.drain()  # type: ignore[union-attr]
         self._loop.call_soon_threadsafe(self._loop.call_later, self._drain_grace, self._stop)
+
+    def _give_up_starting(self) -> None:
+        state = self.config.app.state  # type: ignore[union-attr]
+        state.stopping = True
+        if lifecycle := getattr(state, "lifecycle", None):
+            self._loop.call_soon_threadsafe(lifecycle.stop)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self.config.app.state.lifecycle.drain()  # type: ignore[union-attr]
@@ -167,7 +175,7 @@ class Server(uvicorn.Server):
     def _reload(self) -> None:
         if self._certificate is not None:
             self._certificate.renew()
-        self._reloading = asyncio.ensure_future(self.config.app.state.lifecycle.reload())  # type: ignore[union-attr]
+        self.config.app.state.lifecycle.reload()  # type: ignore[union-attr]
 
     def _stop(self) -> None:
         self.should_exit = True

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import closing, suppress
 from enum import StrEnum
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from aaserve.bundle.errors import BundleError
@@ -28,6 +29,7 @@ from aaserve.service.errors import (
 from aaserve.service.observability.metrics import Metrics
 from aaserve.service.repository.repository import RECOVERING, ModelRepository, open_repository
 from aaserve.service.repository.served_model import ServedModel
+from aaserve.service.repository.trials import Trials
 from aaserve.service.settings import Settings
 
 if TYPE_CHECKING:
@@ -51,6 +53,7 @@ class Lifecycle:
 
     Args:
         on_failure: called once if nothing can be served or a model is lost; `failure` then says why.
+        shared: folder of all workers, if there are several.
     """
 
     def __init__(
@@ -60,11 +63,14 @@ class Lifecycle:
         tracing: "Tracing | None" = None,
         *,
         on_failure: Callable[[], None],
+        shared: Path | None = None,
     ) -> None:
         self._settings = settings
         self._metrics = metrics
         self._tracing = tracing
         self._on_failure = on_failure
+        self._trials = Trials(settings.model_load_timeout_ms / 1000, shared)
+        self._reloads: set[asyncio.Task[None]] = set()
         self._repository: ModelRepository | None = None
         self._state = State.STARTING
         self._started = asyncio.Event()
@@ -76,13 +82,13 @@ class Lifecycle:
         self._loop = asyncio.get_running_loop()
         self._thread_lost: asyncio.Future[None] = self._loop.create_future()
         self._task = asyncio.create_task(self._live(), name="lifecycle")
+        self._task.add_done_callback(lambda _: self._started.set())  # also if it is cancelled before it has begun
         return self
 
     async def __aexit__(self, *_: object) -> None:
         """Answer what was accepted, then let go of the models."""
-        self.drain()
-        self._stop.set()
-        await self._task
+        self.stop()
+        await asyncio.wait([self._task])  # it raises nothing
         if self._thread_lost.done():
             self._thread_lost.exception()  # seen, also where it came too late to end anything
 
@@ -108,8 +114,22 @@ class Lifecycle:
         if self._state is not State.FAILED:
             self._state = State.DRAINING
 
-    async def reload(self) -> None:
+    def stop(self) -> None:
+        """Have the models let go of, which `__aexit__` waits for; whatever is still being loaded is given up."""
+        self.drain()
+        if not self._started.is_set() and not self._stop.is_set():
+            self._task.cancel()
+        self._stop.set()
+        for reload in self._reloads:
+            reload.cancel()
+
+    def reload(self) -> None:
         """Bring the models in line with the repository on disk, once they are loaded and if they are served at all."""
+        task = asyncio.create_task(self._reload())
+        self._reloads.add(task)
+        task.add_done_callback(self._reloads.discard)
+
+    async def _reload(self) -> None:
         await self.started()  # else a change that came after its model was read would be missed
         if self.state in (State.READY, State.RECOVERING):
             try:
@@ -195,7 +215,9 @@ class Lifecycle:
         settings = self._settings
         try:
             with closing(CpuPool(settings.decode_threads, partial(self.thread_ended, "decode"))) as pool:
-                async with open_repository(settings, pool, self._metrics, self._tracing) as self._repository:
+                async with open_repository(
+                    settings, pool, self._metrics, self._tracing, self._trials
+                ) as self._repository:
                     if self._state is State.STARTING:
                         self._state = State.READY
                         self._warn_of_missing()
@@ -206,6 +228,9 @@ class Lifecycle:
         except (BundleError, LoadFailed, StartFailed, ModelLost) as error:
             self.failure = str(error)
             self.hung = isinstance(error, ModelHung)
+        except asyncio.CancelledError:
+            if not self._stop.is_set():
+                raise
         except Exception:
             log.exception("the service failed")
             self.failure = "the service failed; the traceback is above"

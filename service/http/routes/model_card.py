@@ -1,5 +1,7 @@
 """A model in memory --> what anybody may know about it."""
 
+import re
+import shlex
 from collections.abc import Iterator
 from typing import Annotated
 
@@ -128,6 +130,15 @@ def _version_card(loaded: LoadedVersion, state: str) -> VersionCard:
         attention=manifest.attention,
         accuracy=manifest.accuracy,
         parity=manifest.parity,
-        provenance=manifest.provenance,
+        provenance=manifest.provenance.model_copy(update={"command": without_folders(manifest.provenance.command)}),
         sha256=manifest.files,
     )
+
+
+def without_folders(command: str) -> str:
+    """A shell command with the last part of each path: where files lay on another machine is for nobody to know."""
+    try:
+        words = shlex.split(command)
+    except ValueError:  # not one that the exporter wrote
+        return ""
+    return shlex.join(re.sub(r"[^=]*[/\\]", "", word.rstrip("/")) for word in words)

@@ -4,12 +4,14 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
 from fastapi import FastAPI
 
+from aaserve.bundle.bundle import Bundle
 from aaserve.bundle.manifest import AttentionMap
 from aaserve.service.attention.render import FORMS
 from aaserve.service.engine.session import OnnxSession
@@ -17,6 +19,7 @@ from aaserve.service.errors import StartFailed
 from aaserve.service.http.app import create_app
 from aaserve.service.settings import Settings
 from tests.helpers import EXAMPLES, REPOSITORY, served, wait_until
+from tests.toy_bundles import write_fragile_bundle
 
 JPEG = (EXAMPLES / "rocket.jpg").read_bytes()
 
@@ -133,15 +136,34 @@ def test_a_session_that_dies_with_no_memory_left_for_another_ends_the_service(mo
         def run(*_: object) -> None:
             raise RuntimeError("CUDA failure 700")
 
-        def open_bundle(_: object) -> None:
+        def content(*_: object) -> None:
             raise MemoryError
 
         monkeypatch.setattr(OnnxSession, "run", run)
-        monkeypatch.setattr("aaserve.service.engine.runner.open_bundle", open_bundle)
+        monkeypatch.setattr(Bundle, "content", content)
         assert classify(client).status_code == 500
         wait_until(lambda: app.state.lifecycle.failure)
         assert app.state.lifecycle.failure == "aa-cifar100 died and could not be opened again: MemoryError()"
         assert client.get("/health/live").status_code == 503
+
+
+def test_a_session_that_dies_after_its_version_was_replaced_on_disk_is_not_opened_from_what_is_there_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_fragile_bundle(tmp_path)
+    app = create_app(Settings(repository=tmp_path, provider="cpu"))
+    with served(app) as (client, _):
+        wait_until(lambda: client.get("/health/ready").status_code == 200)
+
+        def run(*_: object) -> None:
+            raise RuntimeError("CUDA failure 700")
+
+        write_fragile_bundle(tmp_path, ballast_bytes=1000)  # never tried, and perhaps of other labels
+        monkeypatch.setattr(OnnxSession, "run", run)
+        assert classify(client).status_code == 500
+        wait_until(lambda: app.state.lifecycle.failure)
+        assert "fragile died and could not be opened again: " in app.state.lifecycle.failure
+        assert "model.onnx: expected sha256" in app.state.lifecycle.failure
 
 
 def test_a_bug_in_the_batcher_ends_the_service(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """What stands in the log, for machines and for people."""
 
 import json
+import logging
 import socket
 import subprocess
 import sys
@@ -9,10 +10,10 @@ import httpx
 import pytest
 
 from aaserve.service.http.observation import UNLOGGED, Observer
-from aaserve.service.observability.logs import RefusalLog
+from aaserve.service.observability.logs import RefusalLog, configure_logging
 from aaserve.service.observability.metrics import Metrics
 from aaserve.service.observability.request_record import Record
-from aaserve.service.settings import LoggedRequests
+from aaserve.service.settings import LogFormat, LoggedRequests
 from tests.helpers import CONSOLE, EXAMPLES, ROOT, RunningService, running_service, wait_until
 
 JPEG = (EXAMPLES / "rocket.jpg").read_bytes()
@@ -72,7 +73,7 @@ def test_lines_below_the_log_level_are_not_written() -> None:
         wait_until(lambda: is_ready(port), 30)
         httpx.post(f"http://127.0.0.1:{port}/classify", content=JPEG, headers={"Content-Type": "image/jpeg"})
         process.terminate()
-        [line] = process.stderr.read().splitlines()
+        [line] = [line for line in process.stderr.read().splitlines() if "not_ready" not in line]  # as it asks so often
     assert "WARNING aaserve no api_keys_file is set" in line
 
 
@@ -91,6 +92,29 @@ def test_console_has_one_readable_line_a_request() -> None:
     assert "POST /classify 200" in line
     assert "aa-cifar100/1" in line
     assert "inference" in line
+
+
+@pytest.mark.parametrize("log_format", ["json", "console"])
+def test_no_line_is_long_whatever_a_client_sends_or_an_error_says(
+    log_format: LogFormat, capfd: pytest.CaptureFixture[str]
+) -> None:
+    handlers, level = logging.root.handlers[:], logging.root.level
+    logging.root.handlers.clear()
+    try:
+        writer = configure_logging(log_format, "info")
+        Observer(Metrics(), "all").ended(Record("id", status=404), "M" * 10**6, "/" + "\N{GRINNING FACE}" * 10**6)
+        try:
+            raise ValueError("x" * 10**6)
+        except ValueError as error:
+            logging.getLogger("aaserve").exception("because of %s", error)
+        writer.close()
+    finally:
+        logging.root.handlers[:] = handlers
+        logging.root.setLevel(level)
+    lines = capfd.readouterr().err.splitlines()
+    assert lines
+    assert max(map(len, lines)) < 30_000
+    assert "characters …" in lines[0] or "characters \\u2026" in lines[0]
 
 
 @pytest.mark.parametrize("given", ["a" * 200, "with space", "", "ünïcode"])

@@ -336,7 +336,7 @@ def test_a_process_that_has_nothing_left_for_a_new_version_keeps_the_old_one(
                 def open_bundle(_: Path) -> None:
                     raise cause
 
-                monkeypatch.setattr("aaserve.service.repository.repository.open_bundle", open_bundle)
+                monkeypatch.setattr("aaserve.service.repository.loader.open_bundle", open_bundle)
                 with pytest.raises(LoadFailed, match="fragile/2: cannot be opened: "):
                     await models.load("fragile")
                 assert models.predictor("fragile", None) is before
