@@ -50,15 +50,8 @@ class Worker(Protocol):
         """The supervisor's process id."""
 
     @property
-    def first(self) -> bool:
-        """True for the worker that takes connections while all workers load."""
-
-    @property
     def shared(self) -> Path:
         """Folder of all workers."""
-
-    async def knock(self) -> None:
-        """Return when the first worker takes no connections any more, unless it is ready itself."""
 
     def reload_all(self) -> None:
         """Make every worker reload its models."""
@@ -91,9 +84,6 @@ def create_app(
             app.state.lifecycle = lifecycle
             if app.state.stopping:
                 lifecycle.stop()
-            if worker and not worker.first:
-                await lifecycle.started()  # another may serve meanwhile; nobody should be refused here
-                await worker.knock()
             yield
         reporting.cancel()
         metrics.refresh()  # for whoever is scraped after this worker's end

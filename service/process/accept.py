@@ -68,7 +68,8 @@ class Acceptor:
 
     def _go_on(self) -> None:
         self._watch()
-        self._accept()  # what nobody else has taken
+        if self._balance is None or self._balance.may_take():
+            self._accept()  # what nobody else has taken
 
     def _accept(self) -> None:
         try:

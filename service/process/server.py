@@ -7,12 +7,11 @@ Load balancers learn of the readiness while the grace lasts; answers then carry 
 keep connections open take their next request elsewhere. Whoever was given no such answer, because the connection was
 opened or last answered a moment ago, may be about to send: such a connection is closed only once it has been silent.
 
-The first of several workers listens while it loads, until another one is ready (service/process/supervisor.py).
+A worker that loads takes connections only as long as none is ready (`ConnectionCounts`).
 """
 
 import asyncio
 import logging
-import os
 import signal
 import socket
 from contextlib import suppress
@@ -22,6 +21,7 @@ import uvicorn
 
 from aaserve.service.process.accept import Acceptor, accept_all
 from aaserve.service.process.connection import Connection
+from aaserve.service.process.connection_counts import ConnectionCounts
 from aaserve.service.process.supervisor import Worker
 from aaserve.service.process.tls import Certificate
 
@@ -53,7 +53,6 @@ class Server(uvicorn.Server):
         self._certificate = certificate
         self._drain_grace = drain_grace
         self._worker = worker
-        self._door = worker.door if worker and worker.first else None
         self._balance = config.app.state.balance = worker.balance() if worker else None  # type: ignore[union-attr]
         self._joining: asyncio.Task[None] | None = None
         self._draining = False
@@ -67,11 +66,9 @@ class Server(uvicorn.Server):
         self._listen()
         self._loop.add_signal_handler(signal.SIGHUP, self._reload)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # which the supervisor blocks until here
-        if self._worker is not None:
+        if self._worker is not None and self._balance is not None:
             self._loop.add_reader(self._worker.lifeline, self._supervisor_gone)
-        if self._door is not None:
-            self._loop.add_reader(self._door, self._leave)
-            self._joining = asyncio.create_task(self._join())
+            self._joining = asyncio.create_task(self._join(self._balance))
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """First signal: drain. SIGINT (somebody waits at a terminal) and every further one: no grace."""
@@ -111,17 +108,9 @@ class Server(uvicorn.Server):
         await self._silence()
         await super().shutdown([])
 
-    def _leave(self) -> None:
-        """Another worker is ready: take no connections before this one is, too."""
-        self._stop_listening()
-        self._close_door()
-
-    async def _join(self) -> None:
-        """Once this worker is ready, it serves beside the others, whether it had left or not."""
+    async def _join(self, balance: ConnectionCounts) -> None:
         await self.config.app.state.lifecycle.started()  # type: ignore[union-attr]
-        self._close_door()
-        if not self._acceptors:
-            self._listen()
+        balance.ready()
 
     def _listen(self) -> None:
         connections = self.server_state.connections.__len__
@@ -131,12 +120,6 @@ class Server(uvicorn.Server):
         for acceptor in self._acceptors:
             acceptor.close()
         self._acceptors.clear()
-
-    def _close_door(self) -> None:
-        if self._door is not None:
-            self._loop.remove_reader(self._door)
-            os.close(self._door)
-            self._door = None
 
     async def _welcome(self, connection: socket.socket) -> None:
         """Speak HTTP with a connection, after TLS where there is a certificate."""

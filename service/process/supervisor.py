@@ -4,14 +4,13 @@ supervisor: bind --> N times python -m service on that socket --> one that is ki
             no process to be had --> try again later; a worker that is stopped (SIGSTOP) --> the others take all
 worker:     its slot, the socket and the supervisor's lifeline, from the environment
 
-A worker takes connections once it is ready, so that nobody is refused who could be served. Until one is, the first says
-on the port that it loads; whoever is ready before it knocks, and it leaves the port until it is ready too.
+All workers listen from their start. One that loads leaves connections to those that are ready, so that nobody is
+refused who could be served (`ConnectionCounts`); where none is ready, it takes them and answers that it loads.
 
 A worker that ends by itself with an error (a bundle that broke, a provider that went away) would fail again, so it ends
 the service with its status. A worker that a signal kills, or that ends because a model call hangs, is replaced.
 """
 
-import asyncio
 import json
 import logging
 import os
@@ -35,7 +34,6 @@ from aaserve.service.process.connection_counts import ConnectionCounts
 VARIABLE = "_AASERVE_WORKER"
 METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"  # the client library's name: set, it counts in files that workers share
 HUNG = 75  # exit status of a process that only a new one can help: EX_TEMPFAIL of sysexits.h
-KNOCK_TIMEOUT = 1.0  # seconds; whoever hears no knock for so long takes no connections either
 RESTART_PAUSE = 1.0  # seconds between two starts in a slot, at least
 RETRY_PAUSE = 5.0  # seconds until the next try where the system has no process for a worker
 _DEFERRED = {signal.SIGHUP, signal.SIGTERM}  # in a worker, until it knows what to do with them
@@ -50,8 +48,6 @@ class Worker:
     slot: int
     listening: int
     lifeline: int  # reaches its end when the supervisor is gone
-    door: int  # a socket between the first and all the others
-    first: bool  # answers that it loads while it does
     supervisor: int  # its process id
 
     @classmethod
@@ -73,14 +69,6 @@ class Worker:
         """Have every worker do what the repository says now, this one too."""
         os.kill(self.supervisor, signal.SIGHUP)
 
-    async def knock(self) -> None:
-        """Return when the first worker takes no connections any more, unless it is ready itself."""
-        with socket.socket(fileno=self.door) as door, suppress(ConnectionError, TimeoutError):  # it was gone before
-            door.setblocking(False)
-            door.send(b"\0")
-            async with asyncio.timeout(KNOCK_TIMEOUT):
-                await asyncio.get_running_loop().sock_recv(door, 1)
-
 
 class Supervisor:
     """Keeps `count` workers running on one listening socket."""
@@ -90,7 +78,6 @@ class Supervisor:
         self._listening = listening
         self._metrics_folder = metrics_folder
         self._lifeline, self._lifeline_end = os.pipe()
-        self._door, self._inside = socket.socketpair()
         self._slots: dict[int, int] = {}  # process id --> slot
         self._started = [0.0] * count
         self._due: dict[int, float] = {}  # slot --> when to start a worker in it, on the monotonic clock
@@ -112,8 +99,7 @@ class Supervisor:
         signal.signal(signal.SIGCHLD, lambda *_: None)  # so that it wakes `_wait`
         ConnectionCounts.create(self._metrics_folder, self._count)
         for slot in range(self._count):
-            self._start(slot, first=slot == 0)
-        self._inside.close()  # the first worker's is the last, and tells the others of its end
+            self._start(slot)
         while self._slots or self._due:
             self._wait()
             self._look_at_workers()
@@ -146,18 +132,17 @@ class Supervisor:
             else:
                 self._ended(process_id, os.waitstatus_to_exitcode(status))
 
-    def _start(self, slot: int, *, first: bool = False) -> None:
+    def _start(self, slot: int) -> None:
         if self._stopping:
             return
-        door = (self._inside if first else self._door).fileno()
-        worker = Worker(slot, self._listening.fileno(), self._lifeline, door, first, os.getpid())
+        worker = Worker(slot, self._listening.fileno(), self._lifeline, os.getpid())
         # A worker inherits what is blocked: until it can reload or stop, a signal waits instead of killing it.
         signal.pthread_sigmask(signal.SIG_BLOCK, _DEFERRED)
         try:
             process = subprocess.Popen(
                 [sys.executable, "-m", "aaserve.service", *sys.argv[1:]],
                 env={**os.environ, VARIABLE: json.dumps(asdict(worker))},
-                pass_fds=(worker.listening, worker.lifeline, worker.door),
+                pass_fds=(worker.listening, worker.lifeline),
                 start_new_session=True,  # Ctrl-C reaches the supervisor only, which passes it on once
             )
         except OSError as error:
