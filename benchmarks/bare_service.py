@@ -73,7 +73,7 @@ def serve(folder: Path, port: int) -> None:
 
     def classify(picture: bytes) -> bytes:
         row = read_input(picture, manifest, max_pixels=MAX_PIXELS)
-        logits = session.run([manifest.output.name], {manifest.input.name: row[np.newaxis]})[0][0]
+        logits = session.run([manifest.outputs[0].name], {manifest.input.name: row[np.newaxis]})[0][0]
         best = int(logits.argmax())
         return json.dumps({"predictions": [{"label": manifest.labels[best], "class_index": best}]}).encode()
 

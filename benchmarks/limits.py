@@ -73,7 +73,9 @@ class Raw:
     def top_1(self) -> list[int]:
         """Class indices of the workload's pictures: what a server has to answer."""
         manifest, session = self._bundle.manifest, self._session(0, 1)
-        logits = [session.run([manifest.output.name], {manifest.input.name: row[np.newaxis]})[0] for row in self._rows]
+        logits = [
+            session.run([manifest.outputs[0].name], {manifest.input.name: row[np.newaxis]})[0] for row in self._rows
+        ]
         return [int(one.argmax()) for one in logits]
 
     def images_per_second(self, way: Way, seconds: float) -> float:
@@ -82,7 +84,7 @@ class Raw:
         batch = np.resize(self._rows, (way.batch, *self._rows.shape[1:]))
 
         def call(caller: int) -> None:
-            sessions[caller % len(sessions)].run([manifest.output.name], {manifest.input.name: batch})
+            sessions[caller % len(sessions)].run([manifest.outputs[0].name], {manifest.input.name: batch})
 
         return _per_second(call, callers=way.callers, seconds=seconds) * way.batch
 

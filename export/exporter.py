@@ -192,7 +192,7 @@ def _manifest(
         version=request.version,
         architecture=description.architecture,
         input=form,
-        output=Output(name=OUTPUT_NAME, dtype="float32", shape=(len(description.labels),)),
+        outputs=(Output(name=OUTPUT_NAME, dtype="float32", shape=(len(description.labels),)),),
         attention=attention,
         preprocessing=description.preprocessing,
         labels=description.labels,

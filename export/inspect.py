@@ -42,7 +42,10 @@ def summary(opened: Bundle) -> str:
         "what": f"{manifest.name} version {manifest.version}: {manifest.architecture}, {manifest.precision}",
         "input": f"{manifest.input.name}, {manifest.input.dtype} {manifest.input.layout} (batch, "
         f"{', '.join(map(str, manifest.input.shape))})",
-        "output": f"{manifest.output.name}, {manifest.output.dtype} (batch, {manifest.output.shape[0]})",
+        "task": manifest.task,
+        "output": ", ".join(
+            f"{one.name}, {one.dtype} (batch, {', '.join(map(str, one.shape))})" for one in manifest.outputs
+        ),
         **({"attention": _attention(manifest)} if manifest.attention else {}),
         "labels": f"{len(manifest.labels)}: {', '.join(manifest.labels[:LABELS_SHOWN])}"
         + (", …" if len(manifest.labels) > LABELS_SHOWN else ""),

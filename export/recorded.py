@@ -12,7 +12,7 @@ Label = Annotated[str, Field(min_length=1, max_length=1000)]
 
 
 class _Network(BaseModel):
-    architecture: str
+    architecture: Annotated[str, Field(max_length=100)]
     options: dict[str, Any] = {}
 
 

@@ -64,7 +64,7 @@ def check(session: onnxruntime.InferenceSession, manifest: Manifest, reference: 
     else:
         row = _read(images / reference.picture, reference, manifest)
         tolerance, any_class = manifest.parity.tolerance, manifest.parity.top_1_agreement < 1
-    names = [manifest.output.name, *(attention.output for attention in manifest.attention)]
+    names = [output.name for output in manifest.all_outputs]
     given = [output.name for output in session.get_outputs()]
     if missing := [name for name in names if name not in given]:
         raise ExportError(f"expected the output {missing[0]} in the graph, found {', '.join(given)}")

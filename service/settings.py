@@ -92,6 +92,11 @@ class Settings(BaseSettings):
         le=100_000,
         description="Rows waiting for decoding or for the model, at most; beyond that 429.",
     )
+    max_queue_bytes: int = Field(
+        2**30,
+        ge=1,
+        description="Bytes of waiting rows as the model takes them; of large rows, fewer than max_queue_size may wait.",
+    )
     max_batch_items: int = Field(
         32, ge=1, le=10_000, description="Images in one request of /classify/batch, at most; beyond that 413."
     )

@@ -94,7 +94,7 @@ FORBIDDEN_NAMES = {
 }
 ALLOWED = {
     "service/http/load_shedding.py": {"urllib"},  # unquote, as uvicorn does it with the same path
-    "service/http/encoded_text.py": {"urllib"},  # unquote, for the text of a data URI
+    "service/http/body/encoded_text.py": {"urllib"},  # unquote, for the text of a data URI
     "service/observability/gpu_metrics.py": {"ctypes"},  # the driver's libcuda, by a fixed name
     "service/healthcheck.py": {"http"},  # another process, which asks this one and no other
     "service/observability/logs.py": {"urllib"},  # quote, which makes a path printable

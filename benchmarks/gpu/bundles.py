@@ -108,7 +108,7 @@ def _write(name: str, form: str, work: Path) -> None:
         "version": "1",
         "architecture": name,
         "input": Input(name=INPUT_NAME, dtype="uint8", layout="NHWC", shape=(*spec.crop, 3)),
-        "output": Output(name=OUTPUT_NAME, dtype="float32", shape=(classes,)),
+        "outputs": (Output(name=OUTPUT_NAME, dtype="float32", shape=(classes,)),),
         "attention": (),
         "preprocessing": spec,
         "labels": tuple(f"class {number}" for number in range(classes)),

@@ -92,7 +92,7 @@ def write_hungry_bundle(repository: Path) -> None:
         "version": "1",
         "architecture": "made up",
         "input": Input(name="image", dtype="uint8", layout="NHWC", shape=(SIDE, SIDE, 3)),
-        "output": Output(name="logits", dtype="float32", shape=(CLASSES,)),
+        "outputs": (Output(name="logits", dtype="float32", shape=(CLASSES,)),),
         "attention": (),
         "preprocessing": shipped.preprocessing.model_copy(update={"resize": SIDE, "crop": (SIDE, SIDE)}),
         "labels": tuple("abcd"),

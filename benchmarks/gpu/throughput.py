@@ -83,7 +83,7 @@ def _ours(name: str, way: Way, plan: Plan, work: Path) -> Prepare:
 
     def prepare(rows: int) -> Bound:
         inputs = {model.manifest.input.name: pixels(name, rows)}
-        bound = Bound(session, inputs, (rows, *model.manifest.output.shape), graph=rows if graph else None)
+        bound = Bound(session, inputs, (rows, *model.manifest.outputs[0].shape), graph=rows if graph else None)
         bound()
         if not (abs(bound.answer()) < float("inf")).all():
             raise ArithmeticError("not all logits are finite")
@@ -97,7 +97,7 @@ def _tensorrt(plan: Plan, work: Path) -> Prepare:
     session = open_session(model, "tensorrt", trt_fp16_enable=True)
     manifest = model.manifest
     return lambda rows: Bound(
-        session, {manifest.input.name: pixels(plan.augmented, rows)}, (rows, *manifest.output.shape)
+        session, {manifest.input.name: pixels(plan.augmented, rows)}, (rows, *manifest.outputs[0].shape)
     )
 
 

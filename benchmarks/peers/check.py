@@ -31,7 +31,7 @@ def expected_top_1(folder: Path, pictures: Iterable[Path]) -> list[int]:
     manifest = opened.manifest
     session = onnxruntime.InferenceSession(opened.model_path, providers=["CPUExecutionProvider"])
     rows = [read_input(picture.read_bytes(), manifest, max_pixels=50_000_000) for picture in pictures]
-    logits = [session.run([manifest.output.name], {manifest.input.name: row[np.newaxis]})[0] for row in rows]
+    logits = [session.run([manifest.outputs[0].name], {manifest.input.name: row[np.newaxis]})[0] for row in rows]
     return [int(one.argmax()) for one in logits]
 
 

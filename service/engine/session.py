@@ -11,14 +11,18 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from aaserve.bundle.bundle import MODEL_FILE, Bundle
-from aaserve.bundle.manifest import AttentionMap
 from aaserve.service.engine import providers
 from aaserve.service.engine.memory_file import model_file
 from aaserve.service.errors import ProviderMissing, StartFailed
 from aaserve.service.settings import ProviderName, Settings
 
 _FATAL = 4  # of ONNX Runtime's severities
-_TENSOR_TYPES = {"float32": "tensor(float)", "float16": "tensor(float16)", "uint8": "tensor(uint8)"}
+_TENSOR_TYPES = {
+    "float32": "tensor(float)",
+    "float16": "tensor(float16)",
+    "uint8": "tensor(uint8)",
+    "int64": "tensor(int64)",
+}
 log = logging.getLogger("aaserve")
 
 
@@ -48,6 +52,7 @@ class OnnxSession:
         self._bundle = bundle
         self._settings = settings
         self._threads = threads
+        self._names = bundle.manifest.output_names
         # TensorRT names its engines after the model's file, so that file cannot have a number for a name.
         with model_file(bundle, as_path=settings.provider != "tensorrt") as model:
             session = self._open_best(model) if settings.provider == "auto" else self._open(settings.provider, model)
@@ -63,24 +68,18 @@ class OnnxSession:
         if not self.on_cpu and (nodes := left_to_the_cpu(session)):
             log.warning("%s: on the CPU instead of %s: %s", bundle.model_path, self.provider, ", ".join(nodes))
 
-    def run(self, batch: NDArray[Any]) -> NDArray[np.float32]:
-        """Map a batch of the manifest's input to logits (B, num_classes)."""
-        manifest = self._bundle.manifest
+    def run(self, batch: NDArray[Any], names: Sequence[str] = ()) -> dict[str, NDArray[Any]]:
+        """Map a batch of the manifest's input to the outputs of these names, each (B, ...), or to those of the task.
+
+        The graph computes all of them anyway; only the named ones are fetched.
+        """
+        names = names or self._names
         rows = len(batch)
         size = next((size for size in self.warm_sizes if size >= rows), self.warm_sizes[-1])
         if self._fixed_shapes and size > rows:
             batch = np.concatenate([batch, np.zeros((size - rows, *batch.shape[1:]), batch.dtype)])
-        logits: NDArray[np.float32] = self._sessions[size].run([manifest.output.name], {manifest.input.name: batch})[0]
-        return logits[:rows]
-
-    def attention(self, row: NDArray[Any], layers: Sequence[AttentionMap]) -> dict[str, NDArray[np.floating]]:
-        """Map one row of the manifest's input to the attention maps (heads, queries, keys) of `layers`, by their names.
-
-        The graph computes them anyway; only here are they fetched.
-        """
-        manifest = self._bundle.manifest
-        maps = self._sessions[1].run([layer.output for layer in layers], {manifest.input.name: row[np.newaxis]})
-        return {layer.layer: found[0] for layer, found in zip(layers, maps, strict=True)}
+        found = self._sessions[size].run(names, {self._bundle.manifest.input.name: batch})
+        return {name: values[:rows] for name, values in zip(names, found, strict=True)}
 
     def warm_up(self, sizes: Sequence[int] | None = None) -> None:
         """Run every size that must be warm (or `sizes`), so that the first caller does not pay for it.
@@ -99,14 +98,16 @@ class OnnxSession:
     def _warm_up(self, size: int) -> None:
         manifest = self._bundle.manifest
         try:
-            logits = self.run(np.zeros((size, *manifest.input.shape), manifest.input.dtype))
+            outputs = self.run(np.zeros((size, *manifest.input.shape), manifest.input.dtype))
         except Exception as error:
             raise StartFailed(f"{self._bundle.model_path}: warm-up at batch {size} failed: {_line(error)}") from error
-        expected = (size, *manifest.output.shape)
-        if logits.shape != expected or not np.isfinite(logits).all():
-            raise StartFailed(
-                f"{self._bundle.model_path}: expected finite logits {expected} in warm-up, found {logits.shape}"
-            )
+        for output in manifest.outputs:
+            expected, values = (size, *output.shape), outputs[output.name]
+            if values.shape != expected or not np.isfinite(values).all():
+                raise StartFailed(
+                    f"{self._bundle.model_path}: expected finite {output.name} {expected} in warm-up, "
+                    f"found {values.shape}"
+                )
 
     def seconds_of_one_row(self) -> float:
         """How long a call takes, at its fastest: whatever else runs can only slow it down."""
@@ -168,19 +169,12 @@ class OnnxSession:
 
     def _check_shapes(self, session: onnxruntime.InferenceSession) -> None:
         manifest = self._bundle.manifest
-        wanted_inputs: list[tuple[str, str, tuple[int, ...]]] = [
-            (manifest.input.name, manifest.input.dtype, manifest.input.shape)
-        ]
-        wanted_outputs: list[tuple[str, str, tuple[int, ...]]] = [
-            (manifest.output.name, manifest.output.dtype, manifest.output.shape),
-            *((maps.output, maps.dtype, maps.shape) for maps in manifest.attention),
-        ]
-        for role, expected, values in (
-            ("input", wanted_inputs, session.get_inputs()),
-            ("output", wanted_outputs, session.get_outputs()),
+        for role, declared, values in (
+            ("input", [manifest.input], session.get_inputs()),
+            ("output", manifest.all_outputs, session.get_outputs()),
         ):
             found = [(value.name, value.type, tuple(value.shape[1:])) for value in values]
-            wanted = [(name, _TENSOR_TYPES[dtype], shape) for name, dtype, shape in expected]
+            wanted = [(tensor.name, _TENSOR_TYPES[tensor.dtype], tensor.shape) for tensor in declared]
             if found != wanted:
                 words = ", ".join(map(str, wanted))
                 raise StartFailed(f"{self._bundle.model_path}: expected the {role} {words}, found {found}")

@@ -15,6 +15,7 @@ from starlette.middleware.cors import CORSMiddleware
 from aaserve.service.errors import ServiceError
 from aaserve.service.http import page
 from aaserve.service.http.auth import Access
+from aaserve.service.http.body.receiving import ReceiveStage
 from aaserve.service.http.cors import METHODS, REQUEST_HEADERS, RESPONSE_HEADERS
 from aaserve.service.http.direct_route import DirectRoutes, OnError
 from aaserve.service.http.error_responses import on_http_exception, on_invalid_parameter, on_service_error
@@ -25,7 +26,6 @@ from aaserve.service.http.observation import UNLOGGED, Observation, Observer
 from aaserve.service.http.oip import infer_routes
 from aaserve.service.http.oip import model_routes as oip_routes
 from aaserve.service.http.openapi import Application
-from aaserve.service.http.receiving import ReceiveStage
 from aaserve.service.http.routes import admin, classify, classify_batch, explain, health, models, torchserve
 from aaserve.service.observability.metrics import Metrics
 from aaserve.service.observability.process_metrics import watch_process, watch_workers
@@ -85,6 +85,7 @@ def create_app(
             if app.state.stopping:
                 lifecycle.stop()
             yield
+        observer.close()
         reporting.cancel()
         metrics.refresh()  # for whoever is scraped after this worker's end
 
@@ -126,7 +127,7 @@ def create_app(
         app.add_exception_handler(error, handler)
     if tracing is None:  # FastAPI makes the span of each request that is traced
         app.add_middleware(DirectRoutes, routes=app.router.routes, on_error=on_error)
-    keys = Keys(settings.api_keys_file) if settings.api_keys_file is not None else None
+    keys = app.state.keys = Keys(settings.api_keys_file) if settings.api_keys_file is not None else None
     if keys is not None:
         app.add_middleware(Access, keys=keys)
     app.add_middleware(Methods, routes=app.router.routes)

@@ -1,11 +1,11 @@
 """Log lines: for people on a terminal, one JSON document a line for machines. log_writer.py takes them to stderr."""
 
+import asyncio
 import json
 import logging
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 from urllib.parse import quote
@@ -45,22 +45,38 @@ def log_request(facts: dict[str, Any]) -> None:
 
 
 class RefusalLog:
-    """One line a second for all requests refused: under overload a line each would cost more than the refusal."""
+    """One line a second for all requests refused: under overload a line each would cost more than the refusal.
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+    Belongs to the event loop that `add` is called in.
+    """
+
+    def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
-        self._since = clock()
+        self._since: float | None = None
+        self._timer: asyncio.TimerHandle | None = None
 
     def add(self, code: str) -> None:
-        """Count a refusal, and say so if the last word on it is a second old."""
+        """Count a refusal, which is logged within a second."""
         self._counts[code] += 1
-        now = self._clock()
-        if now - self._since >= 1:
-            refused = ", ".join(f"{code} {count}" for code, count in self._counts.items())
-            log.warning("requests refused since %.0f s ago: %s", now - self._since, refused)
-            self._counts.clear()
-            self._since = now
+        if self._timer is None:
+            loop = asyncio.get_running_loop()
+            if self._since is None:
+                self._since = loop.time()
+            self._timer = loop.call_at(self._since + 1, self._log, loop)
+
+    def close(self) -> None:
+        """Log what has not been logged yet."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._log(asyncio.get_running_loop())
+
+    def _log(self, loop: asyncio.AbstractEventLoop) -> None:
+        assert self._since is not None
+        now = loop.time()
+        refused = ", ".join(f"{code} {count}" for code, count in self._counts.items())
+        log.warning("requests refused since %.0f s ago: %s", now - self._since, refused)
+        self._counts.clear()
+        self._since, self._timer = now, None
 
 
 def shortened(text: str, length: int) -> str:

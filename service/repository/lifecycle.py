@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from aaserve.bundle.errors import BundleError
+from aaserve.service.engine.client_usage import ClientUsage
 from aaserve.service.engine.cpu_pool import CpuPool
 from aaserve.service.errors import (
     Draining,
@@ -75,6 +76,7 @@ class Lifecycle:
         self._state = State.STARTING
         self._started = asyncio.Event()
         self._stop = asyncio.Event()
+        self.usage = ClientUsage()
         self.failure: str | None = None
         self.hung = False  # a thread never comes back, and would keep the process from ending
 
@@ -182,19 +184,20 @@ class Lifecycle:
         if self._repository and (missing := self._repository.required_and_missing):
             log.error("not ready: required_models names models that are not served: %s", ", ".join(sorted(missing)))
 
-    def refusal(self, *, timeout: float, arriving: int) -> ServiceError | None:
+    def refusal(self, *, timeout: float, arriving: int, slow: bool) -> ServiceError | None:
         """Why no model would take a row now; None if one might.
 
         Args:
             timeout: seconds that the request has.
             arriving: rows that were let in and hold no permit yet.
+            slow: whether it is a slow row, as `Admission` has it.
         """
         if closed := self._closed():
             return closed
         refusal = None
         for predictor in self._repository.predictors if self._repository else ():
             if predictor.ready:
-                refusal = predictor.admission.refusal(timeout=timeout, arriving=arriving)
+                refusal = predictor.admission.refusal(timeout=timeout, arriving=arriving, slow=slow)
                 if refusal is None:
                     return None
         return refusal
@@ -214,7 +217,7 @@ class Lifecycle:
     async def _live(self) -> None:
         settings = self._settings
         try:
-            with closing(CpuPool(settings.decode_threads, partial(self.thread_ended, "decode"))) as pool:
+            with closing(CpuPool(settings.decode_threads, self.usage, partial(self.thread_ended, "decode"))) as pool:
                 async with open_repository(
                     settings, pool, self._metrics, self._tracing, self._trials
                 ) as self._repository:

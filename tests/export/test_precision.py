@@ -100,12 +100,12 @@ def test_fp16_and_int8_bundles_can_be_served_and_verified_and_record_their_loss(
     assert manifest.lowered.judged == (15 if precision == "int8" else 30)
     assert manifest.lowered.calibrated == (15 if precision == "int8" else None)
     assert manifest.lowered.top_1 >= manifest.lowered.top_1_fp32 - 0.01
-    assert (manifest.input.dtype, manifest.output.dtype) == (form, "float32")
+    assert (manifest.input.dtype, manifest.outputs[0].dtype) == (form, "float32")
 
     session = OnnxSession(opened, Settings(provider="cpu", intra_op_num_threads=1))
     session.warm_up()
     picture = (trained / "pictures" / "cat" / "2.png").read_bytes()
-    logits = session.run(read_input(picture, manifest, max_pixels=10**6)[None])
+    logits = session.run(read_input(picture, manifest, max_pixels=10**6)[None])["logits"]
     assert LABELS[logits.argmax()] == "cat"
     if form == "uint8":
         maps = session.attention(read_input(picture, manifest, max_pixels=10**6), manifest.attention)

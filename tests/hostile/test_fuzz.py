@@ -29,15 +29,15 @@ from aaserve.bundle.errors import BundleError, ImageError
 from aaserve.bundle.manifest import Manifest
 from aaserve.bundle.references import read_references
 from aaserve.service.errors import InvalidRequest, ServiceError
-from aaserve.service.http.compression import coding_of
-from aaserve.service.http.encoded_text import from_base64
-from aaserve.service.http.multipart import read_form
+from aaserve.service.http.body.compression import coding_of
+from aaserve.service.http.body.encoded_text import from_base64
+from aaserve.service.http.body.multipart import read_form
 from aaserve.service.http.oip.infer_request import read_infer_request
 from aaserve.service.http.oip.view import View
 from tests.encoders import bmp, gif, jpeg_segment, png, png_chunk, tiff, tiff_file, with_segment
 from tests.helpers import REPOSITORY, encode, noise
 from tests.hostile.bombs import tiff_of_one_tile
-from tests.service.http.test_compression import inflated
+from tests.service.http.body.test_compression import inflated
 
 EXAMPLES = int(os.environ.get("AASERVE_FUZZ_EXAMPLES", "150"))
 MANIFEST_TEXT = (REPOSITORY / "aa-cifar100" / "1" / MANIFEST_FILE).read_text()
@@ -233,7 +233,7 @@ def test_manifests(text: str | bytes) -> None:
     except ValidationError:
         return
     assert Manifest.model_validate_json(manifest.model_dump_json()) == manifest  # what is served is what was read
-    assert len(manifest.labels) == manifest.output.shape[0]
+    assert len(manifest.labels) == manifest.outputs[0].shape[0]
     assert 1 <= min(manifest.preprocessing.crop) <= max(manifest.preprocessing.crop) <= 4096
     assert "/" not in manifest.name
     assert not manifest.name.startswith(".")

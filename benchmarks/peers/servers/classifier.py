@@ -50,7 +50,7 @@ class Classifier:
         """Logits (B, num_classes) of B rows."""
         manifest = self._bundle.manifest
         logits: NDArray[np.float32] = self._session.run(
-            [manifest.output.name], {manifest.input.name: np.asarray(rows)}
+            [manifest.outputs[0].name], {manifest.input.name: np.asarray(rows)}
         )[0]
         return logits
 

@@ -53,7 +53,7 @@ def model_config(view: View, predictor: Predictor, *, max_rows: int) -> Json:
         "output": [{**_config(spec), "is_shape_tensor": False} for spec in view.outputs],
         "instance_group": [{"name": view.manifest.name, "kind": kind, "count": 1}],
         "dynamic_batching": {
-            "preferred_batch_size": [predictor.max_batch_size],
+            "preferred_batch_size": [predictor.runner.max_rows],
             "max_queue_delay_microseconds": round(predictor.settings.max_queue_delay_ms * 1000),
         },
     }

@@ -8,8 +8,8 @@ from starlette.responses import JSONResponse, Response
 
 from aaserve.service.engine.predictor import Predictor
 from aaserve.service.errors import InvalidRequest
-from aaserve.service.http.body import read_body
-from aaserve.service.http.json_body import kind_of, parse_json
+from aaserve.service.http.body.body import read_body
+from aaserve.service.http.body.json_body import kind_of, parse_json
 from aaserve.service.http.oip.descriptions import (
     Json,
     index_entry,
@@ -113,7 +113,7 @@ async def config(request: Request, model: str, version: str | None = None) -> Re
     """A model as Triton's model configuration."""
     predictor, view = find(parts(request)[0].repository, model, version)
     settings = predictor.settings
-    max_rows = min(settings.max_batch_items, settings.max_queue_size)
+    max_rows = min(settings.max_batch_items, predictor.queue_capacity)
     return JSONResponse(model_config(view, predictor, max_rows=max_rows))
 
 

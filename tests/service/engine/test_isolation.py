@@ -82,10 +82,10 @@ from aaserve.service.engine.session import OnnxSession
 
 died, run = pathlib.Path({flag!r}), OnnxSession.run
 
-def run_until_death(self, batch):
+def run_until_death(self, *arguments):
     if died.exists() and not getattr(self, "reopened", False):
         raise RuntimeError("CUDA failure 700: an illegal memory access was encountered")
-    return run(self, batch)
+    return run(self, *arguments)
 
 def reopened(self, *arguments, **options):
     init(self, *arguments, **options)
@@ -142,10 +142,10 @@ from aaserve.service.engine.session import OnnxSession
 died, go = pathlib.Path({died!r}), pathlib.Path({go!r})
 run, init = OnnxSession.run, OnnxSession.__init__
 
-def run_until_death(self, batch):
+def run_until_death(self, *arguments):
     if died.exists() and self.of_fragile and not self.reopened:
         raise RuntimeError("CUDA failure 700: an illegal memory access was encountered")
-    return run(self, batch)
+    return run(self, *arguments)
 
 def held(self, bundle, *arguments, **options):
     self.of_fragile, self.reopened = bundle.manifest.name == "fragile", died.exists()

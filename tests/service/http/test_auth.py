@@ -165,6 +165,14 @@ def test_each_address_refuses_in_its_own_form(keyed: RunningService) -> None:
     assert (torchserve.json()["code"], torchserve.json()["type"]) == (401, "InvalidKeyException")
 
 
+def test_two_keys_are_one_too_many(keyed: RunningService) -> None:
+    """A proxy may have looked at the other one."""
+    twice = [("Authorization", f"Bearer {KEYS['infer']}"), ("Authorization", "Bearer another")]
+    for headers in (twice, twice[::-1], twice[:1] * 2):
+        answer = keyed.client.get("/models", headers=headers)
+        assert (answer.status_code, answer.json()["code"]) == (400, "invalid_request")
+
+
 def test_a_refusal_comes_before_a_byte_of_the_body_is_read(keyed: RunningService) -> None:
     address = (keyed.client.base_url.host, keyed.client.base_url.port)
     head = b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\nExpect: 100-continue\r\n\r\n"

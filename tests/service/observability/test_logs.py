@@ -1,5 +1,6 @@
 """What stands in the log, for machines and for people."""
 
+import asyncio
 import json
 import logging
 import socket
@@ -15,6 +16,7 @@ from aaserve.service.observability.metrics import Metrics
 from aaserve.service.observability.request_record import Record
 from aaserve.service.settings import LogFormat, LoggedRequests
 from tests.helpers import CONSOLE, EXAMPLES, ROOT, RunningService, running_service, wait_until
+from tests.virtual_time import VirtualLoop, run_in_virtual_time
 
 JPEG = (EXAMPLES / "rocket.jpg").read_bytes()
 
@@ -124,10 +126,24 @@ def test_a_request_id_that_could_break_a_log_is_replaced(service: RunningService
     assert answer.headers["x-request-id"].isalnum()
 
 
-def test_refusals_are_summed_up_once_a_second(caplog: pytest.LogCaptureFixture) -> None:
-    now = 0.0
-    refusals = RefusalLog(lambda: now)
-    for _ in range(10):
-        now += 0.25
-        refusals.add("queue_full")
-    assert [record.getMessage() for record in caplog.records] == ["requests refused since 1 s ago: queue_full 4"] * 2
+def test_refusals_are_summed_up_every_second_and_the_last_ones_are_not_kept_back(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def scenario(_: VirtualLoop) -> None:
+        refusals = RefusalLog()
+        for _ in range(6):
+            refusals.add("queue_full")
+            await asyncio.sleep(0.25)
+        await asyncio.sleep(10)
+        refusals.add("draining")
+        await asyncio.sleep(0.1)
+        refusals.add("draining")
+        refusals.close()
+
+    run_in_virtual_time(scenario)
+    assert [record.getMessage() for record in caplog.records] == [
+        "requests refused since 1 s ago: queue_full 4",
+        "requests refused since 1 s ago: queue_full 2",
+        "requests refused since 10 s ago: draining 1",
+        "requests refused since 0 s ago: draining 1",
+    ]
