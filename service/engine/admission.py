@@ -9,10 +9,9 @@ Knows nothing of HTTP.
 """
 
 import asyncio
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
 from math import ceil
+from typing import Self
 
 from aaserve.service.engine.client_usage import ClientUsage
 from aaserve.service.engine.throughput import Throughput
@@ -23,10 +22,26 @@ _MARGIN = 1.5
 _SLOW_SHARE = 4  # one in so many places
 
 
-@dataclass(eq=False, slots=True)
-class _Permit:
-    rows: int
-    slow: bool
+class Permit:
+    """Counts rows, and keeps the model open, from now to `release` or the end of a `with` block."""
+
+    __slots__ = ("_admission", "client", "rows", "slow")
+
+    def __init__(self, admission: "Admission", rows: int, client: str, *, slow: bool) -> None:
+        self._admission = admission
+        self.rows = rows
+        self.client = client
+        self.slow = slow
+        admission.begins(self)
+
+    def release(self) -> None:
+        self._admission.ends(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
 
 
 class Admission:
@@ -55,12 +70,12 @@ class Admission:
         self._computing = computing
         self._usage = usage
         self._long_decodes = 0  # seen here
-        self._permits: dict[str, set[_Permit]] = {}  # by client, those that are not slow
+        self._permits: dict[str, set[Permit]] = {}  # by client, those for rows that are not slow
         self._throughput = throughput
         self._slow_throughput = slow_throughput
         self._rows = 0
         self.slow_rows = 0  # of them
-        self._leases = 0
+        self._held = 0
         self._vacant = asyncio.Event()
         self._vacant.set()
 
@@ -90,9 +105,8 @@ class Admission:
             )
         return None
 
-    @contextmanager
-    def admit(self, *, rows: int = 1, client: str = "", timeout: float, slow: bool = False) -> Iterator[None]:
-        """Hold a permit for `rows` while the block runs: for all of them, or for none.
+    def admit(self, *, rows: int = 1, client: str = "", timeout: float, slow: bool = False) -> "Permit":
+        """A permit for `rows`: for all of them, or for none.
 
         Raises:
             QueueFull: refused at once.
@@ -102,36 +116,38 @@ class Admission:
             raise TooManyRows(f"more than {self._max_rows} images in one request")
         if refusal := self.refusal(rows=rows, timeout=timeout, slow=slow):
             raise refusal
-        self._rows += rows
-        self.slow_rows += rows * slow
-        permit = _Permit(rows, slow)
-        if not slow:
-            self._permits.setdefault(client, set()).add(permit)
-        try:
-            with self.lease():
-                yield
-        finally:
-            self._rows -= rows
-            self.slow_rows -= rows * permit.slow
-            if not permit.slow:
-                self._permits[client].discard(permit)
-                if not self._permits[client]:
-                    del self._permits[client]
+        return Permit(self, rows, client, slow=slow)
 
-    @contextmanager
-    def lease(self) -> Iterator[None]:
-        """Keep the model open while the block runs; a request whose body is still to come holds no more than this."""
-        self._leases += 1
+    def lease(self) -> "Permit":
+        """A permit for no rows, which only keeps the model open: for a request whose body is still to come."""
+        return Permit(self, 0, "", slow=True)
+
+    def begins(self, permit: Permit) -> None:
+        """Count what it stands for."""
+        self._held += 1
         self._vacant.clear()
-        try:
-            yield
-        finally:
-            self._leases -= 1
-            if not self._leases:
-                self._vacant.set()
+        self._rows += permit.rows
+        if permit.slow:
+            self.slow_rows += permit.rows
+        else:
+            self._permits.setdefault(permit.client, set()).add(permit)
+
+    def ends(self, permit: Permit) -> None:
+        """Count it no more."""
+        self._held -= 1
+        if not self._held:
+            self._vacant.set()
+        self._rows -= permit.rows
+        if permit.slow:
+            self.slow_rows -= permit.rows
+        else:
+            permits = self._permits[permit.client]
+            permits.discard(permit)
+            if not permits:
+                del self._permits[permit.client]
 
     async def empty(self) -> None:
-        """Return when no request holds a permit or a lease."""
+        """Return when no request holds a permit."""
         await self._vacant.wait()
 
     def _find_slow(self) -> None:

@@ -28,10 +28,15 @@ RESPONSE_HEADERS = (
 )
 
 
-def cors_headers(origin: str | None, settings: Settings) -> list[tuple[bytes, bytes]]:
-    """The headers for a request with this `Origin`, as Starlette's CORSMiddleware sets them; none if CORS is off."""
+def cors_headers(request: list[tuple[bytes, bytes]], settings: Settings) -> list[tuple[bytes, bytes]]:
+    """The headers that Starlette's CORSMiddleware would set; none if CORS is off.
+
+    Args:
+        request: headers of the request, with names in lower case.
+    """
     if not settings.cors_origins:
         return []
+    origin = next((value.decode("latin-1") for name, value in request if name == b"origin"), None)
     allowed = settings.cors_origins.split(",")
     headers = [(b"vary", b"Origin")]
     if origin is not None and (origin in allowed or "*" in allowed):
@@ -40,8 +45,3 @@ def cors_headers(origin: str | None, settings: Settings) -> list[tuple[bytes, by
             (b"access-control-expose-headers", ", ".join(RESPONSE_HEADERS).encode()),
         ]
     return headers
-
-
-def origin_of(headers: list[tuple[bytes, bytes]]) -> str | None:
-    """The `Origin` among a request's headers, whose names are in lower case."""
-    return next((value.decode("latin-1") for name, value in headers if name == b"origin"), None)

@@ -2,8 +2,8 @@
 
 path, query, headers --> each parameter checked by FastAPI's own field --> the route's function
 
-These routes use none of that work, and it costs a photograph on the shipped network a tenth of its throughput (decision
-0026). Their description in OpenAPI and their errors stay FastAPI's.
+These routes use none of that work (decisions 0026 and 0034). Their description in OpenAPI and their errors stay
+FastAPI's.
 """
 
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -11,10 +11,9 @@ from typing import Any
 
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
-from starlette.datastructures import ImmutableMultiDict
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute
+from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from aaserve.service.errors import InvalidParameter
@@ -22,7 +21,6 @@ from aaserve.service.http.parameter_names import check_query
 
 Handle = Callable[[Request], Coroutine[Any, Any, Response]]
 OnError = Callable[[Request, Exception], Awaitable[Response]]
-_NO_QUERY: ImmutableMultiDict[str, str] = ImmutableMultiDict()
 
 
 class DirectRoute(APIRoute):
@@ -48,20 +46,18 @@ class DirectRoute(APIRoute):
         async def handle(request: Request) -> Response:
             values: dict[str, Any] = dict(defaults)
             errors: list[Any] = []
-            query = request.query_params if request.scope["query_string"] else _NO_QUERY
-            check_query(query, in_query, in_path)
-            for place, fields, texts_of in (
-                ("path", takes.path_params, lambda name: [request.path_params[name]]),
-                ("query", takes.query_params, query.getlist),
-                ("header", takes.header_params, request.headers.getlist),
-            ):
-                for field in fields:
-                    texts = texts_of(field.alias)
-                    if len(set(texts)) > 1:
-                        raise InvalidParameter(f"{field.alias} is given more than once, with different values")
-                    if texts:
-                        values[field.name], wrong = field.validate(texts[0], values, loc=(place, field.alias))
-                        errors += wrong
+            given = [("path", field, [request.path_params[field.alias]]) for field in takes.path_params]
+            if request.scope["query_string"]:
+                query = request.query_params
+                check_query(query, in_query, in_path)
+                given += [("query", field, query.getlist(field.alias)) for field in takes.query_params]
+            given += [("header", field, request.headers.getlist(field.alias)) for field in takes.header_params]
+            for place, field, texts in given:
+                if len(set(texts)) > 1:
+                    raise InvalidParameter(f"{field.alias} is given more than once, with different values")
+                if texts:
+                    values[field.name], wrong = field.validate(texts[0], values, loc=(place, field.alias))
+                    errors += wrong
             if errors:
                 raise RequestValidationError(errors)
             response: Response = await endpoint(request=request, **values)
@@ -71,7 +67,7 @@ class DirectRoute(APIRoute):
 
 
 class DirectRoutes:
-    """Pure ASGI middleware, the innermost: answers at the direct routes whose path is fixed, which needs no search.
+    """Pure ASGI middleware, the innermost: answers at the direct routes; FastAPI describes them and answers elsewhere.
 
     Args:
         app: answers everywhere else.
@@ -82,19 +78,22 @@ class DirectRoutes:
     def __init__(self, app: ASGIApp, routes: Sequence[BaseRoute], on_error: dict[type[Exception], OnError]) -> None:
         self._app = app
         self._on_error = on_error
-        self._routes: dict[tuple[str, str], tuple[DirectRoute, Handle]] = {}
+        self._by_path: dict[tuple[str, str], tuple[DirectRoute, Handle]] = {}
+        self._with_parameters: dict[str, list[tuple[DirectRoute, Handle]]] = {}  # method --> routes
         for route in routes:
-            if isinstance(route, DirectRoute) and not route.param_convertors:
+            if isinstance(route, DirectRoute):
                 handle = route.get_route_handler()
                 for method in route.methods or ():
-                    self._routes.setdefault((method, route.path), (route, handle))
+                    if route.param_convertors:
+                        self._with_parameters.setdefault(method, []).append((route, handle))
+                    else:
+                        self._by_path.setdefault((method, route.path), (route, handle))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        found = self._routes.get((scope["method"], scope["path"])) if scope["type"] == "http" else None
-        if found is None:
+        handle = self._find(scope) if scope["type"] == "http" else None
+        if handle is None:
             await self._app(scope, receive, send)
             return
-        scope["route"], handle = found
         request = Request(scope, receive, send)
         try:
             response = await handle(request)
@@ -104,3 +103,15 @@ class DirectRoutes:
                 raise
             response = await on_error(request, error)
         await response(scope, receive, send)
+
+    def _find(self, scope: Scope) -> Handle | None:
+        """The handler of a request; its route and parameters of the path are noted in the scope."""
+        if found := self._by_path.get((scope["method"], scope["path"])):
+            scope["route"], handle = found
+            return handle
+        for route, handle in self._with_parameters.get(scope["method"], ()):
+            match, child_scope = route.matches(scope)
+            if match is Match.FULL:
+                scope.update(child_scope)
+                return handle
+        return None

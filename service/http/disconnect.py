@@ -7,36 +7,38 @@ the client has gone (ASGI specification, HTTP, "Disconnect - receive event").
 """
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from types import TracebackType
 
 from starlette.requests import ClientDisconnect, Request
 
 
-@asynccontextmanager
-async def cancel_on_disconnect(request: Request) -> AsyncIterator[None]:
+class cancel_on_disconnect:  # noqa: N801 (reads as the statement that it is)
     """Run the block and cancel it if the client disconnects.
 
     Raises:
         ClientDisconnect: the client disconnected before the block was done.
     """
-    working = asyncio.current_task()
-    assert working is not None
-    disconnected = False
 
-    async def watch() -> None:
-        nonlocal disconnected
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-        disconnected = True
-        working.cancel()
+    def __init__(self, request: Request) -> None:
+        self._request = request
+        self._disconnected = False
 
-    watching = asyncio.create_task(watch())
-    try:
-        yield
-    except asyncio.CancelledError:
-        if disconnected and not working.uncancel():
+    async def __aenter__(self) -> None:
+        working = asyncio.current_task()
+        assert working is not None
+        self._working = working
+        self._watching = asyncio.create_task(self._watch())
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._watching.cancel()
+        # Cancelled by someone else, too, if another cancellation is left: then it stays cancelled.
+        if kind is asyncio.CancelledError and self._disconnected and not self._working.uncancel():
             raise ClientDisconnect from None
-        raise  # cancelled by someone else, too
-    finally:
-        watching.cancel()
+
+    async def _watch(self) -> None:
+        while (await self._request.receive())["type"] != "http.disconnect":
+            pass
+        self._disconnected = True
+        self._working.cancel()

@@ -9,7 +9,7 @@ are parsed in a thread, so that the event loop goes on answering.
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Generic, TypeVar
@@ -33,7 +33,7 @@ Checked = TypeVar("Checked")
 Choose = Callable[[Fields], tuple[Predictor, Checked]]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Taken(Generic[Body, Checked]):
     """A request that was let in, with its body.
 
@@ -90,27 +90,29 @@ async def take_in(
     announced = body_bytes(request, max_body_bytes=settings.max_body_bytes)
     stage.check(announced)
 
-    with stage.receipt(announced) as receipt, ExitStack() as leases:
-        for predictor in candidates:
-            leases.enter_context(predictor.admission.lease())
-        request.state.receipt = receipt
-        async with receipt.receiving(deadline):
-            upload = await read(request)
-        record.received()
-        if receipt.held > (PARSED_INLINE if parses_text else JOINED_INLINE):
-            body, fields = await candidates[0].offload(partial(parse, upload), client=client, deadline=deadline)
-        else:
-            body, fields = parse(upload)
-        del upload
-        predictor, checked = choose(fields)
-        record.asks(predictor.manifest)
-        if (shorter := timeout_of(body)) is not None:
-            deadline = min(deadline, asyncio.get_running_loop().time() + shorter)
-            timeout = min(timeout, shorter)
-        # The estimate is against the whole timeout, as it was for the head: what the body has cost is spent already.
-        with predictor.admission.admit(rows=rows_of(body), client=client, timeout=timeout, slow=slow):
-            async with cancel_on_disconnect(request):
-                yield Taken(predictor, body, checked, deadline, client)
+    leases = [predictor.admission.lease() for predictor in candidates]
+    try:
+        with stage.receipt(announced) as receipt:
+            request.state.receipt = receipt
+            upload = await receipt.received(partial(read, request), deadline)
+            record.received()
+            if receipt.held > (PARSED_INLINE if parses_text else JOINED_INLINE):
+                body, fields = await candidates[0].offload(partial(parse, upload), client=client, deadline=deadline)
+            else:
+                body, fields = parse(upload)
+            del upload
+            predictor, checked = choose(fields)
+            record.asks(predictor.manifest)
+            if (shorter := timeout_of(body)) is not None:
+                deadline = min(deadline, asyncio.get_running_loop().time() + shorter)
+                timeout = min(timeout, shorter)
+            # The estimate is against the whole timeout, as for the head: what the body has cost is spent already.
+            with predictor.admission.admit(rows=rows_of(body), client=client, timeout=timeout, slow=slow):
+                async with cancel_on_disconnect(request):
+                    yield Taken(predictor, body, checked, deadline, client)
+    finally:
+        for lease in leases:
+            lease.release()
 
 
 def by_parameters(

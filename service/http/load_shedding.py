@@ -5,7 +5,7 @@ head --Connection--> a model with room? --no--> 429 or 503, in one write; the bo
                            yes, or a key is missing --> the application, which asks again for the model that is meant
 
 Under overload nearly every request ends here, so this is the cheapest way through the service: what refusals cost is
-taken from the answers (decision 0026).
+taken from the answers (decisions 0026 and 0034).
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from aaserve.service.http.addresses import EXPLAIN, inference_endpoint
 from aaserve.service.http.answer import Answer
 from aaserve.service.http.auth import client_of, refusal_for
 from aaserve.service.http.body.receiving import ReceiveStage
-from aaserve.service.http.cors import cors_headers, origin_of
+from aaserve.service.http.cors import cors_headers
 from aaserve.service.http.error_responses import problem
 from aaserve.service.http.keys import Keys
 from aaserve.service.http.observation import Observer, answer_headers, request_id
@@ -77,7 +77,7 @@ class LoadShedding:
         record = Record(request_id(headers), endpoint=endpoint, status=refusal.status, error=refusal)
         answer = _answer(refusal, record.request_id, endpoint)
         answer.headers += answer_headers(record, lifecycle)
-        answer.headers += cors_headers(origin_of(headers), self._settings)
+        answer.headers += cors_headers(headers, self._settings)
         self._observer.ended(record, method.decode(), path)
         return answer
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import httptools
-from uvicorn.protocols.http.flow_control import CLOSE_HEADER
+from uvicorn.protocols.http.flow_control import CLOSE_HEADER, HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from aaserve.service.errors import (
@@ -25,7 +25,7 @@ from aaserve.service.errors import (
     TooManyConnections,
 )
 from aaserve.service.http.answer import Answer
-from aaserve.service.http.cors import cors_headers, origin_of
+from aaserve.service.http.cors import cors_headers
 from aaserve.service.http.error_responses import problem
 from aaserve.service.http.observation import new_request_id
 from aaserve.service.process.lingering import LingeringTransport
@@ -70,7 +70,6 @@ class Connection(HttpToolsProtocol):
         self._in_request = False  # in its head or its body
         self._head_without_upgrade = b""
         self._idle_bytes = 0  # received since there was last a head or a piece of a body
-        self._head_left = MAX_HEAD_BYTES
         self._headers_left = MAX_HEADERS
         self._chunks_left = MAX_CHUNKS
         self._refusal: ServiceError = InvalidRequest("the request is not HTTP/1.1")
@@ -128,7 +127,7 @@ class Connection(HttpToolsProtocol):
         if self.scheme == "https" or self.transport.is_closing():
             return False
         self._input_ended = True
-        if not self._received:
+        if not self._received.left:
             self._finish()
         return not self.transport.is_closing()
 
@@ -136,20 +135,19 @@ class Connection(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         super().on_message_begin()
         self._in_head = self._in_request = True
-        self._head_left, self._headers_left, self._chunks_left = MAX_HEAD_BYTES, MAX_HEADERS, MAX_CHUNKS
+        self._headers_left, self._chunks_left = MAX_HEADERS, MAX_CHUNKS
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._headers_left -= 1
         if self._headers_left < 0:
             self._stop_parsing(HeadTooLarge())
         if self._in_head:  # a trailer is no header: what checked the head has not seen it
-            self._head_left -= len(name) + len(value)
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        self._idle_bytes = 0
-        if len(self.url) > self._head_left:
+        if self._idle_bytes > MAX_HEAD_BYTES:
             self._stop_parsing(HeadTooLarge())
+        self._idle_bytes = 0
         if self.parser.should_upgrade():
             self._ignore_upgrade()
             return
@@ -174,7 +172,8 @@ class Connection(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         self._idle_bytes = 0
         if not self.awaits_request():  # else the request has its answer
-            super().on_body(body)
+            self.cycle.body += body
+            self.cycle.message_event.set()
 
     def on_message_complete(self) -> None:
         if self._head_without_upgrade:
@@ -187,6 +186,7 @@ class Connection(HttpToolsProtocol):
         self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
     def on_response_complete(self) -> None:
+        self.transport.flush()
         self.last_activity = self.loop.time()
         self._room.waits(self)
         super().on_response_complete()
@@ -195,7 +195,7 @@ class Connection(HttpToolsProtocol):
         if self._in_request:  # the rest of its body is still to come
             self._unset_keepalive_if_required()
             self._expect_head()
-        elif self._received:
+        elif self._received.left:
             self._unset_keepalive_if_required()
             self._parse()
 
@@ -222,7 +222,7 @@ class Connection(HttpToolsProtocol):
     def shutdown(self) -> None:
         self._stopping = True
         self.transport.stop_lingering()
-        if not self._received:
+        if not self._received.left:
             super().shutdown()
         if self.scheme == "https" and self.awaits_request():
             # TLS waits for the client's goodbye, and a client that has nothing to ask reads ours only when it does.
@@ -230,21 +230,23 @@ class Connection(HttpToolsProtocol):
 
     def _parse(self) -> None:
         """Feed the parser to the end of one request; what is behind it waits until it is answered."""
-        while self._received and (self._in_request or (self.awaits_request() and not self._answered_last)):
+        while self._received.left and (self._in_request or (self.awaits_request() and not self._answered_last)):
             self._feed(self._received.take())
-            if self.transport.is_closing():
+            if self._refused:
                 return
         if self._answered_last:
             self.transport.close()
             return
-        if self._received:
+        if self._received.left:
             self.flow.pause_reading()
             return
         self._received.clear()
         if self._input_ended or self._stopping:
             self._finish()
         else:
-            if not self._in_request:  # a reset is noticed only while the socket is read, and a large body pauses that
+            if self._in_request and not self.awaits_request() and len(self.cycle.body) > HIGH_WATER_LIMIT:
+                self.flow.pause_reading()
+            elif not self._in_request:  # a reset is noticed only while the socket is read
                 self.flow.resume_reading()
             if self._head_deadline is None and self.timeout_keep_alive_task is None and self.awaits_request():
                 self._expect_head()
@@ -274,7 +276,10 @@ class Connection(HttpToolsProtocol):
             self._stop_parsing(InvalidRequest("the header Host is neither a name nor an address"))
 
     def _declared_length(self) -> int:
-        return next((int(value) for name, value in self.headers if name == b"content-length"), 0)
+        for name, value in self.headers:
+            if name == b"content-length":
+                return int(value)
+        return 0
 
     def _ignore_upgrade(self) -> None:
         """Parse the head again without `Upgrade`: with it, httptools takes the body for another protocol."""
@@ -338,7 +343,7 @@ class Connection(HttpToolsProtocol):
         """Whether the client may still be sending when the connection closes."""
         if self._input_ended or self._stopping:
             return False
-        return self._in_request or self._refused or bool(self._received)
+        return self._in_request or self._refused or self._received.left > 0
 
     def _enter(self) -> None:
         self._entered = True
@@ -392,7 +397,7 @@ class Connection(HttpToolsProtocol):
         response.headers["X-Request-ID"] = request_id
         response.headers["Connection"] = "close"
         answer = Answer.of(response)
-        answer.headers += cors_headers(origin_of(self.headers or []), self._settings)
+        answer.headers += cors_headers(self.headers or [], self._settings)
         self._write(answer)
 
     def _write(self, answer: Answer) -> None:

@@ -16,10 +16,14 @@ from typing import Any
 
 LINGER_BYTES = 64 * 2**20  # discarded after the last answer, at most; more than that is not worth reading
 _BEGINNING = b"HTTP/1.1 "  # of every answer
+_CONTINUE = b"100 "  # the status of what is sent before an answer
+_END_OF_HEAD = b"\r\n\r\n"
 
 
 class LingeringTransport(asyncio.Transport):
     """What a `Connection` writes to.
+
+    The head of an answer waits for the first piece of its body, as ASGI has it, so that both are sent at once.
 
     Args:
         transport: the event loop's.
@@ -40,12 +44,14 @@ class LingeringTransport(asyncio.Transport):
         self._patience = patience
         self._more_to_come = more_to_come
         self._begun = False
+        self._head = b""  # waits for the body
         self._bytes_left = LINGER_BYTES
         self._end: asyncio.TimerHandle | None = None
 
     def close(self) -> None:
         if self.is_closing():
             return
+        self.flush()
         self._end = self._loop.call_later(self._patience, self._transport.abort)
         if not self._transport.can_write_eof() or not self._more_to_come():
             self._transport.close()
@@ -85,10 +91,20 @@ class LingeringTransport(asyncio.Transport):
         return any(events & select.POLLERR for _, events in poll.poll(0))
 
     def write(self, data: Any) -> None:
+        if data[-4:] == _END_OF_HEAD and data[:9] == _BEGINNING and data[9:13] != _CONTINUE:  # may be a memoryview
+            self._head += data
+            return
+        if self._head:
+            data, self._head = self._head + data, b""
         if self._begun:
             self._begun = False
             data = data.removeprefix(_BEGINNING)
         self._transport.write(data)
+
+    def flush(self) -> None:
+        """Send the head of an answer that has no body."""
+        if self._head:
+            self.write(b"")
 
     def is_closing(self) -> bool:
         return self._end is not None or self._transport.is_closing()

@@ -158,7 +158,7 @@ class Lifecycle:
         Raises:
             NotReady, Draining: for nobody at the moment.
         """
-        if closed := self._closed():
+        if closed := self._closed(self._state):
             raise closed
         assert self._repository is not None
         return self._repository
@@ -175,7 +175,7 @@ class Lifecycle:
             raise Draining
         if state is State.RECOVERING:
             raise NotReady(RECOVERING)
-        if closed := self._closed():
+        if closed := self._closed(state):
             raise closed
         if missing := self.repository.required_and_missing:
             raise NotReady(f"required_models: not served: {', '.join(sorted(missing))}")
@@ -192,7 +192,7 @@ class Lifecycle:
             arriving: rows that were let in and hold no permit yet.
             slow: whether it is a slow row, as `Admission` has it.
         """
-        if closed := self._closed():
+        if closed := self._closed(self._state):
             return closed
         refusal = None
         for predictor in self._repository.predictors if self._repository else ():
@@ -202,9 +202,9 @@ class Lifecycle:
                     return None
         return refusal
 
-    def _closed(self) -> ServiceError | None:
+    def _closed(self, state: State) -> ServiceError | None:
         """Why no request is answered at all; who drains still answers, and who recovers, for the other models."""
-        match self.state:
+        match state:
             case State.READY | State.RECOVERING:
                 return None
             case State.DRAINING:

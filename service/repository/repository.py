@@ -54,7 +54,7 @@ class ModelRepository:
     @property
     def predictors(self) -> list[Predictor]:
         """Those that answer."""
-        return [loaded.predictor for model in self for loaded in model.serving.values()]
+        return [loaded.predictor for model in self._models.values() for loaded in model.serving.values()]
 
     @property
     def required_and_missing(self) -> set[str]:
@@ -68,14 +68,16 @@ class ModelRepository:
             ModelNotFound: not served here.
             NotReady: it stopped working and is being opened again; the others answer meanwhile.
         """
-        served = [model.name for model in self if model.serving]
         if name is None:
-            if len(served) > 1:
-                raise ModelNotFound(f"several models are served; add ?model= with one of {', '.join(served)}")
-            name = next(iter(served), None)
-        if name is None or name not in self._models:
-            raise ModelNotFound(f"no such model; served: {', '.join(served) or 'none'}")
-        predictor = self._models[name].version(version)
+            serving = [model for model in self._models.values() if model.serving]
+            if len(serving) > 1:
+                raise ModelNotFound(f"several models are served; add ?model= with one of {self._served}")
+            model = next(iter(serving), None)
+        else:
+            model = self._models.get(name)
+        if model is None:
+            raise ModelNotFound(f"no such model; served: {self._served or 'none'}")
+        predictor = model.version(version)
         if not predictor.ready:
             raise NotReady(RECOVERING)
         return predictor
@@ -298,6 +300,10 @@ class ModelRepository:
         except Exception as error:  # ModelLost; anything else is a bug, and ends the service as well
             if not self._lost.done():
                 self._lost.set_exception(error)
+
+    @property
+    def _served(self) -> str:
+        return ", ".join(model.name for model in self if model.serving)
 
     @property
     def _missing(self) -> set[str]:

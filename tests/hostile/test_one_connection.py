@@ -3,6 +3,7 @@
 import asyncio
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
 from aaserve.service.observability.metrics import Metrics
@@ -80,6 +82,53 @@ def test_a_connection_whose_client_does_not_read_ends_in_time(
             await asyncio.sleep(0.02)
 
     run(loop, Starlette(routes=[Route("/", some)]), silent, client_timeout_ms=200)
+
+
+@LOOPS
+def test_the_head_of_an_answer_is_sent_with_the_first_piece_of_its_body(
+    loop: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    before_the_body, clients = [], list[socket.socket]()
+
+    class InPieces(Response):
+        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"4")]})
+            with suppress(BlockingIOError):
+                before_the_body.append(clients[0].recv(1000))
+            await send({"type": "http.response.body", "body": b"he", "more_body": True})
+            await send({"type": "http.response.body", "body": memoryview(b"re")})
+
+    async def answer(_: Request) -> Response:
+        return InPieces()
+
+    async def ask(client: socket.socket, state: ServerState) -> None:
+        clients.append(client)
+        running = asyncio.get_running_loop()
+        for method, body in ((b"GET", b"here"), (b"HEAD", b"")):
+            await running.sock_sendall(client, method + b" / HTTP/1.1\r\nHost: x\r\n\r\n")
+            received = b""
+            while not received.endswith(b"\r\n\r\n" + body):
+                received += await running.sock_recv(client, 1000)
+            assert received.startswith(b"HTTP/1.1 200 OK\r\n")
+
+    run(loop, Starlette(routes=[Route("/", answer)]), ask)
+    assert before_the_body == []
+
+
+@LOOPS
+def test_a_client_that_waits_for_100_continue_gets_it_at_once(loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    async def echo(request: Request) -> Response:
+        return Response(await request.body())
+
+    async def waits(client: socket.socket, state: ServerState) -> None:
+        running = asyncio.get_running_loop()
+        head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n"
+        await running.sock_sendall(client, head)
+        assert await running.sock_recv(client, 1000) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        await running.sock_sendall(client, b"here")
+        assert (await running.sock_recv(client, 1000)).endswith(b"\r\n\r\nhere")
+
+    run(loop, Starlette(routes=[Route("/", echo, methods=["POST"])]), waits)
 
 
 @LOOPS

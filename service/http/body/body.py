@@ -183,35 +183,40 @@ def _content_encoding(request: Request) -> str:
 
 def _body(request: Request, max_body_bytes: int) -> AsyncIterator[bytes]:
     """The body as it comes, decompressed: the only way in which any route reads it."""
-    coding = coding_of(_content_encoding(request))
-    received = _limited(request, max_body_bytes)
-    content = received if coding is None else decompressed(received, coding, max_bytes=max_body_bytes)
-    return _held(request, content)
-
-
-async def _held(request: Request, content: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
     receipt: Receipt = request.state.receipt
+    coding = coding_of(_content_encoding(request))
+    if coding is None:
+        return _received(request, max_body_bytes, receipt, hold=True)
+    received = _received(request, max_body_bytes, receipt, hold=False)
+    return _held(decompressed(received, coding, max_bytes=max_body_bytes), receipt)
+
+
+async def _held(content: AsyncIterator[bytes], receipt: Receipt) -> AsyncGenerator[bytes, None]:
     async for piece in content:
         receipt.hold(len(piece))
         yield piece
 
 
-async def _limited(request: Request, max_body_bytes: int) -> AsyncGenerator[bytes, None]:
+async def _received(
+    request: Request, max_body_bytes: int, receipt: Receipt, *, hold: bool
+) -> AsyncGenerator[bytes, None]:
+    """The pieces as the client sends them; with `hold`, they stay in memory."""
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared[:20]) > max_body_bytes:
         raise _body_too_large(max_body_bytes)
-    receipt: Receipt = request.state.receipt
     received, more = 0, True
     while more:
         message = await request.receive()
         if message["type"] == "http.disconnect":
             raise ClientDisconnect
-        more = message["more_body"]
-        received += len(message["body"])
-        receipt.arrived(len(message["body"]))
+        piece, more = message["body"], message["more_body"]
+        received += len(piece)
+        receipt.arrived(len(piece))
         if received > max_body_bytes:
             raise _body_too_large(max_body_bytes)
-        yield message["body"]
+        if hold:
+            receipt.hold(len(piece))
+        yield piece
 
 
 def _check_form(form: Form, field: str) -> None:

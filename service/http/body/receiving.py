@@ -7,14 +7,15 @@ none. A body that arrives too slowly is given up long before the request's deadl
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Awaitable, Callable
+from typing import Self, TypeVar
 
 from aaserve.service.errors import BodyTimeout, DeadlineExceeded, QueueFull
 
 GRACE = 2.0  # seconds before a rate is asked for
 MIN_BYTES_PER_SECOND = 1000
 RETRY_AFTER = 1  # seconds
+Upload = TypeVar("Upload")
 
 
 class Receipt:
@@ -33,9 +34,14 @@ class Receipt:
         self._timeout: asyncio.Timeout | None = None
         self.held = 0
 
-    @asynccontextmanager
-    async def receiving(self, deadline: float) -> AsyncIterator[None]:
-        """Run the block, in which the body is read.
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stage.bytes -= self.held
+
+    async def received(self, read: Callable[[], Awaitable[Upload]], deadline: float) -> Upload:
+        """Return what `read` returns, which reads the body.
 
         Args:
             deadline: of the request, an instant of the event loop's clock.
@@ -50,7 +56,7 @@ class Receipt:
         self._stage.bodies += 1
         try:
             async with asyncio.timeout_at(min(deadline, self._started + GRACE)) as self._timeout:
-                yield
+                return await read()
         except TimeoutError:
             raise (DeadlineExceeded if loop.time() >= deadline else BodyTimeout) from None
         finally:
@@ -102,11 +108,6 @@ class ReceiveStage:
         if others and self.bytes + size > self._max_bytes:
             raise QueueFull("the bodies of other requests fill the memory for bodies", retry_after=RETRY_AFTER)
 
-    @contextmanager
-    def receipt(self, announced: int) -> Iterator[Receipt]:
+    def receipt(self, announced: int) -> Receipt:
         """A receipt for one request; on leaving, its bytes are given back."""
-        receipt = Receipt(self, announced)
-        try:
-            yield receipt
-        finally:
-            self.bytes -= receipt.held
+        return Receipt(self, announced)

@@ -1,6 +1,7 @@
 """GET /v2…: what is here, is it ready, what has it done. The questions of the Open Inference Protocol and of Triton."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -131,8 +132,8 @@ async def index(request: Request) -> Response:
     lifecycle, settings, _ = parts(request)
     with request.app.state.receive_stage.receipt(_MAX_INDEX_BYTES) as receipt:
         request.state.receipt = receipt
-        async with receipt.receiving(deadline_of(None, settings)[1]):
-            body = await read_body(request, max_body_bytes=_MAX_INDEX_BYTES)
+        read = partial(read_body, request, max_body_bytes=_MAX_INDEX_BYTES)
+        body = await receipt.received(read, deadline_of(None, settings)[1])
     expected = "no body or a JSON object"
     wanted = parse_json(body, expected=expected, image_hint=f"expected {expected}") if body else {}
     if not isinstance(wanted, dict):

@@ -130,9 +130,10 @@ def test_that_page_can_read_what_the_connection_answers(opened: RunningService, 
 
 
 def test_every_page_may_read_it_if_the_setting_says_so() -> None:
-    headers = dict(cors_headers(OURS, Settings(cors_origins="*", _cli_parse_args=[])))
+    request = [(b"origin", OURS.encode())]
+    headers = dict(cors_headers(request, Settings(cors_origins="*", _cli_parse_args=[])))
     assert headers[b"access-control-allow-origin"] == b"*"
-    assert cors_headers(OURS, Settings(_cli_parse_args=[])) == []
+    assert cors_headers(request, Settings(_cli_parse_args=[])) == []
 
 
 def test_unless_it_is_set_no_page_is_let_in(service: RunningService) -> None:

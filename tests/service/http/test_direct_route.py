@@ -8,6 +8,7 @@ import httpx
 import pytest
 from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request
 from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from aaserve.service.errors import InvalidParameter
 from aaserve.service.http.direct_route import DirectRoute, DirectRoutes
@@ -33,7 +34,7 @@ def application(**options: Any) -> FastAPI:
     return app
 
 
-def request(method: str, app: FastAPI, url: str, headers: Any = None) -> httpx.Response:
+def request(method: str, app: ASGIApp, url: str, headers: Any = None) -> httpx.Response:
     async def answer() -> httpx.Response:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://here") as client:
             return await client.request(method, url, headers=headers)
@@ -99,7 +100,11 @@ async def fails(request: Request, how: str = "") -> Response:
         raise Teapot("short and stout")
     if how == "unknown":
         raise ZeroDivisionError
-    return JSONResponse({"route": request.scope["route"].path})
+    return JSONResponse({"route": request.scope["route"].path, "path": request.path_params})
+
+
+async def fails_by_name(request: Request, name: str, how: str = "") -> Response:
+    return await fails(request, how)
 
 
 class Pot(Exception):
@@ -114,9 +119,10 @@ async def on_pot(request: Request, error: Exception) -> Response:
     return JSONResponse({"pot": str(error), "path": request.url.path}, 418)
 
 
-def with_fixed_path(*, direct: bool) -> FastAPI:
+def with_routes(*, direct: bool) -> FastAPI:
     router = APIRouter(route_class=DirectRoute)
     router.add_api_route("/fails", fails, methods=["POST"])
+    router.add_api_route("/fails/{name}", fails_by_name, methods=["POST", "PUT"])
     app = FastAPI()
     app.router.routes.extend(router.routes)
     app.add_exception_handler(Pot, on_pot)
@@ -125,13 +131,25 @@ def with_fixed_path(*, direct: bool) -> FastAPI:
     return app
 
 
-@pytest.mark.parametrize("method", ["POST", "GET"])
-@pytest.mark.parametrize("url", ["/fails", "/fails?how=known", "/fails?how=known&how=known", "/fails/", "/other"])
-def test_a_route_with_a_fixed_path_answers_as_if_it_were_searched_for(method: str, url: str) -> None:
-    ours, theirs = (request(method, with_fixed_path(direct=direct), url) for direct in (True, False))
+@pytest.mark.parametrize("method", ["POST", "PUT", "GET"])
+@pytest.mark.parametrize("query", ["", "?how=known", "?how=known&how=known"])
+@pytest.mark.parametrize("path", ["/fails", "/fails/", "/fails/a", "/fails/a%2Fb", "/fails/a%20%C3%A4", "/other"])
+def test_a_direct_route_answers_as_if_fastapi_had_found_it(method: str, path: str, query: str) -> None:
+    ours, theirs = (request(method, with_routes(direct=direct), path + query) for direct in (True, False))
     assert (ours.status_code, ours.content, ours.headers) == (theirs.status_code, theirs.content, theirs.headers)
 
 
+async def unreachable(scope: Scope, receive: Receive, send: Send) -> None:
+    raise AssertionError(f"FastAPI was asked for {scope['path']}")
+
+
+@pytest.mark.parametrize("path", ["/fails", "/fails/a"])
+def test_a_direct_route_is_answered_without_fastapi(path: str) -> None:
+    app = DirectRoutes(unreachable, routes=with_routes(direct=False).router.routes, on_error={})
+    assert request("POST", app, path).status_code == 200
+
+
 def test_an_error_without_a_handler_is_raised() -> None:
-    with pytest.raises(ZeroDivisionError):
-        request("POST", with_fixed_path(direct=True), "/fails?how=unknown")
+    for path in ("/fails", "/fails/a"):
+        with pytest.raises(ZeroDivisionError):
+            request("POST", with_routes(direct=True), f"{path}?how=unknown")

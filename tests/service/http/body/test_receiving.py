@@ -25,11 +25,14 @@ def given_up(pieces: int, size: int, pause: float, *, deadline: float = 1000) ->
 
     async def scenario(loop: VirtualLoop) -> tuple[float, type | None]:
         with ReceiveStage(10**9).receipt(10**9) as receipt:
+
+            async def read() -> None:
+                for _ in range(pieces):
+                    await asyncio.sleep(pause)
+                    receipt.arrived(size)
+
             try:
-                async with receipt.receiving(loop.time() + deadline):
-                    for _ in range(pieces):
-                        await asyncio.sleep(pause)
-                        receipt.arrived(size)
+                await receipt.received(read, loop.time() + deadline)
             except (BodyTimeout, DeadlineExceeded) as error:
                 return loop.time(), type(error)
         return loop.time(), None
