@@ -34,7 +34,7 @@ from pydantic_settings import CliApp
 
 from bundle.bundle import scan_repository
 from bundle.errors import BundleError
-from service.errors import StartFailed
+from service.errors import LoadFailed, StartFailed
 from service.http.app import create_app
 from service.http.keys import Keys
 from service.observability.log_writer import LogWriter
@@ -44,6 +44,7 @@ from service.process.connection_limit import ConnectionLimit
 from service.process.server import Server
 from service.process.supervisor import HUNG, Supervisor, Worker
 from service.process.tls import Certificate
+from service.repository.default_model import read_default_model
 from service.resources import allowed_connections
 from service.settings import Settings, as_written, unknown_variables
 from service.threads import take_turns
@@ -59,7 +60,8 @@ def main() -> int:
     try:
         settings = CliApp.run(Settings)
         with _about("repository"):
-            scan_repository(settings.repository)
+            found = scan_repository(settings.repository)
+        read_default_model(settings, found)  # one that is not there stops the start
         if settings.api_keys_file is not None:
             with _about("api_keys_file"):
                 Keys(settings.api_keys_file)  # a file that is no such file stops the start
@@ -76,7 +78,7 @@ def main() -> int:
         if not first["loc"]:  # settings that do not go together
             return _fail(message)
         return _fail(f"{as_written(str(first['loc'][0]))}: {message}, found {first['input']!r}")
-    except (StartFailed, OSError) as error:
+    except (StartFailed, LoadFailed, OSError) as error:
         return _fail(str(error))
     logs = configure_logging(settings.log_format, settings.log_level, *([tracing.logs] if tracing else []))
     if worker is None:

@@ -18,6 +18,7 @@ from service.engine.cpu_pool import CpuPool
 from service.engine.predictor import Predictor
 from service.errors import Conflict, LoadFailed, ModelNotFound, NotReady, ProviderMissing, StartFailed
 from service.observability.metrics import Metrics
+from service.repository.default_model import read_default_model
 from service.repository.factory import open_predictor
 from service.repository.model_settings import SERVING_FILE, read_model_settings, read_serving_file
 from service.repository.rollback import choose, remember
@@ -40,6 +41,7 @@ class ModelRepository:
         self._metrics = metrics
         self._tracing = tracing
         self._models: dict[str, ServedModel] = {}
+        self._default: str | None = None
         self._unloaded: set[str] = set()  # by a key for it, until it is loaded
         self._required = frozenset(filter(None, map(str.strip, settings.required_models.split(","))))
         self._changing = asyncio.Lock()
@@ -61,8 +63,16 @@ class ModelRepository:
         """Models without which the service is not ready, and of which nothing is served."""
         return {name for name in self._required if name not in self._models or not self._models[name].serving}
 
+    @property
+    def default_model(self) -> str | None:
+        """The model that answers a request that names none; None if such a request is refused."""
+        if self._default is not None:
+            return self._default
+        served = [model.name for model in self if model.serving]
+        return served[0] if len(served) == 1 else None
+
     def predictor(self, name: str | None, version: str | None) -> Predictor:
-        """The predictor for a request; both may be left out where only one model is served.
+        """The predictor for a request; without a name of the default model, without a version of its highest.
 
         Raises:
             ModelNotFound: not served here.
@@ -70,9 +80,11 @@ class ModelRepository:
         """
         served = [model.name for model in self if model.serving]
         if name is None:
-            if len(served) > 1:
+            name = self.default_model
+            if name is None and served:
                 raise ModelNotFound(f"several models are served; add ?model= with one of {', '.join(served)}")
-            name = next(iter(served), None)
+            if name is not None and name not in served:
+                raise ModelNotFound(f"the default model, {name}, is not loaded; served: {', '.join(served) or 'none'}")
         if name is None or name not in self._models:
             raise ModelNotFound(f"no such model; served: {', '.join(served) or 'none'}")
         predictor = self._models[name].version(version)
@@ -105,10 +117,12 @@ class ModelRepository:
         Raises:
             BundleError: there is no repository.
             LoadFailed: nothing in it can be served; or, if the settings are strict, one model cannot.
-            ProviderMissing: in any case.
+            LoadFailed, ProviderMissing: in any case, for a default model that is not there and for a provider.
         """
         failures = []
-        for name in scan_repository(self._settings.repository):
+        found = scan_repository(self._settings.repository)
+        self._default = read_default_model(self._settings, found)
+        for name in found:
             try:
                 await self.load(name)
             except LoadFailed as error:
@@ -133,6 +147,10 @@ class ModelRepository:
                 self._metrics.reloads.labels(model.name, "failed").inc()
                 self._report(model)
             return
+        try:
+            self._default = read_default_model(self._settings, names)
+        except LoadFailed as error:
+            log.error("the default model stays %s: %s", self._default or "none", error)
         for name in sorted({*names, *self._models} - self._unloaded):
             try:
                 if name in names:

@@ -74,6 +74,9 @@ class ModelSummary(BaseModel):
 class ModelList(BaseModel):
     """Everything served here."""
 
+    default_model: str | None = Field(
+        description="The model that answers a request that names none; null if a request has to name one."
+    )
     models: list[ModelSummary]
 
 
