@@ -18,6 +18,7 @@ class VersionCard(BaseModel):
     architecture: str
     provider: str = Field(description="ONNX Runtime's execution provider.")
     precision: str
+    stored_weights: str
     opset: int
     input: Input
     preprocessing: Preprocessing
@@ -124,6 +125,7 @@ def _version_card(loaded: LoadedVersion, state: str) -> VersionCard:
         architecture=manifest.architecture,
         provider=loaded.predictor.provider,
         precision=manifest.precision,
+        stored_weights=manifest.stored_weights,
         opset=manifest.opset,
         input=manifest.input,
         preprocessing=manifest.preprocessing,
