@@ -13,7 +13,7 @@ from service.observability.logs import RefusalLog
 from service.observability.metrics import Metrics
 from service.observability.request_record import Record
 from service.settings import LoggedRequests
-from tests.helpers import CONSOLE, EXAMPLES, ROOT, RunningService, running_service, wait_until
+from tests.helpers import CONSOLE, EXAMPLES, REPOSITORY, ROOT, RunningService, running_service, wait_until
 
 JPEG = (EXAMPLES / "rocket.jpg").read_bytes()
 
@@ -68,7 +68,8 @@ def test_lines_below_the_log_level_are_not_written() -> None:
         port = free.getsockname()[1]
     # On all addresses without keys it warns; that it listens and is ready are lines of the level info.
     command = [sys.executable, "-m", "service", "--host", "0.0.0.0", "--port", str(port), "--log-level", "warning"]
-    with subprocess.Popen([*command, *CONSOLE], cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+    command += ["--repository", str(REPOSITORY), *CONSOLE]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
         wait_until(lambda: is_ready(port), 30)
         httpx.post(f"http://127.0.0.1:{port}/classify", content=JPEG, headers={"Content-Type": "image/jpeg"})
         process.terminate()
