@@ -4,24 +4,30 @@ FROM python:3.11-slim-bookworm AS install
 WORKDIR /build
 RUN python -m venv --without-pip /venv
 COPY pyproject.toml constraints.txt constraints-gpu.txt ./
+COPY aaserve aaserve
 COPY service/version.py service/
 
+# Only the dependencies, so that their layer changes only with them; aaserve itself is put into /app below.
 # Nobody needs the packages' own tests here, nor ONNX Runtime's library for C programs: Python's module has its own copy.
 FROM install AS install-cpu
 RUN pip --python /venv/bin/python install --no-cache-dir --constraint constraints.txt '.[cpu,otel]' \
+    && pip --python /venv/bin/python uninstall --yes aaserve \
     && find /venv -type d -name tests -prune -exec rm -r {} + \
     && rm /venv/lib/python3*/site-packages/onnxruntime/capi/libonnxruntime.so*
 
 FROM install AS install-gpu
 RUN pip --python /venv/bin/python install --no-cache-dir --constraint constraints.txt --constraint constraints-gpu.txt '.[gpu,otel]' \
+    && pip --python /venv/bin/python uninstall --yes aaserve \
     && find /venv -type d -name tests -prune -exec rm -r {} +
 
 FROM python:3.11-slim-bookworm AS app
-WORKDIR /app
+WORKDIR /build
+COPY pyproject.toml ./
+COPY aaserve aaserve
 COPY bundle bundle
 COPY service service
-# On a read-only file system Python could not keep what it compiled.
-RUN python -m compileall -q bundle service
+# pip compiles what it installs: on a read-only file system Python could not keep that.
+RUN pip install --no-cache-dir --no-deps --target /app .
 
 FROM python:3.11-slim-bookworm AS runtime
 COPY --from=app /app /app
@@ -33,8 +39,8 @@ ENV PATH=/venv/bin:$PATH PYTHONDONTWRITEBYTECODE=1 \
 USER 10001:10001
 EXPOSE 8080
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=10s --timeout=5s --start-period=60s CMD ["python", "-m", "service.healthcheck"]
-ENTRYPOINT ["python", "-m", "service"]
+HEALTHCHECK --interval=10s --timeout=5s --start-period=60s CMD ["python", "-m", "aaserve.service.healthcheck"]
+ENTRYPOINT ["python", "-m", "aaserve.service"]
 ARG VERSION=unknown
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="aaserve" \

@@ -47,7 +47,7 @@ ray-check: $(RAY_VENV)/.installed  ## Ray Serve on three nodes in network namesp
 
 image:  ## build the container image (TARGET=gpu for NVIDIA GPUs)
 	docker build --target $(TARGET) --tag aaserve:$(TARGET) \
-		--build-arg VERSION=$$($(PYTHON) -c 'from service.version import VERSION; print(VERSION)') \
+		--build-arg VERSION=$$($(PYTHON) -c 'from aaserve.service.version import VERSION; print(VERSION)') \
 		--build-arg REVISION=$$(git rev-parse HEAD) .
 
 image-check: $(VENV)/.installed  ## build and run the image without Docker, report its size (Debian, root; a few minutes)
@@ -68,19 +68,19 @@ clean:  ## remove the environments and what they left
 $(SERVE_VENV)/.installed: pyproject.toml constraints.txt
 	@$(call create-venv,$(SERVE_VENV))
 	@echo "installing what serving needs into $(SERVE_VENV) …"
-	@$(SERVE_VENV)/bin/$(PIP_INSTALL) '.[cpu]'
+	@$(SERVE_VENV)/bin/$(PIP_INSTALL) --editable '.[cpu]'
 	@touch $@
 
 $(RAY_VENV)/.installed: pyproject.toml constraints.txt
 	@$(call create-venv,$(RAY_VENV))
 	@echo "installing the service with Ray into $(RAY_VENV) …"
-	@$(RAY_VENV)/bin/$(PIP_INSTALL) '.[cpu,ray,benchmarks]'
+	@$(RAY_VENV)/bin/$(PIP_INSTALL) --editable '.[cpu,ray,benchmarks]'
 	@touch $@
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(call create-venv,$(VENV))
 	@echo "installing everything for development into $(VENV) (torch included) …"
-	@$(VENV)/bin/$(PIP_INSTALL) '.[dev]'
+	@$(VENV)/bin/$(PIP_INSTALL) --editable '.[dev]'
 	@touch $@
 
 define create-venv

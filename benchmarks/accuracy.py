@@ -15,8 +15,8 @@ import httpx
 import numpy as np
 from rich.progress import track
 
+from aaserve.training.cifar import Split, as_png, read_labels, read_split
 from benchmarks.circumstances import write_result
-from training.cifar import Split, as_png, read_labels, read_split
 
 CLIENTS = 4
 TOP_K = 5

@@ -29,11 +29,11 @@ from rich.progress import track
 from torch import Tensor
 from torch.nn import functional as F
 
+from aaserve.export.convert import convert
+from aaserve.models import create_model
+from aaserve.models.attention import AttentionAugmentedConv2d as Layer
+from aaserve.models.position import one_hot_positions
 from benchmarks.circumstances import write_result
-from export.convert import convert
-from models import create_model
-from models.attention import AttentionAugmentedConv2d as Layer
-from models.position import one_hot_positions
 
 
 def pad_and_reshape(layer: Layer, x: Tensor) -> Tensor:

@@ -17,12 +17,12 @@ import numpy as np
 import onnxruntime
 import torch
 
+from aaserve.export.convert import INPUT_NAME, OUTPUT_NAME, convert
+from aaserve.export.speed import take_turns
+from aaserve.models import create_model
+from aaserve.models.attention_maps import attention_layers
 from benchmarks.attention import peak_memory
 from benchmarks.circumstances import write_result
-from export.convert import INPUT_NAME, OUTPUT_NAME, convert
-from export.speed import take_turns
-from models import create_model
-from models.attention_maps import attention_layers
 
 WITHOUT, AGAIN, WITH, ASKED = "without maps", "without, again", "with maps", "with maps, asked for"
 

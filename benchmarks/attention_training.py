@@ -18,9 +18,9 @@ from rich.progress import track
 from torch import Tensor
 from torch.nn import functional as F
 
+from aaserve.models import attention
+from aaserve.models.attention import AttentionAugmentedConv2d
 from benchmarks.circumstances import write_result
-from models import attention
-from models.attention import AttentionAugmentedConv2d
 
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 BATCH = 128

@@ -19,14 +19,14 @@ from typing import Any
 import numpy as np
 import uvicorn
 
-import bundle.telemetry  # noqa: F401  (before onnxruntime)
+import aaserve.bundle.telemetry  # noqa: F401  (before onnxruntime)
+from aaserve.bundle.bundle import open_bundle
+from aaserve.bundle.model_input import read_input
 from benchmarks.circumstances import ROOT
 from benchmarks.peers import forms
 from benchmarks.peers.peer import Served, log_when_ready
 from benchmarks.peers.process_tree import process_tree
 from benchmarks.peers.servers.ports import spare_port
-from bundle.bundle import open_bundle
-from bundle.model_input import read_input
 
 import onnxruntime  # isort: skip
 
@@ -73,7 +73,7 @@ def serve(folder: Path, port: int) -> None:
 
     def classify(picture: bytes) -> bytes:
         row = read_input(picture, manifest, max_pixels=MAX_PIXELS)
-        logits = session.run([manifest.output.name], {manifest.input.name: row[np.newaxis]})[0][0]
+        logits = session.run([manifest.outputs[0].name], {manifest.input.name: row[np.newaxis]})[0][0]
         best = int(logits.argmax())
         return json.dumps({"predictions": [{"label": manifest.labels[best], "class_index": best}]}).encode()
 

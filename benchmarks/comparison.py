@@ -22,23 +22,23 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
+from aaserve.export.checkpoint import read_checkpoint
+from aaserve.export.exporter import export
+from aaserve.export.graph import Graph
+from aaserve.export.request import Request
+from aaserve.export.speed import take_turns
+from aaserve.models import create_model
+from aaserve.models.flops import count_flops
+from aaserve.training.command import minutes
+from aaserve.training.data import open_data
+from aaserve.training.log import Row, draw_curves
+from aaserve.training.machine import Machine, open_machine
+from aaserve.training.recipe import Recipe, read_recipe
+from aaserve.training.run import Run
+from aaserve.training.step import batches, train_step
+from aaserve.training.stop import Stop
+from aaserve.training.trainer import train
 from benchmarks.circumstances import write_result
-from export.checkpoint import read_checkpoint
-from export.exporter import export
-from export.graph import Graph
-from export.request import Request
-from export.speed import take_turns
-from models import create_model
-from models.flops import count_flops
-from training.command import minutes
-from training.data import open_data
-from training.log import Row, draw_curves
-from training.machine import Machine, open_machine
-from training.recipe import Recipe, read_recipe
-from training.run import Run
-from training.step import batches, train_step
-from training.stop import Stop
-from training.trainer import train
 
 SERVED_BATCHES = (1, 8)
 SERVED_ROUNDS = 15

@@ -22,8 +22,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from aaserve.service.version import VERSION
 from benchmarks.circumstances import ROOT, write_result
-from service.version import VERSION
 
 TOOL = ROOT / "benchmarks" / "image.sh"
 BUILDAH = {**os.environ, "BUILDAH_ISOLATION": "chroot", "STORAGE_DRIVER": "vfs"}  # as image.sh

@@ -19,15 +19,15 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-import bundle.telemetry  # noqa: F401  (before onnxruntime)
+import aaserve.bundle.telemetry  # noqa: F401  (before onnxruntime)
+from aaserve.bundle.bundle import open_bundle
+from aaserve.bundle.model_input import read_input
 from benchmarks.bare_http import answering
 from benchmarks.bare_service import BareService
 from benchmarks.circumstances import write_result
 from benchmarks.generator import Generator
 from benchmarks.load import post_request
 from benchmarks.workloads import WORKLOADS, Workload
-from bundle.bundle import open_bundle
-from bundle.model_input import read_input
 
 import onnxruntime  # isort: skip
 
@@ -73,7 +73,9 @@ class Raw:
     def top_1(self) -> list[int]:
         """Class indices of the workload's pictures: what a server has to answer."""
         manifest, session = self._bundle.manifest, self._session(0, 1)
-        logits = [session.run([manifest.output.name], {manifest.input.name: row[np.newaxis]})[0] for row in self._rows]
+        logits = [
+            session.run([manifest.outputs[0].name], {manifest.input.name: row[np.newaxis]})[0] for row in self._rows
+        ]
         return [int(one.argmax()) for one in logits]
 
     def images_per_second(self, way: Way, seconds: float) -> float:
@@ -82,7 +84,7 @@ class Raw:
         batch = np.resize(self._rows, (way.batch, *self._rows.shape[1:]))
 
         def call(caller: int) -> None:
-            sessions[caller % len(sessions)].run([manifest.output.name], {manifest.input.name: batch})
+            sessions[caller % len(sessions)].run([manifest.outputs[0].name], {manifest.input.name: batch})
 
         return _per_second(call, callers=way.callers, seconds=seconds) * way.batch
 

@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from rich.progress import track
 
+from aaserve.bundle.preprocessing import Preprocessing, normalise
+from aaserve.export.convert import convert
+from aaserve.export.normalisation import PixelInput
+from aaserve.models import create_model
 from benchmarks.attention import open_session
 from benchmarks.circumstances import write_result
-from bundle.preprocessing import Preprocessing, normalise
-from export.convert import convert
-from export.normalisation import PixelInput
-from models import create_model
 
 PREPROCESSING = Preprocessing(
     colour="RGB",

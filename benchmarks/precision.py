@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from rich.progress import track
 
+from aaserve.bundle.bundle import Bundle, open_bundle
+from aaserve.export.graph import Graph
+from aaserve.export.speed import take_turns
+from aaserve.training.cifar import Split, read_split
 from benchmarks.circumstances import write_result
-from bundle.bundle import Bundle, open_bundle
-from export.graph import Graph
-from export.speed import take_turns
-from training.cifar import Split, read_split
 
 BATCH_SIZE = 8
 

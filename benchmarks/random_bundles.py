@@ -12,10 +12,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+from aaserve.bundle.bundle import open_bundle
+from aaserve.bundle.preprocessing import Preprocessing, preprocess
 from benchmarks import pictures
 from benchmarks.circumstances import ROOT
-from bundle.bundle import open_bundle
-from bundle.preprocessing import Preprocessing, preprocess
 
 FOLDER = ROOT / "build" / "benchmarks"
 SHIPPED = ROOT / "model_repository" / "aa-cifar100" / "1"
@@ -49,12 +49,12 @@ def _export(network_name: str, folder: Path) -> None:
     import torch
     from safetensors.torch import save_file
 
-    from export.checkpoint import METADATA_KEY
-    from export.exporter import export
-    from export.labels import read_labels
-    from export.presets import read_preprocessing
-    from export.request import Request
-    from models import create_model
+    from aaserve.export.checkpoint import METADATA_KEY
+    from aaserve.export.exporter import export
+    from aaserve.export.labels import read_labels
+    from aaserve.export.presets import read_preprocessing
+    from aaserve.export.request import Request
+    from aaserve.models import create_model
 
     torch.manual_seed(0)
     described = TINY if network_name == "tiny" else {"architecture": network_name, "options": {}}

@@ -22,12 +22,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.progress import track
 
+from aaserve.bundle.bundle import open_bundle
+from aaserve.bundle.preprocessing import Preprocessing, read_pixels
+from aaserve.export.graph import Graph
+from aaserve.export.presets import PRESETS
 from benchmarks.bad_pictures import encoded
 from benchmarks.circumstances import ROOT, write_result
-from bundle.bundle import open_bundle
-from bundle.preprocessing import Preprocessing, read_pixels
-from export.graph import Graph
-from export.presets import PRESETS
 
 MEGAPIXELS = (0.1, 0.2, 0.5, 1, 3, 6, 12, 24)
 SCALES = (0.7, 1, 2.2, 4.5)
@@ -121,9 +121,9 @@ def in_batches(graph: Graph) -> Answer:
 def _untrained(name: str, preprocessing: Preprocessing) -> Answer:
     import torch  # the other figures need none of it
 
-    from export.convert import convert
-    from export.normalisation import PixelInput
-    from models import create_model
+    from aaserve.export.convert import convert
+    from aaserve.export.normalisation import PixelInput
+    from aaserve.models import create_model
 
     torch.manual_seed(0)
     network = PixelInput(create_model(name, image_size=preprocessing.crop).eval(), preprocessing).eval()

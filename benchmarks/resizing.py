@@ -21,14 +21,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.progress import track
 
+from aaserve.bundle import preprocessing as reading
+from aaserve.bundle.bundle import open_bundle
+from aaserve.bundle.preprocessing import Preprocessing, read_pixels
+from aaserve.bundle.resizing import Box, resize
+from aaserve.export.graph import Graph
+from aaserve.export.presets import PRESETS
 from benchmarks.circumstances import ROOT, write_result
 from benchmarks.reduced_jpeg import MAX_PIXELS, SCALES, agreement, enlarged, in_batches, photographs_in, speed, variants
-from bundle import preprocessing as reading
-from bundle.bundle import open_bundle
-from bundle.preprocessing import Preprocessing, read_pixels
-from bundle.resizing import Box, resize
-from export.graph import Graph
-from export.presets import PRESETS
 
 Size = tuple[int, int]  # (width, height)
 Resize = Callable[[Image.Image, Size, Box, str], NDArray[np.uint8]]

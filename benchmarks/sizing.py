@@ -20,16 +20,16 @@ from typing import Any
 
 import numpy as np
 
+from aaserve.bundle.bundle import open_bundle
+from aaserve.bundle.model_input import read_input
+from aaserve.service.engine.session import OnnxSession
+from aaserve.service.settings import Settings
 from benchmarks.circumstances import ROOT, write_result
 from benchmarks.generator import Generator
 from benchmarks.one_core import Work, simulate
 from benchmarks.overload import processor_seconds, request_of, service
 from benchmarks.samples import Samples, percentiles
 from benchmarks.tables import rewrite, table
-from bundle.bundle import open_bundle
-from bundle.model_input import read_input
-from service.engine.session import OnnxSession
-from service.settings import Settings
 
 SHARES = (0.3, 0.5, 0.7, 0.8, 0.9)  # of the simulated capacity
 LOADS = (100, 1_000, 10_000, 100_000)  # images per second

@@ -12,9 +12,9 @@ import sys
 import time
 from pathlib import Path
 
-import bundle.telemetry  # noqa: F401  (before onnxruntime)
+import aaserve.bundle.telemetry  # noqa: F401  (before onnxruntime)
+from aaserve.bundle.bundle import open_bundle
 from benchmarks.circumstances import ROOT, write_result
-from bundle.bundle import open_bundle
 
 import numpy as np  # isort: skip
 import onnxruntime  # isort: skip

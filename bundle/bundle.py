@@ -15,10 +15,10 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from bundle.errors import BundleError
-from bundle.graph_file import check_graph
-from bundle.manifest import NAME, Manifest
-from bundle.text import NotText, decode_text
+from aaserve.bundle.errors import BundleError
+from aaserve.bundle.graph_file import check_graph
+from aaserve.bundle.manifest import NAME, Manifest
+from aaserve.bundle.text import NotText, decode_text
 
 MANIFEST_FILE = "manifest.json"
 MODEL_FILE = "model.onnx"
@@ -36,6 +36,14 @@ class Bundle:
     @property
     def model_path(self) -> Path:
         return self.folder / MODEL_FILE
+
+    def content(self, name: str) -> bytes:
+        """The bytes of one of its files, read and checked now.
+
+        Raises:
+            BundleError: they are not those that the manifest names.
+        """
+        return _checked(self.folder / name, self.manifest.files[name])
 
 
 def open_bundle(folder: Path) -> Bundle:

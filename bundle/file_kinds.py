@@ -4,7 +4,7 @@ For files that were expected to be something else: a picture, a checkpoint. Down
 whatever they should have been.
 """
 
-from bundle.decoding import sniff_format
+from aaserve.bundle.decoding import sniff_format
 
 HEAD_BYTES = 4096  # enough for every kind here
 _TEXT_SHOWN = 60

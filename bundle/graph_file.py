@@ -7,7 +7,7 @@ numbers are those of onnx.proto, which never change.
 
 from collections.abc import Iterator
 
-from bundle.errors import BundleError
+from aaserve.bundle.errors import BundleError
 
 _DOMAINS = (b"", b"ai.onnx")  # all that export writes; some operators of other domains open files or load code
 _DEPTH = 64  # messages within messages

@@ -1,10 +1,10 @@
 """manifest.json: the machine-read facts that travel with a model. Schema version 1."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from bundle.preprocessing import Preprocessing
+from aaserve.bundle.preprocessing import Preprocessing
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 Name = Annotated[str, Field(pattern=NAME)]
@@ -33,11 +33,11 @@ class Input(_Section):
 
 
 class Output(_Section):
-    """The network's one output, logits, without the batch axis."""
+    """One output of the graph, without the batch axis, which comes first and is dynamic."""
 
     name: str
-    dtype: Literal["float32"]
-    shape: tuple[Size] = Field(description="(number of classes,)")
+    dtype: Literal["float32", "float16", "int64"]
+    shape: tuple[Size, ...]
 
 
 class AttentionMap(_Section):
@@ -58,6 +58,11 @@ class AttentionMap(_Section):
         """(heads, queries, keys)."""
         positions = self.grid[0] * self.grid[1]
         return self.num_heads, positions, positions
+
+    @property
+    def as_output(self) -> Output:
+        """The map as any other output of the graph."""
+        return Output(name=self.output, dtype=self.dtype, shape=self.shape)
 
 
 class Provenance(_Section):
@@ -104,15 +109,24 @@ class Lowered(_Section):
     quantised: dict[str, int] | None = Field(description="Operators that compute in 8 bits, by kind; int8 only.")
 
 
+def _several(outputs: Any) -> Any:
+    """Bundles written before there were tasks have one output, under `output`."""
+    return (outputs,) if isinstance(outputs, dict | Output) else outputs
+
+
 class Manifest(_Section):
     """Everything a server must know about `model.onnx`."""
 
     schema_version: Literal[1]
     name: Name
     version: Version
+    task: str = Field("classification", description="What the outputs mean.")
     architecture: str
     input: Input
-    output: Output
+    outputs: Annotated[tuple[Output, ...], BeforeValidator(_several)] = Field(
+        validation_alias=AliasChoices("outputs", "output"),
+        description="What the task needs, in the order of the graph; of classification, logits (number of classes,).",
+    )
     attention: tuple[AttentionMap, ...] = Field((), description="Further outputs, in the order in which layers run.")
     preprocessing: Preprocessing
     labels: tuple[str, ...]
@@ -127,10 +141,30 @@ class Manifest(_Section):
     accuracy: Accuracy | None
     lowered: Lowered | None = Field(None, description="Present in every bundle below fp32, and only there.")
 
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """Of the outputs that the task needs."""
+        return tuple(output.name for output in self.outputs)
+
+    @property
+    def all_outputs(self) -> tuple[Output, ...]:
+        """Those that the task needs, and the attention maps: every output of the graph, in its order."""
+        return *self.outputs, *(maps.as_output for maps in self.attention)
+
+    @field_validator("task")
+    @classmethod
+    def _known(cls, task: str) -> str:
+        if task != "classification":
+            raise ValueError(f"expected the task classification, found {task!r}")
+        return task
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if len(self.labels) != self.output.shape[0]:
-            raise ValueError(f"expected {self.output.shape[0]} labels, one for each output, found {len(self.labels)}")
+        logits = [(output.dtype, *output.shape) for output in self.outputs]
+        if len(logits) != 1 or logits[0][0] != "float32" or len(logits[0]) != 2:
+            raise ValueError(f"expected one output, float32 (number of classes,), found {logits}")
+        if len(self.labels) != logits[0][1]:
+            raise ValueError(f"expected {logits[0][1]} labels, one for each class, found {len(self.labels)}")
         found = (self.input.dtype, self.input.layout, self.input.shape)
         crop = self.preprocessing.crop
         forms = (("float32", "NCHW", (3, *crop)), ("uint8", "NHWC", (*crop, 3)))
@@ -138,7 +172,7 @@ class Manifest(_Section):
             raise ValueError(f"expected an input {forms[0]} or {forms[1]}, found {found}")
         if set(self.files) != {"model.onnx", "references.json"}:
             raise ValueError(f"expected the files model.onnx and references.json, found {sorted(self.files)}")
-        if len({self.output.name, *(maps.output for maps in self.attention)}) != 1 + len(self.attention):
+        if len({output.name for output in self.all_outputs}) != len(self.all_outputs):
             raise ValueError("expected outputs of different names, found one twice")
         if bool(self.attention) != (self.parity.attention_tolerance is not None):
             raise ValueError("expected parity.attention_tolerance in a bundle with attention maps and only there")

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bundle.manifest import Manifest
-from bundle.preprocessing import normalise, preprocess, read_pixels
+from aaserve.bundle.manifest import Manifest
+from aaserve.bundle.preprocessing import normalise, preprocess, read_pixels
 
 
 def read_input(image_bytes: bytes, manifest: Manifest, *, max_pixels: int, reproducible: bool = False) -> NDArray[Any]:

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bundle.file_kinds import HEAD_BYTES, kind_of, picture_format
+from aaserve.bundle.file_kinds import HEAD_BYTES, kind_of, picture_format
 
 _SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 _SYSTEM = {  # of macOS, Windows, Synology, QNAP and ext4; names that begin with a dot are skipped as well

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from bundle.decoding import Decoded, decode_reduced
-from bundle.resizing import resize
+from aaserve.bundle.decoding import Decoded, decode_reduced
+from aaserve.bundle.resizing import resize
 
 Side = Annotated[int, Field(ge=1, le=4096)]
 Byte = Annotated[int, Field(ge=0, le=255)]
@@ -123,7 +123,9 @@ def normalise(pixels: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArra
     """Map uint8 (..., H, W, 3) to float32 (..., 3, H, W): 0..1, less the mean, over the standard deviation."""
     mean = np.asarray(preprocessing.mean, np.float32)
     std = np.asarray(preprocessing.std, np.float32)
-    scaled = (pixels / np.float32(255) - mean) / std  # (..., H, W, 3)
+    scaled = pixels / np.float32(255)  # (..., H, W, 3)
+    scaled -= mean  # in place: a row of a large input takes many megabytes
+    scaled /= std
     return np.ascontiguousarray(np.moveaxis(scaled, -1, -3))  # (..., 3, H, W)
 
 

@@ -9,7 +9,7 @@ import hashlib
 import numpy as np
 from numpy.typing import NDArray
 
-from bundle.manifest import Manifest
+from aaserve.bundle.manifest import Manifest
 
 PROBE = "probe"  # its name among the references; no file is called so
 

@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from bundle.attention import gaze
-from bundle.errors import BundleError
-from bundle.manifest import Manifest
-from bundle.text import NotText, read_text
+from aaserve.bundle.attention import gaze
+from aaserve.bundle.errors import BundleError
+from aaserve.bundle.manifest import Manifest
+from aaserve.bundle.text import NotText, decode_text
 
 
 class Reference(BaseModel):
@@ -37,10 +37,22 @@ def read_references(path: Path) -> tuple[Reference, ...]:
         BundleError: unreadable or malformed; one line.
     """
     try:
-        return _REFERENCES.validate_json(read_text(path))
+        return parse_references(path.read_bytes(), path)
+    except OSError as error:
+        raise BundleError(f"{path}: expected a readable file, found: {error.strerror or error}") from error
+
+
+def parse_references(content: bytes, path: Path) -> tuple[Reference, ...]:
+    """Parse the bytes of references.json, which lie at `path`.
+
+    Raises:
+        BundleError: malformed; one line.
+    """
+    try:
+        return _REFERENCES.validate_json(decode_text(content))
     except NotText as error:
-        raise BundleError(str(error)) from error
-    except (OSError, ValidationError) as error:
+        raise BundleError(f"{path}: {error}") from error
+    except ValidationError as error:
         raise BundleError(f"{path}: expected references (picture, sha256, logits), found something else") from error
 
 

@@ -4,10 +4,10 @@ import sys
 from importlib import import_module
 
 # Imported when chosen: only the export itself needs torch, which takes seconds to load and may not be installed.
-COMMANDS = {"inspect": "export.inspect", "verify": "export.verify"}
+COMMANDS = {"inspect": "aaserve.export.inspect", "verify": "aaserve.export.verify"}
 
 if __name__ == "__main__":
     arguments = sys.argv[1:]
     if arguments[:1] and arguments[0] in COMMANDS:
         sys.exit(import_module(COMMANDS[arguments[0]]).main(arguments[1:]))
-    sys.exit(import_module("export.command").main(arguments))
+    sys.exit(import_module("aaserve.export.command").main(arguments))

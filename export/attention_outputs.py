@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 import onnx_ir as ir
 
-from export.errors import ExportError
-from models.attention import AttentionAugmentedConv2d
+from aaserve.export.errors import ExportError
+from aaserve.models.attention import AttentionAugmentedConv2d
 
 
 def output_name(layer: str) -> str:

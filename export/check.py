@@ -2,7 +2,7 @@
 
 import onnx
 
-from export.errors import ExportError
+from aaserve.export.errors import ExportError
 
 
 def checked_bytes(model: onnx.ModelProto) -> bytes:

@@ -11,6 +11,7 @@ import re
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,9 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from bundle.bundle import sha256_of
-from bundle.file_kinds import HEAD_BYTES, kind_of
-from export.errors import ExportError
+from aaserve.bundle.bundle import sha256_of
+from aaserve.bundle.file_kinds import HEAD_BYTES, kind_of
+from aaserve.export.errors import ExportError
 
 METADATA_KEY = "aaserve"  # what python -m training writes into a safetensors header
 NESTED = ("state_dict", "model_state_dict", "model", "state_dict_ema", "ema")  # preferred to other names
@@ -95,12 +96,19 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ExportError(f"{path}: not a readable safetensors file, damaged or cut off: {reason}") from error
     try:
-        metadata = json.loads(text)
+        metadata = json.loads(text, parse_constant=_finite, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise ExportError(f"{path}: expected JSON as {METADATA_KEY!r} in its header, found something else") from error
     if not isinstance(metadata, dict):
         raise ExportError(f"{path}: expected a JSON object as {METADATA_KEY!r} in its header, found something else")
     return weights, metadata
+
+
+def _finite(text: str) -> float:
+    """Python would also read NaN and Infinity, which are no JSON, and read 1e999 as infinite."""
+    if not isfinite(value := float(text)):
+        raise ValueError
+    return value
 
 
 def _check_zip(path: Path) -> None:

@@ -10,17 +10,18 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from bundle.errors import BundleError
-from bundle.manifest import Accuracy
-from bundle.text import NotText, read_text
-from export.errors import ExportError
-from export.exporter import Exported, export
-from export.image_size import parse_image_size
-from export.labels import read_labels
-from export.presets import PRESETS, parse_resize, parse_three, read_preprocessing
-from export.progress import Progress
-from export.request import Measurement, Request
+from aaserve.bundle.errors import BundleError
+from aaserve.bundle.manifest import Accuracy
+from aaserve.bundle.text import NotText, read_text
+from aaserve.export.errors import ExportError
+from aaserve.export.exporter import Exported, export
+from aaserve.export.image_size import parse_image_size
+from aaserve.export.labels import read_labels
+from aaserve.export.presets import PRESETS, parse_resize, parse_three, read_preprocessing
+from aaserve.export.progress import Progress
+from aaserve.export.request import Measurement, Request
 
+_MESSAGE_CHARACTERS = 2000
 PREPROCESSING_FIELDS = (
     "resize",
     "crop",
@@ -45,6 +46,10 @@ def main(argv: Sequence[str]) -> int:
         )
     except (ExportError, BundleError, ValueError, OSError) as error:
         return _failed(str(error), arguments.json)
+    except (MemoryError, RuntimeError) as error:  # PyTorch has no class of its own for memory of the CPU
+        if isinstance(error, RuntimeError) and "can't allocate memory" not in str(error):
+            raise
+        return _failed("not enough memory for this network at this image size", arguments.json)
     print(_document(exported, progress) if arguments.json else exported.folder)
     return 0
 
@@ -63,8 +68,10 @@ def _document(exported: Exported, progress: Progress) -> str:
 def _failed(message: str, as_json: bool) -> int:
     """One line on stderr; with --json a document on stdout too, so that its reader finds one in either case.
 
-    Names in a file may hold line breaks and terminal codes; question marks stand for them.
+    Names in a file may be long and hold line breaks and terminal codes; question marks stand for those.
     """
+    if len(message) > _MESSAGE_CHARACTERS:
+        message = f"{message[:_MESSAGE_CHARACTERS]}…"
     message = "".join(letter if letter.isprintable() else "?" for letter in message)
     print(f"error: {message}", file=sys.stderr)
     if as_json:

@@ -14,11 +14,11 @@ from onnxscript.optimizer import optimize
 from onnxscript.rewriter import rewrite
 from torch import Tensor, nn
 
-from export import batch_norm
-from export.attention_outputs import add_attention_outputs
-from export.check import checked_bytes
-from export.errors import ExportError
-from models.attention import AttentionAugmentedConv2d
+from aaserve.export import batch_norm
+from aaserve.export.attention_outputs import add_attention_outputs
+from aaserve.export.check import checked_bytes
+from aaserve.export.errors import ExportError
+from aaserve.models.attention import AttentionAugmentedConv2d
 
 INPUT_NAME = "image"
 OUTPUT_NAME = "logits"

@@ -3,14 +3,14 @@
 from dataclasses import dataclass
 from typing import Any
 
-from bundle.preprocessing import Preprocessing
-from export.checkpoint import Checkpoint
-from export.errors import ExportError
-from export.image_size import preprocessing_at
-from export.labels import check_labels
-from export.presets import choose_preprocessing
-from export.recorded import read_recorded
-from export.request import Request
+from aaserve.bundle.preprocessing import Preprocessing
+from aaserve.export.checkpoint import Checkpoint
+from aaserve.export.errors import ExportError
+from aaserve.export.image_size import preprocessing_at
+from aaserve.export.labels import check_labels
+from aaserve.export.presets import choose_preprocessing
+from aaserve.export.recorded import read_recorded
+from aaserve.export.request import Request
 
 
 @dataclass(frozen=True)

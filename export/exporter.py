@@ -17,27 +17,27 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from bundle.bundle import MODEL_FILE, REFERENCES_FILE, check_absent, sha256_of, write_bundle
-from bundle.manifest import AttentionMap, Input, Lowered, Manifest, Output, Parity, Precision, Provenance
-from bundle.preprocessing import Preprocessing
-from bundle.references import Reference, references_json
-from export.attention_outputs import output_name
-from export.checkpoint import Checkpoint, read_checkpoint
-from export.convert import INPUT_NAME, OPSET, OUTPUT_NAME, convert
-from export.description import Description, describe
-from export.errors import ExportError
-from export.graph import Graph
-from export.network import build_network
-from export.normalisation import PixelInput
-from export.parity import check_parity, difference, logits_of
-from export.pictures import find_parity_pictures, read_picture
-from export.precision import find_calibration, lower
-from export.references import picture_references, probe_reference, spread
-from export.request import Request
-from export.speed import Speed
-from export.storage import round_weights, store_as_float16
-from models.attention import AttentionAugmentedConv2d
-from models.attention_maps import attention_layers
+from aaserve.bundle.bundle import MODEL_FILE, REFERENCES_FILE, check_absent, sha256_of, write_bundle
+from aaserve.bundle.manifest import AttentionMap, Input, Lowered, Manifest, Output, Parity, Precision, Provenance
+from aaserve.bundle.preprocessing import Preprocessing
+from aaserve.bundle.references import Reference, references_json
+from aaserve.export.attention_outputs import output_name
+from aaserve.export.checkpoint import Checkpoint, read_checkpoint
+from aaserve.export.convert import INPUT_NAME, OPSET, OUTPUT_NAME, convert
+from aaserve.export.description import Description, describe
+from aaserve.export.errors import ExportError
+from aaserve.export.graph import Graph
+from aaserve.export.network import build_network
+from aaserve.export.normalisation import PixelInput
+from aaserve.export.parity import check_parity, difference, logits_of
+from aaserve.export.pictures import find_parity_pictures, read_picture
+from aaserve.export.precision import find_calibration, lower
+from aaserve.export.references import picture_references, probe_reference, spread
+from aaserve.export.request import Request
+from aaserve.export.speed import Speed
+from aaserve.export.storage import round_weights, store_as_float16
+from aaserve.models.attention import AttentionAugmentedConv2d
+from aaserve.models.attention_maps import attention_layers
 
 # Smallest spread of the references without a warning. Untrained networks have 0.1 and more, a network that gets RGB in
 # 0..1 with the mean and std of 0..255 has 0.0015.
@@ -214,7 +214,7 @@ def _manifest(
         version=request.version,
         architecture=description.architecture,
         input=form,
-        output=Output(name=OUTPUT_NAME, dtype="float32", shape=(len(description.labels),)),
+        outputs=(Output(name=OUTPUT_NAME, dtype="float32", shape=(len(description.labels),)),),
         attention=attention,
         preprocessing=description.preprocessing,
         labels=description.labels,

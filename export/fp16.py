@@ -14,9 +14,9 @@ import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from bundle.preprocessing import Preprocessing
-from export.errors import ExportError
-from export.graph import Graph
+from aaserve.bundle.preprocessing import Preprocessing
+from aaserve.export.errors import ExportError
+from aaserve.export.graph import Graph
 
 FLOAT, HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
 

@@ -6,9 +6,9 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from bundle.manifest import AttentionMap
-from bundle.preprocessing import Preprocessing, normalise
-from export.convert import INPUT_NAME, OUTPUT_NAME
+from aaserve.bundle.manifest import AttentionMap
+from aaserve.bundle.preprocessing import Preprocessing, normalise
+from aaserve.export.convert import INPUT_NAME, OUTPUT_NAME
 
 
 class Graph:

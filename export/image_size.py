@@ -2,7 +2,7 @@
 
 import argparse
 
-from bundle.preprocessing import Preprocessing
+from aaserve.bundle.preprocessing import Preprocessing
 
 
 def parse_image_size(text: str) -> tuple[int, int]:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import onnx
 
-from bundle.bundle import Bundle, open_bundle
-from bundle.errors import BundleError
-from bundle.manifest import Lowered, Manifest
+from aaserve.bundle.bundle import Bundle, open_bundle
+from aaserve.bundle.errors import BundleError
+from aaserve.bundle.manifest import Lowered, Manifest
 
 LABELS_SHOWN = 8
 
@@ -43,7 +43,10 @@ def summary(opened: Bundle) -> str:
         "what": f"{manifest.name} version {manifest.version}: {manifest.architecture}, {manifest.precision}",
         "input": f"{manifest.input.name}, {manifest.input.dtype} {manifest.input.layout} (batch, "
         f"{', '.join(map(str, manifest.input.shape))})",
-        "output": f"{manifest.output.name}, {manifest.output.dtype} (batch, {manifest.output.shape[0]})",
+        "task": manifest.task,
+        "output": ", ".join(
+            f"{one.name}, {one.dtype} (batch, {', '.join(map(str, one.shape))})" for one in manifest.outputs
+        ),
         **({"attention": _attention(manifest)} if manifest.attention else {}),
         "labels": f"{len(manifest.labels)}: {', '.join(manifest.labels[:LABELS_SHOWN])}"
         + (", …" if len(manifest.labels) > LABELS_SHOWN else ""),

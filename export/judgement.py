@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from export.errors import ExportError
-from export.graph import Graph
+from aaserve.export.errors import ExportError
+from aaserve.export.graph import Graph
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from bundle.text import NotText, is_one_line, read_text
-from export.errors import ExportError
+from aaserve.bundle.text import NotText, is_one_line, read_text
+from aaserve.export.errors import ExportError
 
 _SHIPPED = Path(__file__).parent
 IMAGENET = "imagenet-1k"  # one name a class, in the usual order; the choice of names is torchvision's

@@ -8,13 +8,13 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from export.checkpoint import Checkpoint
-from export.description import Description
-from export.errors import ExportError
-from export.request import Request
-from export.weights import head_classes, load_weights, name_weights
-from models import create_model
-from models.relative_tables import resize_relative_tables
+from aaserve.export.checkpoint import Checkpoint
+from aaserve.export.description import Description
+from aaserve.export.errors import ExportError
+from aaserve.export.request import Request
+from aaserve.export.weights import head_classes, load_weights, name_weights
+from aaserve.models import create_model
+from aaserve.models.relative_tables import resize_relative_tables
 
 
 def build_network(
@@ -29,12 +29,7 @@ def build_network(
     outline = _outline(description, checkpoint)
     weights = _named_weights(request, checkpoint, outline, report)
     _check_classes(request, description, outline, weights)
-    network = create_model(
-        description.architecture,
-        num_classes=len(description.labels),
-        image_size=description.preprocessing.crop,
-        **description.options,
-    )
+    network = _create(description, checkpoint, num_classes=len(description.labels))
     if request.image_size:
         weights = resize_relative_tables(weights, network)
     load_weights(network, weights)
@@ -43,14 +38,18 @@ def build_network(
 
 def _outline(description: Description, checkpoint: Checkpoint) -> nn.Module:
     """The network without memory for its weights, with a head of one class."""
+    with torch.device("meta"):
+        return _create(description, checkpoint, num_classes=1)
+
+
+def _create(description: Description, checkpoint: Checkpoint, *, num_classes: int) -> nn.Module:
     try:
-        with torch.device("meta"):
-            return create_model(
-                description.architecture,
-                num_classes=1,
-                image_size=description.preprocessing.crop,
-                **description.options,
-            )
+        return create_model(
+            description.architecture,
+            num_classes=num_classes,
+            image_size=description.preprocessing.crop,
+            **description.options,
+        )
     except ValueError:
         raise
     except Exception as error:  # the options are whatever the file holds, so they may raise anything

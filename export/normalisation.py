@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from bundle.preprocessing import Preprocessing
+from aaserve.bundle.preprocessing import Preprocessing
 
 
 class PixelInput(nn.Module):

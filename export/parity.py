@@ -15,11 +15,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from bundle.manifest import AttentionMap, Parity, Precision
-from bundle.preprocessing import Preprocessing
-from export.errors import ExportError
-from export.graph import Graph
-from models.attention_maps import attention_maps
+from aaserve.bundle.manifest import AttentionMap, Parity, Precision
+from aaserve.bundle.preprocessing import Preprocessing
+from aaserve.export.errors import ExportError
+from aaserve.export.graph import Graph
+from aaserve.models.attention_maps import attention_maps
 
 # Relative to the largest logit. Below fp32 the loss of top-1 decides (export/judgement.py) and this only tells a sound
 # graph from a broken one: of 1,000 CIFAR pictures the worst was off by 0.004 in fp16, of 9,500 by 0.20 in int8

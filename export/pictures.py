@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bundle.bundle import sha256_of
-from bundle.errors import ImageError
-from bundle.picture_files import find_pictures, told
-from bundle.preprocessing import Preprocessing, read_pixels
-from export.errors import ExportError
+from aaserve.bundle.bundle import sha256_of
+from aaserve.bundle.errors import ImageError
+from aaserve.bundle.picture_files import find_pictures, told
+from aaserve.bundle.preprocessing import Preprocessing, read_pixels
+from aaserve.export.errors import ExportError
 
 MAX_PIXELS = 100_000_000
 

@@ -10,17 +10,17 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from bundle.manifest import Lowered
-from bundle.preprocessing import Preprocessing
-from export.check import checked_bytes
-from export.errors import ExportError
-from export.fp16 import check_range, to_fp16
-from export.graph import Graph
-from export.judgement import check_loss, judge
-from export.quantise import quantise
-from export.request import Request
-from export.samples import Sample, find_samples, read_batches, split_samples
-from export.speed import Speed, measure_speed
+from aaserve.bundle.manifest import Lowered
+from aaserve.bundle.preprocessing import Preprocessing
+from aaserve.export.check import checked_bytes
+from aaserve.export.errors import ExportError
+from aaserve.export.fp16 import check_range, to_fp16
+from aaserve.export.graph import Graph
+from aaserve.export.judgement import check_loss, judge
+from aaserve.export.quantise import quantise
+from aaserve.export.request import Request
+from aaserve.export.samples import Sample, find_samples, read_batches, split_samples
+from aaserve.export.speed import Speed, measure_speed
 
 SPEED_BATCH_SIZES = (1, 8)
 

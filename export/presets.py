@@ -5,10 +5,10 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 
-from bundle.preprocessing import Preprocessing, normalisation_problem
-from bundle.text import NotText, read_text
-from export.errors import ExportError
-from export.image_size import parse_image_size
+from aaserve.bundle.preprocessing import Preprocessing, normalisation_problem
+from aaserve.bundle.text import NotText, read_text
+from aaserve.export.errors import ExportError
+from aaserve.export.image_size import parse_image_size
 
 PRESETS = {
     # What torchvision's ResNet weights of IMAGENET1K_V1 were evaluated with (torchvision/models/resnet.py:

@@ -18,7 +18,7 @@ import onnx
 from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
-from export.errors import ExportError
+from aaserve.export.errors import ExportError
 
 QUANTISED = ("Conv", "Add", "Relu")
 # An Add of these is a residual sum, not the marks of attention's keys or the normalisation of pixels.

@@ -5,14 +5,14 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, ValidationError
 
-from export.checkpoint import Checkpoint
-from export.errors import ExportError
+from aaserve.export.checkpoint import Checkpoint
+from aaserve.export.errors import ExportError
 
 Label = Annotated[str, Field(min_length=1, max_length=1000)]
 
 
 class _Network(BaseModel):
-    architecture: str
+    architecture: Annotated[str, Field(max_length=100)]
     options: dict[str, Any] = {}
 
 

@@ -10,16 +10,16 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from bundle.attention import gaze
-from bundle.bundle import sha256_of
-from bundle.manifest import AttentionMap
-from bundle.preprocessing import Preprocessing
-from bundle.probe import PROBE, probe_pixels
-from bundle.references import Reference
-from export.graph import Graph
-from export.parity import in_float64, normalise_exactly
-from export.pictures import Picture
-from models.attention_maps import attention_maps
+from aaserve.bundle.attention import gaze
+from aaserve.bundle.bundle import sha256_of
+from aaserve.bundle.manifest import AttentionMap
+from aaserve.bundle.preprocessing import Preprocessing
+from aaserve.bundle.probe import PROBE, probe_pixels
+from aaserve.bundle.references import Reference
+from aaserve.export.graph import Graph
+from aaserve.export.parity import in_float64, normalise_exactly
+from aaserve.export.pictures import Picture
+from aaserve.models.attention_maps import attention_maps
 
 
 def picture_references(

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bundle.manifest import Accuracy, Precision, StoredWeights
-from bundle.preprocessing import Preprocessing
+from aaserve.bundle.manifest import Accuracy, Precision, StoredWeights
+from aaserve.bundle.preprocessing import Preprocessing
 
 
 @dataclass(frozen=True)

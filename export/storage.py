@@ -16,9 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from export.check import checked_bytes
-from export.errors import ExportError
-from models.attention import AttentionAugmentedConv2d
+from aaserve.export.check import checked_bytes
+from aaserve.export.errors import ExportError
+from aaserve.models.attention import AttentionAugmentedConv2d
 
 LARGE = 1024  # numbers; storing fewer in half the bytes saves nothing
 _SAME = 4e-7  # of a weight: three roundings of float32

@@ -18,14 +18,14 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from bundle.bundle import REFERENCES_FILE, open_bundle, sha256_of
-from bundle.errors import BundleError, ImageError
-from bundle.manifest import Manifest
-from bundle.model_input import pixels_input, read_input
-from bundle.probe import PROBE, probe_pixels, probe_tolerance
-from bundle.references import Reference, attention_difference, difference, read_references
-from export.errors import ExportError
-from export.pictures import MAX_PIXELS
+from aaserve.bundle.bundle import REFERENCES_FILE, open_bundle, sha256_of
+from aaserve.bundle.errors import BundleError, ImageError
+from aaserve.bundle.manifest import Manifest
+from aaserve.bundle.model_input import pixels_input, read_input
+from aaserve.bundle.probe import PROBE, probe_pixels, probe_tolerance
+from aaserve.bundle.references import Reference, attention_difference, difference, read_references
+from aaserve.export.errors import ExportError
+from aaserve.export.pictures import MAX_PIXELS
 
 SUM_TOLERANCE = 1e-2  # float16 rounds each share
 
@@ -64,7 +64,7 @@ def check(session: onnxruntime.InferenceSession, manifest: Manifest, reference: 
     else:
         row = _read(images / reference.picture, reference, manifest)
         tolerance, any_class = manifest.parity.tolerance, manifest.parity.top_1_agreement < 1
-    names = [manifest.output.name, *(attention.output for attention in manifest.attention)]
+    names = [output.name for output in manifest.all_outputs]
     given = [output.name for output in session.get_outputs()]
     if missing := [name for name in names if name not in given]:
         raise ExportError(f"expected the output {missing[0]} in the graph, found {', '.join(given)}")

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import Tensor, nn
 
-from export.errors import ExportError
+from aaserve.export.errors import ExportError
 
 LISTED_KEYS = 10
 

@@ -5,8 +5,8 @@ import sys
 
 import torch
 
-from models.flops import count_flops
-from models.registry import create_model, list_models
+from aaserve.models.flops import count_flops
+from aaserve.models.registry import create_model, list_models
 
 COLUMNS = "{:<20} {:>12} {:>14} {:>14} {:>10}"
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.position import POSITIONS
+from aaserve.models.position import POSITIONS
 
 
 class AttentionAugmentedConv2d(nn.Module):

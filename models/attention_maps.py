@@ -4,7 +4,7 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from models.attention import AttentionAugmentedConv2d
+from aaserve.models.attention import AttentionAugmentedConv2d
 
 
 def attention_maps(network: nn.Module, x: Tensor) -> dict[str, Tensor]:

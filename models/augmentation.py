@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from models.attention import AttentionAugmentedConv2d
+from aaserve.models.attention import AttentionAugmentedConv2d
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from models.attention import AttentionAugmentedConv2d
-from models.position import RelativePosition
+from aaserve.models.attention import AttentionAugmentedConv2d
+from aaserve.models.position import RelativePosition
 
 
 class Flops(NamedTuple):

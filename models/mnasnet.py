@@ -16,11 +16,11 @@ from typing import NamedTuple
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.augmentation import PLAIN, Augmentation
-from models.feature_size import feature_size
-from models.initialisation import initialise
-from models.squeeze_excite import SqueezeExcite
-from models.stochastic_depth import StochasticDepth
+from aaserve.models.augmentation import PLAIN, Augmentation
+from aaserve.models.feature_size import feature_size
+from aaserve.models.initialisation import initialise
+from aaserve.models.squeeze_excite import SqueezeExcite
+from aaserve.models.stochastic_depth import StochasticDepth
 
 # As in the authors' code: PyTorch's momentum is 1 - decay, and their decay is 0.99.
 _BatchNorm = partial(nn.BatchNorm2d, eps=1e-3, momentum=0.01)

@@ -9,12 +9,12 @@ from typing import Any
 
 from torch import nn
 
-from models.augmentation import Augmentation
-from models.gather_excite import GatherExcite
-from models.mnasnet import MnasNet
-from models.resnet import ResNet
-from models.squeeze_excite import SqueezeExcite
-from models.wide_resnet import WideResNet
+from aaserve.models.augmentation import Augmentation
+from aaserve.models.gather_excite import GatherExcite
+from aaserve.models.mnasnet import MnasNet
+from aaserve.models.resnet import ResNet
+from aaserve.models.squeeze_excite import SqueezeExcite
+from aaserve.models.wide_resnet import WideResNet
 
 Network = ResNet | WideResNet | MnasNet
 

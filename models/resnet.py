@@ -14,10 +14,10 @@ from functools import partial
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.augmentation import PLAIN, Augmentation
-from models.feature_size import feature_size
-from models.initialisation import initialise
-from models.stochastic_depth import StochasticDepth
+from aaserve.models.augmentation import PLAIN, Augmentation
+from aaserve.models.feature_size import feature_size
+from aaserve.models.initialisation import initialise
+from aaserve.models.stochastic_depth import StochasticDepth
 
 Conv3x3 = Callable[[int, int, int], nn.Module]  # input channels, output channels, stride
 

@@ -11,6 +11,9 @@ import sys
 
 if __name__ == "__main__":  # before the other imports, which take half a second and open files
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: os._exit(0))  # there is nothing to stop yet
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # which the supervisor blocks until here
     while (free := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass  # a standard stream that is closed: no socket must get its number
     os.close(free)
@@ -32,25 +35,25 @@ import uvicorn
 from pydantic import ValidationError
 from pydantic_settings import CliApp
 
-from bundle.bundle import scan_repository
-from bundle.errors import BundleError
-from service.errors import LoadFailed, StartFailed
-from service.http.app import create_app
-from service.http.keys import Keys
-from service.observability.log_writer import LogWriter
-from service.observability.logs import configure_logging
-from service.process.connection import Connection
-from service.process.connection_limit import ConnectionLimit
-from service.process.server import Server
-from service.process.supervisor import HUNG, Supervisor, Worker
-from service.process.tls import Certificate
-from service.repository.default_model import read_default_model
-from service.resources import allowed_connections
-from service.settings import Settings, as_written, unknown_variables
-from service.threads import take_turns
+from aaserve.bundle.bundle import scan_repository
+from aaserve.bundle.errors import BundleError
+from aaserve.service.errors import LoadFailed, StartFailed
+from aaserve.service.http.app import create_app
+from aaserve.service.http.keys import Keys
+from aaserve.service.observability.log_writer import LogWriter
+from aaserve.service.observability.logs import configure_logging
+from aaserve.service.process.connection import Connection
+from aaserve.service.process.connection_limit import ConnectionLimit
+from aaserve.service.process.server import Server
+from aaserve.service.process.supervisor import HUNG, Supervisor, Worker
+from aaserve.service.process.tls import Certificate
+from aaserve.service.repository.default_model import read_default_model
+from aaserve.service.resources import allowed_connections
+from aaserve.service.settings import Settings, as_written, unknown_variables
+from aaserve.service.threads import take_turns
 
 if TYPE_CHECKING:
-    from service.observability.tracing import Tracing
+    from aaserve.service.observability.tracing import Tracing
 
 BACKLOG = 2048  # connections that the kernel holds for us
 log = logging.getLogger("aaserve")
@@ -104,7 +107,7 @@ def _serve(
     warnings.filterwarnings("ignore", module="PIL")  # it warns of odd metadata; what matters is checked
 
     def stop() -> None:
-        server.should_exit = True
+        server.should_exit = app.state.stopping = True
 
     app = create_app(settings, worker=worker, tracing=tracing, on_failure=stop)
     app.state.room = ConnectionLimit(allowed_connections(settings.max_connections))
@@ -153,7 +156,9 @@ def _serve(
 
 def _open_tracing() -> "Tracing":
     try:
-        from service.observability.tracing import Tracing  # here, so that it is loaded only where it was asked for
+        from aaserve.service.observability.tracing import (
+            Tracing,  # here, so that it is loaded only where it was asked for
+        )
     except ImportError as error:
         install = "pip install --constraint constraints.txt '.[cpu,otel]'"
         raise StartFailed(f"tracing: expected the extra otel ({install}), found no module {error.name}") from error

@@ -1,5 +1,9 @@
 """Every way a request can fail, with its HTTP status and stable code. Messages may be shown to any client."""
 
+from typing import Self
+
+_LONGEST = 500  # characters of a message, whatever of a client's it quotes
+
 
 class ServiceError(Exception):
     """Base of all: ours unless a subclass says otherwise. Details belong in the log, not in the message."""
@@ -10,7 +14,18 @@ class ServiceError(Exception):
     retry_after: int | None = None  # seconds
 
     def __init__(self, message: str | None = None) -> None:
-        super().__init__(message or self.message)
+        text = message or self.message
+        super().__init__(text if len(text) <= _LONGEST else text[:_LONGEST] + "…")
+
+    def without_origin(self) -> Self:
+        """The same error without where it was raised and what caused it, unless the log will show that.
+
+        A traceback keeps the frames it names, and these the request's body: often in a cycle with the error, which only
+        the garbage collector ends.
+        """
+        if self.status != 500:
+            self.__traceback__ = self.__cause__ = self.__context__ = None
+        return self
 
 
 class InvalidImage(ServiceError):

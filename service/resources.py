@@ -4,6 +4,7 @@ import logging
 import math
 import os
 import resource
+from contextlib import suppress
 from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
@@ -36,11 +37,17 @@ def allowed_connections(wanted: int) -> int:
 
     Without room for the next one the event loop could not even take a connection to refuse it.
     """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    except OSError as error:  # a sandbox may forbid it
+        log.warning("the limit of open files cannot be read (%s); max_connections stays %d", error.strerror, wanted)
+        return wanted
     needed = wanted + RESERVED
     if soft != resource.RLIM_INFINITY and soft < needed:
-        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        raised = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        with suppress(OSError, ValueError):  # likewise; what that costs is said below
+            resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
+            soft = raised
     if soft == resource.RLIM_INFINITY or soft >= needed:
         return wanted
     allowed = max(1, soft - RESERVED)

@@ -11,9 +11,9 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
-from bundle.manifest import NAME
-from service.origins import normal_origins
-from service.resources import available_cores
+from aaserve.bundle.manifest import NAME
+from aaserve.service.origins import normal_origins
+from aaserve.service.resources import available_cores
 
 ProviderName = Literal["auto", "cpu", "cuda", "tensorrt"]
 LogFormat = Literal["auto", "console", "json"]
@@ -21,8 +21,9 @@ LogLevel = Literal["info", "warning", "error"]
 LoggedRequests = Literal["all", "errors", "none"]
 _NAME = NAME.strip("^$")
 _PREFIX = "AASERVE_"
-# Kubernetes sets these in every pod of a namespace that has a Service called aaserve.
-_SERVICE_LINK = re.compile(r"(SERVICE_(HOST|PORT)|PORT_\d+_(TCP|UDP|SCTP))(_\w+)?")
+# Kubernetes sets these in every pod of a namespace that has a Service called aaserve or, say, aaserve-canary.
+_SERVICE_LINK = re.compile(r"(\w+_)?(SERVICE_(HOST|PORT)|PORT_\d+_(TCP|UDP|SCTP))(_\w+)?")
+_SERVICE_ADDRESS = re.compile(r"(tcp|udp|sctp)://.*")  # the value of AASERVE_CANARY_PORT
 
 
 def _cores_of_a_worker(validated: dict[str, Any]) -> int:
@@ -96,6 +97,11 @@ class Settings(BaseSettings):
         le=100_000,
         description="Rows waiting for decoding or for the model, at most; beyond that 429.",
     )
+    max_queue_bytes: int = Field(
+        2**30,
+        ge=1,
+        description="Bytes of waiting rows as the model takes them; of large rows, fewer than max_queue_size may wait.",
+    )
     max_batch_items: int = Field(
         32, ge=1, le=10_000, description="Images in one request of /classify/batch, at most; beyond that 413."
     )
@@ -125,6 +131,12 @@ class Settings(BaseSettings):
         ge=100,
         le=3_600_000,
         description="Milliseconds of one model call, at most; a process whose model hangs longer ends.",
+    )
+    model_load_timeout_ms: int = Field(
+        60_000,
+        ge=100,
+        le=3_600_000,
+        description="Milliseconds for the trial of a version in a process of its own, before it is served.",
     )
     max_body_bytes: int = Field(10 * 2**20, ge=1, description="Bytes of a request body, at most; beyond that 413.")
     max_inflight_bytes: int = Field(
@@ -212,7 +224,8 @@ def unknown_variables() -> list[str]:
     lines = []
     for variable in sorted(os.environ):
         prefix, name = variable[: len(_PREFIX)].upper(), variable[len(_PREFIX) :].upper()
-        if prefix == _PREFIX and name not in known and not _SERVICE_LINK.fullmatch(name):
+        link = _SERVICE_LINK.fullmatch(name) or _SERVICE_ADDRESS.fullmatch(os.environ[variable])
+        if prefix == _PREFIX and name not in known and not link:
             near = difflib.get_close_matches(name, known, n=1)
             lines.append(f"{variable} is no setting" + (f"; did you mean {_PREFIX}{near[0]}?" if near else ""))
     return lines

@@ -6,10 +6,12 @@ A thread that the service needs is started here, so that none can end without a 
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 
 INFERENCE, DECODING = 5, 10  # niceness above that of the process, which the event loop keeps
+_HAND_OVER = 0.00005  # seconds; the system makes about twice as much of it
 LOWEST = 19  # of all priorities; the largest niceness there is
 OnEnd = Callable[[BaseException], None]
 log = logging.getLogger("aaserve")
@@ -33,6 +35,11 @@ def start(name: str, target: Callable[[], None], on_end: OnEnd) -> threading.Thr
 def ended(name: str, error: BaseException) -> None:
     """Log that a thread which the service needs has ended."""
     log.error("the thread %s ended unexpectedly", name, exc_info=error)
+
+
+def hand_over() -> None:
+    """Let another thread have the interpreter lock now; by itself a thread gives it away after 5 ms only."""
+    time.sleep(_HAND_OVER)
 
 
 def lower_priority(niceness: int) -> None:

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from service.engine.batch import FewRows
-from service.engine.batcher import DynamicBatcher
-from service.engine.inference_threads import InferenceThreads
+from aaserve.service.engine.batch import RunBatch
+from aaserve.service.engine.batcher import DynamicBatcher
+from aaserve.service.engine.client_usage import ClientUsage
+from aaserve.service.engine.inference_threads import InferenceThreads
 
 ROW = np.ones((1, 3), np.float32)
 
@@ -25,24 +26,27 @@ class Model:
         if not held:
             self.go.set()
 
-    def __call__(self, batch: np.ndarray) -> np.ndarray:
+    def __call__(
+        self, batch: np.ndarray, names: tuple[str, ...] = (), all_cores: bool = False
+    ) -> dict[str, np.ndarray]:
         self.batches.append(len(batch))
         self.started.set()
         assert self.go.wait(60)
         if self.failure:
             raise self.failure
-        return batch * 2
+        return {"doubled": batch * 2}
 
 
 def batching(
-    model: Callable[[np.ndarray], np.ndarray],
+    model: RunBatch,
     *,
     size: int = 4,
     delay: float = 0,
     queue: int = 16,
     recover: Callable[[], None] = lambda: None,
     lanes: InferenceThreads | None = None,
-    few_rows: FewRows | None = None,
+    few_rows: float = 0,
+    usage: ClientUsage | None = None,
 ) -> DynamicBatcher:
     return DynamicBatcher(
         model,
@@ -52,6 +56,7 @@ def batching(
         max_queue_delay=delay,
         max_queue_size=queue,
         recover=recover,
+        usage=usage or ClientUsage(),
         clock=asyncio.get_running_loop().time,
     )
 

@@ -20,8 +20,8 @@ import uvicorn
 from fastapi import FastAPI
 from PIL import Image
 
-from service.process.connection import Connection
-from service.process.connection_limit import ConnectionLimit
+from aaserve.service.process.connection import Connection
+from aaserve.service.process.connection_limit import ConnectionLimit
 
 ROOT = Path(__file__).parent.parent
 CONSOLE = ("--log-format", "console")  # stderr is no terminal here

@@ -11,13 +11,13 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from bundle.bundle import MANIFEST_FILE, MODEL_FILE, REFERENCES_FILE, sha256_of, write_bundle
-from bundle.manifest import Manifest
-from bundle.preprocessing import Preprocessing
-from export.attention_outputs import output_name
-from export.convert import convert
-from export.normalisation import PixelInput
-from models.attention import AttentionAugmentedConv2d
+from aaserve.bundle.bundle import MANIFEST_FILE, MODEL_FILE, REFERENCES_FILE, sha256_of, write_bundle
+from aaserve.bundle.manifest import Manifest
+from aaserve.bundle.preprocessing import Preprocessing
+from aaserve.export.attention_outputs import output_name
+from aaserve.export.convert import convert
+from aaserve.export.normalisation import PixelInput
+from aaserve.models.attention import AttentionAugmentedConv2d
 from tests.helpers import REPOSITORY, encode
 
 GRID = ROWS, COLUMNS = 4, 6

@@ -17,23 +17,28 @@ MODEL = REPOSITORY / "aa-cifar100" / "1" / "model.onnx"
 
 
 def loaded_by(module: str) -> set[str]:
-    """Top-level names of everything that importing `module` loads."""
-    script = f"import sys, {module}; print(*{{name.partition('.')[0] for name in sys.modules}})"
+    """The folders of aaserve and the other packages that importing `module` loads."""
+    script = (
+        f"import sys, {module}; print(*{{name.removeprefix('aaserve.').partition('.')[0] for name in sys.modules}})"
+    )
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     return set(done.stdout.split())
 
 
-@pytest.mark.parametrize("module", ["service.http.app", "service.__main__", "bundle.bundle", "bundle.preprocessing"])
+@pytest.mark.parametrize(
+    "module",
+    ["aaserve.service.http.app", "aaserve.service.__main__", "aaserve.bundle.bundle", "aaserve.bundle.preprocessing"],
+)
 def test_the_serving_side_never_loads_torch_or_what_makes_bundles(module: str) -> None:
     assert not loaded_by(module) & {"torch", "onnx", "onnxscript", "models", "export", "training", "safetensors"}
 
 
 def test_the_bundle_knows_nothing_of_http_or_onnx_runtime() -> None:
-    assert not loaded_by("bundle.bundle") & {"service", "fastapi", "starlette", "onnxruntime"}
+    assert not loaded_by("aaserve.bundle.bundle") & {"service", "fastapi", "starlette", "onnxruntime"}
 
 
 def test_importing_the_service_reads_no_settings_and_starts_nothing() -> None:
-    script = "import threading, service.http.app; print(threading.active_count())"
+    script = "import threading, aaserve.service.http.app; print(threading.active_count())"
     environment = {**os.environ, "AASERVE_PORT": "nonsense"}
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
@@ -41,7 +46,10 @@ def test_importing_the_service_reads_no_settings_and_starts_nothing() -> None:
     assert done.stdout.strip() == "1"
 
 
-@pytest.mark.parametrize("module", ["service.engine.session", "export.graph", "export.verify", "benchmarks.attention"])
+@pytest.mark.parametrize(
+    "module",
+    ["aaserve.service.engine.session", "aaserve.export.graph", "aaserve.export.verify", "benchmarks.attention"],
+)
 def test_onnx_runtime_neither_identifies_the_machine_nor_reports(module: str, tmp_path: Path) -> None:
     """ONNX Runtime keeps still under CI of its own accord, so the test takes that variable away."""
     script = (
@@ -86,11 +94,12 @@ FORBIDDEN_NAMES = {
 }
 ALLOWED = {
     "service/http/load_shedding.py": {"urllib"},  # unquote, as uvicorn does it with the same path
-    "service/http/encoded_text.py": {"urllib"},  # unquote, for the text of a data URI
+    "service/http/body/encoded_text.py": {"urllib"},  # unquote, for the text of a data URI
     "service/observability/gpu_metrics.py": {"ctypes"},  # the driver's libcuda, by a fixed name
     "service/healthcheck.py": {"http"},  # another process, which asks this one and no other
     "service/observability/logs.py": {"urllib"},  # quote, which makes a path printable
     "service/http/error_responses.py": {"http"},  # HTTPStatus, the names of the numbers
+    "service/engine/trial.py": {"subprocess"},  # a part of this service, which tries a model
     "service/process/supervisor.py": {"subprocess"},  # this service itself, N times
 }
 
@@ -141,3 +150,12 @@ def test_nothing_that_is_timed_looks_at_the_wall_clock() -> None:
                 found.add(str(path.relative_to(ROOT)))
     # Dates for people: last_inference, spans.
     assert found == {"service/engine/statistics.py", "service/observability/tracing.py"}
+
+
+def test_everything_is_imported_by_its_full_name() -> None:
+    """`service.errors` and `aaserve.service.errors` would be two modules, with two classes of each name."""
+    short = re.compile(r"^\s*(?:from|import) (?:bundle|export|models|service|training)\b", re.MULTILINE)
+    folders = ("bundle", "export", "models", "service", "training", "tests", "benchmarks", "deploy", "docs")
+    files = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.suffix in (".py", ".md")]
+    assert len(files) > 300
+    assert [str(path) for path in files if short.search(path.read_text()) and "decisions" not in path.parts] == []

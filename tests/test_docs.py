@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from export.command import _parser as export_parser
-from service import errors
-from service.http.app import create_app
-from service.http.error_responses import FRAMEWORK_CODES
-from service.observability.gpu_metrics import GpuMetrics
-from service.observability.metrics import Metrics
-from service.settings import Settings
+from aaserve.export.command import _parser as export_parser
+from aaserve.service import errors
+from aaserve.service.http.app import create_app
+from aaserve.service.http.error_responses import FRAMEWORK_CODES
+from aaserve.service.observability.gpu_metrics import GpuMetrics
+from aaserve.service.observability.metrics import Metrics
+from aaserve.service.settings import Settings
 from tests.helpers import ROOT, RunningService
 
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text()

@@ -56,7 +56,7 @@ def test_an_import_that_the_environment_lacks_is_found() -> None:
 
 def extras_of(environment: str) -> set[str]:
     """The extras of this project that make installs there."""
-    [listed] = re.findall(rf"\$\({environment}\)/bin/\$\(PIP_INSTALL\) '\.\[([\w,-]+)\]'", MAKEFILE)
+    [listed] = re.findall(rf"\$\({environment}\)/bin/\$\(PIP_INSTALL\) --editable '\.\[([\w,-]+)\]'", MAKEFILE)
     return set(listed.split(","))
 
 

@@ -2,14 +2,15 @@
 
 import json
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from bundle.bundle import MANIFEST_FILE, MODEL_FILE, REFERENCES_FILE, sha256_of, write_bundle
-from bundle.manifest import Manifest
+from aaserve.bundle.bundle import MANIFEST_FILE, MODEL_FILE, REFERENCES_FILE, sha256_of, write_bundle
+from aaserve.bundle.manifest import Manifest
 from tests.helpers import REPOSITORY, encode
 
 SIDE, CLASSES = 8, 4
@@ -17,6 +18,7 @@ NOT_A_NUMBER = 150  # a red of this gives NaN for that picture alone
 HANGS = 151  # with a red of this in the batch, the call practically never returns
 OUT_OF_RANGE = 200  # from here on the graph fails, and with it every batch that the picture is in
 LABELS = tuple("abcd")
+Fault = Literal["crashes", "hangs"]
 
 
 def write_fragile_bundle(
@@ -26,13 +28,15 @@ def write_fragile_bundle(
     version: str = "1",
     labels: tuple[str, ...] = LABELS,
     ballast_bytes: int = 0,
+    fault: Fault | None = None,
     side: int = SIDE,
 ) -> Path:
     """NAME/VERSION in `repository`: logits are a row of a table, by the red of the first pixel. Replaces an old one.
 
-    With ballast, the table has as many bytes more, so that loading it needs memory.
+    With ballast, the table has as many bytes more, so that loading it needs memory. With a fault, ONNX Runtime takes
+    the process along while it opens the graph, or never finishes a call.
     """
-    model = _graph(ballast_bytes, side).SerializeToString()
+    model = _graph(ballast_bytes, side, fault).SerializeToString()
     files = {MODEL_FILE: model, REFERENCES_FILE: b"[]"}
     manifest = json.loads((REPOSITORY / "aa-cifar100" / "1" / MANIFEST_FILE).read_text())
     manifest |= {
@@ -60,7 +64,7 @@ def label_of(red: int) -> str:
     return LABELS[red % CLASSES]
 
 
-def _graph(ballast_bytes: int, side: int) -> onnx.ModelProto:
+def _graph(ballast_bytes: int, side: int, fault: Fault | None) -> onnx.ModelProto:
     table = np.zeros((OUT_OF_RANGE + ballast_bytes // CLASSES // 4, CLASSES), np.float32)
     table[np.arange(OUT_OF_RANGE), np.arange(OUT_OF_RANGE) % CLASSES] = 5
     table[NOT_A_NUMBER] = np.nan
@@ -72,6 +76,8 @@ def _graph(ballast_bytes: int, side: int) -> onnx.ModelProto:
         "hangs": np.array(HANGS),
         "forever": np.array(2**62),
         "nothing": np.array(0, np.float32),
+        "lowest": np.array(-(2**63)),
+        "minus_one": np.array(-1),
     }
     nodes = [
         helper.make_node("Gather", ["pixels", "row"], ["top"], axis=1),  # (B, W, 3)
@@ -82,12 +88,19 @@ def _graph(ballast_bytes: int, side: int) -> onnx.ModelProto:
         helper.make_node("Cast", ["hanging"], ["is_hanging"], to=TensorProto.INT64),
         helper.make_node("ReduceMax", ["is_hanging"], ["any_hanging"], keepdims=0),
         helper.make_node("Mul", ["any_hanging", "forever"], ["times"]),
-        helper.make_node("Loop", ["times", "", "nothing"], ["zero"], body=_squaring()),
-        helper.make_node("Gather", ["table", "index"], ["found"], axis=0),  # (B, classes)
+        helper.make_node(
+            "Loop", ["forever" if fault == "hangs" else "times", "", "nothing"], ["zero"], body=_squaring()
+        ),
+        # What no 64 bits hold: the processor refuses to compute it (x86: SIGFPE), and nothing asks before.
+        helper.make_node("Div", ["lowest", "minus_one"], ["overflow"]) if fault == "crashes" else None,
+        helper.make_node("Add", ["index", "overflow"], ["entry"]) if fault == "crashes" else None,
+        helper.make_node(
+            "Gather", ["table", "entry" if fault == "crashes" else "index"], ["found"], axis=0
+        ),  # (B, classes)
         helper.make_node("Add", ["found", "zero"], ["logits"]),
     ]
     graph = helper.make_graph(
-        nodes,
+        list(filter(None, nodes)),
         "fragile",
         [helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["batch", side, side, 3])],
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", CLASSES])],

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from service.engine.inference_threads import InferenceThreads, Then
+from aaserve.service.engine.inference_threads import InferenceThreads, Then
 
 
 class _Selector(selectors.SelectSelector):

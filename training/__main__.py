@@ -1,9 +1,8 @@
-"""python -m training RECIPE.toml … | split FILE | join FILE"""
+"""python -m training RECIPE.toml …"""
 
 import sys
 
-from training import command, parts
+from aaserve.training.command import main
 
 if __name__ == "__main__":
-    arguments = sys.argv[1:]
-    sys.exit((parts if arguments[:1] in (["split"], ["join"]) else command).main(arguments))
+    sys.exit(main(sys.argv[1:]))

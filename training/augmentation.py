@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from bundle.preprocessing import Preprocessing
-from training.recipe import Augmentation
+from aaserve.bundle.preprocessing import Preprocessing
+from aaserve.training.recipe import Augmentation
 
 DRAWS_PER_IMAGE = 3  # top, left, mirrored
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from training.data import LAYOUTS
-from training.machine import open_machine
-from training.recipe import read_recipe
-from training.stop import Stop
-from training.trainer import train
+from aaserve.training.data import LAYOUTS
+from aaserve.training.machine import open_machine
+from aaserve.training.recipe import read_recipe
+from aaserve.training.stop import Stop
+from aaserve.training.trainer import train
 
 
 def main(argv: Sequence[str]) -> int:
@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m training",
         description="Train a network as a recipe says.",
         epilog="Exit status: 0 trained, 1 error, 75 time is up, 130 or 143 stopped by SIGINT or SIGTERM; after the "
-        "last three --resume goes on. python -m training split FILE and join FILE: a checkpoint in small parts. "
+        "last three --resume goes on. "
         "Several processes: torchrun --nproc-per-node N -m training …",
     )
     add = parser.add_argument

@@ -16,9 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bundle.preprocessing import Preprocessing, read_pixels
-from training import cifar
-from training.folders import MAX_PIXELS, PictureFiles, check_classes, read_split
+from aaserve.bundle.preprocessing import Preprocessing, read_pixels
+from aaserve.training import cifar
+from aaserve.training.folders import MAX_PIXELS, PictureFiles, check_classes, read_split
 
 LAYOUTS = "cifar-100-python/, cifar-10-batches-py/, or train/ and val/ (or test/) with a folder for each class"
 TEST_FOLDERS = ("val", "test")  # the first that exists

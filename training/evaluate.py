@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from bundle.preprocessing import Preprocessing, normalise
-from training.data import Pictures
-from training.machine import Machine
+from aaserve.bundle.preprocessing import Preprocessing, normalise
+from aaserve.training.data import Pictures
+from aaserve.training.machine import Machine
 
 BATCH_SIZE = 250
 TOP_K = 5

@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from bundle.decoding import decode
-from bundle.errors import ImageError
-from bundle.picture_files import find_pictures, told, total
-from bundle.preprocessing import Preprocessing, read_pixels
-from bundle.text import is_one_line
+from aaserve.bundle.decoding import decode
+from aaserve.bundle.errors import ImageError
+from aaserve.bundle.picture_files import find_pictures, told, total
+from aaserve.bundle.preprocessing import Preprocessing, read_pixels
+from aaserve.bundle.text import is_one_line
 
 MAX_PIXELS = 100_000_000
 BATCHES_AHEAD = 2

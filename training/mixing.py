@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 from torch.nn import functional as F
 
-from training.recipe import Augmentation
+from aaserve.training.recipe import Augmentation
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
-from training.recipe import Optimisation
+from aaserve.training.recipe import Optimisation
 
 
 def create_optimiser(network: nn.Module, settings: Optimisation) -> Optimizer:

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from bundle.preprocessing import Preprocessing, normalisation_problem
-from bundle.text import read_text
+from aaserve.bundle.preprocessing import Preprocessing, normalisation_problem
+from aaserve.bundle.text import read_text
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Probability = Annotated[float, Field(ge=0, le=1)]

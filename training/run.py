@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from models import create_model
-from training.data import Data
-from training.ema import averaged
-from training.log import Row
-from training.machine import Machine
-from training.optimiser import create_optimiser
-from training.recipe import Recipe
+from aaserve.models import create_model
+from aaserve.training.data import Data
+from aaserve.training.ema import averaged
+from aaserve.training.log import Row
+from aaserve.training.machine import Machine
+from aaserve.training.optimiser import create_optimiser
+from aaserve.training.recipe import Recipe
 
 
 class Run:

@@ -10,7 +10,7 @@ import math
 
 from torch.optim import Optimizer
 
-from training.recipe import Optimisation
+from aaserve.training.recipe import Optimisation
 
 START = 1 / 25  # of the maximum
 MOMENTUM_DROP = 0.1

@@ -11,15 +11,15 @@ from pathlib import Path
 
 from rich.progress import Progress
 
-from training.checkpoint import load_state, save_state, save_weights
-from training.data import open_data
-from training.evaluate import Score, evaluate
-from training.log import draw_curves, write_log
-from training.machine import Machine
-from training.recipe import Recipe
-from training.run import Run
-from training.step import batches, train_step
-from training.stop import Stop
+from aaserve.training.checkpoint import load_state, save_state, save_weights
+from aaserve.training.data import open_data
+from aaserve.training.evaluate import Score, evaluate
+from aaserve.training.log import draw_curves, write_log
+from aaserve.training.machine import Machine
+from aaserve.training.recipe import Recipe
+from aaserve.training.run import Run
+from aaserve.training.step import batches, train_step
+from aaserve.training.stop import Stop
 
 SAVE = 1  # what may be due after a step, beside an exit status to stop with, which is larger
 ASK_EVERY = 10  # steps, where processes have to agree what is due

@@ -7,9 +7,9 @@ all was well again, and `checks`: sentences, each true or not.
 
 import time
 
+from aaserve.service.observability.metrics import REFRESH
 from benchmarks.faults.running import Service
 from benchmarks.faults.traffic import Traffic
-from service.observability.metrics import REFRESH
 
 Findings = dict[str, object]
 

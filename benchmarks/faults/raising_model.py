@@ -12,15 +12,15 @@ from benchmarks.faults.traffic import Traffic
 _EVERY_THIRD = """
 import weakref
 from pathlib import Path
-from service.engine.session import OnnxSession
+from aaserve.service.engine.session import OnnxSession
 
 run, calls = OnnxSession.run, weakref.WeakKeyDictionary()
 
-def run_or_raise(self, batch):
+def run_or_raise(self, *arguments):
     calls[self] = call = calls.get(self, 0) + 1
     if Path({flag!r}).exists() and call > 30 and call % 3 == 0:  # one that was just opened works
         raise RuntimeError("CUDA failure 700: an illegal memory access was encountered")
-    return run(self, batch)
+    return run(self, *arguments)
 
 OnnxSession.run = run_or_raise
 """

@@ -16,11 +16,11 @@ import torch
 from onnx import TensorProto, helper
 from torch.nn import functional as F
 
+from aaserve.service.engine.session import left_to_the_cpu
 from benchmarks.gpu.device import milliseconds
 from benchmarks.gpu.plan import Plan
 from benchmarks.gpu.results import Results
 from benchmarks.gpu.sessions import Bound, open_session
-from service.engine.session import left_to_the_cpu
 
 ALIGNMENT = 8
 Shape = tuple[int, int, int, int]  # heads, positions, depth of queries and keys, depth of values

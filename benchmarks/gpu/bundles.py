@@ -12,17 +12,17 @@ import numpy as np
 import torch
 from torch import nn
 
+from aaserve.bundle.bundle import MODEL_FILE, REFERENCES_FILE, Bundle, open_bundle, sha256_of, write_bundle
+from aaserve.bundle.manifest import Input, Lowered, Manifest, Output
+from aaserve.bundle.preprocessing import Preprocessing
+from aaserve.export.checkpoint import read_checkpoint
+from aaserve.export.convert import INPUT_NAME, OPSET, OUTPUT_NAME, convert
+from aaserve.export.fp16 import to_fp16
+from aaserve.export.normalisation import PixelInput
+from aaserve.export.presets import PRESETS
+from aaserve.export.weights import load_weights
+from aaserve.models import create_model
 from benchmarks.circumstances import ROOT
-from bundle.bundle import MODEL_FILE, REFERENCES_FILE, Bundle, open_bundle, sha256_of, write_bundle
-from bundle.manifest import Input, Lowered, Manifest, Output
-from bundle.preprocessing import Preprocessing
-from export.checkpoint import read_checkpoint
-from export.convert import INPUT_NAME, OPSET, OUTPUT_NAME, convert
-from export.fp16 import to_fp16
-from export.normalisation import PixelInput
-from export.presets import PRESETS
-from export.weights import load_weights
-from models import create_model
 
 SHIPPED = open_bundle(ROOT / "model_repository" / "aa-cifar100" / "1")
 FORMS = ("fp32", "fp16")
@@ -108,7 +108,7 @@ def _write(name: str, form: str, work: Path) -> None:
         "version": "1",
         "architecture": name,
         "input": Input(name=INPUT_NAME, dtype="uint8", layout="NHWC", shape=(*spec.crop, 3)),
-        "output": Output(name=OUTPUT_NAME, dtype="float32", shape=(classes,)),
+        "outputs": (Output(name=OUTPUT_NAME, dtype="float32", shape=(classes,)),),
         "attention": (),
         "preprocessing": spec,
         "labels": tuple(f"class {number}" for number in range(classes)),

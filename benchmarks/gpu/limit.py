@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from aaserve.models.flops import count_flops
 from benchmarks.gpu.bundles import create_on_meta
-from models.flops import count_flops
 
 
 def row(name: str, rows: int, taken: float, work: Path) -> dict[str, Any]:

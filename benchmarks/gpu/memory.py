@@ -17,13 +17,13 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from aaserve.bundle.bundle import MODEL_FILE, REFERENCES_FILE, sha256_of, write_bundle
+from aaserve.bundle.manifest import Input, Manifest, Output
 from benchmarks.faults.running import HOST, Service, running, wait_until
 from benchmarks.gpu.bundles import SHIPPED
 from benchmarks.gpu.plan import Plan
 from benchmarks.gpu.results import Results
 from benchmarks.gpu.serving import options
-from bundle.bundle import MODEL_FILE, REFERENCES_FILE, sha256_of, write_bundle
-from bundle.manifest import Input, Manifest, Output
 
 SIDE, CLASSES = 8, 4
 HUNGRY = 200  # a red from here on wants 16 TiB
@@ -92,7 +92,7 @@ def write_hungry_bundle(repository: Path) -> None:
         "version": "1",
         "architecture": "made up",
         "input": Input(name="image", dtype="uint8", layout="NHWC", shape=(SIDE, SIDE, 3)),
-        "output": Output(name="logits", dtype="float32", shape=(CLASSES,)),
+        "outputs": (Output(name="logits", dtype="float32", shape=(CLASSES,)),),
         "attention": (),
         "preprocessing": shipped.preprocessing.model_copy(update={"resize": SIDE, "crop": (SIDE, SIDE)}),
         "labels": tuple("abcd"),

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from aaserve.export.parity import TOLERANCES
+from aaserve.service.engine.session import left_to_the_cpu
 from benchmarks.gpu.bundles import bundle, network, pixels
 from benchmarks.gpu.plan import Plan
 from benchmarks.gpu.results import Results
 from benchmarks.gpu.sessions import Bound, open_session, placement
-from export.parity import TOLERANCES
-from service.engine.session import left_to_the_cpu
 
 ROWS = 4
 # Words, the form of the network, TF32, options of the CUDA provider.
@@ -71,7 +71,7 @@ def _torch(name: str, device: str) -> np.ndarray:
 def _onnx(name: str, device: str, form: str, tf32: bool, options: dict[str, int], work: Path) -> dict[str, Any]:
     model = bundle(name, form, work)
     session = open_session(model, device, tf32=tf32, **options)
-    bound = Bound(session, {model.manifest.input.name: pixels(name, ROWS)}, (ROWS, *model.manifest.output.shape))
+    bound = Bound(session, {model.manifest.input.name: pixels(name, ROWS)}, (ROWS, *model.manifest.outputs[0].shape))
     bound()
     compared = _compared(bound.answer(), name, "fp16" if tf32 else model.manifest.precision, work)
     return {**compared, "nodes": placement(session), "host": left_to_the_cpu(session) if device != "cpu" else []}

@@ -15,6 +15,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from aaserve.bundle.model_input import read_input
+from aaserve.service.engine.session import OnnxSession
+from aaserve.service.settings import Settings
 from benchmarks.faults.running import HOST, Service, running, wait_until
 from benchmarks.generator import Generator
 from benchmarks.gpu.bundles import bundle, pixels
@@ -24,9 +27,6 @@ from benchmarks.gpu.results import Results
 from benchmarks.load import post_request
 from benchmarks.pictures import photographs
 from benchmarks.samples import percentiles
-from bundle.model_input import read_input
-from service.engine.session import OnnxSession
-from service.settings import Settings
 
 STAGES = ("receive", "decode", "queue", "inference", "respond")
 _LOOK = 0.5  # seconds between two looks at the card

@@ -11,10 +11,10 @@ import numpy as np
 import onnxruntime
 import torch
 
+from aaserve.bundle.bundle import Bundle
+from aaserve.service.engine import providers
+from aaserve.service.settings import Settings
 from benchmarks.gpu.bundles import SHIPPED
-from bundle.bundle import Bundle
-from service.engine import providers
-from service.settings import Settings
 
 PROVIDERS = {"cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider", "cpu": "CPUExecutionProvider"}
 

@@ -12,6 +12,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from aaserve.service.engine.session import OnnxSession
+from aaserve.service.settings import Settings
 from benchmarks.gpu import pytorch
 from benchmarks.gpu.bundles import bundle, pixels
 from benchmarks.gpu.device import milliseconds
@@ -19,8 +21,6 @@ from benchmarks.gpu.limit import row
 from benchmarks.gpu.plan import Plan
 from benchmarks.gpu.results import Results
 from benchmarks.gpu.sessions import Bound, open_session
-from service.engine.session import OnnxSession
-from service.settings import Settings
 
 Prepare = Callable[[int], Callable[[], object]]  # rows in, a call on so many out
 
@@ -83,7 +83,7 @@ def _ours(name: str, way: Way, plan: Plan, work: Path) -> Prepare:
 
     def prepare(rows: int) -> Bound:
         inputs = {model.manifest.input.name: pixels(name, rows)}
-        bound = Bound(session, inputs, (rows, *model.manifest.output.shape), graph=rows if graph else None)
+        bound = Bound(session, inputs, (rows, *model.manifest.outputs[0].shape), graph=rows if graph else None)
         bound()
         if not (abs(bound.answer()) < float("inf")).all():
             raise ArithmeticError("not all logits are finite")
@@ -97,7 +97,7 @@ def _tensorrt(plan: Plan, work: Path) -> Prepare:
     session = open_session(model, "tensorrt", trt_fp16_enable=True)
     manifest = model.manifest
     return lambda rows: Bound(
-        session, {manifest.input.name: pixels(plan.augmented, rows)}, (rows, *manifest.output.shape)
+        session, {manifest.input.name: pixels(plan.augmented, rows)}, (rows, *manifest.outputs[0].shape)
     )
 
 

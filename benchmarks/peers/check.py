@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-import bundle.telemetry  # noqa: F401  (before onnxruntime)
+import aaserve.bundle.telemetry  # noqa: F401  (before onnxruntime)
+from aaserve.bundle.bundle import open_bundle
+from aaserve.bundle.model_input import read_input
 from benchmarks.circumstances import ROOT
 from benchmarks.peers.catalogue import PEERS, Peer, StartFailed
 from benchmarks.peers.servers.reading import READERS
-from bundle.bundle import open_bundle
-from bundle.model_input import read_input
 
 import onnxruntime  # isort: skip
 
@@ -31,7 +31,7 @@ def expected_top_1(folder: Path, pictures: Iterable[Path]) -> list[int]:
     manifest = opened.manifest
     session = onnxruntime.InferenceSession(opened.model_path, providers=["CPUExecutionProvider"])
     rows = [read_input(picture.read_bytes(), manifest, max_pixels=50_000_000) for picture in pictures]
-    logits = [session.run([manifest.output.name], {manifest.input.name: row[np.newaxis]})[0] for row in rows]
+    logits = [session.run([manifest.outputs[0].name], {manifest.input.name: row[np.newaxis]})[0] for row in rows]
     return [int(one.argmax()) for one in logits]
 
 

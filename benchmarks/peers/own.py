@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from aaserve.service.version import VERSION
 from benchmarks.circumstances import ROOT
 from benchmarks.peers import forms
 from benchmarks.peers.peer import Served, log_when_ready
 from benchmarks.peers.process_tree import process_tree
-from service.version import VERSION
 
 
 @dataclass(frozen=True)

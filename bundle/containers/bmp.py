@@ -13,8 +13,8 @@ import numpy as np
 from PIL import Image
 from PIL.BmpImagePlugin import BmpImageFile
 
-from bundle.containers.stored import Stored, check_size
-from bundle.errors import InvalidImage
+from aaserve.bundle.containers.stored import Stored, check_size
+from aaserve.bundle.errors import InvalidImage
 
 MAX_RUNS = 500_000  # half a second; a screenshot has less than half as many
 _FILE_HEADER = 14
@@ -42,7 +42,9 @@ def read_bmp(image_bytes: bytes, *, max_pixels: int) -> Stored:
         if len(image_bytes) < _FILE_HEADER + _INFO.size:
             raise InvalidImage("the BMP image ends in its header")
         _, width, height, _, bits, compression, *_ = _INFO.unpack_from(image_bytes, _FILE_HEADER)
-        check_size(abs(width), abs(height), max_pixels=max_pixels)
+        if width <= 0 or not height:
+            raise InvalidImage(f"a BMP image of {width}x{height} pixels is not defined")
+        check_size(width, abs(height), max_pixels=max_pixels)
         if compression in _BITS_OF_RUNS:
             return Stored(_read_runs(image_bytes))
         if bits not in _KNOWN_BITS or compression not in (0, _MASKED):
@@ -56,8 +58,8 @@ def _read_runs(image_bytes: bytes) -> Image.Image:
     (start,) = _OFFSET.unpack_from(image_bytes, 10)
     size, width, height, _, bits, compression, _, _, _, colours = _INFO.unpack_from(image_bytes, _FILE_HEADER)
     upwards = height > 0
-    if bits != _BITS_OF_RUNS[compression] or width <= 0 or not height:
-        raise InvalidImage(f"a BMP image with runs of {bits} bits and {width}x{height} pixels is not defined")
+    if bits != _BITS_OF_RUNS[compression]:
+        raise InvalidImage(f"a BMP image with runs of {bits} bits and compression {compression} is not defined")
     indices = _runs(image_bytes, start, width, abs(height), packed=bits == 4)
     image = Image.frombytes("P", (width, abs(height)), memoryview(indices), "raw", "P", 0, -1 if upwards else 1)
     palette = np.zeros((256, 3), np.uint8)

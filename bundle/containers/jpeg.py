@@ -13,10 +13,11 @@ import re
 import numpy as np
 from PIL.JpegImagePlugin import JpegImageFile
 
-from bundle.containers.exif import orientation_of
-from bundle.containers.stored import MAX_PARTS, Stored, check_size
-from bundle.errors import InvalidImage
+from aaserve.bundle.containers.exif import orientation_of
+from aaserve.bundle.containers.stored import MAX_PARTS, Stored, check_size
+from aaserve.bundle.errors import InvalidImage
 
+MAX_TABLE_BYTES = 65_536  # in front of the first scan; Pillow reads tables in Python, and four of each kind take 2,000
 MAX_SCANS = 100  # libtiff's own limit too (LIBTIFF_JPEG_MAX_ALLOWED_SCAN_NUMBER); progressive files have about 10
 # A marker with a length behind it: no fill byte, no stuffed byte, no restart. FF+ would be quadratic in fill bytes.
 _MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd7\xff])")
@@ -32,7 +33,7 @@ def read_jpeg(image_bytes: bytes, *, max_pixels: int) -> Stored:
 
     Raises:
         ImageTooLarge: more than `max_pixels`.
-        InvalidImage: too many segments or scans, or samples that libjpeg does not decode to 8 bits.
+        InvalidImage: too many segments, tables or scans, or samples that libjpeg does not decode to 8 bits.
     """
     pieces, exif = _pixel_segments(image_bytes)
     check_scans(image_bytes)
@@ -66,7 +67,7 @@ def check_scans(image_bytes: bytes) -> None:
 def _pixel_segments(image_bytes: bytes) -> tuple[list[bytes | memoryview], bytes]:
     """Return the pieces of the file that pixels need, and the EXIF data."""
     pieces: list[bytes | memoryview] = [image_bytes[:2]]
-    exif, position, content = b"", 2, memoryview(image_bytes)
+    exif, position, content, table_bytes = b"", 2, memoryview(image_bytes), 0
     for _ in range(MAX_PARTS):
         found = _MARKER.search(image_bytes, position)
         if not found:
@@ -86,6 +87,10 @@ def _pixel_segments(image_bytes: bytes) -> tuple[list[bytes | memoryview], bytes
                 exif = bytes(payload)
             if not (_is(_JFIF, marker, payload) or _is(_ADOBE, marker, payload)):
                 continue
+        else:
+            table_bytes += position - start
+            if table_bytes > MAX_TABLE_BYTES:
+                raise InvalidImage(f"the JPEG image has more than {MAX_TABLE_BYTES} bytes of tables")
         pieces.append(content[start:position])
     raise InvalidImage(f"the JPEG image has more than {MAX_PARTS} segments before its pixels")
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from bundle.errors import ImageTooLarge
+from aaserve.bundle.errors import ImageTooLarge
 
 MAX_PARTS = 20_000  # chunks, segments or blocks that one file may have: a step in Python for each, 10 ms for all
 _STRIP = 2**18  # pixels that are converted at once

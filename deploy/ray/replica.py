@@ -16,11 +16,11 @@ from pydantic import BaseModel, Field
 from ray import serve
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import StartFailed
-from service.http.app import create_app
-from service.observability.logs import configure_logging
-from service.repository.lifecycle import Lifecycle, State
-from service.settings import Settings
+from aaserve.service.errors import StartFailed
+from aaserve.service.http.app import create_app
+from aaserve.service.observability.logs import configure_logging
+from aaserve.service.repository.lifecycle import Lifecycle, State
+from aaserve.service.settings import Settings
 
 _REQUEST_ID = b"x-request-id"
 _RAYS_BUSINESS = {"host", "port", "workers", "drain_grace_ms", "tls_certificate", "tls_key", "tracing"}

@@ -1,19 +1,19 @@
 """Attention maps --> the answer of POST /explain, in the form that was asked for: JSON, a PNG, or an array."""
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field
+from pydantic_core import to_json
 
-from bundle.manifest import Manifest
-from bundle.model_input import shown_pixels
-from service.attention.heatmap import as_png, overlay
-from service.attention.selection import MEAN, AttentionSelection
-from service.engine.predictor import Maps
-from service.errors import InvalidParameter
+from aaserve.bundle.manifest import Manifest
+from aaserve.bundle.model_input import shown_pixels
+from aaserve.service.attention.heatmap import overlay
+from aaserve.service.attention.selection import MEAN, AttentionSelection
+from aaserve.service.errors import InvalidParameter
 
 JSON, PNG, NPY = "application/json", "image/png", "application/x-npy"
 MAX_ARRAY_BYTES = 4 * 2**20
@@ -52,6 +52,7 @@ class Explanation(BaseModel):
     layers: list[LayerMaps]
 
 
+Maps = Mapping[str, NDArray[np.floating]]  # layer --> (heads, queries, keys)
 # From the manifest, the selection, the model's input row, and the attention maps.
 Form = Callable[[Manifest, AttentionSelection, NDArray[Any], Maps], bytes]
 
@@ -76,22 +77,21 @@ def for_form(look: AttentionSelection, media_type: str) -> AttentionSelection:
 
 
 def as_json(manifest: Manifest, look: AttentionSelection, row: NDArray[Any], maps: Maps) -> bytes:
-    """An `Explanation`."""
+    """An `Explanation`, written without being checked first: it is ours."""
     layers = []
     for layer in look.layers:
         shares = look.select(layer, maps[layer.layer]).astype(np.float64).round(_DIGITS).tolist()
-        heads = [HeadMap(head=head, attention=share) for head, share in zip(look.heads(layer), shares, strict=True)]
-        layers.append(LayerMaps(layer=layer.layer, grid=layer.grid, query=look.query(layer), heads=heads))
-    position = Position(x=look.position[0], y=look.position[1]) if look.position else None
-    answer = Explanation(model=manifest.name, version=manifest.version, position=position, layers=layers)
-    return answer.model_dump_json().encode()
+        heads = [{"head": head, "attention": share} for head, share in zip(look.heads(layer), shares, strict=True)]
+        layers.append({"layer": layer.layer, "grid": layer.grid, "query": look.query(layer), "heads": heads})
+    position = dict(zip("xy", look.position, strict=True)) if look.position else None
+    return to_json({"model": manifest.name, "version": manifest.version, "position": position, "layers": layers})
 
 
 def as_overlay(manifest: Manifest, look: AttentionSelection, row: NDArray[Any], maps: Maps) -> bytes:
     """The picture as the model sees it, enlarged, under one map."""
     [layer] = look.layers
     [share] = look.select(layer, maps[layer.layer])
-    return as_png(overlay(shown_pixels(row, manifest), share, look.query(layer)))
+    return overlay(shown_pixels(row, manifest), share, look.query(layer))
 
 
 def as_array(manifest: Manifest, look: AttentionSelection, row: NDArray[Any], maps: Maps) -> bytes:

@@ -13,8 +13,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from bundle.manifest import AttentionMap, Manifest
-from service.errors import InvalidParameter, NoAttention
+from aaserve.bundle.manifest import AttentionMap, Manifest
+from aaserve.service.errors import InvalidParameter, NoAttention
 
 Head = int | Literal["mean"]
 MEAN: Literal["mean"] = "mean"

@@ -1,30 +1,28 @@
-"""One batch in a lane: decode --> stack --> run_batch, and once more caller by caller where that fails.
+"""One batch in an inference thread: decode --> stack --> run_batch, and again caller by caller where that fails.
 
-Runs in a lane's thread; what became of each part is told to its caller in the event loop, by the batcher.
+What became of each part is told to its caller in the event loop, by the batcher.
 """
 
+import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 
-from service.engine.queued_request import Array, RowSlice
+from aaserve.service.engine.client_usage import ClientUsage
+from aaserve.service.engine.queued_request import Array, Computed, Outputs, RowSlice
+from aaserve.service.errors import InferenceFailed
 
-RunBatch = Callable[[Array], Array]
+RunBatch = Callable[[Array, tuple[str, ...], bool], Outputs]  # rows, names of outputs, whether to use all cores
+DECODE_BUDGET = 0.1  # seconds of the processor; what a batch has decoded by then is computed
 
 
-@dataclass(frozen=True)
-class FewRows:
-    """How a few rows are answered soonest: in one batch at a time, by a `run_batch` that uses all cores.
+class Postponed:
+    """It was not decoded: it would hold up the rest of the batch, or the rest has taken long enough."""
 
-    Args:
-        fewer_than: rows, waiting and in flight, below which `run_batch` is used.
-    """
 
-    run_batch: RunBatch
-    fewer_than: float
+Outcome = tuple[RowSlice, Computed | Postponed | Exception]  # InferenceFailed: the model failed on it, also alone
 
 
 class BatchTracing(Protocol):
@@ -34,77 +32,84 @@ class BatchTracing(Protocol):
         """Whoever submits now."""
 
     def batch(self, callers: Sequence[object], rows: int) -> AbstractContextManager[None]:
-        """Entered around a model call, in the lane's thread."""
-
-
-class Computed(NamedTuple):
-    """The model's rows for a part; instants of the clock."""
-
-    part: RowSlice
-    rows: Array
-    batch_size: int
-    started: float
-    ended: float
-
-
-class Refused(NamedTuple):
-    """Its rows could not be decoded."""
-
-    part: RowSlice
-    error: Exception
-
-
-class Failed(NamedTuple):
-    """The model failed on this part, also without company."""
-
-    part: RowSlice
-    error: Exception
-
-
-Outcome = Computed | Refused | Failed
+        """Entered around a model call, in the inference thread."""
 
 
 def compute(
-    parts: Sequence[RowSlice], run_batch: RunBatch, *, tracing: BatchTracing | None, clock: Callable[[], float]
+    parts: Sequence[RowSlice],
+    run_batch: RunBatch,
+    *,
+    all_cores: bool,
+    usage: ClientUsage,
+    slow: bool = False,
+    tracing: BatchTracing | None,
+    clock: Callable[[], float],
+    cpu_clock: Callable[[], float] = time.thread_time,
 ) -> list[Outcome]:
-    """Give the model those parts that are still wanted; say what became of each of them."""
+    """Give the model those parts that are still wanted; say what became of each of them.
+
+    Args:
+        usage: of all clients; is told how long each picture took.
+        slow: whether this batch is for a picture of a slow client; if not, those of clients who have become slow since
+            are postponed.
+        cpu_clock: seconds that the processor has worked for this thread.
+    """
     outcomes: list[Outcome] = []
     ready: list[RowSlice] = []
+    spent = 0.0
     for part in parts:
-        if part.entry.wanted(clock()):
+        request = part.request
+        if not request.wanted(clock()):
+            continue
+        if request.decoded:
+            ready.append(part)
+        elif spent > DECODE_BUDGET or (usage.is_slow(request.client) and not slow):
+            outcomes.append((part, Postponed()))
+        else:
+            started = cpu_clock()
             try:
-                part.entry.prepare()
-            except Exception as error:
-                outcomes.append(Refused(part, error))
-            else:
+                request.prepare()
                 ready.append(part)
+            except Exception as error:
+                outcomes.append((part, error))
+            seconds = cpu_clock() - started
+            usage.add(request.client, seconds)
+            spent += seconds
 
     def run(parts: Sequence[RowSlice]) -> list[Outcome]:
         started = clock()
-        wanted = [part for part in parts if part.entry.wanted(started)]  # callers may have left meanwhile
+        wanted = [part for part in parts if part.request.wanted(started)]  # callers may have left meanwhile
         if not wanted:
             return []
         batch = wanted[0].rows if len(wanted) == 1 else np.concatenate([part.rows for part in wanted])
-        with tracing.batch([part.entry.caller for part in wanted], len(batch)) if tracing else nullcontext():
-            outputs = run_batch(batch)
-        if len(outputs) != len(batch):
-            raise RuntimeError(f"expected {len(batch)} rows from the model, found {len(outputs)}")
-        ended, computed, first = clock(), [], 0
+        with tracing.batch([part.request.caller for part in wanted], len(batch)) if tracing else nullcontext():
+            outputs = run_batch(batch, wanted[0].request.names, all_cores)
+        if any(len(values) != len(batch) for values in outputs.values()):
+            found = {name: len(values) for name, values in outputs.items()}
+            raise RuntimeError(f"expected {len(batch)} rows from the model, found {found}")
+        ended, first = clock(), 0
+        computed: list[Outcome] = []
         for part in wanted:
-            rows = outputs[first : first + len(part)]
-            computed.append(Computed(part, rows, len(batch), started, ended))
-            first += len(part)
-        return [*computed]
-
-    def run_alone(part: RowSlice) -> list[Outcome]:
-        try:
-            return run([part])
-        except Exception as error:
-            return [Failed(part, error)]
+            own = {name: values[first : first + part.size] for name, values in outputs.items()}
+            computed.append((part, Computed(own, len(batch), started, ended)))
+            first += part.size
+        return computed
 
     try:
         return outcomes + run(ready)
     except Exception as error:
         if len(ready) == 1:
-            return [*outcomes, Failed(ready[0], error)]
-        return outcomes + [outcome for part in ready for outcome in run_alone(part)]
+            return [*outcomes, (ready[0], inference_failed(error))]
+    for part in ready:
+        try:
+            outcomes += run([part])
+        except Exception as error:
+            outcomes.append((part, inference_failed(error)))
+    return outcomes
+
+
+def inference_failed(cause: Exception) -> InferenceFailed:
+    """What the caller is told, with its cause for the log."""
+    failure = InferenceFailed()
+    failure.__cause__ = cause
+    return failure

@@ -1,29 +1,43 @@
 """Greedy dynamic batching: many callers, one model.
 
-    submit(rows)    --> queue --> what waits, shared by the lanes that are free --> run_batch --> one answer per caller
-    submit_later(decode) ^            each lane: decode --> stack --> run_batch
+    submit(rows) --> queue --> what waits, shared by the threads that are free --> one answer per caller
+                                   each thread: decode --> stack --> run_batch
 
-Knows nothing of HTTP or ONNX Runtime. `run_batch` is any blocking function that maps (batch, ...) to (batch, ...); it
-runs in the lanes' threads, one batch at a time in each. While all are busy, one more batch is prepared as soon as it is
-full; one that could still grow is not (docs/decisions/0009). A batch that fails is run again caller by caller, so that
-only the culprit fails. All that is decided is decided in the event loop, by `_look`, when something has changed: no
-locks, nothing polls, an idle batcher does nothing.
+Knows nothing of HTTP or ONNX Runtime. `run_batch` is any blocking function that maps (batch, ...) and names of outputs
+to these outputs, each (batch, ...); it runs in the inference threads, one batch at a time in each. While all are busy,
+one more batch is prepared as soon as it is full; one that could still grow is not (docs/decisions/0009). A batch that
+fails is run again caller by caller, so that only the culprit fails. All that is decided is decided in the event loop,
+by `_dispatch`, when something has changed: no locks, nothing polls, an idle batcher does nothing.
 """
 
 import asyncio
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, Self, TypeVar
+from itertools import islice
+from typing import Self
 
-from service.engine.batch import BatchTracing, Computed, Failed, FewRows, Outcome, Refused, RunBatch, compute
-from service.engine.in_flight import InFlightBatch, InFlightBatches
-from service.engine.inference_threads import InferenceThreads
-from service.engine.queue import RowQueue
-from service.engine.queued_request import Array, Outputs, QueuedRequest, RowSlice, fail
-from service.errors import DeadlineExceeded, Draining, ModelLost, QueueFull, TooManyRows
+from aaserve.service.engine.batch import BatchTracing, Outcome, Postponed, RunBatch, compute, inference_failed
+from aaserve.service.engine.client_usage import ClientUsage
+from aaserve.service.engine.inference_threads import InferenceThreads
+from aaserve.service.engine.queue import RowQueue
+from aaserve.service.engine.queued_request import Array, Computed, Inference, QueuedRequest, RowSlice
+from aaserve.service.errors import DeadlineExceeded, Draining, InferenceFailed, ModelLost, QueueFull, TooManyRows
 
-Result = TypeVar("Result")
+
+@dataclass(eq=False, slots=True)
+class _Batch:
+    """Rows that a thread has been given."""
+
+    parts: list[RowSlice]
+    rows: int
+    all_cores: bool  # leaves no core to other threads
+    slow: bool  # a picture of a slow client, or outputs that the task does not need
+
+    def fail(self, cause: Exception) -> None:
+        for part in self.parts:
+            part.request.fail(inference_failed(cause))
 
 
 class DynamicBatcher:
@@ -31,7 +45,7 @@ class DynamicBatcher:
 
     Args:
         run_batch: runs the model.
-        few_rows: how to answer few rows sooner, if there is such a way.
+        few_rows: below so many rows, waiting and in flight, one batch at a time gets all cores.
         lanes: threads to run it in, which the batcher opens and closes.
         max_batch_size: rows in one call of `run_batch`, at most.
         max_queue_delay: seconds a batch waits for company once a lane is free, counted from its first entry; without
@@ -39,7 +53,8 @@ class DynamicBatcher:
         max_queue_size: rows waiting, at most; beyond that `submit` refuses.
         recover: called in a lane once every caller of a batch has failed alone too; nothing is begun meanwhile, and
             what it raises ends the batcher.
-        on_answered: called in the event loop with the number of rows a batch has answered.
+        usage: of all clients; decides whose rows go first.
+        on_answered: called in the event loop with the number of rows a batch has answered, and whether they were slow.
         tracing: records batches; without it, nothing does.
         clock: the event loop's clock, in seconds, at its full resolution.
     """
@@ -48,20 +63,21 @@ class DynamicBatcher:
         self,
         run_batch: RunBatch,
         *,
-        few_rows: FewRows | None = None,
+        few_rows: float = 0,
         lanes: InferenceThreads,
         max_batch_size: int,
         max_queue_delay: float,
         max_queue_size: int,
         recover: Callable[[], None] = lambda: None,
-        on_answered: Callable[[int], None] = lambda rows: None,
+        usage: ClientUsage,
+        on_answered: Callable[[int, bool], None] = lambda rows, slow: None,
         tracing: BatchTracing | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._run_batch = run_batch
         self._few_rows = few_rows
         self._lanes = lanes
-        self._assignments = InFlightBatches(lanes, self._ended_one)
+        self._in_flight: dict[_Batch, None] = {}  # in order: as many compute as there are threads, others are prepared
         self._max_batch_size = max_batch_size
         self._max_queue_delay = max_queue_delay
         self.max_queue_size = max_queue_size
@@ -69,9 +85,10 @@ class DynamicBatcher:
         self._on_answered = on_answered
         self._tracing = tracing
         self._clock = clock
-        self._queue = RowQueue()
+        self._usage = usage
+        self._queue = RowQueue(usage)
         self._recovering = False
-        self._looking = False
+        self._dispatching = False
         self._company: asyncio.TimerHandle | None = None
         self._lost: Exception | None = None
         self._abandoned = False
@@ -87,7 +104,7 @@ class DynamicBatcher:
     async def __aexit__(self, *_: object) -> None:
         """Refuse new work, answer what is queued (each entry has its deadline, so this ends), stop."""
         self._accepting = False
-        self._look_soon()
+        self._dispatch_soon()
         await asyncio.wait([self._ended])
         self._ended.exception()  # seen; who wants to know awaits `ended`
         self._lanes.close(wait=not self._abandoned)
@@ -95,9 +112,12 @@ class DynamicBatcher:
     def abandon(self, cause: ModelLost) -> None:
         """Give up the model, whose call does not come back: whoever waits gets InferenceFailed, `ended` the cause."""
         self._abandoned = True
-        self._lost = cause
-        self._assignments.give_up(cause)
-        self._look_soon()
+        self._recovering = False
+        self._lost = self._lost or cause
+        for batch in self._in_flight:
+            batch.fail(cause)
+        self._in_flight.clear()
+        self._dispatch_soon()
 
     @property
     def alive(self) -> bool:
@@ -107,23 +127,43 @@ class DynamicBatcher:
     @property
     def computing(self) -> int:
         """Rows in the running batches."""
-        return self._assignments.computing
+        return sum([batch.rows for batch in islice(self._in_flight, self._lanes.number)])
+
+    @property
+    def computing_slow(self) -> int:
+        """Those of them that are slow: pictures of slow clients, and rows of requests for attention maps."""
+        return sum([batch.rows for batch in islice(self._in_flight, self._lanes.number) if batch.slow])
+
+    @property
+    def slow_waiting(self) -> int:
+        """Rows of slow clients that wait."""
+        return self._queue.rows - self._queue.rows_waiting(slow=False)
+
+    @property
+    def _slow_allowed(self) -> bool:
+        """Whether one more may be slow; where there are several threads, one is kept free of those."""
+        return sum([batch.slow for batch in self._in_flight]) < max(1, self._lanes.number - 1)
 
     @property
     def queue_depth(self) -> int:
         """Rows waiting, those in the running batches not counted."""
-        return self._rows - self._assignments.computing
-
-    @property
-    def _rows(self) -> int:
-        return self._queue.rows + self._assignments.rows
+        return self._queue.rows + sum([batch.rows for batch in islice(self._in_flight, self._lanes.number, None)])
 
     async def ended(self) -> None:
         """Return when the batcher has ended, or raise what ended it."""
         await asyncio.shield(self._ended)
 
-    async def submit(self, rows: Array, *, deadline: float) -> Outputs:
-        """Return the model's answer to (N, ...) rows; `deadline` is an instant of the event loop's clock.
+    async def submit(
+        self, rows: Array | Callable[[], Array], *, names: tuple[str, ...] = (), client: str = "", deadline: float
+    ) -> Inference:
+        """Return the model's outputs for some rows.
+
+        Args:
+            rows: (N, ...), or what returns one row; that is called in a thread right before its batch, unless the
+                caller has left. What it raises, its batch mates do not notice.
+            names: of the outputs that are wanted; none for those that `run_batch` has by default.
+            client: whose they are.
+            deadline: an instant of the event loop's clock.
 
         Raises:
             Draining, QueueFull: refused at once, all rows of it; the caller may retry elsewhere.
@@ -131,48 +171,7 @@ class DynamicBatcher:
             DeadlineExceeded: no answer in time.
             InferenceFailed: the model failed on these rows, also without company.
         """
-        return await self._wait(len(rows), rows, None, deadline)
-
-    async def submit_later(self, decode: Callable[[], Array], *, deadline: float) -> Outputs:
-        """As `submit`, of one row that `decode` makes in a lane, right before its batch; nobody's who has left.
-
-        Raises:
-            As `submit`, and what `decode` raises, which its batch mates do not notice.
-        """
-        return await self._wait(1, None, decode, deadline)
-
-    async def call(self, function: Callable[[], Result], *, deadline: float) -> Result:
-        """Return `function()`, run in a lane between two batches; it counts as a batch of one row.
-
-        Raises:
-            Draining, DeadlineExceeded: as `submit`.
-            InferenceFailed: it raised; the model is looked after as when a batch fails.
-        """
-        if not self._accepting or not self.alive:
-            raise Draining
-        answer: asyncio.Future[Result] = self._loop.create_future()
-
-        def unless_nobody_waits() -> Result | None:
-            return None if answer.done() else function()
-
-        def then(result: Result) -> None:
-            self._on_answered(1)
-            if not answer.done():
-                answer.set_result(result)
-
-        self._give(unless_nobody_waits, then, InFlightBatch(1, partial(fail, answer)))
-        try:
-            async with asyncio.timeout_at(deadline):
-                return await answer
-        except TimeoutError:
-            raise DeadlineExceeded from None
-        finally:
-            if not answer.cancel() and not answer.cancelled():
-                answer.exception()  # seen, even where the caller left in the moment it was set
-
-    async def _wait(
-        self, size: int, rows: Array | None, decode: Callable[[], Array] | None, deadline: float
-    ) -> Outputs:
+        size = 1 if callable(rows) else len(rows)
         if not self._accepting or not self.alive:
             raise Draining
         if size > self.max_queue_size:
@@ -183,63 +182,65 @@ class DynamicBatcher:
         if now >= deadline:
             raise DeadlineExceeded
         caller = self._tracing.caller() if self._tracing else None
-        entry = QueuedRequest(size, rows, now, deadline, self._loop.create_future(), caller, decode)
-        self._queue.add(entry)
-        self._look_soon()
-        expiry = self._loop.call_at(deadline, entry.expire)
+        request = QueuedRequest(size, rows, names, now, deadline, self._loop.create_future(), caller, client)
+        self._usage.seen(client)
+        self._queue.add(request)
+        self._dispatch_soon()
+        expiry = self._loop.call_at(deadline, request.expire)
         try:
-            return await entry.answer
+            return await request.answer
         finally:
             expiry.cancel()
-            entry.close()
-            self._queue.drop(entry)
+            request.close()
+            self._queue.drop(request)
 
-    def _look_soon(self) -> None:
+    def _dispatch_soon(self) -> None:
         """Once everybody who arrives now is there."""
-        if not self._looking:
-            self._looking = True
-            self._loop.call_soon(self._look)
+        if not self._dispatching:
+            self._dispatching = True
+            self._loop.call_soon(self._dispatch)
 
-    def _look(self) -> None:
+    def _dispatch(self) -> None:
         """Hand out what can go now, and end where that is due."""
-        self._looking = False
+        self._dispatching = False
         try:
             while not self._lost and (room := self._room()):
-                idle, rows = not self._assignments, self._rows
-                if parts := self._queue.take(room, self._clock()):
-                    self._give_batch(parts, self._few_rows if idle and self._are_few(rows) else None)
+                all_cores = not self._in_flight and self._are_few()
+                parts, slow = self._queue.take(room, self._clock(), slow=self._slow_allowed)
+                if parts:
+                    self._give(parts, all_cores=all_cores and not slow, slow=slow or bool(parts[0].request.names))
         except Exception as error:  # a bug: whoever waits must not wait for ever
             self._lost = error
         if self._lost:
-            for entry in self._queue:
-                self._queue.drop(entry)
-                entry.fail(self._lost)
-        if not self._assignments and not self._ended.done():
+            for request in self._queue:
+                self._queue.drop(request)
+                request.fail(inference_failed(self._lost))
+        if not self._in_flight and not self._recovering and not self._ended.done():
             if self._lost:
                 self._ended.set_exception(self._lost)
-            elif not self._accepting and not self._queue:
+            elif not self._accepting and not self._queue.rows:
                 self._ended.set_result(None)
 
     def _room(self) -> int:
         """Rows of the batch that can go now; 0 if none can."""
-        waiting = self._queue.rows
+        waiting = self._queue.rows_waiting(slow=self._slow_allowed)
         if not waiting or self._recovering:
             return 0
-        free = self._assignments.free
-        if free <= 0:  # prepared, so that no lane waits for the event loop; a batch that may still grow is not
+        free = self._lanes.number - len(self._in_flight)
+        if free <= 0:  # prepared, so that no thread waits for the event loop; a batch that may still grow is not
             return self._max_batch_size if free == 0 and waiting >= self._max_batch_size else 0
         if waiting < self._max_batch_size and self._wait_for_company():
             return 0
-        are_few, idle = self._are_few(self._rows), not self._assignments
-        if are_few and self._assignments.any_has_all_cores:
+        are_few = self._are_few()
+        if are_few and any(batch.all_cores for batch in self._in_flight):
             return 0  # it is soon done
-        if self._max_queue_delay or (are_few and idle):
+        if self._max_queue_delay or (are_few and not self._in_flight):
             return self._max_batch_size
         return min(-(-waiting // free), self._max_batch_size)
 
-    def _are_few(self, rows: int) -> bool:
-        """True if so many rows, waiting and in flight, are best given all the cores."""
-        return self._few_rows is not None and rows < self._few_rows.fewer_than
+    def _are_few(self) -> bool:
+        """True if all rows, waiting and in flight, are so few that they are best given all the cores."""
+        return self._queue.rows + sum([batch.rows for batch in self._in_flight]) < self._few_rows
 
     def _wait_for_company(self) -> bool:
         """Whether a batch that is not full stays; it is looked at again when that is over."""
@@ -248,65 +249,69 @@ class DynamicBatcher:
             self._company = None
         if not self._max_queue_delay or not self._accepting:
             return False
-        until = self._queue.oldest.enqueued + self._max_queue_delay
-        if self._clock() >= until:
+        oldest = self._queue.oldest(slow=self._slow_allowed)
+        if oldest is None or self._clock() >= (until := oldest.enqueued + self._max_queue_delay):
             return False
-        self._company = self._loop.call_at(until, self._look_soon)
+        self._company = self._loop.call_at(until, self._dispatch_soon)
         return True
 
-    def _give(self, work: Callable[[], Any], then: Callable[[Any], None], assignment: InFlightBatch) -> None:
-        def failed(error: Exception) -> None:
-            assignment.fail(error)
-            self._look_after_the_model()
+    def _give(self, parts: list[RowSlice], *, all_cores: bool, slow: bool) -> None:
+        batch = _Batch(parts, sum([part.size for part in parts]), all_cores, slow)
+        self._in_flight[batch] = None
+        work = partial(
+            compute,
+            parts,
+            self._run_batch,
+            all_cores=all_cores,
+            usage=self._usage,
+            slow=slow,
+            tracing=self._tracing,
+            clock=self._clock,
+        )
+        self._lanes.give(work, partial(self._computed, batch))
 
-        self._assignments.give(work, then, failed, assignment)
+    def _computed(self, batch: _Batch, outcomes: list[Outcome] | None, error: Exception | None) -> None:
+        if batch not in self._in_flight:  # given up
+            return
+        del self._in_flight[batch]
+        try:
+            if error:
+                batch.fail(error)
+            self._answer(outcomes or [], failed=error is not None, slow=batch.slow)
+        except Exception as bug:
+            batch.fail(bug)
+            self._lost = self._lost or bug
+        self._dispatch()
+
+    def _answer(self, outcomes: list[Outcome], *, failed: bool, slow: bool) -> None:
+        """Tell the callers what became of their rows."""
+        answered = 0
+        for part, outcome in reversed(outcomes):  # so that those who are put back keep their order
+            if isinstance(outcome, Postponed):
+                if not part.request.answer.done():
+                    self._queue.put_back(part)
+            elif isinstance(outcome, Computed):
+                answered += part.size
+                part.request.settle(part, outcome)
+            else:
+                failed = failed or isinstance(outcome, InferenceFailed)
+                part.request.fail(outcome)
+                self._queue.drop(part.request)
+        if failed and not answered:
+            self._recover_model()
+        slow = slow or any(self._usage.is_slow(part.request.client) for part, _ in outcomes)
+        self._on_answered(answered, slow)
+
+    def _recover_model(self) -> None:
+        """In a thread; nothing is given to a model that may be dead."""
+        if not self._recovering:
+            self._recovering = True
+            self._lanes.give(self._recover, self._recovered)
+
+    def _recovered(self, _: None, error: Exception | None) -> None:
+        self._recovering = False
+        self._lost = self._lost or error
+        self._dispatch()
 
     def _thread_ended(self, error: BaseException) -> None:
         self.abandon(ModelLost(f"an inference thread ended unexpectedly: {error!r}"))
-
-    def _ended_one(self, bug: Exception | None) -> None:
-        self._lost = self._lost or bug
-        self._look()
-
-    def _give_batch(self, parts: list[RowSlice], few_rows: FewRows | None) -> None:
-        run_batch = few_rows.run_batch if few_rows else self._run_batch
-        work = partial(compute, parts, run_batch, tracing=self._tracing, clock=self._clock)
-        rows = sum(map(len, parts))
-        self._give(work, self._answer, InFlightBatch(rows, partial(_fail_all, parts), all_cores=few_rows is not None))
-
-    def _answer(self, outcomes: list[Outcome]) -> None:
-        """Tell the callers what became of their rows."""
-        answered = failed = 0
-        for outcome in outcomes:
-            match outcome:
-                case Computed(part, rows, batch_size, started, ended):
-                    answered += len(part)
-                    part.settle(rows, batch_size=batch_size, started=started, ended=ended)
-                case Refused(part, error):
-                    part.entry.refuse(error)
-                case Failed(part, error):
-                    failed += 1
-                    part.entry.fail(error)
-                    self._queue.drop(part.entry)
-        if failed and not answered:
-            self._look_after_the_model()
-        self._on_answered(answered)
-
-    def _look_after_the_model(self) -> None:
-        """In a lane; nobody is given to a model that may be dead."""
-        if self._recovering:
-            return
-        self._recovering = True
-
-        def then(_: None) -> None:
-            self._recovering = False
-
-        def lost(error: Exception) -> None:
-            self._lost = error
-
-        self._give(self._recover, then, InFlightBatch(0, lost))
-
-
-def _fail_all(parts: list[RowSlice], cause: Exception) -> None:
-    for part in parts:
-        part.entry.fail(cause)

@@ -5,11 +5,10 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from queue import SimpleQueue
-from typing import Any, TypeVar
+from typing import Any
 
-from service.threads import INFERENCE, OnEnd, lower_priority, start
+from aaserve.service.threads import INFERENCE, OnEnd, lower_priority, start
 
-Result = TypeVar("Result")
 Then = Callable[[Any, Exception | None], None]
 
 

@@ -1,241 +1,231 @@
-"""Pictures or rows in, logits out, for one loaded model.
+"""Pictures or rows in, the model's named outputs out, for one loaded model.
 
-picture bytes --batcher--> inference thread: read_input --> rows --> ModelRunner --> logits
+picture bytes --batcher--> inference thread: read_input --> rows --> ModelRunner --> outputs
 tensors       --batcher--> inference thread: ---------------^
 
-Knows nothing of HTTP, nor of what logits mean. If a GPU computes, pictures are decoded before the batcher, in the
-threads of a `CpuPool`.
+Knows nothing of HTTP, nor of what outputs mean: that is up to `service/tasks`. If a GPU computes, pictures are decoded
+before the batcher, in the threads of a `CpuPool`.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from time import perf_counter
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-import bundle.errors
-from bundle.decoding import sniff_format
-from bundle.manifest import AttentionMap, Manifest
-from bundle.model_input import read_input
-from service.engine.admission import Admission
-from service.engine.batcher import DynamicBatcher
-from service.engine.cpu_pool import CpuPool
-from service.engine.deadline import within_deadline
-from service.engine.queued_request import Outputs
-from service.engine.runner import ModelRunner
-from service.engine.statistics import Statistics
-from service.errors import ImageTooLarge, InferenceFailed, InvalidImage, ServiceError, UnsupportedMediaType
-from service.observability.metrics import Metrics
-from service.settings import Settings
+import aaserve.bundle.errors
+from aaserve.bundle.decoding import sniff_format
+from aaserve.bundle.manifest import Manifest
+from aaserve.bundle.model_input import read_input
+from aaserve.service.engine.admission import Admission
+from aaserve.service.engine.batcher import DynamicBatcher
+from aaserve.service.engine.cpu_pool import CpuPool
+from aaserve.service.engine.queued_request import Inference, Outputs, joined
+from aaserve.service.engine.runner import ModelRunner
+from aaserve.service.engine.statistics import Statistics
+from aaserve.service.errors import (
+    DeadlineExceeded,
+    ImageTooLarge,
+    InferenceFailed,
+    InvalidImage,
+    ServiceError,
+    UnsupportedMediaType,
+)
+from aaserve.service.observability.metrics import Metrics
+from aaserve.service.settings import Settings
 
-_REFUSALS: dict[type[bundle.errors.ImageError], type[ServiceError]] = {
-    bundle.errors.InvalidImage: InvalidImage,
-    bundle.errors.ImageTooLarge: ImageTooLarge,
-    bundle.errors.UnsupportedImage: UnsupportedMediaType,
+_REFUSALS: dict[type[aaserve.bundle.errors.ImageError], type[ServiceError]] = {
+    aaserve.bundle.errors.InvalidImage: InvalidImage,
+    aaserve.bundle.errors.ImageTooLarge: ImageTooLarge,
+    aaserve.bundle.errors.UnsupportedImage: UnsupportedMediaType,
 }
 Result = TypeVar("Result")
-Maps = Mapping[str, NDArray[np.floating]]  # layer --> (heads, queries, keys)
 
 
-class Inference(NamedTuple):
-    """Logits (N, num_classes), all finite, seconds by stage, and the rows of the batch they came from."""
-
-    logits: NDArray[np.float32]
-    stages: dict[str, float]
-    batch_size: int
-
-
+@dataclass(eq=False)
 class Predictor:
     """One model at work; its requests hold permits of `admission`."""
 
-    def __init__(
-        self,
-        manifest: Manifest,
-        settings: Settings,
-        runner: ModelRunner,
-        batcher: DynamicBatcher,
-        pool: CpuPool,
-        admission: Admission,
-        metrics: Metrics,
-        statistics: Statistics,
-    ) -> None:
-        self.manifest = manifest
-        self.settings = settings
-        self.admission = admission
-        self.statistics = statistics
-        self._runner = runner
-        self._batcher = batcher
-        self._pool = pool
-        self._metrics = metrics
-        self._looking = asyncio.Lock()
-        self._images = lru_cache(maxsize=32)(metrics.images.labels)  # looking series up takes longer than counting
+    manifest: Manifest
+    settings: Settings
+    runner: ModelRunner
+    batcher: DynamicBatcher
+    pool: CpuPool
+    admission: Admission
+    metrics: Metrics
+    statistics: Statistics
+
+    def __post_init__(self) -> None:
+        self._large_outputs = asyncio.Lock()
+        self._images = lru_cache(maxsize=32)(self.metrics.images.labels)  # looking series up takes longer than counting
 
     @property
     def queue_depth(self) -> int:
         """Rows waiting for the model."""
-        return self._batcher.queue_depth
+        return self.batcher.queue_depth
 
     @property
     def queue_capacity(self) -> int:
         """Rows that may wait."""
-        return self._batcher.max_queue_size
-
-    @property
-    def max_batch_size(self) -> int:
-        """Rows in one model call, at most."""
-        return self._runner.max_rows
+        return self.batcher.max_queue_size
 
     @property
     def alive(self) -> bool:
-        return self._batcher.alive
+        return self.batcher.alive
 
     @property
     def provider(self) -> str:
         """ONNX Runtime's name of what the model runs on."""
-        return self._runner.provider
+        return self.runner.provider
 
     @property
     def ready(self) -> bool:
         """Whether the model works now; it does not while its session is being opened again."""
-        return self.alive and self._runner.ready
+        return self.alive and self.runner.ready
 
     async def ended(self) -> None:
         """Return when the model has been stopped; raise what it died of."""
-        await self._batcher.ended()
+        await self.batcher.ended()
 
-    async def infer_picture(self, image_bytes: bytes, *, deadline: float) -> Inference:
-        """Return the logits (1, num_classes) of one picture; `deadline` is an instant of the event loop's clock.
+    async def infer_picture(self, picture: bytes, *, client: str, deadline: float) -> Inference:
+        """Return the task's outputs for one picture.
+
+        Args:
+            client: who sent it.
+            deadline: an instant of the event loop's clock.
 
         Raises:
             InvalidImage, ImageTooLarge, UnsupportedMediaType: the picture's fault; it never enters a batch.
             QueueFull, Draining, DeadlineExceeded, InferenceFailed: as the stages raise them.
         """
-        with self.statistics.failures():
-            started = perf_counter()
-            return self._inference([await self._classify(image_bytes, deadline)], started)
+        return await self._counted(self._of_picture(picture, client, deadline))
 
     async def infer_each(
-        self, images: Sequence[bytes | ServiceError], *, deadline: float
+        self, pictures: Sequence[bytes | ServiceError], *, client: str, deadline: float
     ) -> list[Inference | ServiceError]:
-        """Return the logits of several pictures; each succeeds or fails alone, and earlier errors stay as they are."""
+        """Return the task's outputs for several pictures; each succeeds or fails alone, and errors stay as they are."""
 
-        async def outcome(image: bytes | ServiceError) -> Inference | ServiceError:
-            if isinstance(image, ServiceError):
-                return image
+        async def outcome(picture: bytes | ServiceError) -> Inference | ServiceError:
+            if isinstance(picture, ServiceError):
+                return picture
             try:
-                return await self.infer_picture(image, deadline=deadline)
+                return await self.infer_picture(picture, client=client, deadline=deadline)
             except ServiceError as error:
                 return error
 
         async with asyncio.TaskGroup() as group:  # a client who leaves takes all of them along
-            tasks = [group.create_task(outcome(image)) for image in images]
+            tasks = [group.create_task(outcome(picture)) for picture in pictures]
         return [task.result() for task in tasks]
 
-    async def infer_pictures(self, pictures: Sequence[bytes], *, deadline: float) -> Inference:
-        """Return the logits of all pictures; raises as `infer_picture`, for the first bad one."""
-        with self.statistics.failures():
-            started = perf_counter()
-            try:
-                async with asyncio.TaskGroup() as group:
-                    tasks = [group.create_task(self._classify(picture, deadline)) for picture in pictures]
-            except ExceptionGroup as errors:
-                raise errors.exceptions[0] from errors.exceptions[0].__cause__
-            return self._inference([task.result() for task in tasks], started)
+    async def infer(self, given: NDArray[Any] | Sequence[bytes], *, client: str, deadline: float) -> Inference:
+        """Return the task's outputs for rows (N, ...) of the manifest's input, or for pictures, all together.
 
-    async def infer(self, rows: NDArray[Any], *, deadline: float) -> Inference:
-        """Return the logits of rows (N, ...) of the manifest's input; raises as `infer_picture` for a good picture."""
-        with self.statistics.failures():
-            started = perf_counter()
-            return self._inference([await self._batcher.submit(rows, deadline=deadline)], started)
-
-    async def explain(
-        self,
-        image_bytes: bytes,
-        layers: Sequence[AttentionMap],
-        show: Callable[[NDArray[Any], Maps], bytes],
-        *,
-        deadline: float,
-    ) -> tuple[bytes, dict[str, float]]:
-        """Let `show` make an answer of one picture's input row and attention maps; return it and seconds by stage.
-
-        Raises as `infer_picture`.
+        Raises as `infer_picture`, for the first bad one.
         """
+        if isinstance(given, np.ndarray):
+            return await self._counted(self._compute(given, client, deadline))
+        return await self._counted(self._of_pictures(given, client, deadline))
 
-        def look() -> tuple[Maps, float, float]:
-            self._metrics.batch_size.labels(self.manifest.name).observe(1)
+    async def infer_outputs(
+        self,
+        given: NDArray[Any] | Sequence[bytes],
+        names: tuple[str, ...],
+        use: Callable[[NDArray[Any], Outputs], Result],
+        *,
+        client: str,
+        deadline: float,
+    ) -> tuple[Inference, Result]:
+        """Return any named outputs for rows or pictures, and what `use` makes of both in a decode thread.
+
+        Attention maps are large, and whoever wants them shares no batch with the others: one such request at a time.
+
+        Raises as `infer`.
+        """
+        made: list[Result] = []
+
+        async def answer() -> Inference:
             started = perf_counter()
-            maps = self._runner.attention(row, layers)
-            seconds = perf_counter() - started
-            self.statistics.executed(1, seconds)
-            return maps, started, seconds
+            rows = given if isinstance(given, np.ndarray) else np.stack([await decoded(each) for each in given])
+            ready = perf_counter()
+            try:
+                async with asyncio.timeout_at(deadline), self._large_outputs:
+                    found = await self._compute(rows, client, deadline, names)
+                    computed = perf_counter()
+                    made.append(await self.offload(partial(use, rows, found.outputs), client=client, deadline=deadline))
+            except TimeoutError:
+                raise DeadlineExceeded from None
+            inference = found.stages["inference"]
+            queued = max(0.0, computed - ready - inference)
+            stages = {"decode": ready - started, "queue": queued, "inference": inference}
+            return found._replace(stages={**stages, "render": perf_counter() - computed})
 
-        with self.statistics.failures():
-            started = perf_counter()
-            row = await self._pool.run(partial(self._decode, image_bytes), deadline=deadline)
-            decoded = perf_counter()
-            # Maps may be large, and batches should find company between two of these calls: one at a time.
-            async with within_deadline(deadline), self._looking:
-                maps, called, inference = await self._batcher.call(look, deadline=deadline)
-                if not all(np.isfinite(found).all() for found in maps.values()):
-                    raise InferenceFailed
-                rendering = perf_counter()
-                shown = await self._pool.run(partial(show, row, maps), deadline=deadline)
-            stages = {"decode": decoded - started, "queue": called - decoded, "inference": inference}
-            now = perf_counter()
-            self.statistics.answered(1, **stages, total=now - started)
-            return shown, {**stages, "render": now - rendering}
+        async def decoded(picture: bytes) -> NDArray[Any]:
+            return await self.offload(partial(self._decode, picture), client=client, deadline=deadline)
 
-    async def offload(self, work: Callable[[], Result], *, deadline: float) -> Result:
+        return await self._counted(answer()), made[0]
+
+    async def offload(self, work: Callable[[], Result], *, client: str, deadline: float) -> Result:
         """Return `work()`, done in a decode thread; for what would hold up the event loop.
 
         Raises:
-            QueueFull, DeadlineExceeded: as `CpuPool.run`.
+            DeadlineExceeded: as `CpuPool.run`.
         """
-        return await self._pool.run(work, deadline=deadline)
+        return await self.pool.run(work, client=client, deadline=deadline)
 
-    async def _classify(self, picture: bytes, deadline: float) -> Outputs:
-        """Return the model's answer to one picture."""
-        decode = partial(self._decode, picture)
-        if self._runner.decodes_in_lanes:
-            return await self._batcher.submit_later(decode, deadline=deadline)
+    async def _counted(self, answer: Awaitable[Inference]) -> Inference:
+        """Await what a request gets, and count it."""
         started = perf_counter()
-        row = await self._pool.run(decode, deadline=deadline)
+        try:
+            inference = await answer
+        except ServiceError:
+            self.statistics.fail.add(perf_counter() - started)
+            raise
+        self.statistics.answered(inference, perf_counter() - started)
+        return inference
+
+    async def _compute(
+        self, rows: NDArray[Any] | Callable[[], NDArray[Any]], client: str, deadline: float, names: tuple[str, ...] = ()
+    ) -> Inference:
+        inference = await self.batcher.submit(rows, names=names, client=client, deadline=deadline)
+        if not all(np.isfinite(values).all() for values in inference.outputs.values()):
+            raise InferenceFailed
+        return inference
+
+    async def _of_picture(self, picture: bytes, client: str, deadline: float) -> Inference:
+        decode = partial(self._decode, picture)
+        if self.runner.decodes_in_lanes:
+            return await self._compute(decode, client, deadline)
+        started = perf_counter()
+        row = await self.pool.run(decode, client=client, deadline=deadline)
         seconds = perf_counter() - started
-        answer = await self._batcher.submit(row[np.newaxis], deadline=deadline)
-        return answer._replace(decode_seconds=seconds)
+        inference = await self._compute(row[np.newaxis], client, deadline)
+        return inference._replace(stages=inference.stages | {"decode": seconds})
+
+    async def _of_pictures(self, pictures: Sequence[bytes], client: str, deadline: float) -> Inference:
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(self._of_picture(picture, client, deadline)) for picture in pictures]
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from errors.exceptions[0].__cause__
+        found = [task.result() for task in tasks]
+        slowest = max(found, key=lambda inference: sum(inference.stages.values()))
+        outputs = joined([inference.outputs for inference in found])
+        return Inference(outputs, slowest.stages, max(inference.batch_size for inference in found))
 
     def _decode(self, picture: bytes) -> NDArray[Any]:
         """Return a row of the manifest's input; in whichever thread decodes."""
         try:
             row = read_input(picture, self.manifest, max_pixels=self.settings.max_image_pixels)
-        except bundle.errors.ImageError as error:
+        except aaserve.bundle.errors.ImageError as error:
             self._count(picture, "refused")
-            setting = " (max_image_pixels)" if isinstance(error, bundle.errors.ImageTooLarge) else ""
+            setting = " (max_image_pixels)" if isinstance(error, aaserve.bundle.errors.ImageTooLarge) else ""
             raise _REFUSALS[type(error)](f"{error}{setting}") from error
         self._count(picture, "decoded")
         return row
 
     def _count(self, picture: bytes, outcome: str) -> None:
         self._images((sniff_format(picture) or "unknown").lower(), outcome).inc()
-
-    def _inference(self, answers: Sequence[Outputs], started: float) -> Inference:
-        """Join what one request has asked; `started` is when the work on it began."""
-        [first, *others] = answers
-        logits = np.concatenate([answer.rows for answer in answers]) if others else first.rows
-        if not np.logical_and.reduce(np.isfinite(logits), axis=None):
-            raise InferenceFailed
-        last = max(answers, key=_seconds) if others else first
-        stages = {
-            "decode": last.decode_seconds,
-            "queue": last.queue_seconds,
-            "inference": last.inference_seconds,
-        }
-        self.statistics.answered(len(logits), **stages, total=perf_counter() - started)
-        return Inference(logits, stages, max([answer.batch_size for answer in answers]))
-
-
-def _seconds(answer: Outputs) -> float:
-    return answer.decode_seconds + answer.queue_seconds + answer.inference_seconds

@@ -6,8 +6,8 @@ measured on an H200 (benchmarks/results/2026-11-28-gpu-throughput.json); TensorR
 
 from typing import Any
 
-from bundle.manifest import Manifest
-from service.settings import ProviderName, Settings
+from aaserve.bundle.manifest import Manifest
+from aaserve.service.settings import ProviderName, Settings
 
 NAMES: dict[ProviderName, list[str]] = {
     "cpu": ["CPUExecutionProvider"],

@@ -1,48 +1,80 @@
-"""One caller's place in the queue: some rows in, as many rows out, however they were spread over batches."""
+"""One caller's place in the queue: some rows in, their outputs out, however they were spread over batches."""
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.errors import DeadlineExceeded, InferenceFailed
+from aaserve.service.errors import DeadlineExceeded
 
 Array = NDArray[Any]
+Outputs = Mapping[str, Array]  # by the names that the model gives them; the first axis is rows
 
 
-class Outputs(NamedTuple):
-    """The model's output for one caller's rows, in their order, and where its time went, in seconds."""
+class Inference(NamedTuple):
+    """The model's outputs for some rows, in their order, and where the time went.
 
-    rows: Array
-    decode_seconds: float  # of its own rows; while those of its mates are decoded, it waits
-    queue_seconds: float  # until the first row was computed, but for the decoding
-    inference_seconds: float  # from then on, until the last one was
-    batch_size: int  # rows of the largest batch that any of these were in
+    Args:
+        stages: seconds. While those of its mates are decoded, a row waits in `queue`; `inference` is from when the
+            first row is computed until the last one was.
+        batch_size: rows of the largest batch that any of these were in.
+    """
+
+    outputs: Outputs
+    stages: dict[str, float]
+    batch_size: int
+
+    @property
+    def rows(self) -> int:
+        """How many there are."""
+        return len(next(iter(self.outputs.values())))
+
+    @property
+    def size(self) -> int:
+        """Numbers in all outputs together."""
+        return sum([values.size for values in self.outputs.values()])
+
+    def row(self, index: int) -> Outputs:
+        """The outputs of one row, without the axis of rows."""
+        return {name: values[index] for name, values in self.outputs.items()}
+
+
+class Computed(NamedTuple):
+    """What one batch has found for some rows; instants of the clock."""
+
+    outputs: Outputs
+    batch_size: int
+    started: float
+    ended: float
 
 
 @dataclass(slots=True, eq=False)
 class QueuedRequest:
     """One caller's rows; a done `answer` means that nobody waits any more.
 
-    Its rows, (N, ...), are there from the start, or one row is made by `decode` right before it is computed.
+    Args:
+        rows: (N, ...), or what returns the only row, called in an inference thread right before it is computed.
+        names: of the outputs that are wanted; only requests that want the same share a batch.
+        caller: whatever a trace knows it by.
+        client: whose they are.
     """
 
     size: int
-    rows: Array | None
+    rows: Array | Callable[[], Array]
+    names: tuple[str, ...]
     enqueued: float
     deadline: float
-    answer: asyncio.Future[Outputs]
-    caller: object = None  # whatever a trace knows it by
-    decode: Callable[[], Array] | None = None
+    answer: asyncio.Future[Inference]
+    caller: object = None
+    client: str = ""
     decode_seconds: float = 0.0
     taken: int = 0  # rows handed to the model
-    started: float | None = None
-    outputs: dict[int, Array] = field(default_factory=dict)  # by the place of the first row
-    batch_size: int = 0
+    computed: dict[int, Computed] = field(default_factory=dict)  # by the place of the first row
+    answered: int = 0  # rows in `computed`
 
     @property
     def waiting(self) -> int:
@@ -59,27 +91,42 @@ class QueuedRequest:
         self.taken = min(start + room, self.size)
         return RowSlice(self, start, self.taken)
 
+    @property
+    def decoded(self) -> bool:
+        """Whether its rows are there."""
+        return not callable(self.rows)
+
     def prepare(self) -> None:
-        """In a lane: have the rows; raises what `decode` raises."""
-        if self.decode:
+        """In an inference thread: have the rows; raises what decoding raises."""
+        if callable(self.rows):
             started = time.perf_counter()
-            self.rows = self.decode()[np.newaxis]
+            self.rows = self.rows()[np.newaxis]
             self.decode_seconds = time.perf_counter() - started
-            self.decode = None  # and let go of the picture
+
+    def settle(self, part: "RowSlice", computed: Computed) -> None:
+        """Take what a batch has found for a part; with the last part, the caller has its answer."""
+        self.computed[part.start] = computed
+        self.answered += part.size
+        if self.answered < self.size or self.answer.done():
+            return
+        parts = [self.computed[start] for start in sorted(self.computed)]
+        started = min([each.started for each in parts])
+        stages = {
+            "decode": self.decode_seconds,
+            "queue": max(0.0, started - self.enqueued - self.decode_seconds),
+            "inference": computed.ended - started,
+        }
+        outputs = joined([each.outputs for each in parts])
+        self.answer.set_result(Inference(outputs, stages, max([each.batch_size for each in parts])))
 
     def expire(self) -> None:
         """Its deadline has passed."""
-        if not self.answer.done():
-            self.answer.set_exception(DeadlineExceeded())
+        self.fail(DeadlineExceeded())
 
-    def refuse(self, error: Exception) -> None:
-        """End the wait: its rows cannot be had, and why is for the caller to know."""
+    def fail(self, error: Exception) -> None:
+        """End the wait, if the caller still does."""
         if not self.answer.done():
             self.answer.set_exception(error)
-
-    def fail(self, cause: BaseException) -> None:
-        """End the wait as `fail` does."""
-        fail(self.answer, cause)
 
     def close(self) -> None:
         """Nobody waits any more, however it ended."""
@@ -87,41 +134,25 @@ class QueuedRequest:
             self.answer.exception()  # seen, even where the caller left in the moment it was set
 
 
-@dataclass(frozen=True, slots=True)
-class RowSlice:
-    """Those rows of an entry that are in one batch."""
+class RowSlice(NamedTuple):
+    """Those rows of a request that are in one batch."""
 
-    entry: QueuedRequest
+    request: QueuedRequest
     start: int
     stop: int
 
-    def __len__(self) -> int:
+    @property
+    def size(self) -> int:
         return self.stop - self.start
 
     @property
     def rows(self) -> Array:
-        assert self.entry.rows is not None  # prepared
-        return self.entry.rows[self.start : self.stop]
-
-    def settle(self, outputs: Array, *, batch_size: int, started: float, ended: float) -> None:
-        """Take the model's rows for this part; with the last part, the caller has its answer."""
-        entry = self.entry
-        entry.batch_size = max(batch_size, entry.batch_size)
-        entry.started = started if entry.started is None else min(started, entry.started)
-        if entry.answer.done():
-            return
-        if len(self) < entry.size:
-            entry.outputs[self.start] = outputs
-            if sum(map(len, entry.outputs.values())) < entry.size:
-                return
-            outputs = np.concatenate([entry.outputs[start] for start in sorted(entry.outputs)])
-        queued = max(0.0, entry.started - entry.enqueued - entry.decode_seconds)
-        entry.answer.set_result(Outputs(outputs, entry.decode_seconds, queued, ended - entry.started, entry.batch_size))
+        """The rows themselves, once they are prepared."""
+        assert not callable(self.request.rows)
+        return self.request.rows[self.start : self.stop]
 
 
-def fail(answer: "asyncio.Future[Any]", cause: BaseException) -> None:
-    """End whoever waits for the answer: with InferenceFailed for the caller, and its cause for the log."""
-    if not answer.done():
-        failure = InferenceFailed()
-        failure.__cause__ = cause
-        answer.set_exception(failure)
+def joined(parts: Sequence[Outputs]) -> Outputs:
+    """The rows of all parts, one after the other."""
+    [first, *others] = parts
+    return {name: np.concatenate([part[name] for part in parts]) for name in first} if others else first

@@ -15,16 +15,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bundle.bundle import REFERENCES_FILE, Bundle, open_bundle
-from bundle.manifest import AttentionMap
-from bundle.model_input import pixels_input
-from bundle.preprocessing import normalisation_problem
-from bundle.probe import PROBE, probe_pixels, probe_tolerance
-from bundle.references import attention_difference, difference, read_references
-from service.engine.session import OnnxSession
-from service.engine.watchdog import Watchdog
-from service.errors import ModelLost, StartFailed
-from service.settings import Settings
+from aaserve.bundle.bundle import REFERENCES_FILE, Bundle
+from aaserve.bundle.model_input import pixels_input
+from aaserve.bundle.preprocessing import normalisation_problem
+from aaserve.bundle.probe import PROBE, probe_pixels, probe_tolerance
+from aaserve.bundle.references import attention_difference, difference, parse_references
+from aaserve.service.engine.session import OnnxSession
+from aaserve.service.engine.watchdog import Watchdog
+from aaserve.service.errors import ModelLost, StartFailed
+from aaserve.service.settings import Settings
 
 log = logging.getLogger("aaserve")
 _LONG_CALL = 0.01  # seconds of one row in one thread; the threads of shorter calls wait for each other half the time
@@ -72,20 +71,10 @@ class ModelRunner:
             log.warning("%s: %s", served.folder, problem)
         self.ready = True
 
-    def run(self, batch: NDArray[Any]) -> NDArray[np.float32]:
-        """As `OnnxSession.run`, in any of the lanes."""
+    def run(self, batch: NDArray[Any], names: Sequence[str] = (), all_cores: bool = False) -> dict[str, NDArray[Any]]:
+        """As `OnnxSession.run`, in any inference thread; with all cores `speedup` times as fast, if that is above 1."""
         with self.watchdog.watching():
-            return self._session.run(batch)
-
-    def run_wide(self, batch: NDArray[Any]) -> NDArray[np.float32]:
-        """The same with all the threads, `speedup` times as fast, where that is more than 1."""
-        with self.watchdog.watching():
-            return (self._wide or self._session).run(batch)
-
-    def attention(self, row: NDArray[Any], layers: Sequence[AttentionMap]) -> dict[str, NDArray[np.floating]]:
-        """As `OnnxSession.attention`."""
-        with self.watchdog.watching():
-            return (self._wide or self._session).attention(row, layers)
+            return ((all_cores and self._wide) or self._session).run(batch, names)
 
     def close(self) -> None:
         """Let go of the session, its memory and its threads now, not when the garbage collector comes by."""
@@ -112,9 +101,8 @@ class ModelRunner:
         self.ready = False
         self._on_reopen()
         try:
-            served = open_bundle(self._served.folder)
-            self._session = self._open(served)
-            self._wide, self.speedup = self._open_wide(served)
+            self._session = self._open(self._served)
+            self._wide, self.speedup = self._open_wide(self._served)
         except Exception as error:  # BundleError, StartFailed; or no memory, no thread, no file to be had
             raise ModelLost(f"{name} died and could not be opened again: {str(error) or repr(error)}") from cause
         self.ready = True
@@ -138,12 +126,14 @@ class ModelRunner:
         """Ask about the probe: does this machine answer as the one did where the bundle was made?"""
         manifest = served.manifest
         tolerance = probe_tolerance(manifest)
-        for reference in read_references(served.folder / REFERENCES_FILE):
+        for reference in parse_references(served.content(REFERENCES_FILE), served.folder / REFERENCES_FILE):
             if reference.picture == PROBE:
                 row = pixels_input(probe_pixels(manifest.preprocessing.crop), manifest)
-                found = {"answer to the probe": difference(session.run(row[np.newaxis])[0], reference)}
+                names = [output.name for output in manifest.all_outputs]
+                outputs = {name: values[0] for name, values in session.run(row[np.newaxis], names).items()}
+                found = {"answer to the probe": difference(outputs[manifest.outputs[0].name], reference)}
                 if manifest.attention:
-                    maps = session.attention(row, manifest.attention)
+                    maps = {one.layer: outputs[one.output] for one in manifest.attention}
                     found["attention to the probe"] = attention_difference(maps, reference, manifest)
                 for what, worst in found.items():
                     if not worst <= tolerance:

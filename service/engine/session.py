@@ -10,14 +10,19 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from bundle.bundle import Bundle
-from bundle.manifest import AttentionMap
-from service.engine import providers
-from service.errors import ProviderMissing, StartFailed
-from service.settings import ProviderName, Settings
+from aaserve.bundle.bundle import MODEL_FILE, Bundle
+from aaserve.service.engine import providers
+from aaserve.service.engine.memory_file import model_file
+from aaserve.service.errors import ProviderMissing, StartFailed
+from aaserve.service.settings import ProviderName, Settings
 
 _FATAL = 4  # of ONNX Runtime's severities
-_TENSOR_TYPES = {"float32": "tensor(float)", "float16": "tensor(float16)", "uint8": "tensor(uint8)"}
+_TENSOR_TYPES = {
+    "float32": "tensor(float)",
+    "float16": "tensor(float16)",
+    "uint8": "tensor(uint8)",
+    "int64": "tensor(int64)",
+}
 log = logging.getLogger("aaserve")
 
 
@@ -35,6 +40,7 @@ class OnnxSession:
 
     Raises:
         StartFailed: the provider is not to be had, or the model is not what its manifest says; one line.
+        BundleError: the model's file is no longer the one that was checked.
     """
 
     def __init__(
@@ -46,37 +52,34 @@ class OnnxSession:
         self._bundle = bundle
         self._settings = settings
         self._threads = threads
-        session = self._open_best() if settings.provider == "auto" else self._open(settings.provider)
-        self._check_shapes(session)
-        self.provider: str = session.get_providers()[0]
-        self.on_cpu = self.provider == "CPUExecutionProvider"
-        self._fixed_shapes = not self.on_cpu if fixed_shapes is None else fixed_shapes
-        largest = settings.max_batch_size
-        self.warm_sizes = _buckets(largest) if self._fixed_shapes else [1]
-        self._sessions = dict.fromkeys(self.warm_sizes, session)
-        if self._fixed_shapes and self.provider != "TensorrtExecutionProvider":  # whose engine is for all sizes
-            self._sessions |= self._open_others(self.warm_sizes[1:])
+        self._names = bundle.manifest.output_names
+        # TensorRT names its engines after the model's file, so that file cannot have a number for a name.
+        with model_file(bundle, as_path=settings.provider != "tensorrt") as model:
+            session = self._open_best(model) if settings.provider == "auto" else self._open(settings.provider, model)
+            self._check_shapes(session)
+            self.provider: str = session.get_providers()[0]
+            self.on_cpu = self.provider == "CPUExecutionProvider"
+            self._fixed_shapes = not self.on_cpu if fixed_shapes is None else fixed_shapes
+            largest = settings.max_batch_size
+            self.warm_sizes = _buckets(largest) if self._fixed_shapes else [1]
+            self._sessions = dict.fromkeys(self.warm_sizes, session)
+            if self._fixed_shapes and self.provider != "TensorrtExecutionProvider":  # whose engine is for all sizes
+                self._sessions |= self._open_others(self.warm_sizes[1:], model)
         if not self.on_cpu and (nodes := left_to_the_cpu(session)):
             log.warning("%s: on the CPU instead of %s: %s", bundle.model_path, self.provider, ", ".join(nodes))
 
-    def run(self, batch: NDArray[Any]) -> NDArray[np.float32]:
-        """Map a batch of the manifest's input to logits (B, num_classes)."""
-        manifest = self._bundle.manifest
+    def run(self, batch: NDArray[Any], names: Sequence[str] = ()) -> dict[str, NDArray[Any]]:
+        """Map a batch of the manifest's input to the outputs of these names, each (B, ...), or to those of the task.
+
+        The graph computes all of them anyway; only the named ones are fetched.
+        """
+        names = names or self._names
         rows = len(batch)
         size = next((size for size in self.warm_sizes if size >= rows), self.warm_sizes[-1])
         if self._fixed_shapes and size > rows:
             batch = np.concatenate([batch, np.zeros((size - rows, *batch.shape[1:]), batch.dtype)])
-        logits: NDArray[np.float32] = self._sessions[size].run([manifest.output.name], {manifest.input.name: batch})[0]
-        return logits[:rows]
-
-    def attention(self, row: NDArray[Any], layers: Sequence[AttentionMap]) -> dict[str, NDArray[np.floating]]:
-        """Map one row of the manifest's input to the attention maps (heads, queries, keys) of `layers`, by their names.
-
-        The graph computes them anyway; only here are they fetched.
-        """
-        manifest = self._bundle.manifest
-        maps = self._sessions[1].run([layer.output for layer in layers], {manifest.input.name: row[np.newaxis]})
-        return {layer.layer: found[0] for layer, found in zip(layers, maps, strict=True)}
+        found = self._sessions[size].run(names, {self._bundle.manifest.input.name: batch})
+        return {name: values[:rows] for name, values in zip(names, found, strict=True)}
 
     def warm_up(self, sizes: Sequence[int] | None = None) -> None:
         """Run every size that must be warm (or `sizes`), so that the first caller does not pay for it.
@@ -95,14 +98,16 @@ class OnnxSession:
     def _warm_up(self, size: int) -> None:
         manifest = self._bundle.manifest
         try:
-            logits = self.run(np.zeros((size, *manifest.input.shape), manifest.input.dtype))
+            outputs = self.run(np.zeros((size, *manifest.input.shape), manifest.input.dtype))
         except Exception as error:
             raise StartFailed(f"{self._bundle.model_path}: warm-up at batch {size} failed: {_line(error)}") from error
-        expected = (size, *manifest.output.shape)
-        if logits.shape != expected or not np.isfinite(logits).all():
-            raise StartFailed(
-                f"{self._bundle.model_path}: expected finite logits {expected} in warm-up, found {logits.shape}"
-            )
+        for output in manifest.outputs:
+            expected, values = (size, *output.shape), outputs[output.name]
+            if values.shape != expected or not np.isfinite(values).all():
+                raise StartFailed(
+                    f"{self._bundle.model_path}: expected finite {output.name} {expected} in warm-up, "
+                    f"found {values.shape}"
+                )
 
     def seconds_of_one_row(self) -> float:
         """How long a call takes, at its fastest: whatever else runs can only slow it down."""
@@ -116,21 +121,21 @@ class OnnxSession:
 
         return min(call() for _ in range(3))
 
-    def _open_best(self) -> onnxruntime.InferenceSession:
+    def _open_best(self, model: str | bytes) -> onnxruntime.InferenceSession:
         if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
             try:
-                return self._open("cuda")
+                return self._open("cuda", model)
             except StartFailed as error:
                 log.warning("provider auto: no CUDA (%s); using the CPU", error)
-        return self._open("cpu")
+        return self._open("cpu", model)
 
-    def _open_others(self, sizes: Sequence[int]) -> dict[int, onnxruntime.InferenceSession]:
+    def _open_others(self, sizes: Sequence[int], model: str | bytes) -> dict[int, onnxruntime.InferenceSession]:
         """Sessions of the same provider, all at once: opening one keeps a single core busy."""
         [name] = [name for name, names in providers.NAMES.items() if names[0] == self.provider]
         with ThreadPoolExecutor() as pool:
-            return dict(zip(sizes, pool.map(lambda _: self._open(name), sizes), strict=True))
+            return dict(zip(sizes, pool.map(lambda _: self._open(name, model), sizes), strict=True))
 
-    def _open(self, provider: ProviderName) -> onnxruntime.InferenceSession:
+    def _open(self, provider: ProviderName, model: str | bytes) -> onnxruntime.InferenceSession:
         names = providers.NAMES[provider]
         available = onnxruntime.get_available_providers()
         if names[0] not in available:
@@ -150,12 +155,11 @@ class OnnxSession:
         try:
             wanted = providers.with_options(provider, self._bundle.manifest, self._settings)
             # Without it, onnxruntime itself goes on with the CPU where a provider fails, at any call, and prints that.
-            session = onnxruntime.InferenceSession(
-                self._bundle.model_path, options, providers=wanted, enable_fallback=0
-            )
+            session = onnxruntime.InferenceSession(model, options, providers=wanted, enable_fallback=0)
         except Exception as error:
+            reason = _line(error) if isinstance(model, bytes) else _line(error).replace(model, MODEL_FILE)
             raise StartFailed(
-                f"{self._bundle.model_path}: expected a model that {names[0]} loads, found: {_line(error)}"
+                f"{self._bundle.model_path}: expected a model that {names[0]} loads, found: {reason}"
             ) from error
         # ONNX Runtime falls back to the CPU by itself (microsoft/onnxruntime#23372), so look at what it gave.
         found = session.get_providers()
@@ -165,19 +169,12 @@ class OnnxSession:
 
     def _check_shapes(self, session: onnxruntime.InferenceSession) -> None:
         manifest = self._bundle.manifest
-        wanted_inputs: list[tuple[str, str, tuple[int, ...]]] = [
-            (manifest.input.name, manifest.input.dtype, manifest.input.shape)
-        ]
-        wanted_outputs: list[tuple[str, str, tuple[int, ...]]] = [
-            (manifest.output.name, manifest.output.dtype, manifest.output.shape),
-            *((maps.output, maps.dtype, maps.shape) for maps in manifest.attention),
-        ]
-        for role, expected, values in (
-            ("input", wanted_inputs, session.get_inputs()),
-            ("output", wanted_outputs, session.get_outputs()),
+        for role, declared, values in (
+            ("input", [manifest.input], session.get_inputs()),
+            ("output", manifest.all_outputs, session.get_outputs()),
         ):
             found = [(value.name, value.type, tuple(value.shape[1:])) for value in values]
-            wanted = [(name, _TENSOR_TYPES[dtype], shape) for name, dtype, shape in expected]
+            wanted = [(tensor.name, _TENSOR_TYPES[tensor.dtype], tensor.shape) for tensor in declared]
             if found != wanted:
                 words = ", ".join(map(str, wanted))
                 raise StartFailed(f"{self._bundle.model_path}: expected the {role} {words}, found {found}")

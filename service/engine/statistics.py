@@ -9,7 +9,7 @@ import time
 from collections import defaultdict
 from dataclasses import dataclass, field
 
-from service.errors import ServiceError
+from aaserve.service.engine.queued_request import Inference
 
 
 @dataclass(slots=True)
@@ -22,23 +22,6 @@ class Duration:
     def add(self, seconds: float) -> None:
         self.count += 1
         self.ns += round(seconds * 1e9)
-
-
-class _Failures:
-    """Entered around the work on a request."""
-
-    __slots__ = ("_duration", "_started")
-
-    def __init__(self, duration: Duration) -> None:
-        self._duration = duration
-        self._started = time.perf_counter()
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        if isinstance(error, ServiceError):
-            self._duration.add(time.perf_counter() - self._started)
 
 
 @dataclass(slots=True)
@@ -57,22 +40,20 @@ class Statistics:
     executions: dict[int, Duration] = field(default_factory=lambda: defaultdict(Duration))  # by rows
     _executing: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
-    def failures(self) -> "_Failures":
-        """Count a request that fails inside the block; one whose caller leaves counts as neither."""
-        return _Failures(self.fail)
-
     def executed(self, rows: int, seconds: float) -> None:
         """Count a model call; called in any of the model's threads."""
         with self._executing:
             self.execution_count += 1
             self.executions[rows].add(seconds)
 
-    def answered(self, rows: int, *, decode: float, queue: float, inference: float, total: float) -> None:
-        """Count a request that was answered; all but `rows` are seconds."""
-        self.inference_count += rows
+    def answered(self, inference: Inference, total: float) -> None:
+        """Count a request that was answered, in so many seconds; one whose caller leaves counts as neither."""
+        stages = inference.stages
+        known = stages["decode"] + stages["queue"] + stages["inference"]
+        self.inference_count += inference.rows
         self.last_inference_ms = time.time_ns() // 1_000_000
         self.success.add(total)
-        self.queue.add(queue)
-        self.compute_input.add(decode)
-        self.compute_infer.add(inference)
-        self.compute_output.add(max(0.0, total - decode - queue - inference))
+        self.queue.add(stages["queue"])
+        self.compute_input.add(stages["decode"])
+        self.compute_infer.add(stages["inference"])
+        self.compute_output.add(max(0.0, total - known))

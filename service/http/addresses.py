@@ -2,12 +2,13 @@
 
 import re
 
+EXPLAIN = "/explain"
 _ADDRESSES = [
     (re.compile(pattern), endpoint)
     for pattern, endpoint in (
         (r"/classify", "/classify"),
         (r"/classify/batch", "/classify/batch"),
-        (r"/explain", "/explain"),
+        (EXPLAIN, EXPLAIN),
         (r"/v2/models/[^/]+/infer", "/v2/models/{model}/infer"),
         (r"/v2/models/[^/]+/versions/[^/]+/infer", "/v2/models/{model}/versions/{version}/infer"),
         (r"/predictions/[^/]+", "/predictions/{model}"),

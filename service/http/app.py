@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from fastapi import FastAPI
@@ -11,30 +12,30 @@ from fastapi.telemetry import TelemetryConfig
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
-from service.errors import ServiceError
-from service.http import page
-from service.http.auth import Access
-from service.http.cors import METHODS, REQUEST_HEADERS, RESPONSE_HEADERS
-from service.http.direct_route import DirectRoutes, OnError
-from service.http.error_responses import on_http_exception, on_invalid_parameter, on_service_error
-from service.http.keys import Keys
-from service.http.load_shedding import LoadShedding
-from service.http.methods import Methods
-from service.http.observation import UNLOGGED, Observation, Observer
-from service.http.oip import infer_routes
-from service.http.oip import model_routes as oip_routes
-from service.http.openapi import Application
-from service.http.receiving import ReceiveStage
-from service.http.routes import admin, classify, classify_batch, explain, health, models, torchserve
-from service.observability.metrics import Metrics
-from service.observability.process_metrics import watch_process, watch_workers
-from service.observability.triton_metrics import TritonNames
-from service.repository.lifecycle import Lifecycle
-from service.settings import Settings
-from service.version import VERSION
+from aaserve.service.errors import ServiceError
+from aaserve.service.http import page
+from aaserve.service.http.auth import Access
+from aaserve.service.http.body.receiving import ReceiveStage
+from aaserve.service.http.cors import METHODS, REQUEST_HEADERS, RESPONSE_HEADERS
+from aaserve.service.http.direct_route import DirectRoutes, OnError
+from aaserve.service.http.error_responses import on_http_exception, on_invalid_parameter, on_service_error
+from aaserve.service.http.keys import Keys
+from aaserve.service.http.load_shedding import LoadShedding
+from aaserve.service.http.methods import Methods
+from aaserve.service.http.observation import UNLOGGED, Observation, Observer
+from aaserve.service.http.oip import infer_routes
+from aaserve.service.http.oip import model_routes as oip_routes
+from aaserve.service.http.openapi import Application
+from aaserve.service.http.routes import admin, classify, classify_batch, explain, health, models, torchserve
+from aaserve.service.observability.metrics import Metrics
+from aaserve.service.observability.process_metrics import watch_process, watch_workers
+from aaserve.service.observability.triton_metrics import TritonNames
+from aaserve.service.repository.lifecycle import Lifecycle
+from aaserve.service.settings import Settings
+from aaserve.service.version import VERSION
 
 if TYPE_CHECKING:
-    from service.observability.tracing import Tracing
+    from aaserve.service.observability.tracing import Tracing
 
 
 class Worker(Protocol):
@@ -49,11 +50,8 @@ class Worker(Protocol):
         """The supervisor's process id."""
 
     @property
-    def first(self) -> bool:
-        """True for the worker that takes connections while all workers load."""
-
-    async def knock(self) -> None:
-        """Return when the first worker takes no connections any more, unless it is ready itself."""
+    def shared(self) -> Path:
+        """Folder of all workers."""
 
     def reload_all(self) -> None:
         """Make every worker reload its models."""
@@ -81,12 +79,13 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         reporting = asyncio.create_task(metrics.keep_reporting())
-        async with Lifecycle(settings, metrics, tracing, on_failure=on_failure) as lifecycle:
+        shared = worker.shared if worker else None
+        async with Lifecycle(settings, metrics, tracing, on_failure=on_failure, shared=shared) as lifecycle:
             app.state.lifecycle = lifecycle
-            if worker and not worker.first:
-                await lifecycle.started()  # another may serve meanwhile; nobody should be refused here
-                await worker.knock()
+            if app.state.stopping:
+                lifecycle.stop()
             yield
+        observer.close()
         reporting.cancel()
         metrics.refresh()  # for whoever is scraped after this worker's end
 
@@ -102,6 +101,7 @@ def create_app(
     )
     app.state.settings = settings
     app.state.worker = worker
+    app.state.stopping = False  # true if a signal asked for it before there was anything to stop
     app.state.metrics = metrics
     app.state.receive_stage = ReceiveStage(settings.max_inflight_bytes)
     metrics.watch_receiving(app.state.receive_stage)
@@ -127,7 +127,7 @@ def create_app(
         app.add_exception_handler(error, handler)
     if tracing is None:  # FastAPI makes the span of each request that is traced
         app.add_middleware(DirectRoutes, routes=app.router.routes, on_error=on_error)
-    keys = Keys(settings.api_keys_file) if settings.api_keys_file is not None else None
+    keys = app.state.keys = Keys(settings.api_keys_file) if settings.api_keys_file is not None else None
     if keys is not None:
         app.add_middleware(Access, keys=keys)
     app.add_middleware(Methods, routes=app.router.routes)

@@ -7,15 +7,17 @@ request --> Observation --> a key, and for this? --no--> 401 or 403
 A key comes as `Authorization: Bearer KEY` and in no other way: addresses end up in logs and histories.
 """
 
+import hashlib
 import re
 from collections.abc import Iterable
+from ipaddress import ip_network
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.errors import Forbidden, ServiceError, Unauthorized
-from service.http.error_responses import problem
-from service.http.keys import Keys
-from service.observability.request_record import Record
+from aaserve.service.errors import Forbidden, InvalidRequest, ServiceError, Unauthorized
+from aaserve.service.http.error_responses import problem
+from aaserve.service.http.keys import Keys
+from aaserve.service.observability.request_record import Record
 
 OPEN = "nobody needs a key"
 ANY = "any key will do"
@@ -56,6 +58,9 @@ def refusal_for(path: str, headers: Iterable[tuple[bytes, bytes]], keys: Keys) -
     needed = needs(path)
     if needed == OPEN:
         return None
+    headers = list(headers)
+    if sum(name == b"authorization" for name, _ in headers) > 1:
+        return InvalidRequest("expected one header Authorization, found several")
     scopes = keys.scopes(_key(headers))
     if not scopes:
         return Unauthorized()
@@ -67,6 +72,21 @@ def refusal_for(path: str, headers: Iterable[tuple[bytes, bytes]], keys: Keys) -
 def needs(path: str) -> str:
     """The scope that a request for this path needs: `infer`, `admin`, `metrics`, `ANY` or `OPEN`."""
     return next((needed for pattern, needed in _NEEDS if pattern.match(path)), "infer")
+
+
+def client_of(headers: Iterable[tuple[bytes, bytes]], peer: tuple[str, int] | None, keys: Keys | None) -> str:
+    """Whose time a request takes: its key where there are keys, else the address of its peer.
+
+    Of an IPv6 address it is the first half, as a single client has all addresses that begin with it.
+    """
+    if keys is not None:
+        return hashlib.sha256(_key(headers)).hexdigest()
+    if peer is None:  # a server that does not say
+        return ""
+    address = peer[0]
+    if ":" not in address:
+        return address
+    return str(ip_network((address.partition("%")[0], 64), strict=False))
 
 
 def _key(headers: Iterable[tuple[bytes, bytes]]) -> bytes:

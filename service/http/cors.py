@@ -1,6 +1,6 @@
 """What pages of other origins may send and read, and the headers that say so in answers that no middleware sees."""
 
-from service.settings import Settings
+from aaserve.service.settings import Settings
 
 METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")  # 405, which a page can read, says which are not
 REQUEST_HEADERS = (

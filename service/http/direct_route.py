@@ -17,8 +17,8 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.errors import InvalidParameter
-from service.http.parameter_names import check_query
+from aaserve.service.errors import InvalidParameter
+from aaserve.service.http.parameter_names import check_query
 
 Handle = Callable[[Request], Coroutine[Any, Any, Response]]
 OnError = Callable[[Request, Exception], Awaitable[Response]]

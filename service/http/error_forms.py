@@ -9,7 +9,7 @@ The two media types are exact: KServe's client compares the whole header.
 
 from collections.abc import Callable
 
-from service.http.schemas import Problem, ProtocolError, TorchServeError
+from aaserve.service.http.schemas import Problem, ProtocolError, TorchServeError
 
 PROBLEM_TYPE = "application/problem+json"
 _JSON = "application/json"

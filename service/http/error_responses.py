@@ -7,11 +7,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.errors import InvalidParameter, ServiceError, UnsupportedEncoding
-from service.http.compression import ACCEPTED
-from service.http.error_forms import error_body
-from service.http.methods import allowed, routes_at
-from service.http.schemas import Problem
+from aaserve.service.errors import InvalidParameter, ServiceError, UnsupportedEncoding
+from aaserve.service.http.body.compression import ACCEPTED
+from aaserve.service.http.error_forms import error_body
+from aaserve.service.http.methods import allowed, routes_at
+from aaserve.service.http.schemas import Problem
 
 FRAMEWORK_CODES = {404: "not_found", 405: "method_not_allowed"}
 _REASONS = {
@@ -42,7 +42,7 @@ def described(error: ServiceError, request_id: str) -> Problem:
 async def on_service_error(request: Request, error: Exception) -> Response:
     """Translate our own errors."""
     assert isinstance(error, ServiceError)
-    request.state.record.error = error
+    request.state.record.error = error.without_origin()
     return problem(error, request.state.record.request_id, request.scope["path"])
 
 

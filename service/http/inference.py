@@ -16,16 +16,17 @@ from typing import Generic, TypeVar
 
 from fastapi import Request
 
-from service.engine.predictor import Predictor
-from service.errors import NotReady
-from service.http.body import Fields, body_bytes, has_fields
-from service.http.disconnect import cancel_on_disconnect
-from service.http.params import Asked, deadline_of, parts, with_fields
-from service.http.receiving import ReceiveStage
-from service.observability.request_record import Record
-from service.repository.repository import RECOVERING
+from aaserve.service.engine.predictor import Predictor
+from aaserve.service.errors import NotReady
+from aaserve.service.http.auth import client_of
+from aaserve.service.http.body.body import JOINED_INLINE, Fields, body_bytes, has_fields
+from aaserve.service.http.body.receiving import ReceiveStage
+from aaserve.service.http.disconnect import cancel_on_disconnect
+from aaserve.service.http.params import Asked, deadline_of, parts, with_fields
+from aaserve.service.observability.request_record import Record
+from aaserve.service.repository.repository import RECOVERING
 
-PARSED_INLINE = 32_768  # bytes of text; parsing so few takes less time than telling a thread of it
+PARSED_INLINE = 4096  # bytes of text; parsing so few takes less time than telling a thread of it
 Upload = TypeVar("Upload")
 Body = TypeVar("Body")
 Checked = TypeVar("Checked")
@@ -38,12 +39,14 @@ class Taken(Generic[Body, Checked]):
 
     Args:
         deadline: an instant of the event loop's clock.
+        client: who sent it.
     """
 
     predictor: Predictor
     body: Body
     checked: Checked
     deadline: float
+    client: str
 
 
 @asynccontextmanager
@@ -58,6 +61,7 @@ async def take_in(
     parses_text: bool,
     rows_of: Callable[[Body], int] = lambda body: 1,
     timeout_of: Callable[[Body], float | None] = lambda body: None,
+    slow: bool = False,
 ) -> AsyncIterator[Taken[Body, Checked]]:
     """Run the block while the request holds a permit for its rows; cancel it if the client leaves.
 
@@ -70,15 +74,18 @@ async def take_in(
         parses_text: True if `parse` decodes JSON or base64, which takes long for a large body.
         rows_of: returns the number of rows that the body asks for.
         timeout_of: returns the seconds from now to the deadline, if the body shortens it.
+        slow: True if the work takes longer than to classify a picture.
 
     Raises:
         ServiceError: refused.
         ClientDisconnect: the client left.
     """
-    settings = parts(request)[1]
+    state, settings, _ = parts(request)
     record: Record = request.state.record
     timeout, deadline = deadline_of(timeout_ms, settings)
-    _require_room(candidates, timeout)
+    client = client_of(request.scope["headers"], request.scope["client"], request.app.state.keys)
+    slow = slow or state.usage.is_slow(client)
+    _require_room(candidates, timeout, slow=slow)
     stage: ReceiveStage = request.app.state.receive_stage
     announced = body_bytes(request, max_body_bytes=settings.max_body_bytes)
     stage.check(announced)
@@ -90,8 +97,8 @@ async def take_in(
         async with receipt.receiving(deadline):
             upload = await read(request)
         record.received()
-        if parses_text and receipt.held > PARSED_INLINE:
-            body, fields = await candidates[0].offload(partial(parse, upload), deadline=deadline)
+        if receipt.held > (PARSED_INLINE if parses_text else JOINED_INLINE):
+            body, fields = await candidates[0].offload(partial(parse, upload), client=client, deadline=deadline)
         else:
             body, fields = parse(upload)
         del upload
@@ -101,9 +108,9 @@ async def take_in(
             deadline = min(deadline, asyncio.get_running_loop().time() + shorter)
             timeout = min(timeout, shorter)
         # The estimate is against the whole timeout, as it was for the head: what the body has cost is spent already.
-        with predictor.admission.admit(rows=rows_of(body), timeout=timeout):
+        with predictor.admission.admit(rows=rows_of(body), client=client, timeout=timeout, slow=slow):
             async with cancel_on_disconnect(request):
-                yield Taken(predictor, body, checked, deadline)
+                yield Taken(predictor, body, checked, deadline, client)
 
 
 def by_parameters(
@@ -140,12 +147,12 @@ def by_parameters(
     return candidates, choose
 
 
-def _require_room(candidates: Sequence[Predictor], timeout: float) -> None:
+def _require_room(candidates: Sequence[Predictor], timeout: float, *, slow: bool) -> None:
     """Raise NotReady or QueueFull unless one of the candidates would take a row now."""
     ready = [predictor for predictor in candidates if predictor.ready]
     if not ready:
         raise NotReady(RECOVERING)
-    refusals = [predictor.admission.refusal(timeout=timeout) for predictor in ready]
+    refusals = [predictor.admission.refusal(timeout=timeout, slow=slow) for predictor in ready]
     if all(refusals):
         assert refusals[0] is not None
         raise refusals[0]

@@ -11,8 +11,8 @@ import logging
 import re
 from pathlib import Path
 
-from bundle.text import NotText, check_regular, read_text
-from service.errors import StartFailed
+from aaserve.bundle.text import NotText, check_regular, read_text
+from aaserve.service.errors import StartFailed
 
 _LINE = re.compile(r"((?:infer|admin|metrics)(?:,(?:infer|admin|metrics))*)\s+([0-9a-f]{64})(?:\s.*)?")
 log = logging.getLogger("aaserve")

@@ -16,19 +16,19 @@ import httptools
 from starlette.datastructures import State
 from starlette.responses import Response
 
-from service.errors import ServiceError
-from service.http.addresses import inference_endpoint
-from service.http.answer import Answer
-from service.http.auth import refusal_for
-from service.http.cors import cors_headers, origin_of
-from service.http.error_responses import problem
-from service.http.keys import Keys
-from service.http.observation import Observer, answer_headers, request_id
-from service.http.params import TIMEOUT_HEADER
-from service.http.receiving import ReceiveStage
-from service.observability.request_record import Record
-from service.repository.lifecycle import Lifecycle
-from service.settings import Settings
+from aaserve.service.errors import ServiceError
+from aaserve.service.http.addresses import EXPLAIN, inference_endpoint
+from aaserve.service.http.answer import Answer
+from aaserve.service.http.auth import client_of, refusal_for
+from aaserve.service.http.body.receiving import ReceiveStage
+from aaserve.service.http.cors import cors_headers, origin_of
+from aaserve.service.http.error_responses import problem
+from aaserve.service.http.keys import Keys
+from aaserve.service.http.observation import Observer, answer_headers, request_id
+from aaserve.service.http.params import TIMEOUT_HEADER
+from aaserve.service.observability.request_record import Record
+from aaserve.service.repository.lifecycle import Lifecycle
+from aaserve.service.settings import Settings
 
 _TIMEOUT_HEADER = TIMEOUT_HEADER.lower().encode()
 
@@ -48,11 +48,14 @@ class LoadShedding:
         self._keys = keys
         self._let_in = 0  # in this turn of the event loop
 
-    def answer(self, method: bytes, url: bytes, headers: list[tuple[bytes, bytes]]) -> Answer | None:
+    def answer(
+        self, method: bytes, url: bytes, headers: list[tuple[bytes, bytes]], peer: tuple[str, int] | None
+    ) -> Answer | None:
         """The whole answer to a request that is refused; None if it may go on.
 
         Args:
             headers: their names in lower case.
+            peer: address and port of the client.
 
         Raises:
             httptools.HttpParserInvalidURLError: there is no path in the address.
@@ -63,7 +66,9 @@ class LoadShedding:
         if endpoint is None:
             return None
         lifecycle: Lifecycle = self._state.lifecycle
-        refusal = lifecycle.refusal(timeout=self._timeout_ms(headers) / 1000, arriving=self._arriving())
+        slow = endpoint == EXPLAIN or lifecycle.usage.is_slow(client_of(headers, peer, self._keys))
+        timeout = self._timeout_ms(headers) / 1000
+        refusal = lifecycle.refusal(timeout=timeout, arriving=self._arriving(), slow=slow)
         if refusal is None:
             self._let_one_in()
             return None

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from service.errors import NotAcceptable
+from aaserve.service.errors import NotAcceptable
 
 
 def preferred(accept: str, offered: Sequence[str]) -> str:

@@ -15,16 +15,16 @@ from prometheus_client import Counter, Histogram
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import ServiceError
-from service.http.error_responses import problem
-from service.observability.logs import RefusalLog, log_request
-from service.observability.metrics import Metrics
-from service.observability.request_record import CLIENT_LEFT, Record
-from service.settings import LoggedRequests
+from aaserve.service.errors import ServiceError
+from aaserve.service.http.error_responses import problem
+from aaserve.service.observability.logs import RefusalLog, log_request
+from aaserve.service.observability.metrics import Metrics
+from aaserve.service.observability.request_record import CLIENT_LEFT, Record
+from aaserve.service.settings import LoggedRequests
 
 if TYPE_CHECKING:
-    from service.observability.tracing import Tracing
-    from service.repository.lifecycle import Lifecycle
+    from aaserve.service.observability.tracing import Tracing
+    from aaserve.service.repository.lifecycle import Lifecycle
 
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 # Asked every few seconds, by machines.
@@ -57,13 +57,18 @@ class Observer:
         for stage, seconds in record.stages.items():
             self._stage(stage, record.model).observe(seconds)
         if record.status in _REFUSED and record.error:
-            self._refusals.add(record.error.code)
+            if record.status != 503 or record.endpoint not in UNLOGGED:  # the answer of a probe is no refusal
+                self._refusals.add(record.error.code)
         elif record.status >= max(self._logged_from, 500 if record.endpoint in UNLOGGED else 0):
             log_request(_facts(record, method, path, now))
         if record.error is not None:
             self._rejected(record.error.code).inc()
             if record.error.status == 500:
                 log.error("request %s: %s", record.request_id, record.error.code, exc_info=record.error)
+
+    def close(self) -> None:
+        """Log what is to be logged of requests that have ended."""
+        self._refusals.close()
 
     def _series(self, endpoint: str, model: str, status: int) -> tuple[Counter, Histogram]:
         return self.metrics.requests.labels(endpoint, model, status), self.metrics.request_duration.labels(
@@ -93,7 +98,10 @@ class Observation:
 
         async def receive_observed() -> Message:
             nonlocal disconnected
-            message = await receive()
+            try:
+                message = await receive()
+            except Exception:  # as Ray's proxies do when the client, or they themselves, have gone
+                message = {"type": "http.disconnect"}
             disconnected = disconnected or message["type"] == "http.disconnect"
             return message
 
@@ -105,7 +113,10 @@ class Observation:
                     self._tracing.finish(record)
                     headers += self._tracing.response_headers()
                 message["headers"] = [*message["headers"], *headers]
-            await send(message)
+            try:
+                await send(message)
+            except OSError as error:  # ASGI's way to say that the client has gone
+                raise ClientDisconnect from error
 
         counted = scope["path"] not in UNLOGGED
         self._metrics.being_answered += counted

@@ -4,8 +4,8 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from service.http.error_forms import PROBLEM_TYPE
-from service.http.schemas import Problem
+from aaserve.service.http.error_forms import PROBLEM_TYPE
+from aaserve.service.http.schemas import Problem
 
 _PROBLEM = f"#/components/schemas/{Problem.__name__}"
 

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable
 from difflib import get_close_matches
 from itertools import islice
 
-from service.errors import InvalidParameter
+from aaserve.service.errors import InvalidParameter
 
 TIMEOUT_HEADER = "X-Request-Timeout-Ms"
 ANYWHERE = frozenset({"model", "version", "top_k", "layer", "head", "position"})

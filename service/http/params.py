@@ -8,13 +8,13 @@ from fastapi import Header, Query, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from service.engine.predictor import Predictor
-from service.errors import InvalidParameter
-from service.http.parameter_names import TIMEOUT_HEADER as TIMEOUT_HEADER
-from service.http.schemas import Problem
-from service.observability.metrics import Metrics
-from service.repository.lifecycle import Lifecycle
-from service.settings import Settings
+from aaserve.service.engine.predictor import Predictor
+from aaserve.service.errors import InvalidParameter
+from aaserve.service.http.parameter_names import TIMEOUT_HEADER as TIMEOUT_HEADER
+from aaserve.service.http.schemas import Problem
+from aaserve.service.observability.metrics import Metrics
+from aaserve.service.repository.lifecycle import Lifecycle
+from aaserve.service.settings import Settings
 
 TopK = Annotated[int | None, Query(ge=1, description="Labels wanted (default: 5, or all if fewer).")]
 ModelName = Annotated[str | None, Query(description="Name of the model (default: default_model of GET /models).")]

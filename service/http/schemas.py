@@ -2,7 +2,7 @@
 
 from pydantic import BaseModel, Field
 
-from service.tasks.classification import ClassScore
+from aaserve.service.tasks.classification import ClassScore
 
 
 class Classification(BaseModel):

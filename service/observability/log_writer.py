@@ -12,9 +12,10 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 
-from service.threads import OnEnd, start, take_turns
+from aaserve.service.threads import OnEnd, start, take_turns
 
-CAPACITY = 10_000  # lines waiting, at most: a few MiB
+CAPACITY = 4 * 2**20  # bytes waiting, at most: some 10,000 lines
+LINE = 100  # bytes that a waiting line takes besides its text
 REST = 0.05  # seconds between two looks at what waits (benchmarks/NOTES.md)
 PATIENCE = 2.0  # seconds that the end of the process waits for its last lines
 log = logging.getLogger("aaserve")
@@ -25,7 +26,7 @@ class LogWriter(logging.Handler):
 
     Args:
         descriptor: the file to write to.
-        capacity: lines that may wait; what comes then is dropped.
+        capacity: bytes that may wait; what comes then is dropped.
     """
 
     def __init__(self, descriptor: int, *, capacity: int = CAPACITY) -> None:
@@ -35,6 +36,8 @@ class LogWriter(logging.Handler):
         self._descriptor = descriptor
         self._capacity = capacity
         self._lines: deque[bytes] = deque()
+        self._came = self._left = 0  # bytes in all; the first is counted by whoever logs, the second by the thread
+        self._coming = threading.RLock()  # a signal's handler may log, too
         self._some = threading.Event()
         self._closing = threading.Event()
         self._dropped = 0  # and not reported yet
@@ -52,11 +55,15 @@ class LogWriter(logging.Handler):
 
     def line(self, text: str) -> None:
         """Write a line as it is, sooner or later or not at all."""
-        if len(self._lines) >= self._capacity:
+        line = f"{text}\n".encode(errors="backslashreplace")
+        with self._coming:
+            fits = self._came + len(line) + LINE <= self._left + self._capacity
+            if fits:
+                self._came += len(line) + LINE
+                self._lines.append(line)
+        if not fits:
             self._drop(1)
-            return
-        self._lines.append(f"{text}\n".encode(errors="backslashreplace"))
-        if not self._some.is_set():
+        elif not self._some.is_set():
             self._some.set()
 
     def close(self) -> None:
@@ -79,14 +86,19 @@ class LogWriter(logging.Handler):
 
     def _write_all(self) -> None:
         while self._lines:
-            lines = [self._lines.popleft()]
+            lines = [self._next()]
             size = len(lines[0])
             while self._lines and (size := size + len(self._lines[0])) <= select.PIPE_BUF:
-                lines.append(self._lines.popleft())
+                lines.append(self._next())
             if self._write(b"".join(lines)) and self._dropped:
                 dropped, self._dropped = self._dropped, 0
                 message = "%d log lines were dropped before this one"
                 self.emit(log.makeRecord(log.name, logging.WARNING, __file__, 0, message, (dropped,), None))
+
+    def _next(self) -> bytes:
+        line = self._lines.popleft()
+        self._left += len(line) + LINE
+        return line
 
     def _write(self, lines: bytes) -> bool:
         """Whether all of it is written; what is not, is dropped."""

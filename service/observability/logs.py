@@ -1,19 +1,20 @@
 """Log lines: for people on a terminal, one JSON document a line for machines. log_writer.py takes them to stderr."""
 
+import asyncio
 import json
 import logging
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 from urllib.parse import quote
 
-from service.observability.log_writer import LogWriter
-from service.settings import LogFormat, LogLevel
+from aaserve.service.observability.log_writer import LogWriter
+from aaserve.service.settings import LogFormat, LogLevel
 
 _READABLE = "/:@!$&'()*+,;=~"  # in a path; the rest, such as a line's end, is logged as %0A
+GIVEN, MESSAGE, TRACEBACK = 500, 4_000, 20_000  # characters of what a client gave, of a message and of a traceback
 log = logging.getLogger("aaserve")
 _encode = json.JSONEncoder(separators=(",", ":")).encode  # json.dumps makes an encoder a line
 
@@ -37,28 +38,52 @@ def configure_logging(log_format: LogFormat, level: LogLevel, *filters: logging.
 def log_request(facts: dict[str, Any]) -> None:
     """One line for an answered request; `facts` are plain JSON values."""
     if log.isEnabledFor(logging.INFO):
+        facts |= {name: shortened(facts[name], GIVEN) for name in ("method", "path")}
         record = logging.LogRecord(log.name, logging.INFO, __file__, 0, "request", None, None)  # as log.info, sooner
         record.request = facts
         log.handle(record)
 
 
 class RefusalLog:
-    """One line a second for all requests refused: under overload a line each would cost more than the refusal."""
+    """One line a second for all requests refused: under overload a line each would cost more than the refusal.
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+    Belongs to the event loop that `add` is called in.
+    """
+
+    def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
-        self._since = clock()
+        self._since: float | None = None
+        self._timer: asyncio.TimerHandle | None = None
 
     def add(self, code: str) -> None:
-        """Count a refusal, and say so if the last word on it is a second old."""
+        """Count a refusal, which is logged within a second."""
         self._counts[code] += 1
-        now = self._clock()
-        if now - self._since >= 1:
-            refused = ", ".join(f"{code} {count}" for code, count in self._counts.items())
-            log.warning("requests refused since %.0f s ago: %s", now - self._since, refused)
-            self._counts.clear()
-            self._since = now
+        if self._timer is None:
+            loop = asyncio.get_running_loop()
+            if self._since is None:
+                self._since = loop.time()
+            self._timer = loop.call_at(self._since + 1, self._log, loop)
+
+    def close(self) -> None:
+        """Log what has not been logged yet."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._log(asyncio.get_running_loop())
+
+    def _log(self, loop: asyncio.AbstractEventLoop) -> None:
+        assert self._since is not None
+        now = loop.time()
+        refused = ", ".join(f"{code} {count}" for code, count in self._counts.items())
+        log.warning("requests refused since %.0f s ago: %s", now - self._since, refused)
+        self._counts.clear()
+        self._since, self._timer = now, None
+
+
+def shortened(text: str, length: int) -> str:
+    """`text` without its middle, if it has more than `length` characters."""
+    if len(text) <= length:
+        return text
+    return f"{text[: length // 2]} … {len(text) - length // 2 * 2} characters … {text[-(length // 2) :]}"
 
 
 @lru_cache(maxsize=1)
@@ -66,14 +91,21 @@ def _second(since_1970: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(since_1970))
 
 
-class JsonFormatter(logging.Formatter):
+class _BoundedFormatter(logging.Formatter):
+    """A line's length does not depend on what an error has to say, which may be all that a client sent."""
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 (the library's name)
+        return shortened(super().formatException(ei), TRACEBACK)
+
+
+class JsonFormatter(_BoundedFormatter):
     """time, level, message, what is known of the request, its trace, and the traceback if there is one."""
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
             "time": f"{_second(int(record.created))}.{record.msecs:03.0f}Z",
             "level": record.levelname.lower(),
-            "message": record.getMessage(),
+            "message": shortened(record.getMessage(), MESSAGE),
             **getattr(record, "request", {}),
         }
         if hasattr(record, "trace_id"):
@@ -83,13 +115,14 @@ class JsonFormatter(logging.Formatter):
         return _encode(line)
 
 
-class ConsoleFormatter(logging.Formatter):
+class ConsoleFormatter(_BoundedFormatter):
     """One readable line."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s %(message)s")
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (the library's name)
+        record.message = shortened(record.message, MESSAGE)
         line = super().formatMessage(record)
         facts: dict[str, Any] | None = getattr(record, "request", None)
         if facts is None:

@@ -13,9 +13,9 @@ from typing import Protocol
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, values
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from bundle.bundle import MODEL_FILE
-from bundle.manifest import Manifest
-from service.observability.gpu_metrics import GpuMetrics
+from aaserve.bundle.bundle import MODEL_FILE
+from aaserve.bundle.manifest import Manifest
+from aaserve.service.observability.gpu_metrics import GpuMetrics
 
 # Resolve a service that answers in 2 to 50 ms; the client library's own buckets start at 5 ms.
 SECONDS = (

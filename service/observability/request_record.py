@@ -3,8 +3,8 @@
 import time
 from dataclasses import dataclass, field
 
-from bundle.manifest import Manifest
-from service.errors import ServiceError
+from aaserve.bundle.manifest import Manifest
+from aaserve.service.errors import ServiceError
 
 CLIENT_LEFT = 499  # nginx's status for a client that disconnected; clients never see it
 

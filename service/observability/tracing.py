@@ -25,10 +25,10 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 from opentelemetry.trace import Link, NonRecordingSpan, SpanContext
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from bundle.manifest import Manifest
-from service.errors import StartFailed
-from service.observability.request_record import Record
-from service.version import VERSION
+from aaserve.bundle.manifest import Manifest
+from aaserve.service.errors import StartFailed
+from aaserve.service.observability.request_record import Record
+from aaserve.service.version import VERSION
 
 FLUSH = 2.0  # seconds that the end of the process waits for the collector, at most
 _QUIET = 60.0  # seconds between two lines of one of the SDK's loggers

@@ -14,7 +14,7 @@ from prometheus_client import Metric
 from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.registry import Collector
 
-from service.observability.metrics import Metrics
+from aaserve.service.observability.metrics import Metrics
 
 _INFERENCE = re.compile(r"^/classify|/infer$|^/predictions/")  # endpoints that ask a model
 _MICROSECONDS = 1e6

@@ -11,7 +11,7 @@ import socket
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from service.process.connection_counts import ConnectionCounts
+from aaserve.service.process.connection_counts import ConnectionCounts
 
 PATIENCE = 0.005  # seconds in which a worker with fewer connections may take the next one
 PAUSE = 1.0  # seconds without a connection where there is nothing to have it with
@@ -68,7 +68,8 @@ class Acceptor:
 
     def _go_on(self) -> None:
         self._watch()
-        self._accept()  # what nobody else has taken
+        if self._balance is None or self._balance.may_take():
+            self._accept()  # what nobody else has taken
 
     def _accept(self) -> None:
         try:

@@ -8,6 +8,7 @@ unparsed, until that request is answered.
 """
 
 import asyncio
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -15,22 +16,31 @@ import httptools
 from uvicorn.protocols.http.flow_control import CLOSE_HEADER
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from service.errors import BodyTooLarge, HeadTimeout, HeadTooLarge, InvalidRequest, ServiceError, TooManyConnections
-from service.http.answer import Answer
-from service.http.cors import cors_headers, origin_of
-from service.http.error_responses import problem
-from service.http.observation import new_request_id
-from service.process.lingering import LingeringTransport
-from service.process.received import Received
+from aaserve.service.errors import (
+    BodyTooLarge,
+    HeadTimeout,
+    HeadTooLarge,
+    InvalidRequest,
+    ServiceError,
+    TooManyConnections,
+)
+from aaserve.service.http.answer import Answer
+from aaserve.service.http.cors import cors_headers, origin_of
+from aaserve.service.http.error_responses import problem
+from aaserve.service.http.observation import new_request_id
+from aaserve.service.process.lingering import LingeringTransport
+from aaserve.service.process.received import Received
 
 if TYPE_CHECKING:
-    from service.http.load_shedding import LoadShedding
-    from service.process.connection_counts import ConnectionCounts
-    from service.process.connection_limit import ConnectionLimit
-    from service.settings import Settings
+    from aaserve.service.http.load_shedding import LoadShedding
+    from aaserve.service.process.connection_counts import ConnectionCounts
+    from aaserve.service.process.connection_limit import ConnectionLimit
+    from aaserve.service.settings import Settings
 
 MAX_HEAD_BYTES = 65_536  # also of trailers and of a chunk's extensions: of all that is neither a request nor its body
 MAX_HEADERS = 100
+# RFC 3986, section 3.2.2; what a literal address contains does not matter here.
+_HOST = re.compile(rb"(?:\[[0-9A-Za-z:._~%-]+\]|[0-9A-Za-z._~!$&'()*+,;=%-]*)(?::[0-9]*)?")
 MAX_CHUNKS = 65_536  # of one body; as Triton has it
 GOODBYE = 0.2  # seconds
 RESET_CHECK = 0.1  # seconds between two looks for a reset after the end of input
@@ -143,6 +153,7 @@ class Connection(HttpToolsProtocol):
         if self.parser.should_upgrade():
             self._ignore_upgrade()
             return
+        self._check_head()
         if self._probes_only and self.url.partition(b"?")[0] not in PROBES:
             self._stop_parsing(TooManyConnections())
         self._received.body_left = self._declared_length()
@@ -251,6 +262,17 @@ class Connection(HttpToolsProtocol):
         except httptools.HttpParserError:
             self._refuse(self._refusal)
 
+    def _check_head(self) -> None:
+        """Stop at what servers and proxies read in different ways (RFC 9112, sections 2.3 and 3.2)."""
+        version = self.parser.get_http_version()
+        if version not in ("1.0", "1.1"):
+            self._stop_parsing(InvalidRequest(f"the request is HTTP/{version}, not HTTP/1.1"))
+        hosts = [value for name, value in self.headers if name == b"host"]
+        if len(hosts) > 1 or (not hosts and version == "1.1"):
+            self._stop_parsing(InvalidRequest(f"expected one header Host, found {len(hosts) or 'none'}"))
+        if hosts and not _HOST.fullmatch(hosts[0]):
+            self._stop_parsing(InvalidRequest("the header Host is neither a name nor an address"))
+
     def _declared_length(self) -> int:
         return next((int(value) for name, value in self.headers if name == b"content-length"), 0)
 
@@ -267,7 +289,7 @@ class Connection(HttpToolsProtocol):
         """Answer at once if the request can be refused by its head, unless the client takes no answers."""
         if self._load_shedding is None or self.flow.write_paused:
             return False
-        answer = self._load_shedding.answer(self.parser.get_method(), self.url, self.headers)
+        answer = self._load_shedding.answer(self.parser.get_method(), self.url, self.headers, self.client)
         if answer is None:
             return False
         last = self._stopping or self.parser.get_http_version() == "1.0" or not self.parser.should_keep_alive()

@@ -7,12 +7,11 @@ Load balancers learn of the readiness while the grace lasts; answers then carry 
 keep connections open take their next request elsewhere. Whoever was given no such answer, because the connection was
 opened or last answered a moment ago, may be about to send: such a connection is closed only once it has been silent.
 
-The first of several workers listens while it loads, until another one is ready (service/process/supervisor.py).
+A worker that loads takes connections only as long as none is ready (`ConnectionCounts`).
 """
 
 import asyncio
 import logging
-import os
 import signal
 import socket
 from contextlib import suppress
@@ -20,10 +19,11 @@ from types import FrameType
 
 import uvicorn
 
-from service.process.accept import Acceptor, accept_all
-from service.process.connection import Connection
-from service.process.supervisor import Worker
-from service.process.tls import Certificate
+from aaserve.service.process.accept import Acceptor, accept_all
+from aaserve.service.process.connection import Connection
+from aaserve.service.process.connection_counts import ConnectionCounts
+from aaserve.service.process.supervisor import Worker
+from aaserve.service.process.tls import Certificate
 
 HANDSHAKE = 5.0  # seconds; TLS takes the client's part in it
 HANDSHAKE_AT_MOST = 600.0  # seconds: `client_timeout_ms`, which `Connection` sees to, is never longer
@@ -53,35 +53,40 @@ class Server(uvicorn.Server):
         self._certificate = certificate
         self._drain_grace = drain_grace
         self._worker = worker
-        self._door = worker.door if worker and worker.first else None
         self._balance = config.app.state.balance = worker.balance() if worker else None  # type: ignore[union-attr]
         self._joining: asyncio.Task[None] | None = None
         self._draining = False
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup([])  # it begins to serve, and listens to nothing
         self._loop = asyncio.get_running_loop()
+        await super().startup([])  # it begins to serve, and listens to nothing
         self._listening = sockets or []
         for listening in self._listening:
             listening.setblocking(False)
         self._listen()
         self._loop.add_signal_handler(signal.SIGHUP, self._reload)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # which the supervisor blocks until here
-        if self._worker is not None:
+        if self._worker is not None and self._balance is not None:
             self._loop.add_reader(self._worker.lifeline, self._supervisor_gone)
-        if self._door is not None:
-            self._loop.add_reader(self._door, self._leave)
-            self._joining = asyncio.create_task(self._join())
+            self._joining = asyncio.create_task(self._join(self._balance))
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """First signal: drain. SIGINT (somebody waits at a terminal) and every further one: no grace."""
         if self._draining or not self.started or sig != signal.SIGTERM:
             self._drain_grace = 0
             super().handle_exit(sig, frame)
+            if not self.started:
+                self._give_up_starting()
             return
         self._draining = True
         self.config.app.state.lifecycle.drain()  # type: ignore[union-attr]
         self._loop.call_soon_threadsafe(self._loop.call_later, self._drain_grace, self._stop)
+
+    def _give_up_starting(self) -> None:
+        state = self.config.app.state  # type: ignore[union-attr]
+        state.stopping = True
+        if lifecycle := getattr(state, "lifecycle", None):
+            self._loop.call_soon_threadsafe(lifecycle.stop)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self.config.app.state.lifecycle.drain()  # type: ignore[union-attr]
@@ -103,17 +108,9 @@ class Server(uvicorn.Server):
         await self._silence()
         await super().shutdown([])
 
-    def _leave(self) -> None:
-        """Another worker is ready: take no connections before this one is, too."""
-        self._stop_listening()
-        self._close_door()
-
-    async def _join(self) -> None:
-        """Once this worker is ready, it serves beside the others, whether it had left or not."""
+    async def _join(self, balance: ConnectionCounts) -> None:
         await self.config.app.state.lifecycle.started()  # type: ignore[union-attr]
-        self._close_door()
-        if not self._acceptors:
-            self._listen()
+        balance.ready()
 
     def _listen(self) -> None:
         connections = self.server_state.connections.__len__
@@ -123,12 +120,6 @@ class Server(uvicorn.Server):
         for acceptor in self._acceptors:
             acceptor.close()
         self._acceptors.clear()
-
-    def _close_door(self) -> None:
-        if self._door is not None:
-            self._loop.remove_reader(self._door)
-            os.close(self._door)
-            self._door = None
 
     async def _welcome(self, connection: socket.socket) -> None:
         """Speak HTTP with a connection, after TLS where there is a certificate."""
@@ -167,7 +158,7 @@ class Server(uvicorn.Server):
     def _reload(self) -> None:
         if self._certificate is not None:
             self._certificate.renew()
-        self._reloading = asyncio.ensure_future(self.config.app.state.lifecycle.reload())  # type: ignore[union-attr]
+        self.config.app.state.lifecycle.reload()  # type: ignore[union-attr]
 
     def _stop(self) -> None:
         self.should_exit = True

@@ -4,8 +4,8 @@ import logging
 import ssl
 from pathlib import Path
 
-from bundle.text import check_regular
-from service.errors import StartFailed
+from aaserve.bundle.text import check_regular
+from aaserve.service.errors import StartFailed
 
 log = logging.getLogger("aaserve")
 

@@ -7,10 +7,10 @@ from collections.abc import Collection
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from bundle.manifest import NAME
-from service.errors import LoadFailed
-from service.repository.model_settings import SERVING_FILE, read_toml
-from service.settings import Settings, as_written
+from aaserve.bundle.manifest import NAME
+from aaserve.service.errors import LoadFailed
+from aaserve.service.repository.model_settings import SERVING_FILE, read_toml
+from aaserve.service.settings import Settings, as_written
 
 
 class RepositorySettings(BaseModel):

@@ -5,32 +5,33 @@ bundle --ModelRunner: load, warm up--> lanes --DynamicBatcher, Admission--> Pred
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import partial
+from math import prod
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bundle.bundle import Bundle
-from service.engine.admission import Admission
-from service.engine.batch import FewRows
-from service.engine.batcher import DynamicBatcher
-from service.engine.cpu_pool import CpuPool
-from service.engine.inference_threads import InferenceThreads
-from service.engine.predictor import Predictor
-from service.engine.runner import ModelRunner
-from service.engine.session import OnnxSession
-from service.engine.statistics import Statistics
-from service.engine.throughput import Throughput
-from service.errors import ModelHung, ModelLost
-from service.observability.metrics import Metrics
-from service.settings import Settings
+from aaserve.bundle.bundle import Bundle
+from aaserve.bundle.manifest import Manifest
+from aaserve.service.engine.admission import Admission
+from aaserve.service.engine.batcher import DynamicBatcher
+from aaserve.service.engine.cpu_pool import CpuPool
+from aaserve.service.engine.inference_threads import InferenceThreads
+from aaserve.service.engine.predictor import Predictor
+from aaserve.service.engine.queued_request import Outputs
+from aaserve.service.engine.runner import ModelRunner
+from aaserve.service.engine.session import OnnxSession
+from aaserve.service.engine.statistics import Statistics
+from aaserve.service.engine.throughput import Throughput
+from aaserve.service.errors import ModelHung, ModelLost
+from aaserve.service.observability.metrics import Metrics
+from aaserve.service.settings import Settings
 
 if TYPE_CHECKING:
-    from service.observability.tracing import Tracing
+    from aaserve.service.observability.tracing import Tracing
 
 log = logging.getLogger("aaserve")
 
@@ -49,36 +50,48 @@ async def open_predictor(
     def open_session(served: Bundle, threads: int) -> OnnxSession:
         return OnnxSession(served, settings, threads=threads)
 
-    def counted(run: Callable[[NDArray[Any]], NDArray[np.float32]], batch: NDArray[Any]) -> NDArray[np.float32]:
+    def run(batch: NDArray[Any], names: tuple[str, ...], all_cores: bool) -> Outputs:
         batch_size.observe(len(batch))
         started = perf_counter()
-        logits = run(batch)
+        outputs = runner.run(batch, names, all_cores)
         statistics.executed(len(batch), perf_counter() - started)
-        return logits
+        return outputs
 
     batch_size = metrics.batch_size.labels(manifest.name)
     reopened = metrics.model_reopened.labels(manifest.name)
     runner = await asyncio.to_thread(ModelRunner, served, open_session, settings, reopened.inc)
     log.info("%s version %s is loaded and warmed up on %s", manifest.name, manifest.version, runner.provider)
 
+    queue_size = _queue_size(manifest, settings)
     statistics = Statistics()
-    throughput = Throughput()
+    throughput, slow_throughput = Throughput(), Throughput()
+
+    def answered(rows: int, slow: bool) -> None:
+        if slow:
+            slow_throughput.answered(rows, more_wait=admission.slow_rows > rows)
+        else:
+            decoding = not runner.decodes_in_lanes and pool.waiting > 0
+            throughput.answered(rows, more_wait=decoding or batcher.queue_depth > batcher.slow_waiting)
+
     batcher = DynamicBatcher(
-        partial(counted, runner.run),
-        few_rows=FewRows(partial(counted, runner.run_wide), runner.speedup) if runner.speedup > 1 else None,
+        run,
+        few_rows=runner.speedup if runner.speedup > 1 else 0,
         lanes=InferenceThreads(runner.lanes),
         max_batch_size=runner.max_rows,
         max_queue_delay=settings.max_queue_delay_ms / 1000,
-        max_queue_size=settings.max_queue_size,
+        max_queue_size=queue_size,
         recover=runner.recover,
-        on_answered=lambda rows: throughput.answered(rows, more_wait=pool.waiting > 0 or batcher.queue_depth > 0),
+        usage=pool.usage,
+        on_answered=answered,
         tracing=tracing.of_model(manifest) if tracing else None,
     )
     admission = Admission(
-        max_rows=settings.max_queue_size,
+        max_rows=queue_size,
         longest_wait=settings.request_timeout_ms / 1000,
-        computing=lambda: batcher.computing,
+        computing=lambda slow: batcher.computing_slow if slow else batcher.computing - batcher.computing_slow,
+        usage=pool.usage,
         throughput=throughput,
+        slow_throughput=slow_throughput,
     )
 
     async def abandon_when_hung() -> None:
@@ -107,3 +120,12 @@ async def open_predictor(
     finally:
         watching.cancel()
         runner.close()
+
+
+def _queue_size(manifest: Manifest, settings: Settings) -> int:
+    """Rows that may wait: where a GPU computes, they wait decoded, and those of a large input take much memory."""
+    row_bytes = prod(manifest.input.shape) * np.dtype(manifest.input.dtype).itemsize
+    fitting = max(1, settings.max_queue_bytes // row_bytes)
+    if fitting < settings.max_queue_size:
+        log.info("%s: %d rows may wait, as each takes %d bytes (max_queue_bytes)", manifest.name, fitting, row_bytes)
+    return min(fitting, settings.max_queue_size)

@@ -11,11 +11,13 @@ from collections.abc import Callable
 from contextlib import closing, suppress
 from enum import StrEnum
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from bundle.errors import BundleError
-from service.engine.cpu_pool import CpuPool
-from service.errors import (
+from aaserve.bundle.errors import BundleError
+from aaserve.service.engine.client_usage import ClientUsage
+from aaserve.service.engine.cpu_pool import CpuPool
+from aaserve.service.errors import (
     Draining,
     LoadFailed,
     ModelHung,
@@ -25,13 +27,14 @@ from service.errors import (
     StartFailed,
     ThreadEnded,
 )
-from service.observability.metrics import Metrics
-from service.repository.repository import RECOVERING, ModelRepository, open_repository
-from service.repository.served_model import ServedModel
-from service.settings import Settings
+from aaserve.service.observability.metrics import Metrics
+from aaserve.service.repository.repository import RECOVERING, ModelRepository, open_repository
+from aaserve.service.repository.served_model import ServedModel
+from aaserve.service.repository.trials import Trials
+from aaserve.service.settings import Settings
 
 if TYPE_CHECKING:
-    from service.observability.tracing import Tracing
+    from aaserve.service.observability.tracing import Tracing
 
 log = logging.getLogger("aaserve")
 
@@ -51,6 +54,7 @@ class Lifecycle:
 
     Args:
         on_failure: called once if nothing can be served or a model is lost; `failure` then says why.
+        shared: folder of all workers, if there are several.
     """
 
     def __init__(
@@ -60,15 +64,19 @@ class Lifecycle:
         tracing: "Tracing | None" = None,
         *,
         on_failure: Callable[[], None],
+        shared: Path | None = None,
     ) -> None:
         self._settings = settings
         self._metrics = metrics
         self._tracing = tracing
         self._on_failure = on_failure
+        self._trials = Trials(settings.model_load_timeout_ms / 1000, shared)
+        self._reloads: set[asyncio.Task[None]] = set()
         self._repository: ModelRepository | None = None
         self._state = State.STARTING
         self._started = asyncio.Event()
         self._stop = asyncio.Event()
+        self.usage = ClientUsage()
         self.failure: str | None = None
         self.hung = False  # a thread never comes back, and would keep the process from ending
 
@@ -76,13 +84,13 @@ class Lifecycle:
         self._loop = asyncio.get_running_loop()
         self._thread_lost: asyncio.Future[None] = self._loop.create_future()
         self._task = asyncio.create_task(self._live(), name="lifecycle")
+        self._task.add_done_callback(lambda _: self._started.set())  # also if it is cancelled before it has begun
         return self
 
     async def __aexit__(self, *_: object) -> None:
         """Answer what was accepted, then let go of the models."""
-        self.drain()
-        self._stop.set()
-        await self._task
+        self.stop()
+        await asyncio.wait([self._task])  # it raises nothing
         if self._thread_lost.done():
             self._thread_lost.exception()  # seen, also where it came too late to end anything
 
@@ -108,8 +116,22 @@ class Lifecycle:
         if self._state is not State.FAILED:
             self._state = State.DRAINING
 
-    async def reload(self) -> None:
+    def stop(self) -> None:
+        """Have the models let go of, which `__aexit__` waits for; whatever is still being loaded is given up."""
+        self.drain()
+        if not self._started.is_set() and not self._stop.is_set():
+            self._task.cancel()
+        self._stop.set()
+        for reload in self._reloads:
+            reload.cancel()
+
+    def reload(self) -> None:
         """Bring the models in line with the repository on disk, once they are loaded and if they are served at all."""
+        task = asyncio.create_task(self._reload())
+        self._reloads.add(task)
+        task.add_done_callback(self._reloads.discard)
+
+    async def _reload(self) -> None:
         await self.started()  # else a change that came after its model was read would be missed
         if self.state in (State.READY, State.RECOVERING):
             try:
@@ -167,19 +189,20 @@ class Lifecycle:
         if self._repository and (missing := self._repository.required_and_missing):
             log.error("not ready: required_models names models that are not served: %s", ", ".join(sorted(missing)))
 
-    def refusal(self, *, timeout: float, arriving: int) -> ServiceError | None:
+    def refusal(self, *, timeout: float, arriving: int, slow: bool) -> ServiceError | None:
         """Why no model would take a row now; None if one might.
 
         Args:
             timeout: seconds that the request has.
             arriving: rows that were let in and hold no permit yet.
+            slow: whether it is a slow row, as `Admission` has it.
         """
         if closed := self._closed():
             return closed
         refusal = None
         for predictor in self._repository.predictors if self._repository else ():
             if predictor.ready:
-                refusal = predictor.admission.refusal(timeout=timeout, arriving=arriving)
+                refusal = predictor.admission.refusal(timeout=timeout, arriving=arriving, slow=slow)
                 if refusal is None:
                     return None
         return refusal
@@ -199,8 +222,10 @@ class Lifecycle:
     async def _live(self) -> None:
         settings = self._settings
         try:
-            with closing(CpuPool(settings.decode_threads, partial(self.thread_ended, "decode"))) as pool:
-                async with open_repository(settings, pool, self._metrics, self._tracing) as self._repository:
+            with closing(CpuPool(settings.decode_threads, self.usage, partial(self.thread_ended, "decode"))) as pool:
+                async with open_repository(
+                    settings, pool, self._metrics, self._tracing, self._trials
+                ) as self._repository:
                     if self._state is State.STARTING:
                         self._state = State.READY
                         self._warn_of_missing()
@@ -213,6 +238,9 @@ class Lifecycle:
         except (BundleError, LoadFailed, StartFailed, ModelLost) as error:
             self.failure = str(error)
             self.hung = isinstance(error, ModelHung)
+        except asyncio.CancelledError:
+            if not self._stop.is_set():
+                raise
         except Exception:
             log.exception("the service failed")
             self.failure = "the service failed; the traceback is above"

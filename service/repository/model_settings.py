@@ -10,9 +10,9 @@ from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
 
-from bundle.text import NotText, check_regular, read_text
-from service.errors import LoadFailed
-from service.settings import ProviderName, Settings
+from aaserve.bundle.text import NotText, check_regular, read_text
+from aaserve.service.errors import LoadFailed
+from aaserve.service.settings import ProviderName, Settings
 
 SERVING_FILE = "serving.toml"
 Content = TypeVar("Content", bound=BaseModel)

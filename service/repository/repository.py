@@ -1,6 +1,6 @@
 """The models on disk and in memory, and every change from one to the other.
 
-    NAME/VERSION/ --open, verify, warm up, compare--> beside the old one --switch--> the old one stays for rollback
+    NAME/VERSION/ --VersionLoader--> beside the old one --switch--> the old one stays for rollback
 
 A change either happens whole or leaves everything as it was, with the reason beside the version that failed. Where
 nothing was served before, an older version may take the place of one that fails (`broken_version`).
@@ -9,24 +9,25 @@ nothing was served before, an older version may take the place of one that fails
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from bundle.bundle import open_bundle, scan_repository
-from bundle.errors import BundleError
-from service.engine.cpu_pool import CpuPool
-from service.engine.predictor import Predictor
-from service.errors import Conflict, LoadFailed, ModelNotFound, NotReady, ProviderMissing, StartFailed
-from service.observability.metrics import Metrics
-from service.repository.default_model import read_default_model
-from service.repository.factory import open_predictor
-from service.repository.model_settings import SERVING_FILE, read_model_settings, read_serving_file
-from service.repository.rollback import choose, remember
-from service.repository.served_model import LoadedVersion, ServedModel, retire
-from service.settings import Settings
+from aaserve.bundle.bundle import scan_repository
+from aaserve.bundle.errors import BundleError
+from aaserve.service.engine.cpu_pool import CpuPool
+from aaserve.service.engine.predictor import Predictor
+from aaserve.service.errors import Conflict, LoadFailed, ModelNotFound, NotReady, ProviderMissing, StartFailed
+from aaserve.service.observability.metrics import Metrics
+from aaserve.service.repository.default_model import read_default_model
+from aaserve.service.repository.loader import VersionLoader, in_public
+from aaserve.service.repository.model_settings import SERVING_FILE, read_model_settings
+from aaserve.service.repository.rollback import remember
+from aaserve.service.repository.served_model import LoadedVersion, ServedModel, retire
+from aaserve.service.repository.trials import Trials
+from aaserve.service.settings import Settings
 
 if TYPE_CHECKING:
-    from service.observability.tracing import Tracing
+    from aaserve.service.observability.tracing import Tracing
 
 RECOVERING = "recovering: a model stopped working and is being loaded again"
 log = logging.getLogger("aaserve")
@@ -35,11 +36,10 @@ log = logging.getLogger("aaserve")
 class ModelRepository:
     """All models of one process. Changes queue up behind each other; requests never wait for them."""
 
-    def __init__(self, settings: Settings, pool: CpuPool, metrics: Metrics, tracing: "Tracing | None" = None) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics, loader: VersionLoader) -> None:
         self._settings = settings
-        self._pool = pool
         self._metrics = metrics
-        self._tracing = tracing
+        self._loader = loader
         self._models: dict[str, ServedModel] = {}
         self._default: str | None = None
         self._unloaded: set[str] = set()  # by a key for it, until it is loaded
@@ -143,7 +143,7 @@ class ModelRepository:
         except BundleError as error:
             log.error("nothing is reloaded: %s", error)
             for model in self:
-                model.failures[""] = self._in_public(error)
+                model.failures[""] = in_public(self._settings.repository, error)
                 self._metrics.reloads.labels(model.name, "failed").inc()
                 self._report(model)
             return
@@ -241,19 +241,19 @@ class ModelRepository:
         for outcome in ("loaded", "failed"):
             self._metrics.reloads.labels(name, outcome)  # from 0, so that the first one is an increase
         model.failures.clear()
-        opened: list[LoadedVersion] = []
+        before = {*model.serving.values(), *model.standby.values()}
         try:
-            serving, rolled_back = await self._open_versions(model, found.get(name, []), opened, undo=undo)
+            serving, rolled_back = await self._loader.open(model, found.get(name, []), undo=undo)
         except (BundleError, LoadFailed, StartFailed) as error:
-            for loaded in opened:
-                await loaded.lifetime.aclose()
             if not model.failures:
-                model.failures[""] = self._in_public(error)
+                model.failures[""] = in_public(self._settings.repository, error)
             self._metrics.reloads.labels(name, "failed").inc()
             self._report(model)
             if isinstance(error, ProviderMissing):
                 raise
             raise LoadFailed(str(error)) from error
+        for loaded in {*serving.values()} - before:
+            self._keep_watch(loaded.predictor)
         self._unloaded.discard(name)
         if model.holding and serving == model.standby and not undo:
             serving = model.serving  # the disk still has what was rolled back from, and nothing newer
@@ -290,7 +290,7 @@ class ModelRepository:
             )
             obstacle = remember(model, undone=undone)
         except (BundleError, LoadFailed) as error:
-            undone, obstacle = False, self._in_public(error)
+            undone, obstacle = False, in_public(self._settings.repository, error)
         if obstacle and self._settings.workers > 1:
             self._retire(model.switch(model.standby))
             self._report(model)
@@ -305,66 +305,10 @@ class ModelRepository:
         model.rolled_back = None if undone and not obstacle else words
         model.holding = obstacle is not None
 
-    def _in_public(self, error: Exception) -> str:
-        """What is wrong, without where on the disk the repository is."""
-        repository = self._settings.repository
-        return str(error).replace(f"{repository}/", "").replace(f"{repository}:", "the repository:")
-
-    async def _open_versions(
-        self, model: ServedModel, found: list[str] | BundleError, opened: list[LoadedVersion], *, undo: bool
-    ) -> tuple[dict[str, LoadedVersion], str | None]:
-        """What is to be served, and what to say of a rollback that decides on it.
-
-        Versions that had to be opened are noted in `opened` as well.
-        """
-        if isinstance(found, BundleError):
-            raise found
-        own, settings = read_model_settings(model.folder, self._settings)
-        choice = choose(model.folder, own, found, undo=undo)
-        serving: dict[str, LoadedVersion] = {}
-        broken: list[BundleError | StartFailed] = []
-        for version in [*choice.versions, *choice.substitutes]:
-            if version in choice.versions or not serving:
-                try:
-                    serving[version] = await self._unchanged_or_opened(model, version, settings, opened)
-                except (BundleError, StartFailed) as error:
-                    # What is served now is the best substitute, and stays.
-                    if isinstance(error, ProviderMissing) or model.serving or settings.broken_version == "fail":
-                        raise
-                    broken.append(error)
-        raised = None if serving else broken.pop()  # which the caller logs
-        for passed_over in broken:
-            log.error("%s", passed_over)
-        if raised:
-            raise raised
-        return serving, choice.notice
-
-    async def _unchanged_or_opened(
-        self, model: ServedModel, version: str, settings: Settings, opened: list[LoadedVersion]
-    ) -> LoadedVersion:
-        try:
-            bundle = await asyncio.to_thread(open_bundle, model.folder / version)
-            serving_file = read_serving_file(model.folder)
-            for loaded in (model.serving.get(version), model.standby.get(version)):
-                if loaded and (loaded.bundle.manifest, loaded.serving_file) == (bundle.manifest, serving_file):
-                    return loaded
-            lifetime = AsyncExitStack()
-            predictor = await lifetime.enter_async_context(
-                open_predictor(bundle, settings, self._pool, self._metrics, self._tracing)
-            )
-        except (BundleError, StartFailed) as error:
-            model.failures[version] = self._in_public(error)
-            raise
-        except (MemoryError, OSError, RuntimeError) as error:  # no memory, no file or no thread to be had
-            failure = StartFailed(f"{model.folder / version}: cannot be opened: {str(error) or 'out of memory'}")
-            model.failures[version] = self._in_public(failure)
-            raise failure from error
-        loaded = LoadedVersion(bundle, predictor, lifetime, serving_file)
-        opened.append(loaded)
+    def _keep_watch(self, predictor: Predictor) -> None:
         task = asyncio.create_task(self._watch(predictor))
         self._watching.add(task)
         task.add_done_callback(self._watching.discard)
-        return loaded
 
     async def _watch(self, predictor: Predictor) -> None:
         try:
@@ -393,14 +337,15 @@ class ModelRepository:
 
 @asynccontextmanager
 async def open_repository(
-    settings: Settings, pool: CpuPool, metrics: Metrics, tracing: "Tracing | None" = None
+    settings: Settings, pool: CpuPool, metrics: Metrics, tracing: "Tracing | None" = None, trials: Trials | None = None
 ) -> AsyncIterator[ModelRepository]:
     """All models of `settings.repository`; on leaving, what is queued is answered first.
 
     Raises:
         As `ModelRepository.open`.
     """
-    repository = ModelRepository(settings, pool, metrics, tracing)
+    trials = trials or Trials(settings.model_load_timeout_ms / 1000)
+    repository = ModelRepository(settings, metrics, VersionLoader(settings, pool, metrics, tracing, trials))
     try:
         await repository.open()
         yield repository

@@ -11,12 +11,12 @@ from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from bundle.bundle import MANIFEST_FILE, sha256_of
-from bundle.manifest import Sha256, Version
-from bundle.text import NotText, check_regular, read_text
-from service.errors import LoadFailed
-from service.repository.model_settings import SERVING_FILE, ModelSettings, read_serving_file
-from service.repository.served_model import ServedModel
+from aaserve.bundle.bundle import MANIFEST_FILE, sha256_of
+from aaserve.bundle.manifest import Sha256, Version
+from aaserve.bundle.text import NotText, check_regular, read_text
+from aaserve.service.errors import LoadFailed
+from aaserve.service.repository.model_settings import SERVING_FILE, ModelSettings, read_serving_file
+from aaserve.service.repository.served_model import ServedModel
 
 ROLLBACK_FILE = "rollback.json"
 

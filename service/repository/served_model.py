@@ -9,9 +9,9 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bundle.bundle import Bundle
-from service.engine.predictor import Predictor
-from service.errors import ModelNotFound
+from aaserve.bundle.bundle import Bundle
+from aaserve.service.engine.predictor import Predictor
+from aaserve.service.errors import ModelNotFound
 
 log = logging.getLogger("aaserve")
 

@@ -1,12 +1,16 @@
-"""Logits --> ranked labels."""
+"""What the outputs of a classification network mean: logits --> ranked labels."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 from typing_extensions import TypedDict
+
+from aaserve.bundle.manifest import Manifest
+
+SCORES = "scores"
 
 
 class ClassScore(TypedDict):
@@ -27,9 +31,15 @@ def softmax(logits: NDArray[Any]) -> NDArray[np.float64]:
     return scores
 
 
-def rank(logits: NDArray[Any], labels: Sequence[str], top_k: int) -> list[ClassScore]:
-    """Return the `top_k` classes of one row of logits (num_classes,), best first; scores are softmax probabilities."""
-    scores = softmax(logits)
+def with_scores(outputs: Mapping[str, NDArray[Any]], manifest: Manifest) -> dict[str, NDArray[Any]]:
+    """The model's outputs, and beside them SCORES, the softmax probabilities (N, num_classes)."""
+    return {SCORES: softmax(outputs[manifest.outputs[0].name]), **outputs}
+
+
+def rank(row: Mapping[str, NDArray[Any]], manifest: Manifest, top_k: int) -> list[ClassScore]:
+    """Return the `top_k` classes of one row of the model's outputs, best first; scores are softmax probabilities."""
+    labels = manifest.labels
+    scores = softmax(row[manifest.outputs[0].name])
     best = (-scores).argsort(kind="stable")[:top_k]
     return [
         {"label": labels[index], "class_index": index, "score": score}

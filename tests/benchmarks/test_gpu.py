@@ -4,12 +4,9 @@ Nothing here says that CUDA works: docs/gpu.md tells what has run on a card, and
 """
 
 import json
-import shutil
-import struct
 import subprocess
 import sys
 import time
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +14,14 @@ import numpy as np
 import onnx
 import pytest
 
-from benchmarks.gpu import cubins, install, wheels
+from aaserve.models import create_model
+from aaserve.service.engine.session import left_to_the_cpu
 from benchmarks.gpu.__main__ import STEPS
 from benchmarks.gpu.attention import graph, operands
 from benchmarks.gpu.limit import work_of
 from benchmarks.gpu.plan import FULL
 from benchmarks.gpu.results import Results
 from benchmarks.gpu.sessions import Bound, open_session, placement
-from models import create_model
-from service.engine.session import left_to_the_cpu
 from tests.helpers import ROOT
 
 
@@ -150,84 +146,6 @@ def test_the_layers_of_the_full_plan_are_those_of_its_networks() -> None:
 
     shapes = {shape for name in ("aa_resnet50", "aa_wide_resnet28_10") for shape in attention_shapes(name)}
     assert set(FULL.attention) == shapes - {(8, 196, 48, 1)}  # the one with the shallowest values is left out
-
-
-def wheel(folder: Path, name: str) -> None:
-    """A package of one line, as pip wants it."""
-    info = f"{name}-1.dist-info"
-    with zipfile.ZipFile(folder / f"{name}-1-py3-none-any.whl", "w") as file:
-        file.writestr(f"{name}.py", "VALUE = 42\n")
-        file.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n")
-        file.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-        file.writestr(f"{info}/RECORD", "")
-
-
-def test_wheels_go_into_archives_and_come_out_whole(tmp_path: Path) -> None:
-    for folder in ("wheels", "there"):
-        (tmp_path / folder).mkdir()
-    for name in ("aaserve_one", "aaserve_two", "onnxruntime_gpu"):
-        wheel(tmp_path / "wheels", name)
-    files = wheels.pack(tmp_path / "wheels", tmp_path / "parts", part_bytes=128)
-    assert len(files) > 3
-    assert max(path.stat().st_size for path in files[2:]) <= 128
-    for path in files:
-        shutil.copy(path, tmp_path / "there")
-    found = [path for name in (wheels.PYTHON, wheels.ONNXRUNTIME) for path in install.unpack(tmp_path / "there" / name)]
-    assert [path.name.partition("-")[0] for path in found] == ["aaserve_one", "aaserve_two", "onnxruntime_gpu"]
-    options = ("install", "--quiet", "--no-index", "--no-deps", "--target", str(tmp_path / "site"))
-    subprocess.run([sys.executable, "-m", "pip", *options, *map(str, found)], check=True)
-    for name in ("aaserve_two", "onnxruntime_gpu"):
-        assert (tmp_path / "site" / f"{name}.py").read_text() == "VALUE = 42\n"
-
-
-def fat_binary(*architectures: int) -> bytes:
-    """As nvcc writes it, with code of 0xAA."""
-    code = b"\xaa" * 24
-    entries = b"".join(
-        struct.pack("<HHIQIIHHI", 2, 0x101, 64, len(code), 0, 0, 0, 0, of).ljust(64, b"\0") + code
-        for of in architectures
-    )
-    return struct.pack("<IHHQ", 0xBA55ED50, 1, 16, len(entries)) + entries
-
-
-def test_code_of_other_cards_is_blanked_and_nothing_else() -> None:
-    chance = struct.pack("<I", 0xBA55ED50) + b"no fat binary "
-    library = bytearray(b"start" + fat_binary(80, 90, 120) + chance + fat_binary(120) + b"end")
-    whole = bytes(library)
-    assert cubins.blank(library, 90) == 2 * 24
-    assert library.count(0xAA) == 24 + 24  # this card's, and that of which there is nothing for this card
-    changed = [old for old, new in zip(whole, library, strict=True) if old != new]
-    assert set(changed) == {0xAA}
-    with pytest.raises(ValueError, match="expected code for sm_75, found none"):
-        cubins.blank(library, 75)
-
-
-def test_every_wheel_is_pinned_and_what_the_service_imports_is_among_them() -> None:
-    names = {pin.partition("==")[0].lower().replace("_", "-") for pin in wheels.pinned()}
-    assert {"fastapi", "opentelemetry-api", "onnxruntime-gpu", "starlette", "uvicorn"} <= names
-
-
-def test_the_calls_carry_every_file_once_and_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wheels, "ROOT", tmp_path)
-    files = []
-    for name, mib in (("python.tar", 18), ("list.json", 0), ("part-001", 12), ("part-002", 12), ("part-003", 12)):
-        files.append(tmp_path / name)
-        with files[-1].open("wb") as file:
-            file.truncate(mib * wheels.MIB)
-    found = wheels.calls(files)
-    assert [names for names, _ in found] == [["python.tar", "list.json", "part-001", "part-002"], ["part-003"], []]
-    assert all(len(command) <= 2000 and len(names) <= 8 for names, command in found)
-    assert "install /tmp/aaserve python.tar" in found[0][1]
-    assert "install /tmp/aaserve onnxruntime.tar.xz" in found[1][1]
-    assert all(f"cp {' '.join(names)}" in command for names, command in found if names)
-    assert wheels.CALL_MIB * wheels.MIB + tracked_bytes() < 64 * wheels.MIB
-
-
-def tracked_bytes() -> int:
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
-    if listed.returncode:
-        pytest.skip("no git here to tell what travels")
-    return sum((ROOT / name).stat().st_size for name in listed.stdout.split("\0") if name and (ROOT / name).exists())
 
 
 def test_the_made_up_graphs_are_valid() -> None:

@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
+from aaserve.bundle.bundle import open_bundle
+from aaserve.bundle.manifest import Manifest
+from aaserve.bundle.preprocessing import normalise
+from aaserve.export.presets import PRESETS
 from benchmarks.peers import __main__ as driver
 from benchmarks.peers import check
 from benchmarks.peers.catalogue import PEERS, Peer, StartFailed
 from benchmarks.peers.check import SHIPPED, expected_top_1
 from benchmarks.peers.servers.reading import READERS
 from benchmarks.peers.turn import Server
-from bundle.bundle import open_bundle
-from bundle.manifest import Manifest
-from bundle.preprocessing import normalise
-from export.presets import PRESETS
 from tests.helpers import ROOT
 
 CAT = ROOT / "examples" / "cat.jpg"

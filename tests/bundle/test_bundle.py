@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from bundle.bundle import open_bundle, scan_repository, sha256_of, write_bundle
-from bundle.errors import BundleError
-from bundle.manifest import Manifest
+from aaserve.bundle.bundle import open_bundle, scan_repository, sha256_of, write_bundle
+from aaserve.bundle.errors import BundleError
+from aaserve.bundle.manifest import Manifest
 from tests.helpers import REPOSITORY
 
 FILES = {"model.onnx": b"\x08\x0a", "references.json": b"[]"}
@@ -77,6 +77,48 @@ def test_a_manifest_of_another_model_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="expected"):
         write_bundle(tmp_path, manifest(), FILES | {"model.onnx": b"another"})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bundle_from_before_tasks_is_of_classification_with_its_one_output(tmp_path: Path) -> None:
+    shipped = json.loads((REPOSITORY / "aa-cifar100" / "1" / "manifest.json").read_text())
+    assert shipped.keys() & {"task", "output", "outputs"} == {"output"}
+    opened = manifest()
+    assert (opened.task, [output.name for output in opened.outputs]) == ("classification", ["logits"])
+    written = json.loads((write_bundle(tmp_path, opened, FILES) / "manifest.json").read_text())
+    assert (written["task"], written["outputs"]) == ("classification", [shipped["output"]])
+
+
+def test_every_output_of_the_graph_is_named_in_its_order() -> None:
+    names = [output.name for output in manifest().all_outputs]
+    assert names == ["logits", *(f"attention.layer3.{block}.conv1" for block in range(3))]
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"task": "segmentation"}, "expected the task classification, found 'segmentation'"),
+        (
+            {"output": {"name": "logits", "dtype": "float32", "shape": [7]}},
+            "expected 7 labels, one for each class, found 100",
+        ),
+        (
+            {"output": {"name": "logits", "dtype": "int64", "shape": [100]}},
+            r"expected one output, float32 \(number of classes,\)",
+        ),
+        ({"output": {"name": "logits", "dtype": "float32", "shape": [100, 1]}}, "expected one output, float32"),
+        ({"output": []}, r"expected one output, float32 \(number of classes,\), found \[\]"),
+    ],
+    ids=["unknown task", "labels of another number", "numbers that are no logits", "two dimensions", "no output"],
+)
+def test_a_task_that_is_unknown_or_lacks_its_outputs_is_one_clear_line(
+    tmp_path: Path, change: dict[str, object], problem: str
+) -> None:
+    path = write_bundle(tmp_path, manifest(), FILES) / "manifest.json"
+    shipped = json.loads((REPOSITORY / "aa-cifar100" / "1" / "manifest.json").read_text())
+    path.write_text(json.dumps(shipped | change))
+    with pytest.raises(BundleError, match=problem) as caught:
+        open_bundle(path.parent)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "references.json", "manifest.json"])

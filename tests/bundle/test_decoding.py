@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bundle.decoding import decode, sniff_format
-from bundle.errors import ImageTooLarge, InvalidImage, UnsupportedImage
+from aaserve.bundle.decoding import decode, sniff_format
+from aaserve.bundle.errors import ImageTooLarge, InvalidImage, UnsupportedImage
 from tests.helpers import ROOT, encode, noise
 
 RAMP = np.arange(0, 65536, 256, dtype=np.uint16).reshape(16, 16)  # 16-bit grey whose high bytes are 0..255

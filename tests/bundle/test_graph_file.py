@@ -7,10 +7,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from bundle.bundle import MANIFEST_FILE, open_bundle, sha256_of, write_bundle
-from bundle.errors import BundleError
-from bundle.graph_file import check_graph
-from bundle.manifest import Manifest
+from aaserve.bundle.bundle import MANIFEST_FILE, open_bundle, sha256_of, write_bundle
+from aaserve.bundle.errors import BundleError
+from aaserve.bundle.graph_file import check_graph
+from aaserve.bundle.manifest import Manifest
 from tests.helpers import REPOSITORY
 
 FOLDER = REPOSITORY / "aa-cifar100" / "1"

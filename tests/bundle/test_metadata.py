@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bundle.containers.stored import MAX_PARTS
-from bundle.decoding import decode
-from bundle.errors import InvalidImage
+from aaserve.bundle.containers.jpeg import MAX_TABLE_BYTES
+from aaserve.bundle.containers.stored import MAX_PARTS
+from aaserve.bundle.decoding import decode
+from aaserve.bundle.errors import InvalidImage
 from tests.encoders import (
     bmp,
     gif,
@@ -97,6 +98,13 @@ def test_a_jpeg_has_a_bounded_number_of_segments() -> None:
     np.testing.assert_array_equal(decoded(within), decoded(JPEG))
     with pytest.raises(InvalidImage, match=f"more than {MAX_PARTS} segments"):
         decoded(with_segment(JPEG, b"\xff\xe0\0\2" * MAX_PARTS))
+
+
+def test_tables_of_a_jpeg_are_bounded() -> None:
+    table = JPEG[JPEG.index(b"\xff\xdb") :][:69]  # its length is 67: one table of 64 values
+    np.testing.assert_array_equal(decoded(with_segment(JPEG, table * 900)), decoded(JPEG))
+    with pytest.raises(InvalidImage, match=f"more than {MAX_TABLE_BYTES} bytes of tables"):
+        decoded(with_segment(JPEG, table * 1000))
 
 
 COLOURS = [(250, 0, 0), (0, 250, 0), (0, 0, 250)]

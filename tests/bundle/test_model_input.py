@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from bundle.bundle import open_bundle
-from bundle.model_input import pixels_input, shown_pixels
+from aaserve.bundle.bundle import open_bundle
+from aaserve.bundle.model_input import pixels_input, shown_pixels
 from tests.helpers import REPOSITORY
 
 

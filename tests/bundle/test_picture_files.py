@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bundle.picture_files import find_pictures, told
+from aaserve.bundle.picture_files import find_pictures, told
 from tests.helpers import encode, noise
 
 PNG = encode(noise(8, 8), "PNG")

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
-from bundle.preprocessing import Preprocessing, normalise, preprocess
+from aaserve.bundle.preprocessing import Preprocessing, normalise, preprocess
 from tests.helpers import encode, noise, photograph
 
 SPEC = {

@@ -1,7 +1,7 @@
 """The probe is the same everywhere, or no stored answer to it means anything."""
 
-from bundle.bundle import sha256_of
-from bundle.probe import probe_pixels
+from aaserve.bundle.bundle import sha256_of
+from aaserve.bundle.probe import probe_pixels
 
 
 def test_the_probe_never_changes() -> None:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bundle.decoding import decode
-from bundle.errors import InvalidImage
+from aaserve.bundle.decoding import decode
+from aaserve.bundle.errors import InvalidImage
 from tests.encoders import (
     LONG,
     LONG8,
@@ -224,6 +224,9 @@ NO_COLOUR = {
     "4 bits, colour type 2": png(samples(8, 3), 8, 2).replace(b"\x08\x02\0\0\0", b"\x04\x02\0\0\0"),
     "BMP images of 8 bits with compression 4": bmp(b"", (4, 4), 8, compression=4),
     "BMP images of 2 bits": bmp([b"\0"], (4, 1), 2),
+    "a BMP image of -40000x4 pixels": bmp([b"\0"], (-40000, 4), 24),
+    "a BMP image of -40000x-40000 pixels": bmp([b"\0"], (-40000, -40000), 24),
+    "a BMP image of 0x4 pixels": bmp([b"\0"], (0, 4), 8, compression=1),
 }
 
 

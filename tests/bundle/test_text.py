@@ -8,40 +8,30 @@ from pathlib import Path
 
 import pytest
 
-from bundle.bundle import open_bundle
-from bundle.references import read_references
-from bundle.text import NotText, decode_text, is_one_line
-from export.command import _measurement
-from export.errors import ExportError
-from export.labels import read_labels
-from export.presets import read_preprocessing
-from service.errors import StartFailed
-from service.http.keys import Keys
-from service.process.tls import Certificate
-from service.repository.model_settings import read_model_settings
-from service.settings import Settings
+from aaserve.bundle.bundle import open_bundle
+from aaserve.bundle.references import read_references
+from aaserve.bundle.text import NotText, decode_text, is_one_line
+from aaserve.export.command import _measurement
+from aaserve.export.errors import ExportError
+from aaserve.export.labels import read_labels
+from aaserve.export.presets import read_preprocessing
+from aaserve.service.errors import StartFailed
+from aaserve.service.http.keys import Keys
+from aaserve.service.process.tls import Certificate
+from aaserve.service.repository.model_settings import read_model_settings
+from aaserve.service.settings import Settings
+from aaserve.training.recipe import read_recipe
 from tests.helpers import REPOSITORY, ROOT
-from training.parts import join
-from training.recipe import read_recipe
 
 SHIPPED = REPOSITORY / "aa-cifar100" / "1"
 RECIPE = (ROOT / "training" / "recipes" / "aa_cifar100.toml").read_text()
 ACCURACY = {"dataset": "x", "images": 1, "top_1": 1, "top_5": 1, "measured": "x"}
-PARTS = json.dumps({"a.part-001": "ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb"})
 
 
 def manifest_in(folder: Path) -> object:
     bundle = Path(shutil.copytree(SHIPPED, folder / "aa-cifar100" / "1"))
     shutil.copy(folder / "file.txt", bundle / "manifest.json")
     return open_bundle(bundle).manifest
-
-
-def joined(folder: Path) -> bytes:
-    (folder / "a.part-001").write_bytes(b"a")
-    (folder / "a").unlink(missing_ok=True)
-    shutil.copy(folder / "file.txt", folder / "a.parts.json")
-    join(folder / "a")
-    return (folder / "a").read_bytes()
 
 
 def serving(folder: Path) -> object:
@@ -65,7 +55,6 @@ READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "references": ((SHIPPED / "references.json").read_text(), lambda folder: read_references(folder / "file.txt")),
     "serving.toml": ("# für alle\nmax_batch_size = 3\n", serving),
     "keys": (f"# für alle\ninfer {'0' * 64}\n", lambda folder: bool(Keys(folder / "file.txt"))),
-    "parts of a checkpoint": (PARTS, joined),
 }
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from service.settings import Settings
+from aaserve.service.settings import Settings
 from tests.clients.environments import environment
 from tests.deploy.queries import DEPLOY
 from tests.helpers import ROOT
@@ -44,7 +44,9 @@ def test_every_container_is_pinned_limited_and_may_not_write_or_rise(name: str) 
 
 def test_every_container_has_a_health_check_without_a_shell() -> None:
     dockerfile = (ROOT / "Dockerfile").read_text()
-    assert re.search(r'^HEALTHCHECK .*CMD \["python", "-m", "service\.healthcheck"\]$', dockerfile, re.MULTILINE)
+    assert re.search(
+        r'^HEALTHCHECK .*CMD \["python", "-m", "aaserve\.service\.healthcheck"\]$', dockerfile, re.MULTILINE
+    )
     for name in ("prometheus", "grafana"):
         assert SERVICES[name]["healthcheck"]["test"][0] == "CMD"
 

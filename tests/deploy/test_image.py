@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from service.settings import Settings
-from service.version import VERSION
+from aaserve.service.settings import Settings
+from aaserve.service.version import VERSION
 from tests.clients.environments import environment
 from tests.helpers import ROOT, RunningService, running_service
 
@@ -22,7 +22,7 @@ DOCKERFILE = (ROOT / "Dockerfile").read_text()
 
 def healthcheck(port: int, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "service.healthcheck"],
+        [sys.executable, "-m", "aaserve.service.healthcheck"],
         cwd=ROOT,
         env={**os.environ, "AASERVE_HOST": "0.0.0.0", "AASERVE_PORT": str(port), **environment},
         capture_output=True,
@@ -102,7 +102,7 @@ def test_the_user_is_a_number_and_not_root() -> None:
 def test_the_version_stands_in_one_place() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert "version" in project["project"]["dynamic"]
-    assert project["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "service.version.VERSION"}
+    assert project["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "aaserve.service.version.VERSION"}
     assert VERSION not in DOCKERFILE
     newest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert newest[1] == VERSION

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import yaml
 
+from aaserve.service.http.app import create_app
+from aaserve.service.settings import Settings
 from deploy.kubernetes.prometheus_rule import OUTPUT, prometheus_rule
-from service.http.app import create_app
-from service.settings import Settings
 from tests.clients.environments import environment
 from tests.deploy.queries import DASHBOARD, DEPLOY, RULES
 from tests.deploy.test_rules_and_dashboard import names_of_the_service

@@ -15,9 +15,9 @@ import httpx
 import pytest
 import yaml
 
+from aaserve.service.settings import Settings
 from benchmarks.ray_cluster import Cluster
 from benchmarks.ray_serve import MODES, RAYSERVICE, configuration
-from service.settings import Settings
 from tests.helpers import EXAMPLES, ROOT, RunningService
 
 SERVE = yaml.safe_load(RAYSERVICE["serveConfigV2"])

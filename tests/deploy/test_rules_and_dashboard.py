@@ -8,9 +8,9 @@ import subprocess
 import pytest
 import yaml
 
-from service.observability.gpu_metrics import GpuMetrics
-from service.observability.metrics import Metrics
-from service.observability.process_metrics import watch_process
+from aaserve.service.observability.gpu_metrics import GpuMetrics
+from aaserve.service.observability.metrics import Metrics
+from aaserve.service.observability.process_metrics import watch_process
 from tests.deploy.queries import DASHBOARD, DEPLOY, RULE_TESTS, RULES, dashboard_queries, recorded, rule_queries, rules
 from tests.helpers import ROOT
 

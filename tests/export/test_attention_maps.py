@@ -11,19 +11,19 @@ import torch
 from onnx import helper
 from safetensors.torch import save_file
 
-from bundle.bundle import MODEL_FILE, REFERENCES_FILE, Bundle, open_bundle, sha256_of, write_bundle
-from bundle.manifest import AttentionMap, Manifest
-from bundle.preprocessing import Preprocessing, normalise
-from export import inspect, verify
-from export.attention_outputs import output_name
-from export.command import main
-from export.convert import convert
-from export.errors import ExportError
-from export.graph import Graph
-from export.normalisation import PixelInput
-from export.parity import check_parity
-from models import create_model
-from models.attention_maps import attention_layers, attention_maps
+from aaserve.bundle.bundle import MODEL_FILE, REFERENCES_FILE, Bundle, open_bundle, sha256_of, write_bundle
+from aaserve.bundle.manifest import AttentionMap, Manifest
+from aaserve.bundle.preprocessing import Preprocessing, normalise
+from aaserve.export import inspect, verify
+from aaserve.export.attention_outputs import output_name
+from aaserve.export.command import main
+from aaserve.export.convert import convert
+from aaserve.export.errors import ExportError
+from aaserve.export.graph import Graph
+from aaserve.export.normalisation import PixelInput
+from aaserve.export.parity import check_parity
+from aaserve.models import create_model
+from aaserve.models.attention_maps import attention_layers, attention_maps
 from tests.export.test_networks import shallow
 from tests.helpers import EXAMPLES, REPOSITORY
 from tests.looking_bundle import COLUMNS, GRID, LAYER, RED, RIGHT, ROWS, write_looking_bundle

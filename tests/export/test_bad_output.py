@@ -11,9 +11,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from bundle.bundle import open_bundle
-from export.command import main
-from models import create_model
+from aaserve.bundle.bundle import open_bundle
+from aaserve.export.command import main
+from aaserve.models import create_model
 from tests.helpers import ROOT
 
 

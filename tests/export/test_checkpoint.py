@@ -16,12 +16,12 @@ import torch
 from safetensors.torch import save, save_file
 from torch import Tensor, nn
 
-from export.checkpoint import METADATA_KEY, read_checkpoint
-from export.errors import ExportError
-from export.labels import check_labels
-from export.recorded import read_recorded
-from export.weights import head_classes, load_weights, name_weights
-from models import create_model
+from aaserve.export.checkpoint import METADATA_KEY, read_checkpoint
+from aaserve.export.errors import ExportError
+from aaserve.export.labels import check_labels
+from aaserve.export.recorded import read_recorded
+from aaserve.export.weights import head_classes, load_weights, name_weights
+from aaserve.models import create_model
 from tests.helpers import encode, noise
 
 
@@ -260,6 +260,10 @@ HOSTILE_METADATA = {
     "recipe": ({"recipe": [1]}, "another recipe: "),
     "network": ({"recipe": {"network": 5}}, "another recipe.network: "),
     "architecture": ({"recipe": {"network": {"architecture": ["a"]}}}, "another recipe.network.architecture: "),
+    "long architecture": (
+        {"recipe": {"network": {"architecture": "a" * 10**6}}},
+        "another recipe.network.architecture: ",
+    ),
     "options": ({"recipe": {"network": {"architecture": "a", "options": "b"}}}, "another recipe.network.options: "),
     "preprocessing": ({"recipe": {"preprocessing": "imagenet"}}, "another recipe.preprocessing: "),
     "labels": ({"labels": 7}, "another labels: "),
@@ -283,7 +287,9 @@ def test_metadata_that_training_does_not_write_is_refused_in_one_line(
 
 
 @pytest.mark.parametrize(
-    "text", ["5", "[]", "{", "[" * 100_000, '{"a": ' + "1" * 5000 + "}"], ids=lambda text: text[:8]
+    "text",
+    ["5", "[]", "{", "[" * 100_000, '{"a": ' + "1" * 5000 + "}", '{"a": NaN}', '{"b": -Infinity}', '{"c": 1e999}'],
+    ids=lambda text: text[:8],
 )
 def test_metadata_that_is_no_json_object_is_refused(text: str, tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"

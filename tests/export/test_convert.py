@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from export.convert import convert
-from models import create_model
-from models.attention import AttentionAugmentedConv2d
+from aaserve.export.convert import convert
+from aaserve.models import create_model
+from aaserve.models.attention import AttentionAugmentedConv2d
 
 
 def unlike_fresh(network: nn.Module) -> nn.Module:

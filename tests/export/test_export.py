@@ -14,11 +14,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from bundle.bundle import open_bundle
-from bundle.preprocessing import preprocess, read_pixels
-from export import inspect, verify
-from export.command import main
-from models import create_model
+from aaserve.bundle.bundle import open_bundle
+from aaserve.bundle.preprocessing import preprocess, read_pixels
+from aaserve.export import inspect, verify
+from aaserve.export.command import main
+from aaserve.models import create_model
 from tests.helpers import EXAMPLES, ROOT
 
 Export = Callable[..., "Finished"]

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from bundle.preprocessing import Preprocessing
-from export.convert import convert
-from export.normalisation import PixelInput
-from export.parity import check_parity
-from models import create_model, list_models
+from aaserve.bundle.preprocessing import Preprocessing
+from aaserve.export.convert import convert
+from aaserve.export.normalisation import PixelInput
+from aaserve.export.parity import check_parity
+from aaserve.models import create_model, list_models
 
 NETWORKS = [(name, {}) for name in list_models()]
 NETWORKS += [("aa_wide_resnet10_1", {"position": position}) for position in ("none", "sinusoidal", "coordconv")]

@@ -9,16 +9,16 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-import export.exporter
-from bundle.bundle import open_bundle
-from bundle.preprocessing import Preprocessing
-from bundle.probe import probe_tolerance
-from export.convert import convert
-from export.errors import ExportError
-from export.normalisation import PixelInput
-from export.parity import COARSEST, TOLERANCES, check_parity
-from export.request import Request
-from models import create_model
+import aaserve.export.exporter
+from aaserve.bundle.bundle import open_bundle
+from aaserve.bundle.preprocessing import Preprocessing
+from aaserve.bundle.probe import probe_tolerance
+from aaserve.export.convert import convert
+from aaserve.export.errors import ExportError
+from aaserve.export.normalisation import PixelInput
+from aaserve.export.parity import COARSEST, TOLERANCES, check_parity
+from aaserve.export.request import Request
+from aaserve.models import create_model
 from tests.helpers import REPOSITORY
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), dtype=np.uint8)
@@ -118,7 +118,7 @@ def test_the_probe_is_as_exact_as_the_parity_check_was() -> None:
 
 def test_a_failed_parity_check_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_file(network().state_dict(), tmp_path / "weights.safetensors")
-    monkeypatch.setattr(export.exporter, "convert", lambda *_, **__: pixel_graph(network(seed=1)))
+    monkeypatch.setattr(aaserve.export.exporter, "convert", lambda *_, **__: pixel_graph(network(seed=1)))
     request = Request(
         checkpoint=tmp_path / "weights.safetensors",
         name="wrong",
@@ -130,5 +130,5 @@ def test_a_failed_parity_check_writes_nothing(tmp_path: Path, monkeypatch: pytes
         preprocessing=PREPROCESSING,
     )
     with pytest.raises(ExportError, match="parity"):
-        export.exporter.export(request)
+        aaserve.export.exporter.export(request)
     assert not (tmp_path / "repository").exists()

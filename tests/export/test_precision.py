@@ -12,20 +12,20 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
-from bundle.bundle import Bundle, open_bundle, sha256_of, write_bundle
-from bundle.model_input import read_input
-from export import inspect, verify
-from export.command import main
-from export.convert import convert
-from export.errors import ExportError
-from export.fp16 import check_range, to_fp16
-from export.judgement import judge
-from export.presets import read_preprocessing
-from export.samples import CALIBRATION_PICTURES, Sample, find_samples, split_samples
-from export.speed import measure_speed
-from models import create_model
-from service.engine.session import OnnxSession
-from service.settings import Settings
+from aaserve.bundle.bundle import Bundle, open_bundle, sha256_of, write_bundle
+from aaserve.bundle.model_input import read_input
+from aaserve.export import inspect, verify
+from aaserve.export.command import main
+from aaserve.export.convert import convert
+from aaserve.export.errors import ExportError
+from aaserve.export.fp16 import check_range, to_fp16
+from aaserve.export.judgement import judge
+from aaserve.export.presets import read_preprocessing
+from aaserve.export.samples import CALIBRATION_PICTURES, Sample, find_samples, split_samples
+from aaserve.export.speed import measure_speed
+from aaserve.models import create_model
+from aaserve.service.engine.session import OnnxSession
+from aaserve.service.settings import Settings
 from tests.helpers import EXAMPLES
 
 LABELS = ("ant", "bee", "cat")
@@ -35,8 +35,8 @@ SIZE = 16
 @pytest.fixture(autouse=True)
 def speed_in_one_round(monkeypatch: pytest.MonkeyPatch) -> None:
     """The speed is reported and never judged, so it may be inexact here."""
-    monkeypatch.setattr("export.speed.ROUNDS", 1)
-    monkeypatch.setattr("export.speed.PAUSE", 0)
+    monkeypatch.setattr("aaserve.export.speed.ROUNDS", 1)
+    monkeypatch.setattr("aaserve.export.speed.PAUSE", 0)
 
 
 @pytest.fixture(scope="module")
@@ -100,12 +100,12 @@ def test_fp16_and_int8_bundles_can_be_served_and_verified_and_record_their_loss(
     assert manifest.lowered.judged == (15 if precision == "int8" else 30)
     assert manifest.lowered.calibrated == (15 if precision == "int8" else None)
     assert manifest.lowered.top_1 >= manifest.lowered.top_1_fp32 - 0.01
-    assert (manifest.input.dtype, manifest.output.dtype) == (form, "float32")
+    assert (manifest.input.dtype, manifest.outputs[0].dtype) == (form, "float32")
 
     session = OnnxSession(opened, Settings(provider="cpu", intra_op_num_threads=1))
     session.warm_up()
     picture = (trained / "pictures" / "cat" / "2.png").read_bytes()
-    logits = session.run(read_input(picture, manifest, max_pixels=10**6)[None])
+    logits = session.run(read_input(picture, manifest, max_pixels=10**6)[None])["logits"]
     assert LABELS[logits.argmax()] == "cat"
     if form == "uint8":
         maps = session.attention(read_input(picture, manifest, max_pixels=10**6), manifest.attention)
@@ -203,7 +203,7 @@ def test_losing_more_top_1_than_allowed_writes_nothing(
         weight.CopyFrom(onnx.numpy_helper.from_array(-onnx.numpy_helper.to_array(weight), weight.name))
         return parsed.SerializeToString(), {"Conv": 1}
 
-    monkeypatch.setattr("export.precision.quantise", upside_down)
+    monkeypatch.setattr("aaserve.export.precision.quantise", upside_down)
     for folder in (trained / "pictures", flat(trained, tmp_path / "flat")):
         assert export(trained, tmp_path / "repository", "--precision", "int8", "--calibration", str(folder)) == 1
         error = capsys.readouterr().err.splitlines()[-1]
@@ -324,6 +324,6 @@ def test_json_prints_one_document_on_success_and_on_failure(
 def test_the_times_and_their_ratio_say_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rounds of a busy machine, in which most ratios are below 1 while the median times are not."""
     seconds = {"fp32": [0.010, 0.020, 0.030], "lowered": [0.012, 0.019, 0.036]}
-    monkeypatch.setattr("export.speed.take_turns", lambda *_: seconds)
+    monkeypatch.setattr("aaserve.export.speed.take_turns", lambda *_: seconds)
     speed = measure_speed(None, None, np.zeros((1, 8, 8, 3), np.uint8), 1)
     assert (speed.fp32_ms, speed.lowered_ms, speed.times_faster) == (20, 19, 1.05)

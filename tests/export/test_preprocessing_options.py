@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from bundle.preprocessing import Preprocessing
-from export.command import _parser
-from export.errors import ExportError
-from export.presets import choose_preprocessing, read_preprocessing
+from aaserve.bundle.preprocessing import Preprocessing
+from aaserve.export.command import _parser
+from aaserve.export.errors import ExportError
+from aaserve.export.presets import choose_preprocessing, read_preprocessing
 from tests.helpers import ROOT
 
 RECIPE = ROOT / "training" / "recipes" / "aa_cifar100.toml"

@@ -9,9 +9,9 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from bundle.bundle import open_bundle, sha256_of, write_bundle
-from export import inspect, verify
-from export.command import main
+from aaserve.bundle.bundle import open_bundle, sha256_of, write_bundle
+from aaserve.export import inspect, verify
+from aaserve.export.command import main
 from tests.helpers import EXAMPLES, REPOSITORY, ROOT, running_service
 from tests.helpers import SHIPPED as MODEL_REPOSITORY
 
@@ -49,7 +49,9 @@ def test_the_shipped_network_has_attention_and_a_measured_accuracy() -> None:
 
 
 def test_the_shipped_bundle_verifies_without_torch() -> None:
-    script = "import sys; sys.modules['torch'] = None; from export.verify import main; sys.exit(main(sys.argv[1:]))"
+    script = (
+        "import sys; sys.modules['torch'] = None; from aaserve.export.verify import main; sys.exit(main(sys.argv[1:]))"
+    )
     command = [sys.executable, "-c", script, "model_repository/aa-cifar100/1"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -14,10 +14,10 @@ from onnx import numpy_helper
 from safetensors.torch import save_file
 from torch import nn
 
-from bundle.bundle import open_bundle
-from export import inspect, verify
-from export.command import main
-from models import create_model
+from aaserve.bundle.bundle import open_bundle
+from aaserve.export import inspect, verify
+from aaserve.export.command import main
+from aaserve.models import create_model
 from tests.helpers import EXAMPLES
 
 SIZE, LABELS = 16, ("ant", "bee", "cat")

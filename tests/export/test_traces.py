@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from export.convert import convert
-from models import create_model
+from aaserve.export.convert import convert
+from aaserve.models import create_model
 from tests.traces import Traces
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from service.process.connection import MAX_CHUNKS, MAX_HEAD_BYTES, MAX_HEADERS, PROBES
+from aaserve.service.process.connection import MAX_CHUNKS, MAX_HEAD_BYTES, MAX_HEADERS, PROBES
 from tests.helpers import EXAMPLES, ROOT, RunningService, running_service, wait_until
 from tests.hostile.wire import Answer, answers, ask, connect, received, send
 
@@ -75,6 +75,15 @@ NOT_HTTP = {
     "a chunk of no size": POST + b"Transfer-Encoding: chunked\r\n\r\nz\r\n",
     "a chunk of a negative size": POST + b"Transfer-Encoding: chunked\r\n\r\n-1\r\nhello\r\n",
     "a chunk beyond 64 bits": POST + b"Transfer-Encoding: chunked\r\n\r\n11111111111111111\r\n",
+    "no host": b"GET /health/live HTTP/1.1\r\n\r\n",
+    "two hosts": LIVE + b"Host: y\r\n\r\n",
+    "the same host twice": LIVE + b"host: x\r\n\r\n",
+    "two hosts in HTTP/1.0": b"GET /health/live HTTP/1.0\r\nHost: x\r\nHost: y\r\n\r\n",
+    "no host, but an upgrade": b"GET /health/live HTTP/1.1\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n",
+    "a host that is none": b"GET /health/live HTTP/1.1\r\nHost: a b\r\n\r\n",
+    "a list of hosts": b"GET /health/live HTTP/1.1\r\nHost: x/y\r\n\r\n",
+    "HTTP/2.0": b"GET /health/live HTTP/2.0\r\nHost: x\r\n\r\n",
+    "HTTP/0.9": b"GET /health/live HTTP/0.9\r\nHost: x\r\n\r\n",
     "a tunnel": b"CONNECT a.example:443 HTTP/1.1\r\nHost: a.example\r\n\r\n",
 }
 
@@ -84,6 +93,23 @@ def test_what_is_no_http_gets_one_400_in_our_form(service: RunningService, data:
     (answer,) = ask(service, data)
     assert is_problem(answer, 400, "invalid_request")
     assert service.client.get("/health/live").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET /health/live HTTP/1.0\r\n\r\n",
+        b"GET /health/live HTTP/1.0\r\nHost: x\r\n\r\n",
+        *(
+            b"GET /health/live HTTP/1.1\r\nHost: %b\r\n" % host + CLOSE
+            for host in (b"", b"a.example:8080", b"a_b-c", b"127.0.0.1:", b"[::1]:80", b"[fe80::1%25eth0]")
+        ),
+    ],
+    ids=repr,
+)
+def test_a_host_is_needed_from_http_1_1_on(service: RunningService, head: bytes) -> None:
+    (answer,) = ask(service, head)
+    assert answer.status == 200
 
 
 def test_the_form_is_that_of_the_address(service: RunningService) -> None:

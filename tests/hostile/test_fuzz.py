@@ -20,24 +20,24 @@ from hypothesis import strategies as st
 from PIL import Image
 from pydantic import ValidationError
 
-from bundle.bundle import MANIFEST_FILE, sha256_of
-from bundle.containers.exif import orientation_of
-from bundle.containers.jpeg import check_scans
-from bundle.containers.tiff import read_layout
-from bundle.decoding import decode
-from bundle.errors import BundleError, ImageError
-from bundle.manifest import Manifest
-from bundle.references import read_references
-from service.errors import InvalidRequest, ServiceError
-from service.http.compression import coding_of
-from service.http.encoded_text import from_base64
-from service.http.multipart import read_form
-from service.http.oip.infer_request import read_infer_request
-from service.http.oip.view import View
+from aaserve.bundle.bundle import MANIFEST_FILE, sha256_of
+from aaserve.bundle.containers.exif import orientation_of
+from aaserve.bundle.containers.jpeg import check_scans
+from aaserve.bundle.containers.tiff import read_layout
+from aaserve.bundle.decoding import decode
+from aaserve.bundle.errors import BundleError, ImageError
+from aaserve.bundle.manifest import Manifest
+from aaserve.bundle.references import read_references
+from aaserve.service.errors import InvalidRequest, ServiceError
+from aaserve.service.http.body.compression import coding_of
+from aaserve.service.http.body.encoded_text import from_base64
+from aaserve.service.http.body.multipart import read_form
+from aaserve.service.http.oip.infer_request import read_infer_request
+from aaserve.service.http.oip.view import View
 from tests.encoders import bmp, gif, jpeg_segment, png, png_chunk, tiff, tiff_file, with_segment
 from tests.helpers import REPOSITORY, encode, noise
 from tests.hostile.bombs import tiff_of_one_tile
-from tests.service.http.test_compression import inflated
+from tests.service.http.body.test_compression import inflated
 
 EXAMPLES = int(os.environ.get("AASERVE_FUZZ_EXAMPLES", "150"))
 MANIFEST_TEXT = (REPOSITORY / "aa-cifar100" / "1" / MANIFEST_FILE).read_text()
@@ -233,7 +233,7 @@ def test_manifests(text: str | bytes) -> None:
     except ValidationError:
         return
     assert Manifest.model_validate_json(manifest.model_dump_json()) == manifest  # what is served is what was read
-    assert len(manifest.labels) == manifest.output.shape[0]
+    assert len(manifest.labels) == manifest.outputs[0].shape[0]
     assert 1 <= min(manifest.preprocessing.crop) <= max(manifest.preprocessing.crop) <= 4096
     assert "/" not in manifest.name
     assert not manifest.name.startswith(".")
@@ -330,8 +330,8 @@ def test_exif_data(content: bytes) -> None:
 
 def checkpoint_readers() -> tuple[Callable[..., Any], type[Exception]]:
     pytest.importorskip("torch")
-    from export.checkpoint import read_checkpoint
-    from export.errors import ExportError
+    from aaserve.export.checkpoint import read_checkpoint
+    from aaserve.export.errors import ExportError
 
     return read_checkpoint, ExportError
 

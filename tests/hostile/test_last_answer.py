@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from service.process.lingering import LINGER_BYTES
+from aaserve.service.process.lingering import LINGER_BYTES
 from tests.helpers import RunningService, running_service, wait_until
 from tests.hostile.wire import answers, connect, received, send
 

@@ -14,10 +14,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 from uvicorn.server import ServerState
 
-from service.observability.metrics import Metrics
-from service.process.connection import Connection
-from service.process.connection_limit import ConnectionLimit, Guest
-from service.settings import Settings
+from aaserve.service.observability.metrics import Metrics
+from aaserve.service.process.connection import Connection
+from aaserve.service.process.connection_limit import ConnectionLimit, Guest
+from aaserve.service.settings import Settings
 
 REQUESTS = 2000
 LOOPS = pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
@@ -92,7 +92,7 @@ def test_no_request_is_parsed_while_another_is_answered(loop: Callable[[], async
 
     async def far_ahead(client: socket.socket, state: ServerState) -> None:
         running = asyncio.get_running_loop()
-        sending = running.create_task(running.sock_sendall(client, b"GET / HTTP/1.1\r\n\r\n" * REQUESTS))
+        sending = running.create_task(running.sock_sendall(client, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * REQUESTS))
         await asyncio.wait([sending], timeout=0.3)
         assert not sending.done()  # most of it is not even read
         assert counts.heads == 1

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from aaserve.bundle.containers.jpeg import MAX_SCANS, check_scans
+from aaserve.bundle.decoding import decode
+from aaserve.bundle.errors import ImageError, InvalidImage
 from benchmarks.hostile import ANSWERS, answers
-from bundle.containers.jpeg import MAX_SCANS, check_scans
-from bundle.decoding import decode
-from bundle.errors import ImageError, InvalidImage
 from tests.encoders import SIGNATURE, png_chunk
 from tests.helpers import EXAMPLES, ROOT, SHARED, RunningService, encode, photograph
 from tests.hostile.bombs import (
@@ -166,7 +166,7 @@ def test_what_belongs_to_other_decoders_never_reaches_one() -> None:
 import json, sys, pathlib
 from PIL import Image, ImageFile
 Image.init()
-import bundle.decoding
+import aaserve.bundle.decoding
 reached = []
 def trip(self, *_, **__):
     reached.append(type(self).__name__)
@@ -202,7 +202,7 @@ print(json.dumps([len(guarded), decoded_count, reached]))
 
 def test_the_picture_in_front_of_a_multi_picture_file_is_read_without_its_plugin() -> None:
     script = (
-        "import sys\nfrom bundle.decoding import decode\n"
+        "import sys\nfrom aaserve.bundle.decoding import decode\n"
         "picture = bytes.fromhex(sys.argv[1])\n"
         "image = decode(picture, max_pixels=10**6, background=(0, 0, 0), exif_orientation=True)\n"
         "print(image.getpixel((3, 3))[0] > 250, 'PIL.MpoImagePlugin' in sys.modules)"

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.attention import AttentionAugmentedConv2d
-from models.position import POSITIONS
+from aaserve.models.attention import AttentionAugmentedConv2d
+from aaserve.models.position import POSITIONS
 
 
 def layer(**overrides: object) -> AttentionAugmentedConv2d:

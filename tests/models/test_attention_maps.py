@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from models import create_model
-from models.attention import AttentionAugmentedConv2d
-from models.attention_maps import attention_layers, attention_maps
-from models.position import POSITIONS
+from aaserve.models import create_model
+from aaserve.models.attention import AttentionAugmentedConv2d
+from aaserve.models.attention_maps import attention_layers, attention_maps
+from aaserve.models.position import POSITIONS
 
 
 @pytest.mark.parametrize("position", POSITIONS)

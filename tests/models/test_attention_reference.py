@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.attention import AttentionAugmentedConv2d
-from models.position import POSITIONS
+from aaserve.models.attention import AttentionAugmentedConv2d
+from aaserve.models.position import POSITIONS
 
 Picture = list[list[list[float]]]  # [channel][row][column]
 

@@ -3,8 +3,8 @@
 import pytest
 from torch import nn
 
-from models.attention import AttentionAugmentedConv2d
-from models.augmentation import Augmentation
+from aaserve.models.attention import AttentionAugmentedConv2d
+from aaserve.models.augmentation import Augmentation
 
 
 def build(out_channels: int, **overrides: object) -> nn.Module:

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from models import create_model
-from models.attention import AttentionAugmentedConv2d
-from models.flops import Flops, count_flops
+from aaserve.models import create_model
+from aaserve.models.attention import AttentionAugmentedConv2d
+from aaserve.models.flops import Flops, count_flops
 
 
 def flops(name: str, **overrides: Any) -> Flops:

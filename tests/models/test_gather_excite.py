@@ -2,7 +2,7 @@
 
 import torch
 
-from models.gather_excite import GatherExcite
+from aaserve.models.gather_excite import GatherExcite
 
 
 def test_each_channel_is_rescaled_by_the_sigmoid_of_its_mean() -> None:

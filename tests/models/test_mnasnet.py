@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from models import create_model
-from models.attention import AttentionAugmentedConv2d
-from models.mnasnet import MnasNet
+from aaserve.models import create_model
+from aaserve.models.attention import AttentionAugmentedConv2d
+from aaserve.models.mnasnet import MnasNet
 
 
 def test_the_network_is_a1_of_the_mnasnet_paper() -> None:

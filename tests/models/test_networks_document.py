@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from models import create_model, list_models
-from models.flops import count_flops
+from aaserve.models import create_model, list_models
+from aaserve.models.flops import count_flops
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "networks.md"
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from models import create_model
+from aaserve.models import create_model
 
 
 def parameters(name: str, **overrides: Any) -> int:

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from models.position import (
+from aaserve.models.position import (
     POSITIONS,
     coordinates,
     one_hot_positions,

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from models import create_model, list_models
-from models.augmentation import Augmentation
+from aaserve.models import create_model, list_models
+from aaserve.models.augmentation import Augmentation
 
 
 def small_image(name: str) -> tuple[int, int]:

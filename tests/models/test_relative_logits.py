@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from models.attention import AttentionAugmentedConv2d
+from aaserve.models.attention import AttentionAugmentedConv2d
 
 
 def rel_to_abs(x: Tensor) -> Tensor:

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models import create_model
-from models.attention import AttentionAugmentedConv2d
-from models.relative_tables import resize_relative_tables
+from aaserve.models import create_model
+from aaserve.models.attention import AttentionAugmentedConv2d
+from aaserve.models.relative_tables import resize_relative_tables
 
 
 def layer(height: int, width: int) -> nn.Module:

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from models import create_model
-from models.attention import AttentionAugmentedConv2d
+from aaserve.models import create_model
+from aaserve.models.attention import AttentionAugmentedConv2d
 
 BLOCKS = {"resnet34": (3, 4, 6, 3), "resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3), "resnet152": (3, 8, 36, 3)}
 

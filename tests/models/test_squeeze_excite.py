@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from models.squeeze_excite import SqueezeExcite
+from aaserve.models.squeeze_excite import SqueezeExcite
 
 
 def test_each_channel_is_rescaled_by_its_gate() -> None:

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from models import create_model
-from models.stochastic_depth import StochasticDepth
+from aaserve.models import create_model
+from aaserve.models.stochastic_depth import StochasticDepth
 
 
 def test_evaluation_leaves_the_residual_alone() -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from models import list_models
-from models.__main__ import main
+from aaserve.models import list_models
+from aaserve.models.__main__ import main
 
 ROOT = Path(__file__).parents[2]
 

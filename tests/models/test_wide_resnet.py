@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from models import create_model
-from models.attention import AttentionAugmentedConv2d
-from models.wide_resnet import WideResNet
+from aaserve.models import create_model
+from aaserve.models.attention import AttentionAugmentedConv2d
+from aaserve.models.wide_resnet import WideResNet
 
 
 def test_checkpoints_of_aa_wide_resnet22_2_keep_loading() -> None:

@@ -4,7 +4,7 @@ import os
 from functools import wraps
 from typing import Any
 
-from service.engine.batcher import DynamicBatcher
+from aaserve.service.engine.batcher import DynamicBatcher
 
 create = DynamicBatcher.__init__
 

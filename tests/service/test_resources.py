@@ -1,11 +1,12 @@
-"""Cores that a container may use."""
+"""What the machine grants, and what a sandbox refuses to say."""
 
 import os
+import resource
 from pathlib import Path
 
 import pytest
 
-from service.resources import available_cores
+from aaserve.service.resources import allowed_connections, available_cores
 
 AFFINITY = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
@@ -35,3 +36,18 @@ def test_the_quota_of_the_control_group_counts(tmp_path: Path, files: dict[str, 
 def test_a_quota_between_whole_cores_is_rounded_up(tmp_path: Path) -> None:
     (tmp_path / "cpu.max").write_text("110000 100000\n")
     assert available_cores(tmp_path) == 2
+
+
+def test_a_sandbox_that_refuses_limits_does_not_stop_the_start(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(resource, "setrlimit", refuse)
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (1000, 10_000))
+    assert allowed_connections(2000) == 872
+    assert "the limit of open files (1000) allows 872" in caplog.text
+    monkeypatch.setattr(resource, "getrlimit", refuse)
+    assert allowed_connections(2000) == 2000
+    assert "cannot be read (Operation not permitted); max_connections stays 2000" in caplog.text

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from service import healthcheck
-from service.__main__ import main
-from service.settings import Settings, unknown_variables
+from aaserve.service import healthcheck
+from aaserve.service.__main__ import main
+from aaserve.service.settings import Settings, unknown_variables
 from tests.helpers import running_service
 
 
@@ -123,7 +123,11 @@ def test_a_port_that_is_taken_is_named(capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_a_misspelt_variable_is_found_with_the_nearest_name() -> None:
-    with variables(max_queu_size="3", colour="red", port="1", service_port="1", port_8080_tcp_addr="10.0.0.1"):
+    links = {  # which Kubernetes sets for Services called aaserve and aaserve-canary
+        **{"service_port": "1", "port_8080_tcp_addr": "10.0.0.1", "canary_service_host": "10.0.0.1"},
+        **{"canary_service_port_http": "80", "canary_port": "tcp://10.0.0.1:80", "canary_port_80_tcp_proto": "tcp"},
+    }
+    with variables(max_queu_size="3", colour="red", port="1", **links):
         assert unknown_variables() == [
             "AASERVE_COLOUR is no setting",
             "AASERVE_MAX_QUEU_SIZE is no setting; did you mean AASERVE_MAX_QUEUE_SIZE?",

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from bundle.preprocessing import normalise
+from aaserve.bundle.preprocessing import normalise
+from aaserve.training.augmentation import DRAWS_PER_IMAGE, augment, crop_and_mirror
+from aaserve.training.mixing import Mix, draw_mix, mix
+from aaserve.training.recipe import Augmentation
 from tests.helpers import photograph
 from tests.training.tiny import recipe
-from training.augmentation import DRAWS_PER_IMAGE, augment, crop_and_mirror
-from training.mixing import Mix, draw_mix, mix
-from training.recipe import Augmentation
 
 PICTURE = photograph().resize((32, 32))
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from aaserve.training.recipe import read_recipe
 from benchmarks import comparison
 from tests.training.tiny import SHIPPED_RECIPE
-from training.recipe import read_recipe
 
 NETWORK = "aa_wide_resnet10_1,position=none"
 

@@ -14,13 +14,13 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import Progress
 
-from bundle.preprocessing import read_pixels
+from aaserve.bundle.preprocessing import read_pixels
+from aaserve.training.cifar import read_labels, read_split
+from aaserve.training.data import Data, open_data
+from aaserve.training.stop import Stop
+from aaserve.training.trainer import train
 from tests.helpers import encode, noise
 from tests.training.tiny import CPU, epochs, recipe, run, write_cifar_100
-from training.cifar import read_labels, read_split
-from training.data import Data, open_data
-from training.stop import Stop
-from training.trainer import train
 
 
 def opened(folder: Path, **options) -> Data:

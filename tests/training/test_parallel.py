@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from aaserve.training import command
+from aaserve.training.checkpoint import load_state
 from tests.helpers import ROOT
 from tests.training.tiny import SHIPPED_RECIPE, epochs
-from training import command
-from training.checkpoint import load_state
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from models import create_model
+from aaserve.models import create_model
+from aaserve.training.recipe import read_recipe
 from tests.helpers import ROOT
-from training.recipe import read_recipe
 
 RECIPES = sorted((ROOT / "training" / "recipes").glob("*.toml"))
 

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 
+from aaserve.training import command
+from aaserve.training.checkpoint import load_state
 from tests.helpers import ROOT, wait_until
 from tests.training.tiny import SHIPPED_RECIPE, StopAfter, assert_same_weights, epochs, recipe, run, write_cifar_100
-from training import command
-from training.checkpoint import load_state
 
 EVERYTHING: dict[str, Any] = {
     "architecture": "aa_wide_resnet10_1",

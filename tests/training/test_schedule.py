@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from aaserve.training.optimiser import create_optimiser
+from aaserve.training.schedule import learning_rate, momentum, set_schedule
 from tests.training.tiny import recipe
-from training.optimiser import create_optimiser
-from training.schedule import learning_rate, momentum, set_schedule
 
 
 def settings(**changes):

@@ -9,21 +9,21 @@ from PIL import Image
 from rich.progress import Progress
 from safetensors.torch import load_file
 
-from bundle.preprocessing import normalise, preprocess
-from export.checkpoint import read_checkpoint
+from aaserve.bundle.preprocessing import normalise, preprocess
+from aaserve.export.checkpoint import read_checkpoint
+from aaserve.training import command
+from aaserve.training.augmentation import augment
+from aaserve.training.checkpoint import load_state
+from aaserve.training.data import Data, open_data
+from aaserve.training.ema import averaged
+from aaserve.training.evaluate import Score, evaluate
+from aaserve.training.recipe import Recipe, read_recipe
+from aaserve.training.run import Run
+from aaserve.training.step import batches, train_step
+from aaserve.training.stop import Stop
+from aaserve.training.trainer import train
 from tests.helpers import encode, noise
 from tests.training.tiny import CPU, SHIPPED_RECIPE, epochs, recipe, run
-from training import command
-from training.augmentation import augment
-from training.checkpoint import load_state
-from training.data import Data, open_data
-from training.ema import averaged
-from training.evaluate import Score, evaluate
-from training.recipe import Recipe, read_recipe
-from training.run import Run
-from training.step import batches, train_step
-from training.stop import Stop
-from training.trainer import train
 
 
 def test_the_weights_carry_what_export_needs(data: Path, tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_averaged_weights_are_those_evaluated_and_kept(
         evaluated.append({name: value.clone() for name, value in network.state_dict().items()})
         return Score(16, 0.5, 1.0)
 
-    monkeypatch.setattr("training.trainer.evaluate", remember)
+    monkeypatch.setattr("aaserve.training.trainer.evaluate", remember)
     run(recipe(ema_decay=0.9, epochs=1), data, tmp_path)
     average = load_state(tmp_path / "last.pt")["average"]
     kept = load_file(tmp_path / "model.safetensors")
@@ -113,7 +113,7 @@ def test_averaged_weights_are_those_evaluated_and_kept(
 def test_what_is_random_differs_from_step_to_step(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = []
     monkeypatch.setattr(
-        "training.step.augment", lambda *arguments: drawn.append(arguments[-1].tobytes()) or augment(*arguments)
+        "aaserve.training.step.augment", lambda *arguments: drawn.append(arguments[-1].tobytes()) or augment(*arguments)
     )
     one = Run(recipe(), opened(data, recipe()), CPU)
     for _ in range(2):

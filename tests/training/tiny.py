@@ -10,12 +10,12 @@ import torch
 from rich.progress import Progress
 from safetensors.torch import load_file
 
+from aaserve.training.evaluate import Score
+from aaserve.training.machine import Machine
+from aaserve.training.recipe import Recipe, read_recipe
+from aaserve.training.stop import Stop
+from aaserve.training.trainer import train
 from tests.helpers import ROOT
-from training.evaluate import Score
-from training.machine import Machine
-from training.recipe import Recipe, read_recipe
-from training.stop import Stop
-from training.trainer import train
 
 SHIPPED_RECIPE = ROOT / "training" / "recipes" / "aa_cifar100.toml"
 CPU = Machine(torch.device("cpu"))

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-import bundle.telemetry  # noqa: F401  (before onnxruntime)
+import aaserve.bundle.telemetry  # noqa: F401  (before onnxruntime)
+from aaserve.bundle.bundle import open_bundle
 from benchmarks.peers.servers.reading import READERS
-from bundle.bundle import open_bundle
 
 import onnxruntime  # isort: skip
 
@@ -50,7 +50,7 @@ class Classifier:
         """Logits (B, num_classes) of B rows."""
         manifest = self._bundle.manifest
         logits: NDArray[np.float32] = self._session.run(
-            [manifest.output.name], {manifest.input.name: np.asarray(rows)}
+            [manifest.outputs[0].name], {manifest.input.name: np.asarray(rows)}
         )[0]
         return logits
 

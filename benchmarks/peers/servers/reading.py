@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from bundle.manifest import Manifest
-from bundle.model_input import pixels_input, read_input
+from aaserve.bundle.manifest import Manifest
+from aaserve.bundle.model_input import pixels_input, read_input
 
 MAX_PIXELS = 50_000_000  # as the service's own default
 

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from service.engine.predictor import Predictor
-from service.engine.statistics import Duration, Statistics
-from service.http.oip.view import BYTES, TensorSpec, View
-from service.version import VERSION
+from aaserve.service.engine.predictor import Predictor
+from aaserve.service.engine.statistics import Duration, Statistics
+from aaserve.service.http.oip.view import BYTES, TensorSpec, View
+from aaserve.service.version import VERSION
 
 EXTENSIONS = (
     "classification",
@@ -53,7 +53,7 @@ def model_config(view: View, predictor: Predictor, *, max_rows: int) -> Json:
         "output": [{**_config(spec), "is_shape_tensor": False} for spec in view.outputs],
         "instance_group": [{"name": view.manifest.name, "kind": kind, "count": 1}],
         "dynamic_batching": {
-            "preferred_batch_size": [predictor.max_batch_size],
+            "preferred_batch_size": [predictor.runner.max_rows],
             "max_queue_delay_microseconds": round(predictor.settings.max_queue_delay_ms * 1000),
         },
     }

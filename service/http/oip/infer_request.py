@@ -12,11 +12,13 @@ from itertools import islice
 from math import prod
 from typing import Any
 
-from service.errors import InvalidRequest, TooManyRows
-from service.http.json_body import parse_json
-from service.http.oip.tensor_data import Rows, from_bytes, from_json
-from service.http.oip.view import BYTES, TensorSpec, View
-from service.http.parameter_names import resembling
+from aaserve.service.attention.render import MAX_ARRAY_BYTES
+from aaserve.service.errors import InvalidRequest, TooManyRows
+from aaserve.service.http.body.json_body import parse_json
+from aaserve.service.http.body.long_values import LONG
+from aaserve.service.http.oip.tensor_data import Rows, from_bytes, from_json
+from aaserve.service.http.oip.view import BYTES, TensorSpec, View
+from aaserve.service.http.parameter_names import resembling
 
 LENGTH_HEADER = "Inference-Header-Content-Length"
 _MAX_DIMENSIONS = 16
@@ -41,6 +43,7 @@ class InferRequest:
 
     rows: Rows
     outputs: tuple[RequestedOutput, ...]
+    attention: tuple[str, ...] = ()  # names of those outputs that are attention maps
     id: str | None = None
     timeout: float | None = None  # seconds
 
@@ -55,8 +58,13 @@ def read_infer_request(body: bytes, header_length: str | None, view: View, *, ma
     length = len(body) if header_length is None else _header_length(header_length, len(body))
     if length == 0 and header_length is not None:
         return _bare(memoryview(body), view)
-    text = parse_json(body[:length], expected="a JSON object with `inputs`", image_hint=f"send {LENGTH_HEADER}: 0")
-    content = _object(text, "the request")
+    content = parse_json(
+        body[:length],
+        expected="a JSON object with `inputs`",
+        image_hint=f"send {LENGTH_HEADER}: 0",
+        max_items=max_rows,
+    )
+    content = _object(content, "the request")
     refuse_misspelt(content, _MEMBERS)
     inputs = content.get("inputs")
     if not isinstance(inputs, list) or len(inputs) != 1:
@@ -65,10 +73,19 @@ def read_infer_request(body: bytes, header_length: str | None, view: View, *, ma
     refuse_misspelt(parameters, _REQUEST_PARAMETERS)
     request_id = content.get("id")
     if not isinstance(request_id, str | None):
-        raise InvalidRequest("expected `id` to be a string")
+        raise InvalidRequest(f"expected `id` to be a string of at most {LONG} bytes")
+    rows = _rows(_object(inputs[0], "an input"), memoryview(body)[length:], view.input, max_rows=max_rows)
+    outputs = _outputs(content.get("outputs"), view, binary=_flag(parameters, "binary_data_output"))
+    maps = [output.spec for output in outputs if output.spec in view.attention]
+    if (size := 4 * len(rows) * sum(prod(spec.shape) for spec in maps)) > MAX_ARRAY_BYTES:
+        raise InvalidRequest(
+            f"the attention maps have {size} bytes, at most {MAX_ARRAY_BYTES} go into one answer; "
+            "ask for fewer rows or outputs"
+        )
     return InferRequest(
-        rows=_rows(_object(inputs[0], "an input"), memoryview(body)[length:], view.input, max_rows=max_rows),
-        outputs=_outputs(content.get("outputs"), view, binary=_flag(parameters, "binary_data_output")),
+        rows=rows,
+        outputs=outputs,
+        attention=tuple(spec.name for spec in maps),
         id=request_id,
         timeout=_whole(parameters, "timeout") / 1e6 or None,  # microseconds
     )
@@ -133,7 +150,7 @@ def _outputs(wanted: object, view: View, *, binary: bool) -> tuple[RequestedOutp
         return tuple(RequestedOutput(spec, binary) for spec in view.outputs)
     if not isinstance(wanted, list):
         raise InvalidRequest("expected `outputs` to be a list")
-    specs = {spec.name: spec for spec in view.outputs}
+    specs = {spec.name: spec for spec in (*view.outputs, *view.attention)}
     outputs: dict[str, RequestedOutput] = {}
     for item in wanted:
         name = _object(item, "an output").get("name")
@@ -141,10 +158,13 @@ def _outputs(wanted: object, view: View, *, binary: bool) -> tuple[RequestedOutp
             raise InvalidRequest(f"expected each of the outputs {', '.join(specs)} once at most, and no other")
         parameters = _parameters(item)
         refuse_misspelt(parameters, _OUTPUT_PARAMETERS)
+        classes = _whole(parameters, "classification")
+        if classes and specs[name].shape != (len(view.manifest.labels),):
+            raise InvalidRequest(f"classification is for outputs with a number for each label, which {name!r} has not")
         outputs[name] = RequestedOutput(
             specs[name],
             binary=_flag(parameters, "binary_data") if "binary_data" in parameters else binary,
-            classes=min(_whole(parameters, "classification"), prod(specs[name].shape)),
+            classes=min(classes, len(view.manifest.labels)),
         )
     return tuple(outputs.values())
 

@@ -6,18 +6,20 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from service.engine.predictor import Inference, Predictor
-from service.http.body import read_body
-from service.http.compression import compressed
-from service.http.direct_route import DirectRoute
-from service.http.inference import take_in
-from service.http.oip.descriptions import Json
-from service.http.oip.infer_request import LENGTH_HEADER, InferRequest, read_infer_request
-from service.http.oip.infer_response import write_infer_response
-from service.http.oip.model_routes import find
-from service.http.params import TimeoutMs, failures, parts
-from service.http.schemas import ProtocolError
-from service.observability.request_record import Record
+from aaserve.service.engine.queued_request import Outputs
+from aaserve.service.http.body.body import read_body
+from aaserve.service.http.body.compression import compressed
+from aaserve.service.http.direct_route import DirectRoute
+from aaserve.service.http.inference import take_in
+from aaserve.service.http.json_answer import written
+from aaserve.service.http.oip.descriptions import Json
+from aaserve.service.http.oip.infer_request import LENGTH_HEADER, InferRequest, read_infer_request
+from aaserve.service.http.oip.infer_response import write_infer_response
+from aaserve.service.http.oip.model_routes import find
+from aaserve.service.http.oip.view import View
+from aaserve.service.http.params import TimeoutMs, failures, parts
+from aaserve.service.http.schemas import ProtocolError
+from aaserve.service.observability.request_record import Record
 
 router = APIRouter(tags=["Open Inference Protocol v2"], route_class=DirectRoute)
 
@@ -68,7 +70,7 @@ async def infer(request: Request, model: str, version: str | None = None, timeou
         read_infer_request,
         header_length=request.headers.get(LENGTH_HEADER),
         view=view,
-        max_rows=min(settings.max_batch_items, predictor.settings.max_queue_size),
+        max_rows=min(settings.max_batch_items, predictor.queue_capacity),
     )
 
     async with take_in(
@@ -82,19 +84,28 @@ async def infer(request: Request, model: str, version: str | None = None, timeou
         rows_of=lambda asked: len(asked.rows),
         timeout_of=lambda asked: asked.timeout,
     ) as taken:
-        inference = await _infer(predictor, taken.body, taken.deadline)
-    record.predicted(inference.stages, inference.batch_size)
-    return _answer(request, *write_infer_response(view, taken.body, inference.logits))
+        asked, client, deadline = taken.body, taken.client, taken.deadline
+
+        def answer(_: object, outputs: Outputs) -> Response:
+            return _answer(request, view, asked, outputs)
+
+        if asked.attention:
+            names = (*view.manifest.output_names, *asked.attention)
+            inference, response = await predictor.infer_outputs(
+                asked.rows, names, answer, client=client, deadline=deadline
+            )
+            record.predicted(inference.stages, inference.batch_size)
+            return response
+        inference = await predictor.infer(asked.rows, client=client, deadline=deadline)
+        record.predicted(inference.stages, inference.batch_size)
+        write = partial(answer, None, inference.outputs)
+        offload = partial(predictor.offload, client=client)
+        return await written(write, values=inference.size, offload=offload, deadline=deadline)
 
 
-async def _infer(predictor: Predictor, asked: InferRequest, deadline: float) -> Inference:
-    if isinstance(asked.rows, list):
-        return await predictor.infer_pictures(asked.rows, deadline=deadline)
-    return await predictor.infer(asked.rows, deadline=deadline)
-
-
-def _answer(request: Request, content: bytes, json_length: int | None) -> Response:
+def _answer(request: Request, view: View, asked: InferRequest, outputs: Outputs) -> Response:
     """The lengths are of what there is before it is compressed, as the clients expect."""
+    content, json_length = write_infer_response(view, asked, outputs)
     headers = {} if json_length is None else {LENGTH_HEADER: str(json_length)}
     media_type = "application/json" if json_length is None else "application/octet-stream"
     content, encoding = compressed(content, request.headers.get("accept-encoding", ""))

@@ -6,11 +6,11 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
-from service.engine.predictor import Predictor
-from service.errors import InvalidRequest
-from service.http.body import read_body
-from service.http.json_body import kind_of, parse_json
-from service.http.oip.descriptions import (
+from aaserve.service.engine.predictor import Predictor
+from aaserve.service.errors import InvalidRequest
+from aaserve.service.http.body.body import read_body
+from aaserve.service.http.body.json_body import kind_of, parse_json
+from aaserve.service.http.oip.descriptions import (
     Json,
     index_entry,
     model_config,
@@ -18,14 +18,14 @@ from service.http.oip.descriptions import (
     model_statistics,
     server_metadata,
 )
-from service.http.oip.infer_request import refuse_misspelt
-from service.http.oip.view import View, names, split_name, views
-from service.http.params import deadline_of, parts
-from service.http.routes.admin import load_model, unload_model
-from service.http.schemas import ProtocolError
-from service.repository.lifecycle import State
-from service.repository.repository import ModelRepository
-from service.repository.served_model import ServedModel
+from aaserve.service.http.oip.infer_request import refuse_misspelt
+from aaserve.service.http.oip.view import View, names, split_name, views
+from aaserve.service.http.params import deadline_of, parts
+from aaserve.service.http.routes.admin import load_model, unload_model
+from aaserve.service.http.schemas import ProtocolError
+from aaserve.service.repository.lifecycle import State
+from aaserve.service.repository.repository import ModelRepository
+from aaserve.service.repository.served_model import ServedModel
 
 router = APIRouter(
     tags=["Open Inference Protocol v2"], responses={404: {"model": ProtocolError}, 503: {"model": ProtocolError}}
@@ -113,7 +113,7 @@ async def config(request: Request, model: str, version: str | None = None) -> Re
     """A model as Triton's model configuration."""
     predictor, view = find(parts(request)[0].repository, model, version)
     settings = predictor.settings
-    max_rows = min(settings.max_batch_items, settings.max_queue_size)
+    max_rows = min(settings.max_batch_items, predictor.queue_capacity)
     return JSONResponse(model_config(view, predictor, max_rows=max_rows))
 
 

@@ -12,38 +12,30 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.errors import InvalidRequest, ServiceError
-from service.http.encoded_text import from_base64
-from service.http.oip.view import BYTES, TensorSpec
+from aaserve.service.errors import InvalidRequest, ServiceError
+from aaserve.service.http.body.encoded_text import from_base64
+from aaserve.service.http.body.long_values import NumberArray
+from aaserve.service.http.oip.view import BYTES, TensorSpec
 
-_DTYPES: dict[str, np.dtype[Any]] = {"FP32": np.dtype("<f4"), "UINT8": np.dtype("u1")}
+DTYPES: dict[str, np.dtype[Any]] = {"FP32": np.dtype("<f4"), "INT64": np.dtype("<i8"), "UINT8": np.dtype("u1")}
 _LENGTH = struct.Struct("<I")
 
 Rows = NDArray[Any] | list[bytes]  # (N, ...) numbers, or N pictures
 
 
 def from_json(data: object, spec: TensorSpec, shape: Sequence[int]) -> Rows:
-    """Read `data`, flat or nested as `shape` says; pictures are base64 or data URIs.
+    """Read `data`, flat or nested as `shape` says; pictures are a list of base64 or data URIs.
 
     Raises:
         InvalidRequest: other elements, or another number of them.
     """
-    elements = _flat(data, shape)
-    if elements is None or len(elements) != prod(shape):
-        raise InvalidRequest(f"the data of {spec.name!r} do not have the shape {list(shape)}")
-    if spec.datatype == BYTES:
-        return [_picture(element) for element in elements]
-    kinds = set(map(type, elements))
-    if not kinds <= ({int} if spec.datatype == "UINT8" else {int, float}):
+    if isinstance(data, NumberArray) and spec.datatype != BYTES:
+        return _numbers(data, spec, shape)
+    if spec.datatype != BYTES and isinstance(data, list):
         raise InvalidRequest(f"the data of {spec.name!r} are not all {spec.datatype} numbers")
-    if spec.datatype == "UINT8" and not 0 <= min(elements) <= max(elements) <= 255:
-        raise InvalidRequest(f"the data of {spec.name!r} are not all from 0 to 255")
-    try:
-        with np.errstate(over="ignore"):
-            numbers = np.array(elements, np.float64).astype(_DTYPES[spec.datatype])
-    except OverflowError as error:
-        raise InvalidRequest(f"the data of {spec.name!r} are not all {spec.datatype} numbers") from error
-    return _finite(numbers.reshape(shape), spec)
+    if not isinstance(data, list) or len(data) != prod(shape):
+        raise _not_the_shape(spec, shape)
+    return [_picture(element) for element in data]
 
 
 def from_bytes(content: memoryview, spec: TensorSpec, shape: Sequence[int]) -> Rows:
@@ -57,7 +49,7 @@ def from_bytes(content: memoryview, spec: TensorSpec, shape: Sequence[int]) -> R
         if pictures is None or len(pictures) != prod(shape):
             raise InvalidRequest(f"the bytes of {spec.name!r} are not {prod(shape)} elements with their lengths")
         return pictures
-    dtype = _DTYPES[spec.datatype]
+    dtype = DTYPES[spec.datatype]
     expected = prod(shape) * dtype.itemsize
     if len(content) != expected:
         raise InvalidRequest(f"expected {expected} bytes for {spec.name!r}, found {len(content)}")
@@ -71,18 +63,52 @@ def to_bytes(values: NDArray[Any] | list[bytes]) -> bytes:
     return values.astype(values.dtype.newbyteorder("<")).tobytes()
 
 
-def _flat(data: object, shape: Sequence[int]) -> list[Any] | None:
-    """The elements in row-major order; None if the nesting is not the shape's."""
-    if not isinstance(data, list):
-        return None
-    if list not in set(map(type, data)):
-        return data
-    level: list[Any] = [data]
-    for size in shape:
-        if set(map(type, level)) != {list} or set(map(len, level)) != {size}:
-            return None
-        level = list(chain.from_iterable(level))
-    return level
+def _numbers(array: NumberArray, spec: TensorSpec, shape: Sequence[int]) -> NDArray[Any]:
+    """Read the numbers piece by piece, so that neither the interpreter lock nor memory goes into objects for them."""
+    count = prod(shape)
+    if len(array) < 2 * count + 1:  # a digit for each number, and what separates them
+        raise _not_the_shape(spec, shape)
+    numbers = np.empty(count, DTYPES[spec.datatype].newbyteorder("="))
+    expected, compared, filled = b"", 0, 0
+    for structure, values in array.pieces():
+        checked = _checked(values, spec)
+        expected = expected or _structure(shape if structure.startswith(b"[[") else [count])
+        if not expected.startswith(structure, compared) or filled + len(values) > count:
+            raise _not_the_shape(spec, shape)
+        numbers[filled : filled + len(values)] = checked
+        compared += len(structure)
+        filled += len(values)
+    if compared != len(expected) or filled != count:
+        raise _not_the_shape(spec, shape)
+    return numbers.reshape(shape)
+
+
+def _structure(shape: Sequence[int]) -> bytes:
+    """The brackets and commas of an array of this shape."""
+    text = b""
+    for size in reversed(shape):
+        text = b"[" + ((text + b",") * size)[:-1] + b"]"
+    return text
+
+
+def _checked(values: list[Any], spec: TensorSpec) -> NDArray[Any]:
+    """The numbers of a piece in the type of the input; those of JSON may be integers of any size."""
+    if not set(map(type, values)) <= ({int} if spec.datatype == "UINT8" else {int, float}):
+        raise InvalidRequest(f"the data of {spec.name!r} are not all {spec.datatype} numbers")
+    if spec.datatype == "UINT8":
+        if values and not 0 <= min(values) <= max(values) <= 255:
+            raise InvalidRequest(f"the data of {spec.name!r} are not all from 0 to 255")
+        return np.array(values, np.uint8)
+    try:
+        with np.errstate(over="ignore"):
+            numbers = np.array(values, np.float64).astype(np.float32)
+    except OverflowError:
+        raise InvalidRequest(f"the data of {spec.name!r} are not all FP32 numbers") from None
+    return _finite(numbers, spec)
+
+
+def _not_the_shape(spec: TensorSpec, shape: Sequence[int]) -> InvalidRequest:
+    return InvalidRequest(f"the data of {spec.name!r} do not have the shape {list(shape)}")
 
 
 def _split(content: memoryview, *, at_most: int) -> list[bytes] | None:

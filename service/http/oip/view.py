@@ -9,13 +9,12 @@ No bundle can take the second name from another: names of bundles have no colon.
 from dataclasses import dataclass
 from functools import cached_property
 
-from bundle.manifest import Manifest
+from aaserve.bundle.manifest import Manifest, Output
+from aaserve.service.tasks.classification import SCORES
 
 PICTURES_SUFFIX = ":pictures"
 BYTES = "BYTES"
-SCORES = "scores"
-LOGITS = "logits"
-_DATATYPES = {"float32": "FP32", "uint8": "UINT8"}
+_DATATYPES = {"float32": "FP32", "float16": "FP32", "int64": "INT64", "uint8": "UINT8"}  # JSON has no FP16
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +46,18 @@ class View:
 
     @cached_property
     def outputs(self) -> tuple[TensorSpec, ...]:
-        declared = self.manifest.output
-        if self.pictures:
-            return tuple(TensorSpec(name, "FP32", declared.shape) for name in (SCORES, LOGITS))
-        return (TensorSpec(declared.name, _DATATYPES[declared.dtype], declared.shape),)
+        """What a request gets that names no outputs."""
+        outputs = tuple(map(_spec, self.manifest.outputs))
+        return (TensorSpec(SCORES, "FP32", outputs[0].shape), *outputs) if self.pictures else outputs
+
+    @cached_property
+    def attention(self) -> tuple[TensorSpec, ...]:
+        """What a request gets only by name, because it is large."""
+        return tuple(_spec(maps.as_output) for maps in self.manifest.attention)
+
+
+def _spec(output: Output) -> TensorSpec:
+    return TensorSpec(output.name, _DATATYPES[output.dtype], output.shape)
 
 
 def split_name(name: str) -> tuple[str, bool]:

@@ -8,12 +8,12 @@ from collections.abc import Awaitable
 
 from fastapi import APIRouter, Request
 
-from service.errors import Conflict, Forbidden, LoadFailed, ProviderMissing
-from service.http.params import parts
-from service.http.routes.model_card import ModelSummary, model_summary
-from service.http.schemas import Problem
-from service.repository.repository import ModelRepository
-from service.repository.served_model import ServedModel
+from aaserve.service.errors import Conflict, Forbidden, LoadFailed, ProviderMissing
+from aaserve.service.http.params import parts
+from aaserve.service.http.routes.model_card import ModelSummary, model_summary
+from aaserve.service.http.schemas import Problem
+from aaserve.service.repository.repository import ModelRepository
+from aaserve.service.repository.served_model import ServedModel
 
 router = APIRouter(prefix="/admin/models/{name}", responses={code: {"model": Problem} for code in (401, 403, 404, 409)})
 log = logging.getLogger("aaserve")

@@ -7,14 +7,15 @@ from fastapi import APIRouter, Request
 from pydantic_core import to_json
 from starlette.responses import Response
 
-from bundle.manifest import Manifest
-from service.engine.predictor import Predictor
-from service.http.body import JSON, Fields, check_image_type, image_of, media_type_of, read_upload
-from service.http.body_schemas import LABELS, MODEL, image_body
-from service.http.direct_route import DirectRoute
-from service.http.inference import by_parameters, take_in
-from service.http.multipart import Form
-from service.http.params import (
+from aaserve.bundle.manifest import Manifest
+from aaserve.service.engine.predictor import Predictor
+from aaserve.service.http.body.body import JSON, Fields, check_image_type, image_of, media_type_of, read_upload
+from aaserve.service.http.body.multipart import Form
+from aaserve.service.http.body_schemas import LABELS, MODEL, image_body
+from aaserve.service.http.direct_route import DirectRoute
+from aaserve.service.http.inference import by_parameters, take_in
+from aaserve.service.http.json_answer import json_array, json_object, written
+from aaserve.service.http.params import (
     PROBLEMS,
     Asked,
     ModelName,
@@ -24,9 +25,9 @@ from service.http.params import (
     checked_top_k,
     parts,
 )
-from service.http.schemas import Classification
-from service.observability.request_record import Record
-from service.tasks.classification import ClassScore, rank
+from aaserve.service.http.schemas import Classification
+from aaserve.service.observability.request_record import Record
+from aaserve.service.tasks.classification import ClassScore, rank
 
 router = APIRouter(route_class=DirectRoute)
 CLASSIFY = "/classify"
@@ -44,15 +45,16 @@ async def classify(
     asked = {"model": model, "version": version, "top_k": top_k}
     media_type = media_type_of(request)
     check_image_type(media_type)
-    manifest, predictions = await classified(
+    answer = await classified(
         request,
         asked,
         timeout_ms,
         read=partial(read_upload, takes=asked, max_body_bytes=parts(request)[1].max_body_bytes),
         parse=partial(image_of, media_type=media_type, takes=asked),
+        write=answer_body,
         parses_text=media_type == JSON,
     )
-    return Response(answer_body(manifest, predictions), media_type="application/json")
+    return Response(answer, media_type="application/json")
 
 
 async def classified(
@@ -62,19 +64,25 @@ async def classified(
     *,
     read: Callable[[Request], Awaitable[bytes | Form]],
     parse: Callable[[bytes | Form], tuple[bytes, Fields]],
+    write: Callable[[Manifest, list[ClassScore]], bytes],
     parses_text: bool = False,
-) -> tuple[Manifest, list[ClassScore]]:
-    """Take in a request and classify its image."""
+) -> bytes:
+    """Take in a request and classify its image; return what `write` makes of the ranked labels."""
     record: Record = request.state.record
     candidates, choose = by_parameters(request, asked, wanted_labels)
     async with take_in(
         request, candidates, timeout_ms, read=read, parse=parse, choose=choose, parses_text=parses_text
     ) as taken:
-        inference = await taken.predictor.infer_picture(taken.body, deadline=taken.deadline)
-    manifest = taken.predictor.manifest
-    predictions = rank(inference.logits[0], manifest.labels, taken.checked)
+        predictor, top_k = taken.predictor, taken.checked
+        inference = await predictor.infer_picture(taken.body, client=taken.client, deadline=taken.deadline)
+
+        def answer() -> bytes:
+            return write(predictor.manifest, rank(inference.row(0), predictor.manifest, top_k))
+
+        offload = partial(predictor.offload, client=taken.client)
+        body = await written(answer, values=inference.size, offload=offload, deadline=taken.deadline)
     record.predicted(inference.stages, inference.batch_size)
-    return manifest, predictions
+    return body
 
 
 def wanted_labels(predictor: Predictor, asked: Asked) -> int:
@@ -84,4 +92,5 @@ def wanted_labels(predictor: Predictor, asked: Asked) -> int:
 
 def answer_body(manifest: Manifest, predictions: list[ClassScore]) -> bytes:
     """A `Classification`, written without being checked first: it is ours."""
-    return to_json({"model": manifest.name, "version": manifest.version, "predictions": predictions})
+    members = {"model": to_json(manifest.name), "version": to_json(manifest.version)}
+    return json_object(members | {"predictions": json_array(predictions)})

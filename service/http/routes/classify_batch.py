@@ -5,16 +5,19 @@ from collections.abc import Sequence
 from functools import partial
 
 from fastapi import APIRouter, Request
+from pydantic_core import to_json
 from starlette.responses import Response
 
-from service.engine.predictor import Inference
-from service.errors import ServiceError
-from service.http.body import JSON, check_images_type, images_of, media_type_of, read_upload
-from service.http.body_schemas import LABELS, MODEL, images_body
-from service.http.direct_route import DirectRoute
-from service.http.error_responses import described
-from service.http.inference import by_parameters, take_in
-from service.http.params import (
+from aaserve.bundle.manifest import Manifest
+from aaserve.service.engine.queued_request import Inference
+from aaserve.service.errors import ServiceError
+from aaserve.service.http.body.body import JSON, check_images_type, images_of, media_type_of, read_upload
+from aaserve.service.http.body_schemas import LABELS, MODEL, images_body
+from aaserve.service.http.direct_route import DirectRoute
+from aaserve.service.http.error_responses import described
+from aaserve.service.http.inference import by_parameters, take_in
+from aaserve.service.http.json_answer import json_array, json_object, written
+from aaserve.service.http.params import (
     PROBLEMS,
     ModelName,
     ModelVersion,
@@ -22,10 +25,10 @@ from service.http.params import (
     TopK,
     parts,
 )
-from service.http.routes.classify import wanted_labels
-from service.http.schemas import BatchClassification, BatchItem
-from service.observability.request_record import Record
-from service.tasks.classification import rank
+from aaserve.service.http.routes.classify import wanted_labels
+from aaserve.service.http.schemas import BatchClassification
+from aaserve.service.observability.request_record import Record
+from aaserve.service.tasks.classification import rank
 
 router = APIRouter(route_class=DirectRoute)
 log = logging.getLogger("aaserve")
@@ -62,24 +65,34 @@ async def classify_batch(
         rows_of=len,
     ) as taken:
         predictor = taken.predictor
-        outcomes = await predictor.infer_each(taken.body, deadline=taken.deadline)
-    for error in outcomes:
-        if isinstance(error, ServiceError):
-            metrics.rejected.labels(error.code).inc()
-            if error.status == 500:
-                log.error("request %s: %s", record.request_id, error.code, exc_info=error)
-    manifest = predictor.manifest
-    results = [_item(outcome, manifest.labels, taken.checked, record.request_id) for outcome in outcomes]
-    if slowest := _slowest(outcomes):
-        record.predicted(slowest.stages, slowest.batch_size)
-    answer = BatchClassification(model=manifest.name, version=manifest.version, results=results)
-    return Response(answer.model_dump_json(exclude_none=True), media_type="application/json")
+        outcomes = await predictor.infer_each(taken.body, client=taken.client, deadline=taken.deadline)
+        for error in outcomes:
+            if isinstance(error, ServiceError):
+                metrics.rejected.labels(error.without_origin().code).inc()
+                if error.status == 500:
+                    log.error("request %s: %s", record.request_id, error.code, exc_info=error)
+        if slowest := _slowest(outcomes):
+            record.predicted(slowest.stages, slowest.batch_size)
+        write = partial(_answer_body, predictor.manifest, outcomes, taken.checked, record.request_id)
+        values = len(outcomes) * len(predictor.manifest.labels)
+        offload = partial(predictor.offload, client=taken.client)
+        answer = await written(write, values=values, offload=offload, deadline=taken.deadline)
+    return Response(answer, media_type="application/json")
 
 
-def _item(outcome: Inference | ServiceError, labels: Sequence[str], top_k: int, request_id: str) -> BatchItem:
+def _answer_body(
+    manifest: Manifest, outcomes: Sequence[Inference | ServiceError], top_k: int, request_id: str
+) -> bytes:
+    """A `BatchClassification`, written without being checked first: it is ours."""
+    results = [_item(outcome, manifest, top_k, request_id) for outcome in outcomes]
+    members = {"model": to_json(manifest.name), "version": to_json(manifest.version)}
+    return json_object(members | {"results": b"[" + b",".join(results) + b"]"})
+
+
+def _item(outcome: Inference | ServiceError, manifest: Manifest, top_k: int, request_id: str) -> bytes:
     if isinstance(outcome, ServiceError):
-        return BatchItem(problem=described(outcome, request_id))
-    return BatchItem(predictions=rank(outcome.logits[0], labels, top_k))
+        return to_json({"problem": described(outcome, request_id)})
+    return json_object({"predictions": json_array(rank(outcome.row(0), manifest, top_k))})
 
 
 def _slowest(outcomes: Sequence[Inference | ServiceError]) -> Inference | None:

@@ -4,20 +4,22 @@ from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
+from numpy.typing import NDArray
 from starlette.responses import Response
 
-from service.attention.render import FORMS, NPY, PNG, Explanation, for_form
-from service.attention.selection import AttentionSelection, checked_selection
-from service.engine.predictor import Predictor
-from service.http.body import JSON as JSON_TYPE
-from service.http.body import check_image_type, image_of, media_type_of, read_upload
-from service.http.body_schemas import LOOK, MODEL, image_body
-from service.http.direct_route import DirectRoute
-from service.http.inference import by_parameters, take_in
-from service.http.negotiation import preferred
-from service.http.params import PROBLEMS, Asked, ModelName, ModelVersion, TimeoutMs, parts
-from service.http.schemas import Problem
-from service.observability.request_record import Record
+from aaserve.service.attention.render import FORMS, NPY, PNG, Explanation, for_form
+from aaserve.service.attention.selection import AttentionSelection, checked_selection
+from aaserve.service.engine.predictor import Predictor
+from aaserve.service.engine.queued_request import Outputs
+from aaserve.service.http.body.body import JSON as JSON_TYPE
+from aaserve.service.http.body.body import check_image_type, image_of, media_type_of, read_upload
+from aaserve.service.http.body_schemas import LOOK, MODEL, image_body
+from aaserve.service.http.direct_route import DirectRoute
+from aaserve.service.http.inference import by_parameters, take_in
+from aaserve.service.http.negotiation import preferred
+from aaserve.service.http.params import PROBLEMS, Asked, ModelName, ModelVersion, TimeoutMs, parts
+from aaserve.service.http.schemas import Problem
+from aaserve.service.observability.request_record import Record
 
 router = APIRouter(route_class=DirectRoute)
 
@@ -69,10 +71,24 @@ async def explain(
 
     candidates, choose = by_parameters(request, asked, wanted_look)
     async with take_in(
-        request, candidates, timeout_ms, read=read, parse=parse, choose=choose, parses_text=type_of_body == JSON_TYPE
+        request,
+        candidates,
+        timeout_ms,
+        read=read,
+        parse=parse,
+        choose=choose,
+        parses_text=type_of_body == JSON_TYPE,
+        slow=True,
     ) as taken:
         predictor, look = taken.predictor, taken.checked
-        show = partial(FORMS[media_type], predictor.manifest, look)
-        shown, stages = await predictor.explain(taken.body, look.layers, show, deadline=taken.deadline)
-    record.predicted(stages, batch_size=1)
+
+        def show(rows: NDArray[Any], outputs: Outputs) -> bytes:
+            maps = {layer.layer: outputs[layer.output][0] for layer in look.layers}
+            return FORMS[media_type](predictor.manifest, look, rows[0], maps)
+
+        names = tuple(layer.output for layer in look.layers)
+        inference, shown = await predictor.infer_outputs(
+            [taken.body], names, show, client=taken.client, deadline=taken.deadline
+        )
+    record.predicted(inference.stages, inference.batch_size)
     return Response(shown, media_type=media_type, headers={"Vary": "Accept"})

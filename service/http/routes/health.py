@@ -4,9 +4,9 @@ from fastapi import APIRouter, Request
 from prometheus_client.exposition import choose_encoder
 from starlette.responses import JSONResponse, Response
 
-from service.http.params import parts
-from service.http.schemas import Health, Problem
-from service.repository.lifecycle import State
+from aaserve.service.http.params import parts
+from aaserve.service.http.schemas import Health, Problem
+from aaserve.service.repository.lifecycle import State
 
 router = APIRouter()
 

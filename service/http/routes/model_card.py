@@ -1,13 +1,15 @@
 """A model in memory --> what anybody may know about it."""
 
+import re
+import shlex
 from collections.abc import Iterator
 from typing import Annotated
 
 from pydantic import BaseModel, Field
 
-from bundle.manifest import Accuracy, AttentionMap, Input, Parity, Provenance
-from bundle.preprocessing import Preprocessing
-from service.repository.served_model import LoadedVersion, ServedModel
+from aaserve.bundle.manifest import Accuracy, AttentionMap, Input, Parity, Provenance
+from aaserve.bundle.preprocessing import Preprocessing
+from aaserve.service.repository.served_model import LoadedVersion, ServedModel
 
 
 class VersionCard(BaseModel):
@@ -133,6 +135,15 @@ def _version_card(loaded: LoadedVersion, state: str) -> VersionCard:
         attention=manifest.attention,
         accuracy=manifest.accuracy,
         parity=manifest.parity,
-        provenance=manifest.provenance,
+        provenance=manifest.provenance.model_copy(update={"command": without_folders(manifest.provenance.command)}),
         sha256=manifest.files,
     )
+
+
+def without_folders(command: str) -> str:
+    """A shell command with the last part of each path: where files lay on another machine is for nobody to know."""
+    try:
+        words = shlex.split(command)
+    except ValueError:  # not one that the exporter wrote
+        return ""
+    return shlex.join(re.sub(r"[^=]*[/\\]", "", word.rstrip("/")) for word in words)

@@ -4,10 +4,10 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
-from service.errors import ModelNotFound
-from service.http.params import parts
-from service.http.routes.model_card import ModelCard, ModelList, model_card, model_summary
-from service.http.schemas import Problem
+from aaserve.service.errors import ModelNotFound
+from aaserve.service.http.params import parts
+from aaserve.service.http.routes.model_card import ModelCard, ModelList, model_card, model_summary
+from aaserve.service.http.schemas import Problem
 
 router = APIRouter()
 

@@ -3,16 +3,19 @@
 from functools import partial
 
 from fastapi import APIRouter, Request
+from pydantic_core import to_json
 from starlette.responses import JSONResponse, Response
 
-from service.errors import ServiceError
-from service.http.body import FORM, Fields, image_of, raw_image, read_upload
-from service.http.body_schemas import LABELS, raw_or_form_body
-from service.http.direct_route import DirectRoute
-from service.http.multipart import Form
-from service.http.params import TimeoutMs, TopK, failures, parts
-from service.http.routes.classify import classified
-from service.http.schemas import TorchServeError
+from aaserve.bundle.manifest import Manifest
+from aaserve.service.errors import ServiceError
+from aaserve.service.http.body.body import FORM, Fields, image_of, raw_image, read_upload
+from aaserve.service.http.body.multipart import Form
+from aaserve.service.http.body_schemas import LABELS, raw_or_form_body
+from aaserve.service.http.direct_route import DirectRoute
+from aaserve.service.http.params import TimeoutMs, TopK, failures, parts
+from aaserve.service.http.routes.classify import classified
+from aaserve.service.http.schemas import TorchServeError
+from aaserve.service.tasks.classification import ClassScore
 
 router = APIRouter(tags=["TorchServe"], route_class=DirectRoute)
 _FIELD = "data"
@@ -42,8 +45,12 @@ async def predictions(
     asked = {"model": model, "version": version, "top_k": top_k}
     max_body_bytes = parts(request)[1].max_body_bytes
     read = partial(read_upload, takes=_TAKES, max_body_bytes=max_body_bytes, field=_FIELD)
-    _, ranked = await classified(request, asked, timeout_ms, read=read, parse=_image_of)
-    return JSONResponse({item["label"]: item["score"] for item in ranked})
+    answer = await classified(request, asked, timeout_ms, read=read, parse=_image_of, write=_answer_body)
+    return Response(answer, media_type="application/json")
+
+
+def _answer_body(_: Manifest, predictions: list[ClassScore]) -> bytes:
+    return to_json({item["label"]: item["score"] for item in predictions})
 
 
 def _image_of(upload: bytes | Form) -> tuple[bytes, Fields]:

@@ -5,9 +5,10 @@ from contextlib import ExitStack
 
 import pytest
 
-from service.engine.admission import Admission
-from service.engine.throughput import Throughput
-from service.errors import QueueFull, TooManyRows
+from aaserve.service.engine.admission import Admission
+from aaserve.service.engine.client_usage import ClientUsage
+from aaserve.service.engine.throughput import Throughput
+from aaserve.service.errors import QueueFull, TooManyRows
 
 
 class Clock:
@@ -34,8 +35,10 @@ def door(throughput: Throughput | None = None, *, rows: int = 10, wait: float = 
     return Admission(
         max_rows=rows,
         longest_wait=wait,
-        computing=lambda: computing,
+        computing=lambda slow: 0 if slow else computing,
+        usage=ClientUsage(),
         throughput=throughput or Throughput(),
+        slow_throughput=Throughput(),
     )
 
 

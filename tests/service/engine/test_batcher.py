@@ -6,9 +6,9 @@ import threading
 import numpy as np
 import pytest
 
-from service.engine.batch import FewRows
-from service.engine.inference_threads import InferenceThreads
-from service.errors import InferenceFailed
+from aaserve.service.engine.batch import RunBatch
+from aaserve.service.engine.inference_threads import InferenceThreads
+from aaserve.service.errors import InferenceFailed
 from tests.held_model import ROW, Model, batching, run, soon, started, waiting
 from tests.virtual_time import VirtualLoop, VirtualThreads, run_in_virtual_time
 
@@ -17,7 +17,7 @@ def test_each_caller_gets_the_answer_to_its_own_row() -> None:
     async def scenario() -> None:
         async with batching(Model()) as batcher:
             answers = await asyncio.gather(*(batcher.submit(ROW * i, deadline=soon()) for i in range(16)))
-        assert [answer.rows[0, 0] for answer in answers] == [2 * i for i in range(16)]
+        assert [answer.outputs["doubled"][0, 0] for answer in answers] == [2 * i for i in range(16)]
 
     run(scenario())
 
@@ -53,11 +53,15 @@ def test_lanes_that_are_free_share_what_waits_and_do_not_wait_for_each_other() -
     run(scenario())
 
 
+def either(one: Model, few: Model) -> RunBatch:
+    return lambda batch, names, all_cores: (few if all_cores else one)(batch)
+
+
 def test_few_rows_are_computed_by_all_the_cores_and_a_crowd_side_by_side() -> None:
     async def scenario() -> None:
         one, few = Model(held=True), Model(held=True)
         async with (
-            batching(one, size=4, lanes=InferenceThreads(2), few_rows=FewRows(few, fewer_than=1.7)) as batcher,
+            batching(either(one, few), size=4, lanes=InferenceThreads(2), few_rows=1.7) as batcher,
             asyncio.TaskGroup() as callers,
         ):
             callers.create_task(batcher.submit(ROW, deadline=soon()))
@@ -76,7 +80,7 @@ def test_who_comes_while_all_cores_work_waits_for_them_until_it_is_a_crowd() -> 
     async def scenario() -> None:
         one, few = Model(held=True), Model(held=True)
         async with (
-            batching(one, size=4, lanes=InferenceThreads(2), few_rows=FewRows(few, fewer_than=3)) as batcher,
+            batching(either(one, few), size=4, lanes=InferenceThreads(2), few_rows=3) as batcher,
             asyncio.TaskGroup() as callers,
         ):
             callers.create_task(batcher.submit(ROW, deadline=soon()))
@@ -111,7 +115,7 @@ def test_nothing_is_given_to_a_model_that_is_being_looked_after() -> None:
             await asyncio.sleep(0.01)
             assert model.batches == [1]
             go.set()
-            assert (await later).rows[0, 0] == 2
+            assert (await later).outputs["doubled"][0, 0] == 2
 
     run(scenario())
 
@@ -120,7 +124,7 @@ def test_a_full_batch_is_with_the_lanes_before_one_is_free() -> None:
     lanes = VirtualThreads(1, lambda: 1.0)
 
     async def scenario(loop: VirtualLoop) -> None:
-        async with batching(lambda batch: batch, size=2, lanes=lanes) as batcher:
+        async with batching(lambda batch, names, all_cores: {"same": batch}, size=2, lanes=lanes) as batcher:
             await asyncio.gather(*(batcher.submit(ROW, deadline=loop.time() + 10) for _ in range(6)))
 
     run_in_virtual_time(scenario)
@@ -141,7 +145,7 @@ def test_with_a_delay_a_lonely_caller_is_answered_when_it_is_over() -> None:
     async def scenario() -> None:
         async with batching(Model(), size=3, delay=0.05) as batcher:
             answer = await batcher.submit(ROW, deadline=soon())
-        assert answer.queue_seconds >= 0.05
+        assert answer.stages["queue"] >= 0.05
 
     run(scenario())
 
@@ -152,7 +156,7 @@ def test_rows_that_do_not_fit_one_batch_are_split_and_joined_in_order() -> None:
         rows = np.arange(10, dtype=np.float32)[:, np.newaxis]
         async with batching(model, size=4) as batcher:
             answer = await batcher.submit(rows, deadline=soon())
-        np.testing.assert_array_equal(answer.rows, rows * 2)
+        np.testing.assert_array_equal(answer.outputs["doubled"], rows * 2)
         assert model.batches == [4, 4, 2]
 
     run(scenario())
@@ -182,7 +186,7 @@ def test_the_next_batch_is_prepared_when_full_and_may_grow_until_then() -> None:
 
 def test_an_idle_batcher_never_wakes_up() -> None:
     async def scenario(loop: VirtualLoop) -> int:
-        async with batching(lambda batch: batch, lanes=VirtualThreads()) as batcher:
+        async with batching(lambda batch, names, all_cores: {"same": batch}, lanes=VirtualThreads()) as batcher:
             await batcher.submit(ROW, deadline=loop.time() + 10)
             await asyncio.sleep(1)  # what the answer left behind is done
             before = loop.rounds
@@ -192,24 +196,47 @@ def test_an_idle_batcher_never_wakes_up() -> None:
     assert run_in_virtual_time(scenario) <= 2  # to fall asleep, and to end the test
 
 
-def test_a_call_runs_between_batches_and_those_who_come_meanwhile_share_one() -> None:
+def test_only_requests_for_the_same_outputs_share_a_batch() -> None:
     async def scenario() -> None:
-        model, called, go = Model(), threading.Event(), threading.Event()
+        model, asked = Model(held=True), []
 
-        def function() -> str:
-            called.set()
-            assert go.wait(60)
-            return threading.current_thread().name
+        def run_batch(batch: np.ndarray, names: tuple[str, ...], all_cores: bool) -> dict[str, np.ndarray]:
+            asked.append(names)
+            return {name: model(batch)["doubled"] for name in names}
 
-        async with batching(model) as batcher:
-            call = asyncio.create_task(batcher.call(function, deadline=soon()))
-            assert await asyncio.to_thread(called.wait, 10)
-            assert batcher.computing == 1
-            callers = [asyncio.create_task(batcher.submit(ROW, deadline=soon())) for _ in range(3)]
-            await waiting(batcher, 3)
-            go.set()
-            await asyncio.gather(*callers)
-            assert (await call).startswith("inference")
-        assert model.batches == [3]
+        async with batching(run_batch, size=8) as batcher:
+            wanted = [("a",), ("a",), ("a", "b"), ("a",)]
+            first = asyncio.create_task(batcher.submit(ROW, names=("a",), deadline=soon()))
+            await started(model)
+            callers = [asyncio.create_task(batcher.submit(ROW, names=names, deadline=soon())) for names in wanted]
+            await waiting(batcher, 4)
+            model.go.set()
+            assert [tuple((await caller).outputs) for caller in (first, *callers)] == [("a",), *wanted]
+        assert asked == [("a",), ("a",), ("a", "b"), ("a",)]
+
+    run(scenario())
+
+
+def test_named_outputs_of_any_shape_are_split_and_joined_by_rows() -> None:
+    """As a detector's: boxes (N, 2, 4), classes (N, 2), and a count (N,)."""
+
+    async def scenario() -> None:
+        def run_batch(batch: np.ndarray, names: tuple[str, ...], all_cores: bool) -> dict[str, np.ndarray]:
+            number = batch[:, 0].astype(np.int64)
+            boxes = np.broadcast_to(batch[:, :1, np.newaxis], (len(batch), 2, 4))
+            return {"boxes": boxes, "classes": np.stack([number, -number], axis=1), "count": number}
+
+        rows = np.arange(5, dtype=np.float32)[:, np.newaxis]
+        async with batching(run_batch, size=2) as batcher:
+            found = await batcher.submit(rows, deadline=soon())
+        assert {name: values.shape for name, values in found.outputs.items()} == {
+            "boxes": (5, 2, 4),
+            "classes": (5, 2),
+            "count": (5,),
+        }
+        for index in range(5):
+            row = found.row(index)
+            assert (row["boxes"] == index).all()
+            assert (row["classes"].tolist(), row["count"]) == ([index, -index], index)
 
     run(scenario())

@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from service.errors import Draining, InferenceFailed, InvalidImage, ModelHung, ModelLost
+from aaserve.service.errors import Draining, InferenceFailed, InvalidImage, ModelHung, ModelLost
 from tests.held_model import ROW, Model, batching, run, soon, started, waiting
 
 
@@ -25,14 +25,13 @@ def test_a_row_that_is_made_in_a_lane_fails_alone_and_not_if_nobody_wants_it() -
             first = asyncio.create_task(batcher.submit(ROW, deadline=soon()))
             await started(model)
             one, bad, leaver, other = [
-                asyncio.create_task(batcher.submit_later(partial(make, value), deadline=soon()))
-                for value in (1, -1, 2, 3)
+                asyncio.create_task(batcher.submit(partial(make, value), deadline=soon())) for value in (1, -1, 2, 3)
             ]
             await waiting(batcher, 4)
             leaver.cancel()
             await waiting(batcher, 3)
             model.go.set()
-            assert [(await task).rows[0, 0] for task in (first, one, other)] == [2, 2, 6]
+            assert [(await task).outputs["doubled"][0, 0] for task in (first, one, other)] == [2, 2, 6]
             with pytest.raises(InvalidImage):
                 await bad
         assert (made, model.batches) == ([1, -1, 3], [1, 2])
@@ -44,7 +43,7 @@ def test_a_batch_that_fails_is_run_again_caller_by_caller_and_only_the_culprit_f
     async def scenario() -> None:
         model = Model(held=True)
 
-        def run_batch(batch: np.ndarray) -> np.ndarray:
+        def run_batch(batch: np.ndarray, names: tuple[str, ...], all_cores: bool) -> dict[str, np.ndarray]:
             doubled = model(batch)
             if (batch < 0).any():
                 raise RuntimeError("out of memory at 0x7f")
@@ -57,7 +56,7 @@ def test_a_batch_that_fails_is_run_again_caller_by_caller_and_only_the_culprit_f
             await waiting(batcher, 3)
             model.go.set()
             one, culprit, other = await asyncio.gather(*callers, return_exceptions=True)
-            assert (one.rows[0, 0], other.rows[0, 0]) == (6, 10)
+            assert (one.outputs["doubled"][0, 0], other.outputs["doubled"][0, 0]) == (6, 10)
             assert isinstance(culprit, InferenceFailed)
             assert "0x7f" not in str(culprit)
             assert "0x7f" in str(culprit.__cause__)  # for the log
@@ -76,7 +75,7 @@ def test_rows_of_different_shapes_are_answered_one_by_one() -> None:
             mixed = [asyncio.create_task(batcher.submit(np.ones((1, n), np.float32), deadline=soon())) for n in (2, 3)]
             await waiting(batcher, 2)
             model.go.set()
-            assert [answer.rows.shape for answer in await asyncio.gather(*mixed)] == [(1, 2), (1, 3)]
+            assert [answer.outputs["doubled"].shape for answer in await asyncio.gather(*mixed)] == [(1, 2), (1, 3)]
             await first
 
     run(scenario())
@@ -84,7 +83,7 @@ def test_rows_of_different_shapes_are_answered_one_by_one() -> None:
 
 def test_a_model_that_answers_too_few_rows_fails_and_mixes_up_nobody() -> None:
     async def scenario() -> None:
-        async with batching(lambda batch: batch[1:]) as batcher:
+        async with batching(lambda batch, names, all_cores: {"cut": batch[1:]}) as batcher:
             with pytest.raises(InferenceFailed):
                 await batcher.submit(np.ones((2, 3)), deadline=soon())
 
@@ -105,7 +104,7 @@ def test_a_batch_of_which_nothing_can_be_answered_asks_for_recovery() -> None:
                 *(batcher.submit(ROW, deadline=soon()) for _ in range(2)), return_exceptions=True
             )
             assert [type(result) for result in results] == [InferenceFailed, InferenceFailed]
-            assert (await batcher.submit(ROW, deadline=soon())).rows[0, 0] == 2
+            assert (await batcher.submit(ROW, deadline=soon())).outputs["doubled"][0, 0] == 2
             assert recovered.is_set()
 
     run(scenario())
@@ -139,18 +138,16 @@ def test_a_model_that_is_abandoned_ends_every_wait_though_its_call_does_not_end(
     async def scenario() -> None:
         computing, end, ended = threading.Event(), threading.Event(), threading.Event()
 
-        def hanging(batch: np.ndarray) -> np.ndarray:
+        def hanging(batch: np.ndarray, names: tuple[str, ...], all_cores: bool) -> dict[str, np.ndarray]:
             computing.set()
             end.wait(5)
             ended.set()
-            return batch
+            return {"same": batch}
 
         async with batching(hanging, size=1) as batcher:
             callers = [asyncio.create_task(batcher.submit(ROW, deadline=soon())) for _ in range(4)]
             assert await asyncio.to_thread(computing.wait, 10)
             await waiting(batcher, 3)  # one prepared, two queued
-            callers.append(asyncio.create_task(batcher.call(lambda: None, deadline=soon())))
-            await waiting(batcher, 4)
             batcher.abandon(ModelHung("hung"))
             results = await asyncio.gather(*callers, return_exceptions=True)
             assert {type(result) for result in results} == {InferenceFailed}
@@ -159,30 +156,5 @@ def test_a_model_that_is_abandoned_ends_every_wait_though_its_call_does_not_end(
             assert not batcher.alive
         assert not ended.is_set()
         end.set()
-
-    run(scenario())
-
-
-def test_a_call_that_fails_asks_for_recovery_and_may_end_the_batcher() -> None:
-    async def scenario() -> None:
-        lost: list[bool] = [False]
-        recovered = threading.Event()
-
-        def recover() -> None:
-            recovered.set()
-            if lost[0]:
-                raise ModelLost("the model is lost")
-
-        async with batching(Model(), recover=recover) as batcher:
-            with pytest.raises(InferenceFailed) as failure:
-                await batcher.call(lambda: 1 // 0, deadline=soon())
-            assert isinstance(failure.value.__cause__, ZeroDivisionError)
-            assert (await batcher.submit(ROW, deadline=soon())).rows[0, 0] == 2
-            assert recovered.is_set()
-            lost[0] = True
-            with pytest.raises(InferenceFailed):
-                await batcher.call(lambda: 1 // 0, deadline=soon())
-            with pytest.raises(ModelLost):
-                await batcher.ended()
 
     run(scenario())

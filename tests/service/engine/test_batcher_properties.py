@@ -8,9 +8,17 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.engine.batch import FewRows
-from service.engine.batcher import DynamicBatcher
-from service.errors import DeadlineExceeded, Draining, InferenceFailed, InvalidImage, ModelLost, QueueFull, TooManyRows
+from aaserve.service.engine.batcher import DynamicBatcher
+from aaserve.service.engine.client_usage import ClientUsage
+from aaserve.service.errors import (
+    DeadlineExceeded,
+    Draining,
+    InferenceFailed,
+    InvalidImage,
+    ModelLost,
+    QueueFull,
+    TooManyRows,
+)
 from tests.virtual_time import VirtualLoop, VirtualThreads, run_in_virtual_time
 
 POISON = -1.0  # a row with this in it makes every batch fail that it is in
@@ -127,33 +135,31 @@ def play(schedule: Schedule) -> Schedule:
     lanes = VirtualThreads(schedule.lanes, next_duration)
 
     async def scenario(loop: VirtualLoop) -> None:
-        def run_batch(batch: np.ndarray) -> np.ndarray:
+        def run_batch(batch: np.ndarray, names: tuple[str, ...], all_cores: bool) -> dict[str, np.ndarray]:
+            assert not all_cores or batcher.computing + batcher.queue_depth < schedule.crowd
             call = len(schedule.batches)
             schedule.batches.append((loop.time(), batch[:, 0].astype(int).tolist()))
             schedule.deepest = max(schedule.deepest, batcher.queue_depth)
             if (batch[:, 2] == POISON).any() or call in schedule.failing_calls:
                 raise RuntimeError("cannot compute this")
-            return answer_to(batch)
+            return {"answer": answer_to(batch)}
 
         def recover() -> None:
             if schedule.mortal:
                 raise ModelLost("gone")
 
-        def on_answered(rows: int) -> None:
+        def on_answered(rows: int, slow: bool) -> None:
             schedule.answered += rows
-
-        def run_few(batch: np.ndarray) -> np.ndarray:
-            assert batcher.computing + batcher.queue_depth < schedule.crowd
-            return run_batch(batch)
 
         batcher = DynamicBatcher(
             run_batch,
-            few_rows=FewRows(run_few, schedule.crowd) if schedule.crowd else None,
+            few_rows=schedule.crowd,
             lanes=lanes,
             max_batch_size=schedule.max_batch_size,
             max_queue_delay=schedule.max_queue_delay,
             max_queue_size=schedule.max_queue_size,
             recover=recover,
+            usage=ClientUsage(loop.time),
             on_answered=on_answered,
             clock=loop.time,
         )
@@ -167,12 +173,8 @@ def play(schedule: Schedule) -> Schedule:
                     raise InvalidImage("not a picture")
                 return rows_of(number, caller)[0]
 
-            work = (
-                batcher.submit_later(decode, deadline=caller.deadline)
-                if caller.picture
-                else batcher.submit(rows_of(number, caller), deadline=caller.deadline)
-            )
-            submitted = asyncio.ensure_future(work)
+            work = decode if caller.picture else rows_of(number, caller)
+            submitted = asyncio.ensure_future(batcher.submit(work, deadline=caller.deadline))
             if caller.leaves_after is not None:
                 loop.call_at(caller.arrives + caller.leaves_after + 0.5, submitted.cancel)
             await asyncio.wait([submitted])
@@ -209,9 +211,9 @@ def test_an_answer_is_that_of_the_rows_alone_in_their_order(schedule: Schedule) 
     for number, caller in enumerate(schedule.callers):
         outcome = schedule.outcomes[number]
         if not isinstance(outcome, Exception | str):
-            np.testing.assert_array_equal(outcome.rows, answer_to(rows_of(number, caller)))
-            assert outcome.queue_seconds >= 0
-            assert outcome.inference_seconds >= 0
+            np.testing.assert_array_equal(outcome.outputs["answer"], answer_to(rows_of(number, caller)))
+            assert outcome.stages["queue"] >= 0
+            assert outcome.stages["inference"] >= 0
 
 
 @EXHAUSTIVE

@@ -6,7 +6,7 @@ import threading
 import numpy as np
 import pytest
 
-from service.errors import DeadlineExceeded, Draining, QueueFull, TooManyRows
+from aaserve.service.errors import DeadlineExceeded, Draining, QueueFull, TooManyRows
 from tests.held_model import ROW, Model, batching, run, soon, started, waiting
 
 
@@ -20,7 +20,7 @@ def test_who_leaves_while_its_row_is_made_is_not_computed() -> None:
             return ROW[0]
 
         async with batching(model) as batcher:
-            leaver = asyncio.create_task(batcher.submit_later(make, deadline=soon()))
+            leaver = asyncio.create_task(batcher.submit(make, deadline=soon()))
             assert await asyncio.to_thread(making.wait, 10)
             leaver.cancel()
             await asyncio.wait([leaver])
@@ -75,7 +75,7 @@ def test_a_deadline_that_passes_during_inference_ends_the_wait() -> None:
                 await batcher.submit(ROW, deadline=soon(0.05))
             model.go.set()
             answer = await batcher.submit(ROW, deadline=soon())
-        assert answer.rows[0, 0] == 2
+        assert answer.outputs["doubled"][0, 0] == 2
 
     run(scenario())
 
@@ -92,7 +92,7 @@ def test_a_caller_who_leaves_does_not_disturb_its_batch_mates() -> None:
             leaver.cancel()
             await waiting(batcher, 1)
             model.go.set()
-            assert (await mate).rows[0, 0] == 10
+            assert (await mate).outputs["doubled"][0, 0] == 10
             await first
         assert model.batches == [1, 1]
 
@@ -126,29 +126,9 @@ def test_draining_answers_what_is_queued_and_takes_nothing_new() -> None:
             await started(model)
             await waiting(batcher, 2)
             model.go.set()
-        assert [(await caller).rows[0, 0] for caller in callers] == [2, 2, 2]
+        assert [(await caller).outputs["doubled"][0, 0] for caller in callers] == [2, 2, 2]
         with pytest.raises(Draining):
             await batcher.submit(ROW, deadline=soon())
         assert not batcher.alive
-
-    run(scenario())
-
-
-def test_a_call_whose_caller_left_or_whose_deadline_passed_is_never_made() -> None:
-    async def scenario() -> None:
-        model, made = Model(held=True), []
-        async with batching(model) as batcher:
-            batch = asyncio.create_task(batcher.submit(ROW, deadline=soon()))
-            await started(model)
-            leaver = asyncio.create_task(batcher.call(lambda: made.append("left"), deadline=soon()))
-            await waiting(batcher, 1)
-            leaver.cancel()
-            with pytest.raises(DeadlineExceeded):
-                await batcher.call(lambda: made.append("late"), deadline=soon(0.01))
-            model.go.set()
-            await batch
-        assert made == []
-        with pytest.raises(Draining):
-            await batcher.call(lambda: None, deadline=soon())
 
     run(scenario())

@@ -5,8 +5,9 @@ import threading
 
 import pytest
 
-from service.engine.cpu_pool import CpuPool
-from service.errors import DeadlineExceeded
+from aaserve.service.engine.client_usage import ClientUsage
+from aaserve.service.engine.cpu_pool import CpuPool
+from aaserve.service.errors import DeadlineExceeded
 
 
 def soon(seconds: float = 10) -> float:
@@ -16,7 +17,7 @@ def soon(seconds: float = 10) -> float:
 def test_a_call_whose_deadline_passes_before_it_begins_never_runs() -> None:
     async def scenario() -> None:
         go, ran = threading.Event(), threading.Event()
-        pool = CpuPool(1)
+        pool = CpuPool(1, ClientUsage())
         busy = asyncio.create_task(pool.run(go.wait, deadline=soon()))
         await asyncio.sleep(0)
         with pytest.raises(DeadlineExceeded):
@@ -32,7 +33,7 @@ def test_a_call_whose_deadline_passes_before_it_begins_never_runs() -> None:
 
 def test_what_the_function_raises_reaches_the_caller() -> None:
     async def scenario() -> None:
-        pool = CpuPool(1)
+        pool = CpuPool(1, ClientUsage())
         with pytest.raises(ZeroDivisionError):
             await pool.run(lambda: 1 / 0, deadline=soon())  # type: ignore[arg-type, return-value]
         pool.close()

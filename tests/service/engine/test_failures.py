@@ -1,22 +1,25 @@
 """What only a broken model shows: the application over a socket, with a session that misbehaves."""
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
 import pytest
 from fastapi import FastAPI
 
-from bundle.manifest import AttentionMap
-from service.attention.render import FORMS
-from service.engine.session import OnnxSession
-from service.errors import StartFailed
-from service.http.app import create_app
-from service.settings import Settings
+from aaserve.bundle.bundle import Bundle
+from aaserve.service.attention.render import FORMS
+from aaserve.service.engine.session import OnnxSession
+from aaserve.service.errors import StartFailed
+from aaserve.service.http.app import create_app
+from aaserve.service.settings import Settings
 from tests.helpers import EXAMPLES, REPOSITORY, served, wait_until
+from tests.toy_bundles import write_fragile_bundle
 
 JPEG = (EXAMPLES / "rocket.jpg").read_bytes()
 
@@ -81,7 +84,9 @@ def test_a_model_call_that_raises_is_500_without_its_words(
 def test_logits_that_are_no_numbers_are_500(monkeypatch: pytest.MonkeyPatch) -> None:
     with serving() as (client, _):
         wait_until(lambda: client.get("/health/ready").status_code == 200)
-        monkeypatch.setattr(OnnxSession, "run", lambda _, batch: np.full((len(batch), 100), np.nan, np.float32))
+        monkeypatch.setattr(
+            OnnxSession, "run", lambda _, batch, names: {"logits": np.full((len(batch), 100), np.nan, np.float32)}
+        )
         assert classify(client).json()["code"] == "internal"
 
 
@@ -116,7 +121,7 @@ def test_a_bug_in_a_route_is_500_with_a_request_id_and_a_metric(
             raise KeyError("secret")
 
         with monkeypatch.context() as broken:
-            broken.setattr("service.http.routes.classify.rank", rank)
+            broken.setattr("aaserve.service.http.routes.classify.rank", rank)
             response = classify(client)
         assert response.status_code == 500
         assert response.headers["content-type"] == "application/problem+json"
@@ -133,24 +138,43 @@ def test_a_session_that_dies_with_no_memory_left_for_another_ends_the_service(mo
         def run(*_: object) -> None:
             raise RuntimeError("CUDA failure 700")
 
-        def open_bundle(_: object) -> None:
+        def content(*_: object) -> None:
             raise MemoryError
 
         monkeypatch.setattr(OnnxSession, "run", run)
-        monkeypatch.setattr("service.engine.runner.open_bundle", open_bundle)
+        monkeypatch.setattr(Bundle, "content", content)
         assert classify(client).status_code == 500
         wait_until(lambda: app.state.lifecycle.failure)
         assert app.state.lifecycle.failure == "aa-cifar100 died and could not be opened again: MemoryError()"
         assert client.get("/health/live").status_code == 503
 
 
+def test_a_session_that_dies_after_its_version_was_replaced_on_disk_is_not_opened_from_what_is_there_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_fragile_bundle(tmp_path)
+    app = create_app(Settings(repository=tmp_path, provider="cpu"))
+    with served(app) as (client, _):
+        wait_until(lambda: client.get("/health/ready").status_code == 200)
+
+        def run(*_: object) -> None:
+            raise RuntimeError("CUDA failure 700")
+
+        write_fragile_bundle(tmp_path, ballast_bytes=1000)  # never tried, and perhaps of other labels
+        monkeypatch.setattr(OnnxSession, "run", run)
+        assert classify(client).status_code == 500
+        wait_until(lambda: app.state.lifecycle.failure)
+        assert "fragile died and could not be opened again: " in app.state.lifecycle.failure
+        assert "model.onnx: expected sha256" in app.state.lifecycle.failure
+
+
 def test_a_bug_in_the_batcher_ends_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
-    def take(*_: object) -> None:
+    def take(*_: object, **__: object) -> None:
         raise KeyError("a bug")
 
     with serving() as (client, app):
         wait_until(lambda: client.get("/health/ready").status_code == 200)
-        monkeypatch.setattr("service.engine.queue.RowQueue.take", take)
+        monkeypatch.setattr("aaserve.service.engine.queue.RowQueue.take", take)
         assert classify(client).status_code == 500
         wait_until(lambda: app.state.lifecycle.failure)
         assert client.get("/health/live").status_code == 503
@@ -160,50 +184,61 @@ def explain(client: httpx.Client, **headers: str) -> httpx.Response:
     return client.post("/explain", content=JPEG, headers={"Content-Type": "image/jpeg", **headers})
 
 
+def of_attention(names: tuple[str, ...] = ()) -> bool:
+    return any(name.startswith("attention.") for name in names)
+
+
 def test_attention_that_fails_is_500_and_the_model_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = OnnxSession.run
     with serving() as (client, _):
         wait_until(lambda: client.get("/health/ready").status_code == 200)
         for fault in (RuntimeError("out of memory"), np.nan):
 
-            def attention(_: object, row: np.ndarray, layers: Sequence[AttentionMap], fault: object = fault) -> object:
-                if isinstance(fault, Exception):
-                    raise fault
-                return {layer.layer: np.full(layer.shape, fault, np.float32) for layer in layers}
+            def damaged(
+                session: OnnxSession, batch: np.ndarray, names: tuple[str, ...] = (), fault: object = fault
+            ) -> dict[str, np.ndarray]:
+                outputs = run(session, batch, names)
+                if of_attention(names):
+                    if isinstance(fault, Exception):
+                        raise fault
+                    outputs = {name: values * fault for name, values in outputs.items()}
+                return outputs
 
             with monkeypatch.context() as broken:
-                broken.setattr(OnnxSession, "attention", attention)
+                broken.setattr(OnnxSession, "run", damaged)
                 response = explain(client)
             assert (response.status_code, response.json()["code"]) == (500, "internal")
-            assert classify(client).status_code == 200
+            wait_until(lambda: classify(client).status_code == 200)
             assert explain(client).status_code == 200
 
 
-@pytest.mark.parametrize("damage", [lambda maps: maps[:, ::-1], lambda maps: maps * np.nan], ids=["turned", "NaN"])
+@pytest.mark.parametrize("damage", [lambda maps: maps[:, :, ::-1], lambda maps: maps * np.nan], ids=["turned", "NaN"])
 def test_attention_to_the_probe_that_differs_stops_the_start(
     monkeypatch: pytest.MonkeyPatch, damage: Callable[[np.ndarray], np.ndarray]
 ) -> None:
-    attention = OnnxSession.attention
+    run = OnnxSession.run
 
-    def damaged(*arguments: object) -> dict[str, np.ndarray]:
-        return {layer: damage(maps) for layer, maps in attention(*arguments).items()}  # type: ignore[arg-type]
+    def damaged(*arguments: Any) -> dict[str, np.ndarray]:
+        outputs = run(*arguments)
+        return {name: damage(values) if of_attention((name,)) else values for name, values in outputs.items()}
 
-    monkeypatch.setattr(OnnxSession, "attention", damaged)
+    monkeypatch.setattr(OnnxSession, "run", damaged)
     with serving() as (_, app):
         wait_until(lambda: app.state.lifecycle.failure)
         assert "expected the stored attention to the probe within 1e-03" in app.state.lifecycle.failure
 
 
 def test_an_explanation_takes_a_place_in_the_queue_and_has_a_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
-    attention, begun, go = OnnxSession.attention, threading.Event(), threading.Event()
+    run, begun, go = OnnxSession.run, threading.Event(), threading.Event()
 
-    def held(*arguments: object) -> dict[str, np.ndarray]:
+    def held(*arguments: Any) -> dict[str, np.ndarray]:
         begun.set()
         assert go.wait(60)
-        return attention(*arguments)  # type: ignore[arg-type]
+        return run(*arguments)
 
     with serving(max_queue_size=1) as (client, app), ThreadPoolExecutor(2) as threads:
         wait_until(lambda: client.get("/health/ready").status_code == 200)
-        monkeypatch.setattr(OnnxSession, "attention", held)
+        monkeypatch.setattr(OnnxSession, "run", held)
         first = threads.submit(explain, client)
         assert begun.wait(60)
         late = explain(client, **{"X-Request-Timeout-Ms": "50"})
@@ -218,14 +253,40 @@ def test_an_explanation_takes_a_place_in_the_queue_and_has_a_deadline(monkeypatc
         assert [done.result().status_code for done in (first, second)] == [200, 200]
 
 
+def test_explanations_have_a_part_of_the_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    run, begun, go = OnnxSession.run, threading.Event(), threading.Event()
+
+    def held(session: OnnxSession, batch: np.ndarray, names: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
+        if of_attention(names):
+            begun.set()
+            assert go.wait(60)
+        return run(session, batch, names)
+
+    threads_of_the_model = {"max_queue_size": 8, "intra_op_num_threads": 2}
+    with serving(**threads_of_the_model) as (client, app), ThreadPoolExecutor(3) as threads:
+        wait_until(lambda: client.get("/health/ready").status_code == 200)
+        monkeypatch.setattr(OnnxSession, "run", held)
+        asked = [threads.submit(explain, client) for _ in range(3)]
+        assert begun.wait(60)
+        [predictor] = app.state.lifecycle.repository.predictors
+        wait_until(lambda: predictor.admission.slow_rows == 3)
+        refused = explain(client)
+        assert (refused.status_code, refused.json()["code"]) == (429, "queue_full")
+        assert "/explain" in refused.json()["detail"]
+        assert classify(client).status_code == 200
+        go.set()
+        assert [done.result().status_code for done in asked] == [200] * 3
+
+
 def test_one_explanation_is_computed_and_drawn_before_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
     """Maps are large: however many ask, memory holds those of one."""
     drawing, go, computed = threading.Event(), threading.Event(), []
-    attention, draw = OnnxSession.attention, FORMS["image/png"]
+    run, draw = OnnxSession.run, FORMS["image/png"]
 
-    def counted(*arguments: object) -> dict[str, np.ndarray]:
-        computed.append(drawing.is_set() and not go.is_set())
-        return attention(*arguments)  # type: ignore[arg-type]
+    def counted(session: OnnxSession, batch: np.ndarray, names: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
+        if of_attention(names):
+            computed.append(drawing.is_set() and not go.is_set())
+        return run(session, batch, names)
 
     def held(*arguments: object) -> bytes:
         drawing.set()
@@ -234,7 +295,7 @@ def test_one_explanation_is_computed_and_drawn_before_the_next(monkeypatch: pyte
 
     with serving(decode_threads=4) as (client, _), ThreadPoolExecutor(3) as threads:
         wait_until(lambda: client.get("/health/ready").status_code == 200)
-        monkeypatch.setattr(OnnxSession, "attention", counted)
+        monkeypatch.setattr(OnnxSession, "run", counted)
         monkeypatch.setitem(FORMS, "image/png", held)
         answers = [threads.submit(explain, client, Accept="image/png") for _ in range(3)]
         assert drawing.wait(60)

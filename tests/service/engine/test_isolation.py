@@ -78,21 +78,21 @@ def test_a_bad_item_of_a_batch_request_fails_alone(fragile: RunningService) -> N
 
 DYING = """
 import pathlib, sys
-from service.engine.session import OnnxSession
+from aaserve.service.engine.session import OnnxSession
 
 died, run = pathlib.Path({flag!r}), OnnxSession.run
 
-def run_until_death(self, batch):
+def run_until_death(self, *arguments):
     if died.exists() and not getattr(self, "reopened", False):
         raise RuntimeError("CUDA failure 700: an illegal memory access was encountered")
-    return run(self, batch)
+    return run(self, *arguments)
 
 def reopened(self, *arguments, **options):
     init(self, *arguments, **options)
     self.reopened = died.exists()
 
 init, OnnxSession.__init__, OnnxSession.run = OnnxSession.__init__, reopened, run_until_death
-from service.__main__ import main
+from aaserve.service.__main__ import main
 sys.exit(main())
 """
 
@@ -137,15 +137,15 @@ class DyingService:
 
 REOPENING_IS_HELD = """
 import pathlib, sys, time
-from service.engine.session import OnnxSession
+from aaserve.service.engine.session import OnnxSession
 
 died, go = pathlib.Path({died!r}), pathlib.Path({go!r})
 run, init = OnnxSession.run, OnnxSession.__init__
 
-def run_until_death(self, batch):
+def run_until_death(self, *arguments):
     if died.exists() and self.of_fragile and not self.reopened:
         raise RuntimeError("CUDA failure 700: an illegal memory access was encountered")
-    return run(self, batch)
+    return run(self, *arguments)
 
 def held(self, bundle, *arguments, **options):
     self.of_fragile, self.reopened = bundle.manifest.name == "fragile", died.exists()
@@ -154,7 +154,7 @@ def held(self, bundle, *arguments, **options):
     init(self, bundle, *arguments, **options)
 
 OnnxSession.run, OnnxSession.__init__ = run_until_death, held
-from service.__main__ import main
+from aaserve.service.__main__ import main
 sys.exit(main())
 """
 
@@ -233,7 +233,7 @@ def test_a_queue_is_bounded_and_an_overload_is_refused_before_its_body_is_read()
 
 def test_there_is_no_fixed_wait() -> None:
     """Greedy by default: a lonely row goes at once, so that the model has computed before any window could end."""
-    from service.settings import Settings
+    from aaserve.service.settings import Settings
 
     assert Settings.model_fields["max_queue_delay_ms"].default == 0
     with running_service(repository=REPOSITORY) as service:

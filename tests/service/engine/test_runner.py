@@ -2,15 +2,16 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
 
-from bundle.bundle import Bundle, open_bundle
-from service.engine.runner import ModelRunner
-from service.engine.session import OnnxSession
-from service.errors import StartFailed
-from service.settings import Settings
+from aaserve.bundle.bundle import Bundle, open_bundle
+from aaserve.service.engine.runner import ModelRunner
+from aaserve.service.engine.session import OnnxSession
+from aaserve.service.errors import StartFailed
+from aaserve.service.settings import Settings
 from tests.helpers import EXAMPLES, REPOSITORY, running_service
 
 SHIPPED = REPOSITORY / "aa-cifar100" / "1"
@@ -30,11 +31,11 @@ class Sessions:
         self.dead = False
         run = OnnxSession.run
 
-        def watched(session: OnnxSession, batch: np.ndarray) -> np.ndarray:
+        def watched(session: OnnxSession, *arguments: Any) -> dict[str, np.ndarray]:
             self.used.append(session._threads)
             if self.dead:
                 raise RuntimeError("dead")
-            return run(session, batch)
+            return run(session, *arguments)
 
         monkeypatch.setattr(OnnxSession, "run", watched)
         monkeypatch.setattr(OnnxSession, "seconds_of_one_row", lambda session: seconds[session._threads])
@@ -76,7 +77,7 @@ def test_a_second_session_is_kept_where_one_row_takes_long_and_all_threads_are_f
     assert (sessions.opened, runner.lanes) == (opened, threads)
     assert runner.speedup == pytest.approx(speedup)
     sessions.used.clear()
-    side_by_side, wide = runner.run(rows), runner.run_wide(rows[:1])
+    side_by_side, wide = runner.run(rows)["logits"], runner.run(rows[:1], all_cores=True)["logits"]
     assert sessions.used == [1, 2 if speedup > 1 else 1]
     np.testing.assert_allclose(wide, side_by_side[:1], rtol=1e-5, atol=1e-5)
 
@@ -94,7 +95,7 @@ def test_both_sessions_are_opened_again_when_they_die(monkeypatch: pytest.Monkey
     sessions.dead = True
     runner.recover()
     assert sessions.opened == [1, 2, 1, 2]
-    assert runner.run_wide(rows).shape == runner.run(rows).shape
+    assert runner.run(rows, all_cores=True)["logits"].shape == runner.run(rows)["logits"].shape
 
 
 def test_a_bundle_with_a_normalisation_of_0_to_255_is_served_and_warned_of(
@@ -125,13 +126,13 @@ def test_a_second_session_that_cannot_be_opened_stops_the_start(monkeypatch: pyt
 
 def test_lanes_that_share_a_session_get_the_answers_of_each_row_alone(rows: np.ndarray) -> None:
     session = OnnxSession(open_bundle(SHIPPED), SETTINGS)
-    alone = [session.run(row[np.newaxis])[0] for row in rows]
+    alone = [session.run(row[np.newaxis])["logits"][0] for row in rows]
     found: list[bool] = []
 
     def lane(size: int) -> None:
         for _ in range(20):
             for first in range(0, len(rows), size):
-                answers = session.run(rows[first : first + size])
+                answers = session.run(rows[first : first + size])["logits"]
                 found.append(all(np.array_equal(a, b) for a, b in zip(answers, alone[first:], strict=False)))
 
     lanes = [threading.Thread(target=lane, args=(size,)) for size in (1, 2, 4)]

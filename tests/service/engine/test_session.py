@@ -8,11 +8,12 @@ import onnxruntime
 import pytest
 from onnxruntime.capi.onnxruntime_pybind11_state import EPFail
 
-from bundle.bundle import open_bundle
-from service.engine.providers import with_options
-from service.engine.session import OnnxSession, left_to_the_cpu
-from service.errors import StartFailed
-from service.settings import Settings
+from aaserve.bundle.bundle import Bundle, open_bundle
+from aaserve.service.engine.providers import with_options
+from aaserve.service.engine.session import OnnxSession, left_to_the_cpu
+from aaserve.service.errors import StartFailed
+from aaserve.service.settings import Settings
+from tests.detector_bundle import write_detector
 from tests.helpers import REPOSITORY
 
 SHIPPED = open_bundle(REPOSITORY / "aa-cifar100" / "1")
@@ -62,7 +63,29 @@ def test_a_provider_that_fails_in_the_midst_of_work_is_not_replaced_in_silence()
 def test_runs_batches_of_any_size() -> None:
     session = OnnxSession(SHIPPED, Settings(provider="cpu", intra_op_num_threads=1, max_batch_size=4))
     session.warm_up()
-    assert session.run(np.zeros((3, 32, 32, 3), np.uint8)).shape == (3, 100)
+    assert session.run(np.zeros((3, 32, 32, 3), np.uint8))["logits"].shape == (3, 100)
+
+
+@pytest.mark.parametrize("fixed_shapes", [False, True])
+def test_named_outputs_of_any_shape_and_type_come_as_the_graph_gives_them(tmp_path: Path, fixed_shapes: bool) -> None:
+    """As a detector's: a fixed number of boxes and classes for each picture, and how many of them count."""
+    detector = write_detector(tmp_path)
+    session = OnnxSession(detector, Settings(provider="cpu", max_batch_size=4), fixed_shapes=fixed_shapes)
+    session.warm_up()
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 4, 4, 3), np.uint8)
+    found = session.run(pixels)
+    assert {name: (values.dtype.name, values.shape) for name, values in found.items()} == {
+        "boxes": ("float32", (3, 4, 4)),
+        "classes": ("int64", (3, 4)),
+        "count": ("int64", (3,)),
+    }
+    np.testing.assert_array_equal(found["boxes"], pixels.reshape(3, 4, 12)[:, :, :4])
+    np.testing.assert_array_equal(found["count"], pixels.reshape(3, -1).max(axis=1))
+    assert list(session.run(pixels, ["count"])) == ["count"]
+    manifest = detector.manifest
+    swapped = manifest.model_copy(update={"outputs": manifest.outputs[::-1]})
+    with pytest.raises(StartFailed, match=r"expected the output \('count', 'tensor\(int64\)', \(\)\), \('classes'"):
+        OnnxSession(Bundle(detector.folder, swapped, ""), Settings(provider="cpu"))
 
 
 @pytest.mark.parametrize("rows", [1, 3, 4])
@@ -73,7 +96,7 @@ def test_padding_to_warm_sizes_changes_no_answer(rows: int) -> None:
     fixed.warm_up()
     for seed in range(3):
         batch = np.random.default_rng(seed).integers(0, 256, (rows, 32, 32, 3), np.uint8)
-        np.testing.assert_allclose(fixed.run(batch), free.run(batch), rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(fixed.run(batch)["logits"], free.run(batch)["logits"], rtol=1e-4, atol=1e-4)
 
 
 def test_a_session_never_sees_another_shape_where_each_costs_a_plan(monkeypatch: pytest.MonkeyPatch) -> None:

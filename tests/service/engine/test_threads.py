@@ -9,9 +9,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service.http.app import create_app
-from service.settings import Settings
-from service.threads import lower_priority
+from aaserve.service.http.app import create_app
+from aaserve.service.settings import Settings
+from aaserve.service.threads import lower_priority
 from tests.helpers import EXAMPLES, REPOSITORY, running_service, served, wait_until
 
 JPEG = (EXAMPLES / "rocket.jpg").read_bytes()
@@ -24,7 +24,7 @@ os.execvp(unprivileged[0], [*unprivileged, sys.executable, "-m", "service", *sys
 """
 LOG_THREAD_ENDS = """
 import pathlib, sys, threading
-from service.observability.log_writer import LogWriter
+from aaserve.service.observability.log_writer import LogWriter
 
 write, flag = LogWriter._write, pathlib.Path({flag!r})
 
@@ -34,7 +34,7 @@ def write_or_end(self, lines):
     return write(self, lines)
 
 LogWriter._write = write_or_end
-from service.__main__ import main
+from aaserve.service.__main__ import main
 sys.exit(main())
 """
 
@@ -84,14 +84,14 @@ def lane_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     def end(*_: object) -> None:
         raise SystemExit
 
-    monkeypatch.setattr("service.engine.inference_threads._outcome", end)
+    monkeypatch.setattr("aaserve.service.engine.inference_threads._outcome", end)
 
 
 def decode_thread_cannot_begin(monkeypatch: pytest.MonkeyPatch) -> None:
     def end(*_: object) -> None:
         raise RuntimeError("injected")
 
-    monkeypatch.setattr("service.engine.cpu_pool.lower_priority", end)
+    monkeypatch.setattr("aaserve.service.engine.cpu_pool.lower_priority", end)
 
 
 @pytest.mark.parametrize(

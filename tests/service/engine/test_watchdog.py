@@ -7,8 +7,8 @@ from pathlib import Path
 
 import httpx
 
-from service.engine.watchdog import Watchdog
-from service.process.supervisor import HUNG
+from aaserve.service.engine.watchdog import Watchdog
+from aaserve.service.process.supervisor import HUNG
 from tests.helpers import running_service, wait_until
 from tests.toy_bundles import HANGS, OUT_OF_RANGE, picture, write_fragile_bundle
 from tests.virtual_time import VirtualLoop, run_in_virtual_time

@@ -12,10 +12,10 @@ import httpx
 import pytest
 from starlette.routing import BaseRoute, Route
 
-from service.http.app import create_app
-from service.http.auth import ANY, OPEN, needs
-from service.http.keys import Keys
-from service.settings import Settings
+from aaserve.service.http.app import create_app
+from aaserve.service.http.auth import ANY, OPEN, needs
+from aaserve.service.http.keys import Keys
+from aaserve.service.settings import Settings
 from tests.helpers import EXAMPLES, ROOT, RunningService, running_service, start_that_fails, wait_until
 
 JPEG = (EXAMPLES / "rocket.jpg").read_bytes()
@@ -163,6 +163,14 @@ def test_each_address_refuses_in_its_own_form(keyed: RunningService) -> None:
     torchserve = keyed.client.post("/predictions/aa-cifar100")
     assert torchserve.json().keys() == {"code", "type", "message"}
     assert (torchserve.json()["code"], torchserve.json()["type"]) == (401, "InvalidKeyException")
+
+
+def test_two_keys_are_one_too_many(keyed: RunningService) -> None:
+    """A proxy may have looked at the other one."""
+    twice = [("Authorization", f"Bearer {KEYS['infer']}"), ("Authorization", "Bearer another")]
+    for headers in (twice, twice[::-1], twice[:1] * 2):
+        answer = keyed.client.get("/models", headers=headers)
+        assert (answer.status_code, answer.json()["code"]) == (400, "invalid_request")
 
 
 def test_a_refusal_comes_before_a_byte_of_the_body_is_read(keyed: RunningService) -> None:

@@ -1,13 +1,16 @@
 """An error names its own cause: what is wrong with the body, what was expected, and how to send it instead."""
 
+import asyncio
 import base64
 import codecs
 import gzip
 import json
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
+from aaserve.service.http.body.multipart import read_form
 from tests.helpers import EXAMPLES, RunningService
 
 JPEG = (EXAMPLES / "rocket.jpg").read_bytes()
@@ -45,7 +48,7 @@ CAUSES: dict[str, tuple[str, str, bytes, int, str]] = {
     "no boundary": ("/classify", "multipart/form-data", form(IMAGE), 400, "names no boundary"),
     "an empty boundary": ("/classify", "multipart/form-data; boundary=", form(IMAGE), 400, "names no boundary"),
     "a long boundary": ("/classify", FORM + "x" * 300, form(IMAGE), 400, "boundary in Content-Type is too long"),
-    "another boundary": ("/classify", FORM + "y", form(IMAGE), 400, "does not begin with the boundary"),
+    "another boundary": ("/classify", FORM + "y", form(IMAGE), 400, "boundary that Content-Type names does not occur"),
     "lines of LF": ("/classify", FORM, form(IMAGE).replace(b"\r\n", b"\n"), 400, "lines end with CR LF"),
     "a header that is none": (
         "/classify",
@@ -197,7 +200,14 @@ def test_text_that_is_no_image_is_said_to_be_what_it_is(service: RunningService,
     assert words in service.client.post(PICTURES, json={"inputs": [tensor]}).json()["error"]
 
 
+def preamble(text: bytes, behind: bytes = b"") -> dict[str, Any]:
+    return {"content": text + form(IMAGE) + behind, "headers": {"Content-Type": FORM}}
+
+
 GOOD: dict[str, dict[str, Any]] = {
+    "a preamble": preamble(b"This is a message\r\nof several parts: --x\r\n\r\n", behind=b"and an epilogue"),
+    "a line break before the form": preamble(b"\r\n"),
+    "a preamble of a megabyte": preamble(b"a" * 2**20 + b"\r\n"),
     "URL-safe": {"json": {"image": URL_SAFE}},
     "URL-safe without padding": {"json": {"image": URL_SAFE.rstrip("=")}},
     "without padding": {"json": {"image": TEXT.rstrip("=")}},
@@ -226,3 +236,18 @@ GOOD: dict[str, dict[str, Any]] = {
 def test_what_can_be_meant_is_understood(service: RunningService, request_: dict[str, Any]) -> None:
     answer = service.client.post("/classify", **request_)
     assert (answer.status_code, answer.text) == (200, service.classify(JPEG).text)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
+def test_a_preamble_may_come_in_any_pieces(size: int) -> None:
+    content = b"\r\n--\r\n-x\r\n--\r" + b"\r\n" + form(('name="image"; filename="a"', b"picture"))
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for start in range(0, len(content), size):
+            yield content[start : start + size]
+
+    async def scenario() -> None:
+        [image] = (await read_form(FORM, pieces(), image="image", takes=(), max_images=1)).images
+        assert image.content == b"picture"
+
+    asyncio.run(scenario())

@@ -8,8 +8,8 @@ import httpx
 import pytest
 from pydantic import ValidationError
 
-from service.http.cors import cors_headers
-from service.settings import Settings
+from aaserve.service.http.cors import cors_headers
+from aaserve.service.settings import Settings
 from tests.helpers import EXAMPLES, ROOT, RunningService, running_service, start_that_fails
 from tests.hostile.wire import Answer, answers, connect, received, send
 from tests.service.http.test_auth import bearer, lines

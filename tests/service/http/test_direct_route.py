@@ -9,8 +9,8 @@ import pytest
 from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request
 from starlette.responses import JSONResponse, Response
 
-from service.errors import InvalidParameter
-from service.http.direct_route import DirectRoute, DirectRoutes
+from aaserve.service.errors import InvalidParameter
+from aaserve.service.http.direct_route import DirectRoute, DirectRoutes
 
 QUERIES = ["", "flag=yes", "size=9&flag=1", "size=0", "size=", "size=1&size=1", "size=x&flag=2", "other=1"]
 

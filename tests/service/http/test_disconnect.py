@@ -15,11 +15,19 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
-from service.http.disconnect import cancel_on_disconnect
-from service.http.observation import Observation, Observer
-from service.observability.metrics import Metrics
-from service.settings import Settings
+from aaserve.service.http.disconnect import cancel_on_disconnect
+from aaserve.service.http.observation import Observation, Observer
+from aaserve.service.observability.metrics import Metrics
+from aaserve.service.settings import Settings
 from tests.helpers import served, wait_until
+
+
+class App:
+    """What `Observation` asks of an application."""
+
+    class state:  # noqa: N801
+        class lifecycle:  # noqa: N801
+            closes_connections = False
 
 
 class Client:
@@ -157,4 +165,55 @@ def test_an_error_after_the_client_has_left_is_none_of_the_service(caplog: pytes
     assert 'aaserve_requests_total{code="499"' in counted
     assert 'aaserve_rejected_total{reason="disconnected"} 1.0' in counted
     assert 'code="500"' not in counted
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+@pytest.mark.parametrize("body_is_read", [False, True])
+def test_a_server_whose_receive_fails_has_lost_the_client(
+    caplog: pytest.LogCaptureFixture, *, body_is_read: bool
+) -> None:
+    """As with Ray's proxies; Starlette's own error handling is around the route."""
+
+    async def scenario(metrics: Metrics) -> None:
+        async def answer(request: Request) -> Response:
+            await request.body()
+            async with cancel_on_disconnect(request):
+                await asyncio.Event().wait()
+            return PlainTextResponse("nobody gets this")
+
+        messages: list[Message] = [{"type": "http.request", "body": b"a", "more_body": not body_is_read}]
+
+        async def receive() -> Message:
+            if messages:
+                return messages.pop()
+            raise RuntimeError("the proxy has ended")
+
+        async def send(message: Message) -> None:
+            pass
+
+        app = Observation(Starlette(routes=[Route("/", answer, methods=["POST"])]), Observer(metrics))
+        scope = {"type": "http", "method": "POST", "path": "/", "headers": [], "query_string": b""}
+        await app(scope, receive, send)
+        await asyncio.sleep(0)
+
+    metrics = Metrics()
+    asyncio.run(scenario(metrics))
+    counted = generate_latest(metrics.registry).decode()
+    assert 'code="499"' in counted
+    assert 'code="500"' not in counted
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+def test_an_answer_that_cannot_be_sent_is_none_of_the_service(caplog: pytest.LogCaptureFixture) -> None:
+    metrics = Metrics()
+
+    async def connected() -> Message:
+        return {"type": "http.request"}
+
+    async def broken(_: Message) -> None:
+        raise BrokenPipeError
+
+    scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
+    asyncio.run(Observation(PlainTextResponse("a"), Observer(metrics))(scope | {"app": App()}, connected, broken))
+    assert 'code="500"' not in generate_latest(metrics.registry).decode()
     assert not [record for record in caplog.records if record.exc_info]

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from service.http.addresses import inference_endpoint
-from service.process.connection import MAX_CHUNKS
+from aaserve.service.http.addresses import inference_endpoint
+from aaserve.service.process.connection import MAX_CHUNKS
 from tests.full_service import full_service
 from tests.helpers import EXAMPLES, RunningService, wait_until
 from tests.hostile.wire import Answer, answers, ask, connect, received, send

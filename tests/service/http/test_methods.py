@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from service.http.app import create_app
-from service.settings import Settings
+from aaserve.service.http.app import create_app
+from aaserve.service.settings import Settings
 from tests.helpers import RunningService
 from tests.hostile.wire import connect, received, send
 

@@ -1,4 +1,4 @@
-"""The service speaks when it is spoken to: it opens no connection, fetches no address, starts no program."""
+"""The service speaks when it is spoken to: it opens no connection, fetches no address, starts no other program."""
 
 import base64
 import re
@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from aaserve.service.engine import trial_process
 from tests.helpers import EXAMPLES, ROOT, RunningService, running_service, wait_until
 from tests.toy_bundles import write_fragile_bundle
 
 JPEG = (EXAMPLES / "rocket.jpg").read_bytes()
 WATCHED_SERVICE = "tests/service/watched_service.py"
+TRIAL = trial_process.__name__  # a new version of a model is tried in a process of its own
 URLS = ["{}/cat.jpg", "{}@x/cat.jpg", "data:text/plain,{}", "data:{}"]
 
 
@@ -40,7 +42,13 @@ def test_python_is_asked_for_no_connection_and_no_program(tmp_path: Path) -> Non
         use(service, tmp_path / "repository")
         assert service.stop() == 0
     found = [line for line in events.read_text().splitlines() if not line.startswith("socket.getaddrinfo")]
-    assert [line for line in found if "('127.0.0.1', 0)" not in line] == []
+    trials = [
+        line
+        for line in found
+        if line.startswith("subprocess.Popen") and f"['{sys.executable}', '-m', '{TRIAL}']" in line
+    ]
+    assert len(trials) == 2  # of each version
+    assert [line for line in found if "('127.0.0.1', 0)" not in line and line not in trials] == []
 
 
 def test_the_watch_sees_what_it_is_for(tmp_path: Path) -> None:
@@ -73,7 +81,9 @@ def test_the_kernel_is_asked_for_no_connection(tmp_path: Path) -> None:
         assert service.stop() == 0
     wait_until(lambda: calls.read_text().endswith("+++ exited with 0 +++\n"))
     text = calls.read_text()
-    assert text.count("execve(") == 1  # the service itself: the trace has seen something
+    started = [line for line in text.splitlines() if "execve(" in line]
+    assert len([line for line in started if TRIAL not in line]) == 1  # the service itself: the trace has seen something
+    assert len([line for line in started if f'"-m", "{TRIAL}"' in line]) == 2
     assert re.findall(r".*sa_family=AF_INET6?.*", text) == []
 
 

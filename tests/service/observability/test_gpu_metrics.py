@@ -19,10 +19,10 @@ import httpx
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from service.engine.predictor import Predictor
-from service.http.app import create_app
-from service.observability.gpu_metrics import GpuMetrics, cuda_uuid
-from service.settings import Settings
+from aaserve.service.engine.predictor import Predictor
+from aaserve.service.http.app import create_app
+from aaserve.service.observability.gpu_metrics import GpuMetrics, cuda_uuid
+from aaserve.service.settings import Settings
 from tests.helpers import REPOSITORY, running_service, served, wait_until
 
 CARD, OTHER = uuid.UUID(int=1), uuid.UUID(int=2)
@@ -170,7 +170,7 @@ def test_cuda_is_asked_whose_number_it_is(tmp_path: Path, monkeypatch: pytest.Mo
 def on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Models that run on the CPU and say that they run on CUDA, on the first card."""
     monkeypatch.setattr(Predictor, "provider", "CUDAExecutionProvider")
-    monkeypatch.setattr("service.observability.gpu_metrics.cuda_uuid", [CARD].__getitem__)
+    monkeypatch.setattr("aaserve.service.observability.gpu_metrics.cuda_uuid", [CARD].__getitem__)
 
 
 def test_a_model_on_a_gpu_brings_its_card_into_the_metrics(

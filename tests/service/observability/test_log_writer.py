@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from aaserve.service.observability.log_writer import LINE, LogWriter
 from benchmarks.faults.running import running
-from service.observability.log_writer import LogWriter
 from tests.helpers import ROOT, running_service
 from tests.toy_bundles import OUT_OF_RANGE, picture, write_fragile_bundle
 
@@ -36,7 +36,7 @@ def everything(reading: int, last: str) -> list[str]:
 def test_a_full_pipe_holds_up_nobody_and_what_was_taken_comes_out_in_order(pipe: tuple[int, int]) -> None:
     dropped: list[None] = []
     reading, writing = pipe
-    writer = LogWriter(writing, capacity=100)
+    writer = LogWriter(writing, capacity=100 * (1003 + LINE))
     writer.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
     writer.on_dropped = lambda: dropped.append(None)
     for number in range(1000):  # a pipe holds 64 of these, the queue 100
@@ -50,9 +50,24 @@ def test_a_full_pipe_holds_up_nobody_and_what_was_taken_comes_out_in_order(pipe:
     writer.close()
 
 
+def test_what_waits_is_bounded_in_bytes_and_what_is_dropped_is_counted(pipe: tuple[int, int]) -> None:
+    dropped: list[None] = []
+    reading, writing = pipe
+    writer = LogWriter(writing, capacity=2**20)
+    writer.setFormatter(logging.Formatter("%(message)s"))
+    writer.on_dropped = lambda: dropped.append(None)
+    line = "x" * 100_000  # more than the pipe takes
+    for _ in range(100):
+        writer.line(line)
+    assert len(dropped) >= 100 - 2**20 // len(line) - 1  # one of them is being written
+    assert line in everything(reading, f"{len(dropped)} log lines were dropped before this one")
+    writer.close()
+
+
 def test_what_waits_is_written_at_the_end_of_the_process() -> None:
     script = (
-        "import logging; from service.observability.logs import configure_logging; configure_logging('json', 'info');"
+        "import logging; from aaserve.service.observability.logs import configure_logging;"
+        "configure_logging('json', 'info');"
         "[logging.getLogger('aaserve').info('line %d', n) for n in range(2000)]"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -64,7 +79,7 @@ def test_after_a_torn_line_the_next_one_begins_anew(tmp_path: Path) -> None:
     script = """
 import os, resource, sys
 from benchmarks.faults.running import running
-from service.observability.log_writer import LogWriter
+from aaserve.service.observability.log_writer import LogWriter
 writer = LogWriter(1)
 dropped = []
 writer.on_dropped = lambda: dropped.append(None)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from service.observability.process_metrics import WorkersCollector
+from aaserve.service.observability.process_metrics import WorkersCollector
 
 BUSY = "import time\nwhile time.process_time() < 0.4: pass\nprint(flush=True)\ninput()"
 pytestmark = pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs Linux's /proc")

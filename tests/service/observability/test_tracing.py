@@ -20,10 +20,10 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
-from service.errors import QueueFull
-from service.http.app import create_app
-from service.observability.tracing import Tracing
-from service.settings import Settings
+from aaserve.service.errors import QueueFull
+from aaserve.service.http.app import create_app
+from aaserve.service.observability.tracing import Tracing
+from aaserve.service.settings import Settings
 from tests.helpers import EXAMPLES, REPOSITORY, RunningService, running_service, served, start_that_fails, wait_until
 from tests.toy_bundles import OUT_OF_RANGE, picture, write_fragile_bundle
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from service.process.accept import Acceptor
-from service.process.connection_counts import ConnectionCounts
-from service.process.supervisor import METRICS_FOLDER
+from aaserve.service.process.accept import Acceptor
+from aaserve.service.process.connection_counts import ConnectionCounts
+from aaserve.service.process.supervisor import METRICS_FOLDER
 from tests.helpers import running_service, wait_until
 
 
@@ -25,6 +25,8 @@ def listening() -> Iterator[socket.socket]:
 def test_fewest_means_among_those_that_take_connections(tmp_path: Path) -> None:
     ConnectionCounts.create(str(tmp_path), 3)
     first, second, third = (ConnectionCounts(str(tmp_path), slot) for slot in range(3))
+    for each in (first, second, third):
+        each.ready()
     assert not first.others_have_fewer(5)  # nobody else is there
     assert not second.others_have_fewer(4)
     assert first.others_have_fewer(5)
@@ -38,17 +40,39 @@ def test_fewest_means_among_those_that_take_connections(tmp_path: Path) -> None:
     assert third.others_have_fewer(9)
 
 
+def test_one_that_loads_takes_what_comes_only_while_nobody_is_ready(tmp_path: Path) -> None:
+    ConnectionCounts.create(str(tmp_path), 2)
+    first, second = (ConnectionCounts(str(tmp_path), slot) for slot in range(2))
+    assert not first.others_have_fewer(5)
+    assert not second.others_have_fewer(9)
+    assert first.may_take()
+    second.ready()
+    assert not second.others_have_fewer(9)
+    assert first.others_have_fewer(0)
+    assert not first.may_take()
+    first.has(0)  # a connection that it had is closed
+    assert not second.others_have_fewer(9)
+    second.leave()
+    assert first.may_take()
+    first.ready()
+    second.others_have_fewer(9)
+    assert first.may_take()
+
+
 def accepting(listening: socket.socket, folder: Path, others: Callable[[ConnectionCounts], object]) -> int:
     """How many of five waiting connections an acceptor that has one takes within its patience, and a little more."""
     ConnectionCounts.create(str(folder), 2)
-    others(ConnectionCounts(str(folder), 1))
+    here, other = (ConnectionCounts(str(folder), slot) for slot in range(2))
+    here.ready()
+    other.ready()
+    others(other)
     taken: list[socket.socket] = []
 
     async def welcome(connection: socket.socket) -> None:
         taken.append(connection)
 
     async def main() -> int:
-        acceptor = Acceptor(listening, welcome, lambda: 1 + len(taken), ConnectionCounts(str(folder), 0))
+        acceptor = Acceptor(listening, welcome, lambda: 1 + len(taken), here)
         await asyncio.sleep(0)
         for _ in range(4):  # turns of the event loop, far less than the patience
             await asyncio.sleep(0)

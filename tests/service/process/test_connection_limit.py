@@ -1,6 +1,6 @@
 """Which connection goes when there is no room for another."""
 
-from service.process.connection_limit import SPARE, ConnectionLimit
+from aaserve.service.process.connection_limit import SPARE, ConnectionLimit
 
 
 class Connected:

@@ -116,7 +116,7 @@ def test_sigterm_under_load_from_64_clients_loses_no_request(attempt: int) -> No
 def test_a_sigterm_that_comes_while_the_process_starts_is_not_lost() -> None:
     """Between its own handlers and uvicorn's; a worker that is hardly there when the service stops gets it there."""
     script = (
-        "import gc, os, signal, sys; from service.__main__ import main; "
+        "import gc, os, signal, sys; from aaserve.service.__main__ import main; "
         "gc.collect = lambda: os.kill(os.getpid(), signal.SIGTERM); sys.exit(main())"
     )
     done = subprocess.run([sys.executable, "-c", script, "--port", "0"], cwd=ROOT, timeout=30, capture_output=True)

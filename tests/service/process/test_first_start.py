@@ -18,7 +18,7 @@ HOLD = """
 import json, os, pathlib
 
 if worker := json.loads(os.environ.get("_AASERVE_WORKER", "null")):
-    from service.engine.session import OnnxSession
+    from aaserve.service.engine.session import OnnxSession
 
     pipe = pathlib.Path(__file__).parent / f"slot-{worker['slot']}"
     warm_up = OnnxSession.warm_up
@@ -78,7 +78,9 @@ def held(*slots: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
                 os.close(os.open(pipe, os.O_RDWR))  # as `release`, but without waiting for a reader
 
 
-def test_while_the_second_worker_loads_the_first_answers_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_that_loads_leaves_all_connections_to_one_that_is_ready(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with held(1, folder=tmp_path, monkeypatch=monkeypatch) as workers:
         wait_until(lambda: workers.get("/health/ready").status_code == 200)
         assert [answer.status_code for answer in workers.classify(40)] == [200] * 40
@@ -88,9 +90,7 @@ def test_while_the_second_worker_loads_the_first_answers_all(tmp_path: Path, mon
         assert [answer.status_code for answer in workers.classify(8)] == [200] * 8
 
 
-def test_the_first_worker_says_that_it_loads_until_another_is_ready(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_workers_say_that_they_load_until_one_is_ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with held(0, 1, folder=tmp_path, monkeypatch=monkeypatch) as workers:
         live, ready, [refused] = workers.get("/health/live"), workers.get("/health/ready"), workers.classify(1)
         assert (live.status_code, live.json()) == (200, {"state": "starting"})

@@ -3,16 +3,20 @@
 import concurrent.futures
 import hashlib
 import os
+import re
 import resource
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import httpx
 import pytest
 
-from service.settings import Settings
-from tests.helpers import EXAMPLES, REPOSITORY, RunningService, held_service, running_service, wait_until
+from aaserve.service.process.supervisor import METRICS_FOLDER
+from aaserve.service.settings import Settings
+from tests.helpers import EXAMPLES, REPOSITORY, ROOT, RunningService, held_service, running_service, wait_until
 from tests.toy_bundles import write_fragile_bundle
 
 JPEG = (EXAMPLES / "rocket.jpg").read_bytes()
@@ -160,8 +164,75 @@ def test_a_worker_that_cannot_start_again_ends_the_service_with_its_error(tmp_pa
         assert [line for line in service.log if line.startswith("error: ") and "manifest.json" in line]
 
 
+def test_a_supervisor_that_can_start_no_process_says_so_keeps_its_workers_and_tries_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python = tmp_path / "bin" / "python"  # as in an environment of its own, so that it can go away
+    python.parent.mkdir()
+    python.symlink_to(Path(sys.executable).resolve())
+    if (configuration := Path(sys.prefix) / "pyvenv.cfg").exists():
+        shutil.copy(configuration, tmp_path)
+        (tmp_path / "lib").symlink_to(Path(sys.prefix) / "lib")
+    monkeypatch.setattr(sys, "executable", str(python))
+    with running_service("--workers", "2") as service:
+        wait_until(lambda: all_ready(service))
+        [first, second] = children(service.process.pid)
+        target = python.readlink()
+        python.unlink()
+        os.kill(first, signal.SIGKILL)
+        wait_until(lambda: any("worker 0 cannot be started: [Errno 2]" in line for line in service.log))
+        assert classify_on_its_own(service).status_code == 200
+        assert children(service.process.pid) == [second]
+        python.symlink_to(target)
+        wait_until(lambda: sum("ready" in line for line in service.log) >= 3)
+        assert len(children(service.process.pid)) == 2
+        assert service.stop() == 0
+
+
+def test_a_worker_that_is_stopped_counts_no_more_until_it_goes_on_and_holds_up_no_end() -> None:
+    with running_service("--workers", "2") as service:
+
+        def takes_connections() -> bool:
+            return int.from_bytes(counts.read_bytes()[4:8], "little") != 2**32 - 1
+
+        wait_until(lambda: all_ready(service))
+        stopped = children(service.process.pid)[1]
+        environment = Path(f"/proc/{stopped}/environ").read_bytes().decode().split("\0")
+        [folder] = [entry.partition("=")[2] for entry in environment if entry.startswith(METRICS_FOLDER)]
+        counts = Path(folder) / "connections"
+        wait_until(lambda: classify_on_its_own(service).status_code == 200 and takes_connections())
+        os.kill(stopped, signal.SIGSTOP)
+        wait_until(lambda: any("worker 1 is stopped" in line for line in service.log))
+        wait_until(lambda: not takes_connections())
+        assert {classify_on_its_own(service).status_code for _ in range(4)} == {200}
+        os.kill(stopped, signal.SIGCONT)
+        wait_until(lambda: any("worker 1 goes on" in line for line in service.log))
+        wait_until(lambda: classify_on_its_own(service).status_code == 200 and takes_connections())
+        os.kill(stopped, signal.SIGSTOP)
+        wait_until(lambda: sum("worker 1 is stopped" in line for line in service.log) == 2)
+        assert service.stop() == 0
+
+
+@pytest.mark.parametrize("workers", [(), ("--workers", "2")], ids=["alone", "workers"])
+def test_a_service_that_is_stopped_before_it_has_begun_ends_as_any_other(workers: tuple[str, ...]) -> None:
+    command = [sys.executable, "-m", "service", "--port", "0", "--repository", str(REPOSITORY), *workers]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:  # being loaded
+        wait_until(lambda: catches_sigterm(process.pid))
+        process.terminate()
+        assert process.wait(60) == 0
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:  # beginning
+        assert "listening" in process.stderr.readline()
+        process.terminate()
+        assert process.wait(60) == 0
+
+
+def catches_sigterm(process_id: int) -> int:
+    [caught] = re.findall(r"SigCgt:\s*(\w+)", Path(f"/proc/{process_id}/status").read_text())
+    return int(caught, 16) & 1 << (signal.SIGTERM - 1)
+
+
 def test_workers_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.settings.available_cores", lambda: 8)
+    monkeypatch.setattr("aaserve.service.settings.available_cores", lambda: 8)
     settings = Settings(workers=4)
     assert (settings.intra_op_num_threads, settings.decode_threads) == (2, 2)
     assert Settings(workers=16).intra_op_num_threads == 1

@@ -18,12 +18,12 @@ from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from service.observability.metrics import Metrics
-from service.process.connection import Connection
-from service.process.connection_limit import ConnectionLimit
-from service.process.server import Server
-from service.process.tls import Certificate
-from service.settings import Settings
+from aaserve.service.observability.metrics import Metrics
+from aaserve.service.process.connection import Connection
+from aaserve.service.process.connection_limit import ConnectionLimit
+from aaserve.service.process.server import Server
+from aaserve.service.process.tls import Certificate
+from aaserve.service.settings import Settings
 from tests.helpers import EXAMPLES, RunningService, running_service, start_that_fails, wait_until
 
 JPEG = (EXAMPLES / "rocket.jpg").read_bytes()
@@ -176,7 +176,7 @@ def test_who_waited_to_be_accepted_when_the_port_closed_is_answered_over_tls(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One such client speaks TLS, the other says nothing: that one must neither keep the first nor the end waiting."""
-    monkeypatch.setattr("service.process.server.HANDSHAKE", 0.5)
+    monkeypatch.setattr("aaserve.service.process.server.HANDSHAKE", 0.5)
     certificate = Certificate(*make_certificate(tmp_path))
     trusted = ssl.create_default_context(cafile=str(tmp_path / "certificate.pem"))
     answers: list[bytes] = []

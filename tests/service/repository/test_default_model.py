@@ -10,9 +10,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service.healthcheck import main as healthcheck
-from service.http.app import create_app
-from service.settings import Settings
+from aaserve.service.healthcheck import main as healthcheck
+from aaserve.service.http.app import create_app
+from aaserve.service.settings import Settings
 from tests.helpers import RunningService, running_service, served, start_that_fails, wait_until
 from tests.looking_bundle import looking_picture, write_looking_bundle
 from tests.toy_bundles import picture, write_fragile_bundle

@@ -13,13 +13,14 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service.engine.cpu_pool import CpuPool
-from service.errors import LoadFailed
-from service.observability.metrics import Metrics
-from service.repository.repository import open_repository
-from service.settings import Settings
+from aaserve.service.engine.client_usage import ClientUsage
+from aaserve.service.engine.cpu_pool import CpuPool
+from aaserve.service.errors import LoadFailed
+from aaserve.service.observability.metrics import Metrics
+from aaserve.service.repository.repository import open_repository
+from aaserve.service.settings import Settings
 from tests.helpers import EXAMPLES, REPOSITORY, RunningService, running_service, start_that_fails, wait_until
-from tests.toy_bundles import picture, write_fragile_bundle
+from tests.toy_bundles import SIDE, picture, write_fragile_bundle
 
 JPEG = (EXAMPLES / "rocket.jpg").read_bytes()
 OLD, NEW = ("a", "b", "c", "d"), ("A", "B", "C", "D")
@@ -81,6 +82,18 @@ def test_settings_of_one_model_leave_the_others_alone(repository: Path) -> None:
         for model, rows in (("fragile", 1), ("aa-cifar100", 8)):
             config = service.client.get(f"/v2/models/{model}/config").json()
             assert config["dynamic_batching"]["preferred_batch_size"] == [rows]
+
+
+def test_rows_that_wait_are_bounded_in_bytes_too(repository: Path) -> None:
+    row_bytes = SIDE * SIDE * 3
+    with running_service("--max-queue-bytes", str(3 * row_bytes), repository=repository) as service:
+        assert service.metric("aaserve_queue_capacity", model="fragile") == 3
+        assert service.metric("aaserve_queue_capacity", model="aa-cifar100") == 1
+        assert service.client.get("/v2/models/fragile/config").json()["max_batch_size"] == 3
+        files = [("image", ("a.png", picture(1)))]
+        answers = [service.client.post("/classify/batch?model=fragile", files=files * count) for count in (3, 4)]
+        assert [answer.status_code for answer in answers] == [200, 413]
+        assert any("fragile: 3 rows may wait" in line for line in service.log)
 
 
 @pytest.mark.parametrize(
@@ -329,14 +342,14 @@ def test_a_process_that_has_nothing_left_for_a_new_version_keeps_the_old_one(
 ) -> None:
     async def scenario() -> None:
         settings = Settings(repository=repository, provider="cpu")
-        with closing(CpuPool(1)) as pool:
+        with closing(CpuPool(1, ClientUsage())) as pool:
             async with open_repository(settings, pool, Metrics()) as models:
                 before = models.predictor("fragile", None)
 
                 def open_bundle(_: Path) -> None:
                     raise cause
 
-                monkeypatch.setattr("service.repository.repository.open_bundle", open_bundle)
+                monkeypatch.setattr("aaserve.service.repository.loader.open_bundle", open_bundle)
                 with pytest.raises(LoadFailed, match="fragile/2: cannot be opened: "):
                     await models.load("fragile")
                 assert models.predictor("fragile", None) is before

@@ -13,10 +13,10 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from bundle.bundle import scan_repository
-from bundle.errors import BundleError
-from service.http.app import create_app
-from service.settings import Settings
+from aaserve.bundle.bundle import scan_repository
+from aaserve.bundle.errors import BundleError
+from aaserve.service.http.app import create_app
+from aaserve.service.settings import Settings
 from tests.helpers import served, wait_until
 from tests.toy_bundles import picture, write_fragile_bundle
 
@@ -51,7 +51,7 @@ def unreadable(monkeypatch: pytest.MonkeyPatch, *folders: Path, number: int = er
             raise OSError(number, os.strerror(number), str(path))
         return scandir(path)
 
-    monkeypatch.setattr("bundle.bundle.os.scandir", failing)
+    monkeypatch.setattr("aaserve.bundle.bundle.os.scandir", failing)
 
 
 def classify(client: httpx.Client, model: str) -> int:

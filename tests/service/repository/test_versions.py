@@ -14,8 +14,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service.http.app import create_app
-from service.settings import Settings
+from aaserve.service.http.app import create_app
+from aaserve.service.settings import Settings
 from tests.helpers import ROOT, served, wait_until
 from tests.toy_bundles import picture, write_fragile_bundle
 
@@ -186,7 +186,7 @@ def test_a_rollback_in_a_repository_that_cannot_be_written_says_that_a_restart_u
     with serving(repository) as service:
         write_fragile_bundle(repository, version="4")
         service.change("load")
-        monkeypatch.setattr("service.repository.rollback.tempfile.mkstemp", refuse)
+        monkeypatch.setattr("aaserve.service.repository.rollback.tempfile.mkstemp", refuse)
         assert words in service.change("rollback")["notice"]
         assert words in service.card()["notice"]
         assert words in caplog.text
@@ -338,7 +338,7 @@ def test_readiness_waits_for_the_models_that_are_required(repository: Path, capl
 def test_a_version_that_a_worker_replaced_does_not_count_as_one_that_does_not_answer(tmp_path: Path) -> None:
     """Its series stays in the file that the workers share, so its value must be none that alerts look for."""
     script = (
-        "import types, prometheus_client; from service.observability.metrics import Metrics\n"
+        "import types, prometheus_client; from aaserve.service.observability.metrics import Metrics\n"
         "def version(number):\n"
         "    manifest = types.SimpleNamespace(version=number, files={'model.onnx': 'x'}, precision='fp32')\n"
         "    figures = {'provider': 'CPUExecutionProvider', 'ready': True, 'queue_depth': 0, 'queue_capacity': 1}\n"

@@ -2,6 +2,7 @@
 
 import base64
 import gzip
+import io
 import json
 import struct
 import zlib
@@ -20,6 +21,7 @@ TENSORS = "/v2/models/aa-cifar100/infer"
 PICTURES = "/v2/models/aa-cifar100:pictures/infer"
 LENGTH = "Inference-Header-Content-Length"
 ROW = 32 * 32 * 3  # bytes
+ATTENTION = [f"attention.layer3.{block}.conv1" for block in range(3)]
 
 
 def tensor(**changes: object) -> dict:
@@ -152,6 +154,19 @@ MALFORMED = {
         {"json": outputs({"name": "logits", "parameters": {"binary_data": "yes"}})},
         400,
     ),
+    "classification of an attention map": (
+        TENSORS,
+        {"json": outputs({"name": "attention.layer3.0.conv1", "parameters": {"classification": 3}})},
+        400,
+    ),
+    "attention maps of too many bytes": (
+        TENSORS,
+        binary(
+            {**tensor(data=None, shape=[32, 32, 32, 3]), "outputs": [{"name": name} for name in ATTENTION]},
+            bytes(32 * ROW),
+        ),
+        400,
+    ),
     "output to shared memory": (
         TENSORS,
         {"json": outputs({"name": "logits", "parameters": {"shared_memory_region": "x"}})},
@@ -250,6 +265,39 @@ def test_an_outputs_own_wish_for_binary_wins(service: RunningService) -> None:
     assert len(logits["data"]) == 100
     assert scores["parameters"] == {"binary_data_size": 400}
     assert "data" not in scores
+
+
+def test_an_attention_map_is_an_output_that_comes_only_by_its_name(service: RunningService) -> None:
+    expected = np.load(
+        io.BytesIO(service.client.post("/explain", content=JPEG, headers={"Accept": "application/x-npy"}).content)
+    )
+    wanted = [{"name": ATTENTION[2], "parameters": {"binary_data": True}}, {"name": "scores"}, {"name": ATTENTION[2]}]
+    response = service.client.post(PICTURES, json={**picture(), "outputs": wanted[:2]})
+    length = int(response.headers[LENGTH])
+    maps, scores = json.loads(response.content[:length])["outputs"]
+    assert (maps["name"], maps["datatype"], maps["shape"]) == (ATTENTION[2], "FP32", [1, 4, 64, 64])
+    found = np.frombuffer(response.content[length:], "<f4")
+    np.testing.assert_allclose(found, expected.ravel(), atol=1e-6)
+    assert len(scores["data"]) == 100
+    (in_json,) = service.client.post(PICTURES, json={**picture(), "outputs": wanted[2:]}).json()["outputs"]
+    np.testing.assert_allclose(in_json["data"], expected.ravel(), atol=1e-6)
+    (by_default,) = service.client.post(TENSORS, json=tensor()).json()["outputs"]
+    assert by_default["name"] == "logits"
+
+
+def test_attention_maps_of_several_rows_are_those_of_each_row_alone(service: RunningService) -> None:
+    pixels = np.random.default_rng(4).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
+
+    def maps(rows: np.ndarray) -> np.ndarray:
+        request = {**tensor(shape=list(rows.shape), data=rows.ravel().tolist()), "outputs": [{"name": ATTENTION[0]}]}
+        (output,) = service.client.post(TENSORS, json=request).json()["outputs"]
+        return np.reshape(output["data"], output["shape"])
+
+    together = maps(pixels)
+    assert together.shape == (3, 4, 64, 64)
+    np.testing.assert_allclose(together.sum(axis=-1), 1, atol=1e-4)
+    for index in range(3):
+        np.testing.assert_allclose(together[index], maps(pixels[index : index + 1])[0], atol=1e-5)
 
 
 def test_more_classes_than_there_are_is_all_of_them(service: RunningService) -> None:

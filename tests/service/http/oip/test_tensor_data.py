@@ -1,23 +1,36 @@
 """Numbers in and out of JSON and bytes, for the kind of input that the shipped model does not have."""
 
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from service.errors import InvalidRequest
-from service.http.oip.tensor_data import from_bytes, from_json, to_bytes
-from service.http.oip.view import TensorSpec
+from aaserve.service.errors import InvalidRequest
+from aaserve.service.http.body.json_body import parse_json
+from aaserve.service.http.oip.infer_request import read_infer_request
+from aaserve.service.http.oip.infer_response import write_infer_response
+from aaserve.service.http.oip.tensor_data import Rows, from_bytes, from_json, to_bytes
+from aaserve.service.http.oip.view import TensorSpec, View
+from tests.detector_bundle import write_detector
 
 SPEC = TensorSpec("image", "FP32", (2,))
 SHAPE = (2, 2)
 
 
+def read(data: object) -> Rows:
+    """The data as they come out of a body."""
+    body = json.dumps({"data": data}).encode()
+    return from_json(parse_json(body, expected="an object", image_hint="")["data"], SPEC, SHAPE)
+
+
 @pytest.mark.parametrize("data", [[1, 2.5, -3, 4e-3], [[1, 2.5], [-3, 4e-3]]], ids=["flat", "nested"])
 def test_json_and_bytes_give_the_same_float32(data: list) -> None:
     expected = np.array([[1, 2.5], [-3, 4e-3]], np.float32)
-    assert from_json(data, SPEC, SHAPE).dtype == np.float32
-    np.testing.assert_array_equal(from_json(data, SPEC, SHAPE), expected)
+    rows = read(data)
+    assert rows.dtype == np.float32
+    np.testing.assert_array_equal(rows, expected)
     np.testing.assert_array_equal(from_bytes(memoryview(to_bytes(expected)), SPEC, SHAPE), expected)
 
 
@@ -33,10 +46,29 @@ def test_bytes_at_an_odd_address() -> None:
     assert rows.tolist() == [[0, 1], [2, 3]]
 
 
+def test_outputs_of_any_shape_and_type_are_tensors_by_their_names(tmp_path: Path) -> None:
+    view = View(write_detector(tmp_path).manifest, pictures=False)
+    assert [(spec.name, spec.datatype, spec.shape) for spec in view.outputs] == [
+        ("boxes", "FP32", (4, 4)),
+        ("classes", "INT64", (4,)),
+        ("count", "INT64", ()),
+    ]
+    request = {"inputs": [{"name": "image", "datatype": "UINT8", "shape": [2, 4, 4, 3], "data": [0] * 96}]}
+    wanted = [{"name": "count"}, {"name": "classes", "parameters": {"binary_data": True}}]
+    asked = read_infer_request(json.dumps({**request, "outputs": wanted}).encode(), None, view, max_rows=2)
+    classes = np.array([[1, 2, 3, 2**40], [5, 6, 7, -8]])
+    answers = {"boxes": np.zeros((2, 4, 4), np.float32), "classes": classes, "count": np.array([4, 0])}
+    content, length = write_infer_response(view, asked, answers)
+    count, described = json.loads(content[:length])["outputs"]
+    assert count == {"name": "count", "datatype": "INT64", "shape": [2], "data": [4, 0]}
+    assert (described["datatype"], described["shape"]) == ("INT64", [2, 4])
+    np.testing.assert_array_equal(np.frombuffer(content[length:], "<i8").reshape(2, 4), classes)
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf, 1e300, 10**400, True, None, "1", [1]], ids=str)
 def test_json_that_is_no_finite_float32_is_refused(value: object) -> None:
-    with pytest.raises(InvalidRequest, match="image"):
-        from_json([1, 2, 3, value], SPEC, SHAPE)
+    with pytest.raises(InvalidRequest, match=r"JSON|image"):
+        read([1, 2, 3, value])
 
 
 @pytest.mark.parametrize("value", [math.nan, -math.inf])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bundle.bundle import open_bundle
+from aaserve.bundle.bundle import open_bundle
 from tests.helpers import EXAMPLES, REPOSITORY, SHARED, RunningService, encode, photograph
 
 JPEG = (EXAMPLES / "rocket.jpg").read_bytes()

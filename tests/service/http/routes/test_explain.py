@@ -11,12 +11,12 @@ import onnxruntime
 import pytest
 from PIL import Image
 
-from bundle.bundle import open_bundle
-from bundle.manifest import AttentionMap
-from bundle.model_input import read_input
-from service.attention.render import for_form
-from service.attention.selection import AttentionSelection
-from service.errors import InvalidParameter
+from aaserve.bundle.bundle import open_bundle
+from aaserve.bundle.manifest import AttentionMap
+from aaserve.bundle.model_input import read_input
+from aaserve.service.attention.render import for_form
+from aaserve.service.attention.selection import AttentionSelection
+from aaserve.service.errors import InvalidParameter
 from tests.helpers import EXAMPLES, REPOSITORY, RunningService, running_service
 from tests.looking_bundle import COLUMNS, LAYER, RED, RIGHT, ROWS, looking_picture, write_looking_bundle
 from tests.toy_bundles import picture, write_fragile_bundle

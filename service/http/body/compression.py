@@ -5,7 +5,7 @@ import gzip
 import zlib
 from collections.abc import AsyncGenerator, AsyncIterator
 
-from service.errors import BodyTooLarge, InvalidRequest, UnsupportedEncoding
+from aaserve.service.errors import BodyTooLarge, InvalidRequest, UnsupportedEncoding
 
 ACCEPTED = "gzip, deflate"
 _WINDOW_BITS = {"gzip": 31, "x-gzip": 31, "deflate": 15}  # deflate: in zlib's framing, as HTTP means it

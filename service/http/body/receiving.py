@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
-from service.errors import BodyTimeout, DeadlineExceeded, QueueFull
+from aaserve.service.errors import BodyTimeout, DeadlineExceeded, QueueFull
 
 GRACE = 2.0  # seconds before a rate is asked for
 MIN_BYTES_PER_SECOND = 1000

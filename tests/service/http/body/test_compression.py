@@ -10,8 +10,8 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from service.errors import BodyTooLarge, InvalidRequest
-from service.http.compression import coding_of, decompressed
+from aaserve.service.errors import BodyTooLarge, InvalidRequest
+from aaserve.service.http.body.compression import coding_of, decompressed
 from tests.helpers import EXAMPLES, RunningService
 
 JPEG = (EXAMPLES / "rocket.jpg").read_bytes()

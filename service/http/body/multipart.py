@@ -12,19 +12,18 @@ from python_multipart import MultipartParser
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
 
-from service.errors import InvalidParameter, InvalidRequest, TooManyRows
+from aaserve.service.errors import InvalidParameter, InvalidRequest, TooManyRows
 
 MAX_FIELDS = 16  # beside the images
 _MAX_FIELD_BYTES = 65_536
-_START_BYTES = 400  # that are kept for the message about a form that does not begin as it should
 _PLAIN = (b"", b"7bit", b"8bit", b"binary")
 
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """The content of one part that should be an image."""
+    """The content of one part that should be an image; copying a large one takes too long for the event loop."""
 
-    content: bytes
+    content: bytearray
     has_filename: bool
 
 
@@ -53,19 +52,17 @@ async def read_form(
         parser = MultipartParser(boundary, reader.callbacks())
     except FormParserError as error:
         raise InvalidRequest("the boundary in Content-Type is too long; RFC 2046 allows 70 characters") from error
-    start = b""
+    preamble = _Preamble(boundary)
     async for chunk in stream:
-        if len(start) < _START_BYTES:
-            start += chunk[:_START_BYTES]
         try:
-            parser.write(chunk)
+            parser.write(preamble.cut_from(chunk))
         except FormParserError as error:
-            raise _unreadable(reader, start, boundary) from error
-    if not start:
-        raise InvalidRequest("the multipart body is empty")
+            raise _unreadable(reader) from error
     if not reader.ended:
+        if not preamble.is_over:
+            raise preamble.error()
         if not reader.began:
-            raise _unreadable(reader, start, boundary)
+            raise _unreadable(reader)
         raise InvalidRequest("the multipart body is cut off: it ends without its closing boundary")
     return reader.form
 
@@ -83,13 +80,38 @@ def _boundary(content_type: str) -> bytes:
     return boundary
 
 
-def _unreadable(reader: "_Reader", start: bytes, boundary: bytes) -> InvalidRequest:
+def _unreadable(reader: "_Reader") -> InvalidRequest:
     """What is wrong, as far as it can be told; the parser's own messages are not for clients."""
     if reader.began:
         return InvalidRequest(f"part {reader.began} of the multipart body is malformed")
-    if start.lstrip(b"\r\n").startswith(b"--" + boundary):
-        return InvalidRequest("the multipart body is malformed behind its first boundary; its lines end with CR LF")
-    return InvalidRequest("the multipart body does not begin with the boundary that Content-Type names")
+    return InvalidRequest("the multipart body is malformed behind its first boundary; its lines end with CR LF")
+
+
+class _Preamble:
+    """The text in front of the first boundary, which is ignored (RFC 2046, section 5.1.1)."""
+
+    def __init__(self, boundary: bytes) -> None:
+        self._delimiter = b"\r\n--" + boundary
+        self._end = b"\r\n"  # of what has come; a boundary may come in two pieces, and may be the first line
+        self.is_over = False
+        self._is_empty = True
+
+    def cut_from(self, chunk: bytes) -> bytes:
+        """What of the next bytes of the body stands behind the preamble."""
+        self._is_empty = self._is_empty and not chunk
+        if self.is_over:
+            return chunk
+        text = self._end + chunk
+        start = text.find(self._delimiter)
+        self.is_over = start >= 0
+        self._end = text[1 - len(self._delimiter) :]
+        return text[start + 2 :] if self.is_over else b""
+
+    def error(self) -> InvalidRequest:
+        """What is wrong with a body without that boundary."""
+        if self._is_empty:
+            return InvalidRequest("the multipart body is empty")
+        return InvalidRequest("the boundary that Content-Type names does not occur in the multipart body")
 
 
 class _Reader:
@@ -106,7 +128,7 @@ class _Reader:
         self._headers: dict[bytes, bytes] = {}
         self._part = ""
         self._has_filename = False
-        self._content: list[bytes] = []
+        self._content = bytearray()
         self._size = 0
 
     def callbacks(self) -> Any:
@@ -116,7 +138,7 @@ class _Reader:
     def on_part_begin(self) -> None:
         self.began += 1
         self._headers = {}
-        self._content = []
+        self._content = bytearray()
         self._size = 0
 
     def on_header_field(self, data: bytes, start: int, end: int) -> None:
@@ -152,17 +174,16 @@ class _Reader:
             self._size += end - start
             if self._size > _MAX_FIELD_BYTES:
                 raise InvalidRequest(f"the multipart field {self._part!r} has more than {_MAX_FIELD_BYTES} bytes")
-        self._content.append(data[start:end])
+        self._content += data[start:end]
 
     def on_part_end(self) -> None:
-        content = b"".join(self._content)
         if self._part == self._image:
-            self.form.images.append(Image(content, self._has_filename))
+            self.form.images.append(Image(self._content, self._has_filename))
         elif self._part in self._takes:
             try:
-                text = content.decode()
-            except UnicodeDecodeError as error:
-                raise InvalidRequest(f"the multipart field {self._part!r} is not UTF-8 text") from error
+                text = self._content.decode()
+            except UnicodeDecodeError:
+                raise InvalidRequest(f"the multipart field {self._part!r} is not UTF-8 text") from None
             if self.form.fields.setdefault(self._part, text) != text:
                 raise InvalidParameter(f"{self._part} is given more than once, with different values")
 

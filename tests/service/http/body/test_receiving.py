@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from service.errors import BodyTimeout, DeadlineExceeded, QueueFull
-from service.http.receiving import GRACE, MIN_BYTES_PER_SECOND, ReceiveStage
+from aaserve.service.errors import BodyTimeout, DeadlineExceeded, QueueFull
+from aaserve.service.http.body.receiving import GRACE, MIN_BYTES_PER_SECOND, ReceiveStage
 from tests.full_service import request
 from tests.helpers import EXAMPLES, RunningService, running_service, wait_until
 from tests.hostile.wire import answers, connect, received, send
