@@ -98,6 +98,7 @@ def _request(arguments: argparse.Namespace, argv: Sequence[str]) -> Request:
         pixel_input=arguments.input == "uint8",
         with_attention=arguments.with_attention,
         precision=arguments.precision,
+        stored_weights=arguments.store_weights,
         calibration=arguments.calibration,
         allowed_drop=arguments.allow_drop,
         parity_images=arguments.parity_images,
@@ -181,6 +182,12 @@ def _parser() -> argparse.ArgumentParser:
         choices=("fp32", "fp16", "int8"),
         default="fp32",
         help="fp16 is for GPUs, int8 for CPUs (default: %(default)s)",
+    )
+    add(
+        "--store-weights",
+        choices=("float32", "float16"),
+        default="float32",
+        help="float16 rounds large weights and halves the file; the arithmetic stays fp32 (default: %(default)s)",
     )
     add(
         "--calibration",

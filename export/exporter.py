@@ -1,7 +1,8 @@
 """One export, from a checkpoint to a complete bundle, or to nothing.
 
 checkpoint --build_network--> network --convert--> ONNX bytes --check_parity--> manifest --write_bundle--> NAME/VERSION/
-                                                      `--lower, check_parity--^  (--precision fp16, int8)
+                `--round_weights--^ `--store_as_float16--^ `--lower, check_parity--^
+                      (--store-weights float16)            (--precision fp16, int8)
 """
 
 import platform
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from aaserve.bundle.bundle import MODEL_FILE, REFERENCES_FILE, check_absent, sha256_of, write_bundle
@@ -27,12 +29,13 @@ from aaserve.export.errors import ExportError
 from aaserve.export.graph import Graph
 from aaserve.export.network import build_network
 from aaserve.export.normalisation import PixelInput
-from aaserve.export.parity import check_parity
+from aaserve.export.parity import check_parity, difference, logits_of
 from aaserve.export.pictures import find_parity_pictures, read_picture
 from aaserve.export.precision import find_calibration, lower
 from aaserve.export.references import picture_references, probe_reference, spread
 from aaserve.export.request import Request
 from aaserve.export.speed import Speed
+from aaserve.export.storage import round_weights, store_as_float16
 from aaserve.models.attention import AttentionAugmentedConv2d
 from aaserve.models.attention_maps import attention_layers
 
@@ -59,6 +62,8 @@ def export(request: Request, report: Callable[[str], None] = lambda step: None) 
         ExportError, BundleError, ValueError: nothing was written; the message says why.
     """
     check_absent(request.repository / request.name / request.version, replace=request.replace)
+    if request.stored_weights != "float32" and request.precision != "fp32":
+        raise ExportError(f"--store-weights is for --precision fp32, found {request.precision}")
 
     report(f"reading {request.checkpoint}")
     checkpoint = read_checkpoint(request.checkpoint, nested_key=request.nested_key)
@@ -73,14 +78,19 @@ def export(request: Request, report: Callable[[str], None] = lambda step: None) 
     layers = _attention_layers(network, preprocessing) if request.with_attention else {}
     attention = _attention_maps(layers, request.precision)
 
+    pictures = [read_picture(path, preprocessing) for path in paths]
+    pixels = np.stack([picture.pixels for picture in pictures])  # (N, H, W, 3)
+    if request.stored_weights == "float16":
+        report(_rounded(network, pixels, preprocessing))
+
     report("tracing and folding the graph")
     model = _convert(network, layers, request, description, checkpoint)
+    if request.stored_weights == "float16":
+        model = store_as_float16(model, network)
 
     batch_sizes = sorted({1, 2, request.max_batch_size})
     at_batch = f"at batch {', '.join(map(str, batch_sizes))}"
     report(f"comparing PyTorch and ONNX Runtime {at_batch}")
-    pictures = [read_picture(path, preprocessing) for path in paths]
-    pixels = np.stack([picture.pixels for picture in pictures])  # (N, H, W, 3)
     compare = partial(
         check_parity,
         network,
@@ -110,6 +120,18 @@ def export(request: Request, report: Callable[[str], None] = lambda step: None) 
     manifest = _manifest(request, description, checkpoint, attention, files, parity, cost)
     folder = write_bundle(request.repository, manifest, files, replace=request.replace)
     return Exported(folder, manifest, {name: len(content) for name, content in files.items()}, speed)
+
+
+def _rounded(network: nn.Module, pixels: NDArray[np.uint8], preprocessing: Preprocessing) -> str:
+    """Round the weights of `network` to float16, in place; return what that changes, in words."""
+    before = logits_of(network, pixels, preprocessing)
+    count = round_weights(network)
+    after = logits_of(network, pixels, preprocessing)
+    same = int((before.argmax(1) == after.argmax(1)).sum())
+    return (
+        f"{count:,} weights rounded to float16: logits change by up to {difference(after, before):.1e} of the largest, "
+        f"the best class of {same} of {len(pixels)} pictures is the same"
+    )
 
 
 def _attention_layers(network: nn.Module, preprocessing: Preprocessing) -> dict[str, AttentionAugmentedConv2d]:
@@ -197,6 +219,7 @@ def _manifest(
         preprocessing=description.preprocessing,
         labels=description.labels,
         precision=request.precision,
+        stored_weights=request.stored_weights,
         opset=OPSET,
         files={name: sha256_of(content) for name, content in files.items()},
         provenance=Provenance(

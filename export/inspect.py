@@ -38,6 +38,7 @@ def summary(opened: Bundle) -> str:
     operators = Counter(node.op_type for node in graph.node)
     size = opened.model_path.stat().st_size
     accuracy, cost = manifest.accuracy, manifest.lowered
+    stored = "weights stored as float16, " if manifest.stored_weights == "float16" else ""
     rows = {
         "what": f"{manifest.name} version {manifest.version}: {manifest.architecture}, {manifest.precision}",
         "input": f"{manifest.input.name}, {manifest.input.dtype} {manifest.input.layout} (batch, "
@@ -61,7 +62,7 @@ def summary(opened: Bundle) -> str:
         if accuracy
         else "not measured",
         **({"precision": _cost(cost)} if cost else {}),
-        "size": f"{size / 2**20:.1f} MiB, opset {manifest.opset}",
+        "size": f"{size / 2**20:.1f} MiB, {stored}opset {manifest.opset}",
         "operators": ", ".join(f"{count} {name}" for name, count in operators.most_common()),
         "checkpoint": manifest.provenance.checkpoint_sha256,
         "made by": manifest.provenance.command,

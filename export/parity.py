@@ -59,7 +59,7 @@ def check_parity(
         ExportError: a logit or a share of a map differs by more than the tolerance, or a value is not finite.
     """
     graph, exact = Graph(model, preprocessing), in_float64(network)
-    expected = _logits(exact, pixels, preprocessing)  # (N, num_classes)
+    expected = logits_of(exact, pixels, preprocessing)  # (N, num_classes)
     off, worst, worst_map, agreeing, compared = np.zeros(len(pixels)), 0.0, 0.0, 0, 0
     for size in batch_sizes:
         for index in _batches(len(pixels), size):
@@ -70,7 +70,7 @@ def check_parity(
                 )
             if not np.isfinite(found).all() or not np.isfinite(expected).all():
                 raise ExportError(f"parity at batch {size}: logits are not finite")
-            worst = max(worst, _difference(found, expected[index]))
+            worst = max(worst, difference(found, expected[index]))
             np.maximum.at(off, index, np.abs(found - expected[index]).max(axis=1))
             agreeing += int((found.argmax(1) == expected[index].argmax(1)).sum())
             compared += size
@@ -129,11 +129,11 @@ def _float32_errors(
     network: nn.Module, exact: nn.Module, pixels: NDArray[np.uint8], preprocessing: Preprocessing, *, with_maps: bool
 ) -> tuple[float, float]:
     """How far off PyTorch is in float32, of logits and of maps; the most of several runs, weights rounded otherwise."""
-    expected = _logits(exact, pixels, preprocessing)
+    expected = logits_of(exact, pixels, preprocessing)
     error, map_error = 0.0, 0.0
     for seed in range(ROUNDINGS + 1):
         rounded = _rounded_otherwise(network, seed) if seed else network
-        error = max(error, _difference(_logits(rounded, pixels, preprocessing), expected))
+        error = max(error, difference(logits_of(rounded, pixels, preprocessing), expected))
         for picture in pixels[:, np.newaxis] if with_maps else ():
             row = normalise_exactly(picture, preprocessing)
             found = {layer: maps.numpy() for layer, maps in _maps(rounded, row.float()).items()}
@@ -151,7 +151,7 @@ def _rounded_otherwise(network: nn.Module, seed: int) -> nn.Module:
     return changed
 
 
-def _logits(network: nn.Module, pixels: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[np.floating]:
+def logits_of(network: nn.Module, pixels: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[np.floating]:
     """PyTorch's logits (N, num_classes), a few pictures at a time, in the precision of `network`."""
     precision = next(network.parameters()).dtype
     with torch.inference_mode():
@@ -164,7 +164,7 @@ def _maps(network: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
         return attention_maps(network, inputs)
 
 
-def _difference(found: NDArray[np.floating], expected: NDArray[np.floating]) -> float:
+def difference(found: NDArray[np.floating], expected: NDArray[np.floating]) -> float:
     """Largest difference of any logit, as a share of the largest logit or of 1."""
     return float(np.abs(found - expected).max() / max(1.0, np.abs(expected).max()))
 

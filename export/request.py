@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from aaserve.bundle.manifest import Accuracy, Precision
+from aaserve.bundle.manifest import Accuracy, Precision, StoredWeights
 from aaserve.bundle.preprocessing import Preprocessing
 
 
@@ -43,6 +43,7 @@ class Request:
     pixel_input: bool = True
     with_attention: bool = False
     precision: Precision = "fp32"
+    stored_weights: StoredWeights = "float32"
     calibration: Path | None = None
     allowed_drop: float = 1.0
     parity_images: Path = Path("examples")

@@ -26,7 +26,8 @@ from aaserve.service.process.connection_limit import ConnectionLimit
 ROOT = Path(__file__).parent.parent
 CONSOLE = ("--log-format", "console")  # stderr is no terminal here
 SHARED = ROOT.parent / "shared"
-REPOSITORY = ROOT / "model_repository"
+SHIPPED = ROOT / "model_repository"  # all models that ship
+REPOSITORY = ROOT / "tests" / "repository"  # the small one of them alone, which is quick to load: aa-cifar100
 EXAMPLES = ROOT / "examples"
 
 
