@@ -14,6 +14,7 @@ from aaserve.export.errors import ExportError
 from aaserve.export.request import Request
 from aaserve.export.weights import head_classes, load_weights, name_weights
 from aaserve.models import create_model
+from aaserve.models.efficientnet_lite import timm_names
 from aaserve.models.relative_tables import resize_relative_tables
 
 
@@ -62,7 +63,8 @@ def _named_weights(
     request: Request, checkpoint: Checkpoint, outline: nn.Module, report: Callable[[str], None]
 ) -> dict[str, Tensor]:
     """The weights under the names that the network uses."""
-    weights, prefix, left_out = name_weights(checkpoint.weights, outline.state_dict(), request.key_prefix)
+    given = timm_names(checkpoint.weights)
+    weights, prefix, left_out = name_weights(given, outline.state_dict(), request.key_prefix)
     if checkpoint.nested_key:
         report(f"weights are under {checkpoint.nested_key!r}")
     if prefix:
