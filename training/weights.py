@@ -2,8 +2,8 @@
 
 FILE or package:NAME/FILE --read_weights--> state dict --take--> network, and what was taken
 
-Attention that the weights lack begins as nearly what it replaces, where that were filters of 1x1: the network then starts
-close to the one that the weights are from. In the place of larger filters it begins at zero.
+Attention that the weights lack begins as nearly what it replaces, where that were filters of 1x1: the network then
+starts close to the one that the weights are from. In the place of larger filters it begins at zero.
 """
 
 from collections.abc import Mapping
