@@ -49,11 +49,11 @@ def _export(network_name: str, folder: Path) -> None:
     import torch
     from safetensors.torch import save_file
 
-    from aaserve.export.checkpoint import METADATA_KEY
     from aaserve.export.exporter import export
-    from aaserve.export.labels import read_labels
-    from aaserve.export.presets import read_preprocessing
+    from aaserve.export.preprocessing.presets import read_preprocessing
     from aaserve.export.request import Request
+    from aaserve.export.sources.checkpoint import METADATA_KEY
+    from aaserve.export.sources.labels import read_labels
     from aaserve.models import create_model
 
     torch.manual_seed(0)

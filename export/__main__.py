@@ -4,7 +4,7 @@ import sys
 from importlib import import_module
 
 # Imported when chosen: only the export itself needs torch, which takes seconds to load and may not be installed.
-COMMANDS = {"inspect": "aaserve.export.inspect", "verify": "aaserve.export.verify"}
+COMMANDS = {"inspect": "aaserve.export.summary", "verify": "aaserve.export.verify"}
 
 if __name__ == "__main__":
     arguments = sys.argv[1:]

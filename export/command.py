@@ -15,11 +15,11 @@ from aaserve.bundle.manifest import Accuracy
 from aaserve.bundle.text import NotText, read_text
 from aaserve.export.errors import ExportError
 from aaserve.export.exporter import Exported, export
-from aaserve.export.image_size import parse_image_size
-from aaserve.export.labels import read_labels
-from aaserve.export.presets import PRESETS, parse_resize, parse_three, read_preprocessing
+from aaserve.export.preprocessing.image_size import parse_image_size
+from aaserve.export.preprocessing.presets import PRESETS, parse_resize, parse_three, read_preprocessing
 from aaserve.export.progress import Progress
 from aaserve.export.request import Measurement, Request
+from aaserve.export.sources.labels import read_labels
 
 PREPROCESSING_FIELDS = (
     "resize",

@@ -19,20 +19,20 @@ from aaserve.bundle.bundle import MODEL_FILE, REFERENCES_FILE, check_absent, sha
 from aaserve.bundle.manifest import AttentionMap, Input, Lowered, Manifest, Output, Parity, Precision, Provenance
 from aaserve.bundle.preprocessing import Preprocessing
 from aaserve.bundle.references import Reference, references_json
-from aaserve.export.attention_outputs import output_name
-from aaserve.export.checkpoint import Checkpoint, read_checkpoint
-from aaserve.export.convert import INPUT_NAME, OPSET, OUTPUT_NAME, convert
-from aaserve.export.description import Description, describe
 from aaserve.export.errors import ExportError
-from aaserve.export.graph import Graph
-from aaserve.export.network import build_network
-from aaserve.export.normalisation import PixelInput
-from aaserve.export.parity import check_parity
-from aaserve.export.pictures import find_parity_pictures, read_picture
+from aaserve.export.graph.attention_outputs import output_name
+from aaserve.export.graph.convert import INPUT_NAME, OPSET, OUTPUT_NAME, convert
+from aaserve.export.graph.normalisation import PixelInput
+from aaserve.export.graph.runtime import Graph
+from aaserve.export.judgement.parity import check_parity
+from aaserve.export.judgement.pictures import find_parity_pictures, read_picture
+from aaserve.export.judgement.references import picture_references, probe_reference, spread
+from aaserve.export.judgement.speed import Speed
 from aaserve.export.precision import find_calibration, lower
-from aaserve.export.references import picture_references, probe_reference, spread
 from aaserve.export.request import Request
-from aaserve.export.speed import Speed
+from aaserve.export.sources.checkpoint import Checkpoint, read_checkpoint
+from aaserve.export.sources.description import Description, describe
+from aaserve.export.sources.network import build_network
 from aaserve.models.attention import AttentionAugmentedConv2d
 from aaserve.models.attention_maps import attention_layers
 

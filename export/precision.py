@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 
 from aaserve.bundle.manifest import Lowered
 from aaserve.bundle.preprocessing import Preprocessing
-from aaserve.export.check import checked_bytes
 from aaserve.export.errors import ExportError
-from aaserve.export.fp16 import check_range, to_fp16
-from aaserve.export.graph import Graph
-from aaserve.export.judgement import check_loss, judge
-from aaserve.export.quantise import quantise
+from aaserve.export.graph.check import checked_bytes
+from aaserve.export.graph.fp16 import check_range, to_fp16
+from aaserve.export.graph.quantise import quantise
+from aaserve.export.graph.runtime import Graph
+from aaserve.export.judgement.loss import check_loss, judge
+from aaserve.export.judgement.samples import Sample, find_samples, read_batches, split_samples
+from aaserve.export.judgement.speed import Speed, measure_speed
 from aaserve.export.request import Request
-from aaserve.export.samples import Sample, find_samples, read_batches, split_samples
-from aaserve.export.speed import Speed, measure_speed
 
 SPEED_BATCH_SIZES = (1, 8)
 

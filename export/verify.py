@@ -25,7 +25,7 @@ from aaserve.bundle.model_input import pixels_input, read_input
 from aaserve.bundle.probe import PROBE, probe_pixels, probe_tolerance
 from aaserve.bundle.references import Reference, attention_difference, difference, read_references
 from aaserve.export.errors import ExportError
-from aaserve.export.pictures import MAX_PIXELS
+from aaserve.export.judgement.pictures import MAX_PIXELS
 
 SUM_TOLERANCE = 1e-2  # float16 rounds each share
 

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from aaserve.bundle.preprocessing import Preprocessing
-from aaserve.export.convert import convert
-from aaserve.export.normalisation import PixelInput
-from aaserve.export.parity import check_parity
+from aaserve.export.graph.convert import convert
+from aaserve.export.graph.normalisation import PixelInput
+from aaserve.export.judgement.parity import check_parity
 from aaserve.models import create_model, list_models
 
 NETWORKS = [(name, {}) for name in list_models()]

@@ -10,7 +10,7 @@ import onnxruntime
 import pytest
 
 from aaserve.bundle.bundle import open_bundle, sha256_of, write_bundle
-from aaserve.export import inspect, verify
+from aaserve.export import summary, verify
 from aaserve.export.command import main
 from tests.helpers import REPOSITORY, ROOT
 
@@ -56,7 +56,7 @@ def test_the_shipped_bundle_verifies_without_torch() -> None:
 
 
 def test_inspect_prints_a_summary(capsys: pytest.CaptureFixture) -> None:
-    assert inspect.main([str(SHIPPED / "1")]) == 0
+    assert summary.main([str(SHIPPED / "1")]) == 0
     lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
     assert lines["what"].startswith("aa-cifar100 version 1: aa_wide_resnet22_2")
     assert lines["labels"].startswith("100: apple, ")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from aaserve.export.graph import Graph
+from aaserve.export.graph.runtime import Graph
 
 ROUNDS = 7
 CALLS = 4  # measured calls of a graph in each turn

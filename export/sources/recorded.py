@@ -5,8 +5,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, ValidationError
 
-from aaserve.export.checkpoint import Checkpoint
 from aaserve.export.errors import ExportError
+from aaserve.export.sources.checkpoint import Checkpoint
 
 Label = Annotated[str, Field(min_length=1, max_length=1000)]
 

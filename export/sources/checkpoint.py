@@ -3,7 +3,7 @@
     first bytes --safetensors | torch.save--> content, maybe nested --choose--> {"module.conv1.weight": tensor, …}
                 --anything else--> refused, with what it is
 
-What the file is called does not matter. Prefixes of names come off in `export.weights`, which knows the network.
+What the file is called does not matter. Prefixes of names come off in `weights.py`, which knows the network.
 """
 
 import json

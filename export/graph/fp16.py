@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 
 from aaserve.bundle.preprocessing import Preprocessing
 from aaserve.export.errors import ExportError
-from aaserve.export.graph import Graph
+from aaserve.export.graph.runtime import Graph
 
 FLOAT, HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
 
 
 def to_fp16(model: bytes) -> bytes:
-    """Convert a model of `export.convert` to float16; inputs and outputs keep their types."""
+    """Convert a model of `export.graph.convert` to float16; inputs and outputs keep their types."""
     rewritten = ir.serde.deserialize_model(onnx.load_model_from_string(model))
     graph = rewritten.graph
     stem = next(node for node in graph if node.op_type == "Conv")

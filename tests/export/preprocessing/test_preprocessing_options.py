@@ -7,7 +7,7 @@ import pytest
 from aaserve.bundle.preprocessing import Preprocessing
 from aaserve.export.command import _parser
 from aaserve.export.errors import ExportError
-from aaserve.export.presets import choose_preprocessing, read_preprocessing
+from aaserve.export.preprocessing.presets import choose_preprocessing, read_preprocessing
 from tests.helpers import ROOT
 
 RECIPE = ROOT / "training" / "recipes" / "aa_cifar100.toml"

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from aaserve.bundle.picture_files import find_pictures, told, total
 from aaserve.bundle.preprocessing import Preprocessing
 from aaserve.export.errors import ExportError
-from aaserve.export.pictures import read_picture
+from aaserve.export.judgement.pictures import read_picture
 
 # More pictures only widen the ranges: with 100, 240 and 500 the shipped network agreed with fp32 on 97.4 %, 97.4 % and
 # 97.2 % of 9,500 others (docs/decisions/0008-precision.md).

@@ -14,10 +14,10 @@ from onnxscript.optimizer import optimize
 from onnxscript.rewriter import rewrite
 from torch import Tensor, nn
 
-from aaserve.export import batch_norm
-from aaserve.export.attention_outputs import add_attention_outputs
-from aaserve.export.check import checked_bytes
 from aaserve.export.errors import ExportError
+from aaserve.export.graph import batch_norm
+from aaserve.export.graph.attention_outputs import add_attention_outputs
+from aaserve.export.graph.check import checked_bytes
 from aaserve.models.attention import AttentionAugmentedConv2d
 
 INPUT_NAME = "image"

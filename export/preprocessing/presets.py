@@ -8,7 +8,7 @@ from pathlib import Path
 from aaserve.bundle.preprocessing import Preprocessing, normalisation_problem
 from aaserve.bundle.text import NotText, read_text
 from aaserve.export.errors import ExportError
-from aaserve.export.image_size import parse_image_size
+from aaserve.export.preprocessing.image_size import parse_image_size
 
 PRESETS = {
     # What torchvision's ResNet weights of IMAGENET1K_V1 were evaluated with (torchvision/models/resnet.py:

@@ -14,14 +14,14 @@ from safetensors.torch import save_file
 from aaserve.bundle.bundle import MODEL_FILE, REFERENCES_FILE, Bundle, open_bundle, sha256_of, write_bundle
 from aaserve.bundle.manifest import AttentionMap, Manifest
 from aaserve.bundle.preprocessing import Preprocessing, normalise
-from aaserve.export import inspect, verify
-from aaserve.export.attention_outputs import output_name
+from aaserve.export import summary, verify
 from aaserve.export.command import main
-from aaserve.export.convert import convert
 from aaserve.export.errors import ExportError
-from aaserve.export.graph import Graph
-from aaserve.export.normalisation import PixelInput
-from aaserve.export.parity import check_parity
+from aaserve.export.graph.attention_outputs import output_name
+from aaserve.export.graph.convert import convert
+from aaserve.export.graph.normalisation import PixelInput
+from aaserve.export.graph.runtime import Graph
+from aaserve.export.judgement.parity import check_parity
 from aaserve.models import create_model
 from aaserve.models.attention_maps import attention_layers, attention_maps
 from tests.export.test_networks import shallow
@@ -126,7 +126,7 @@ def test_with_attention_adds_outputs_and_changes_no_node(tmp_path: Path, capsys:
     answers = [Graph(bundle.model_path.read_bytes(), bundle.manifest.preprocessing)(pixels) for bundle in bundles]
     np.testing.assert_array_equal(*answers)
     assert verify.main([str(bundles[1].folder), "--images", str(EXAMPLES)]) == 0
-    assert inspect.main([str(bundles[1].folder)]) == 0
+    assert summary.main([str(bundles[1].folder)]) == 0
     assert "layer3.0.conv1 (4 heads, 4x4)" in capsys.readouterr().out
 
 

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from aaserve.bundle.manifest import AttentionMap, Parity, Precision
 from aaserve.bundle.preprocessing import Preprocessing
 from aaserve.export.errors import ExportError
-from aaserve.export.graph import Graph
+from aaserve.export.graph.runtime import Graph
 from aaserve.models.attention_maps import attention_maps
 
-# Relative to the largest logit. Below fp32 the loss of top-1 decides (export/judgement.py) and this only tells a sound
-# graph from a broken one: of 1,000 CIFAR pictures the worst was off by 0.004 in fp16, of 9,500 by 0.20 in int8
+# Relative to the largest logit. Below fp32 the loss of top-1 decides (export/judgement/loss.py) and this only tells a
+# sound graph from a broken one: of 1,000 CIFAR pictures the worst was off by 0.004 in fp16, of 9,500 by 0.20 in int8
 # (docs/decisions/0008-precision.md).
 TOLERANCES: dict[Precision, float] = {"fp32": 1e-4, "fp16": 1e-2, "int8": 0.5}
 # Of a share of an attention map, which is 0..1; of 300 CIFAR pictures the worst was off by 0.002 in fp16, 0.13 in int8.

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from aaserve.export.errors import ExportError
-from aaserve.export.labels import read_labels
+from aaserve.export.sources.labels import read_labels
 
 
 def test_text_and_json_give_the_same_labels(tmp_path: Path) -> None:

@@ -16,11 +16,11 @@ import torch
 from safetensors.torch import save, save_file
 from torch import Tensor, nn
 
-from aaserve.export.checkpoint import METADATA_KEY, read_checkpoint
 from aaserve.export.errors import ExportError
-from aaserve.export.labels import check_labels
-from aaserve.export.recorded import read_recorded
-from aaserve.export.weights import head_classes, load_weights, name_weights
+from aaserve.export.sources.checkpoint import METADATA_KEY, read_checkpoint
+from aaserve.export.sources.labels import check_labels
+from aaserve.export.sources.recorded import read_recorded
+from aaserve.export.sources.weights import head_classes, load_weights, name_weights
 from aaserve.models import create_model
 from tests.helpers import encode, noise
 
@@ -122,7 +122,7 @@ def test_a_whole_pickled_module_is_refused_with_the_way_to_convert_it(tmp_path: 
     torch.save(network(), tmp_path / "checkpoint.pt")
     with pytest.raises(
         ExportError,
-        match=r"holds models\.wide_resnet\.WideResNet, .*would run code when loaded.*save the weights alone",
+        match=r"holds aaserve\.models\.wide_resnet\.WideResNet, .*would run code when loaded.*save the weights alone",
     ):
         read_checkpoint(tmp_path / "checkpoint.pt")
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from aaserve.bundle.manifest import AttentionMap
 from aaserve.bundle.preprocessing import Preprocessing, normalise
-from aaserve.export.convert import INPUT_NAME, OUTPUT_NAME
+from aaserve.export.graph.convert import INPUT_NAME, OUTPUT_NAME
 
 
 class Graph:

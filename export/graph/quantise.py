@@ -26,7 +26,7 @@ FEATURE_MAPS = {"Conv", "Relu", "Add", "Mul", "Pad", "AveragePool", "MaxPool", "
 
 
 def quantise(model: bytes, feeds: Iterable[dict[str, NDArray[np.generic]]]) -> tuple[bytes, dict[str, int]]:
-    """Quantise a model of `export.convert`; return it and how many operators of each kind compute in 8 bits.
+    """Quantise a model of `export.graph.convert`; return it and how many operators of each kind compute in 8 bits.
 
     Args:
         feeds: the model's inputs by name, one dictionary for each batch of calibration pictures.

@@ -16,9 +16,9 @@ from aaserve.bundle.manifest import AttentionMap
 from aaserve.bundle.preprocessing import Preprocessing
 from aaserve.bundle.probe import PROBE, probe_pixels
 from aaserve.bundle.references import Reference
-from aaserve.export.graph import Graph
-from aaserve.export.parity import in_float64, normalise_exactly
-from aaserve.export.pictures import Picture
+from aaserve.export.graph.runtime import Graph
+from aaserve.export.judgement.parity import in_float64, normalise_exactly
+from aaserve.export.judgement.pictures import Picture
 from aaserve.models.attention_maps import attention_maps
 
 

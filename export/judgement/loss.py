@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aaserve.export.errors import ExportError
-from aaserve.export.graph import Graph
+from aaserve.export.graph.runtime import Graph
 
 
 @dataclass(frozen=True)

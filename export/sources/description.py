@@ -4,13 +4,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from aaserve.bundle.preprocessing import Preprocessing
-from aaserve.export.checkpoint import Checkpoint
 from aaserve.export.errors import ExportError
-from aaserve.export.image_size import preprocessing_at
-from aaserve.export.labels import check_labels
-from aaserve.export.presets import choose_preprocessing
-from aaserve.export.recorded import read_recorded
+from aaserve.export.preprocessing.image_size import preprocessing_at
+from aaserve.export.preprocessing.presets import choose_preprocessing
 from aaserve.export.request import Request
+from aaserve.export.sources.checkpoint import Checkpoint
+from aaserve.export.sources.labels import check_labels
+from aaserve.export.sources.recorded import read_recorded
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from aaserve.export.checkpoint import Checkpoint
-from aaserve.export.description import Description
 from aaserve.export.errors import ExportError
 from aaserve.export.request import Request
-from aaserve.export.weights import head_classes, load_weights, name_weights
+from aaserve.export.sources.checkpoint import Checkpoint
+from aaserve.export.sources.description import Description
+from aaserve.export.sources.weights import head_classes, load_weights, name_weights
 from aaserve.models import create_model
 from aaserve.models.relative_tables import resize_relative_tables
 

@@ -13,10 +13,10 @@ import aaserve.export.exporter
 from aaserve.bundle.bundle import open_bundle
 from aaserve.bundle.preprocessing import Preprocessing
 from aaserve.bundle.probe import probe_tolerance
-from aaserve.export.convert import convert
 from aaserve.export.errors import ExportError
-from aaserve.export.normalisation import PixelInput
-from aaserve.export.parity import COARSEST, TOLERANCES, check_parity
+from aaserve.export.graph.convert import convert
+from aaserve.export.graph.normalisation import PixelInput
+from aaserve.export.judgement.parity import COARSEST, TOLERANCES, check_parity
 from aaserve.export.request import Request
 from aaserve.models import create_model
 from tests.helpers import REPOSITORY
