@@ -38,11 +38,12 @@ def summary(opened: Bundle) -> str:
     operators = Counter(node.op_type for node in graph.node)
     size = opened.model_path.stat().st_size
     accuracy, cost = manifest.accuracy, manifest.lowered
+    batch = manifest.max_batch_size or "batch"
     rows = {
         "what": f"{manifest.name} version {manifest.version}: {manifest.architecture}, {manifest.precision}",
-        "input": f"{manifest.input.name}, {manifest.input.dtype} {manifest.input.layout} (batch, "
+        "input": f"{manifest.input.name}, {manifest.input.dtype} {manifest.input.layout} ({batch}, "
         f"{', '.join(map(str, manifest.input.shape))})",
-        "output": f"{manifest.output.name}, {manifest.output.dtype} (batch, {manifest.output.shape[0]})",
+        "output": f"{manifest.output.name}, {manifest.output.dtype} ({batch}, {manifest.output.shape[0]})",
         **({"attention": _attention(manifest)} if manifest.attention else {}),
         "labels": f"{len(manifest.labels)}: {', '.join(manifest.labels[:LABELS_SHOWN])}"
         + (", …" if len(manifest.labels) > LABELS_SHOWN else ""),
@@ -50,7 +51,7 @@ def summary(opened: Bundle) -> str:
         f"EXIF {'applied' if spec.exif_orientation else 'ignored'}, transparent on {spec.background}"
         + (f", JPEG decoded at {spec.jpeg_reducing_gap:g} times that or more" if spec.jpeg_reducing_gap else ""),
         "normalised": f"mean {spec.mean}, std {spec.std}",
-        "parity": f"logits within {manifest.parity.max_difference:.1e} of PyTorch's, top-1 equal on "
+        "parity": f"logits within {manifest.parity.max_difference:.1e} of the original's, top-1 equal on "
         f"{manifest.parity.top_1_agreement:.0%} of {manifest.parity.images} pictures, "
         f"batch {', '.join(map(str, manifest.parity.batch_sizes))}",
         "accuracy": f"top-1 {accuracy.top_1:.2%}, top-5 {accuracy.top_5:.2%} on {accuracy.dataset} "
@@ -70,7 +71,7 @@ def summary(opened: Bundle) -> str:
 def _attention(manifest: Manifest) -> str:
     """The attention maps among the outputs, as one line."""
     maps = [f"{one.layer} ({one.num_heads} heads, {one.grid[0]}x{one.grid[1]})" for one in manifest.attention]
-    return f"{', '.join(maps)}; shares within {manifest.parity.attention_difference:.1e} of PyTorch's"
+    return f"{', '.join(maps)}; shares within {manifest.parity.attention_difference:.1e} of the original's"
 
 
 def _cost(cost: Lowered) -> str:

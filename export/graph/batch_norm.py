@@ -43,8 +43,9 @@ class _ThroughConcat(RewriteRuleClassBase):
         joined = op.Concat(axis=1, _allow_other_inputs=True, _outputs=["joined"])
         return op.BatchNormalization(joined, gamma, beta, mean, var, _outputs=["normalised"])
 
-    def check(self, context: Any, joined: ir.Value, **_: Any) -> bool:
-        return all(map(_fuses_into_conv, joined.producer().inputs))
+    def check(self, context: Any, joined: ir.Value, normalised: ir.Value, **parameters: ir.Value) -> bool:
+        parts = joined.producer().inputs
+        return _constant(parameters) and all(_fuses_into_conv(part) and part.shape is not None for part in parts)
 
     def rewrite(self, op: Any, joined: ir.Value, normalised: ir.Value, **parameters: ir.Value) -> ir.Value:
         parts, start = [], 0
@@ -60,15 +61,29 @@ class _ThroughConcat(RewriteRuleClassBase):
 
 
 class _AsDepthwiseConv(RewriteRuleClassBase):
+    """Or as a product and a sum, for what is no feature map: (B, C) or (B, C, L)."""
+
     def pattern(self, op: Any, x: ir.Value, gamma: ir.Value, beta: ir.Value, mean: ir.Value, var: ir.Value) -> Any:
         return op.BatchNormalization(x, gamma, beta, mean, var, _outputs=["normalised"])
 
+    def check(self, context: Any, x: ir.Value, normalised: ir.Value, **parameters: ir.Value) -> bool:
+        return x.shape is not None and _constant(parameters)
+
     def rewrite(self, op: Any, x: ir.Value, normalised: ir.Value, **parameters: ir.Value) -> ir.Value:
         gamma, beta, mean, var = (value.const_value.numpy() for value in parameters.values())
-        scale = gamma / np.sqrt(var + normalised.producer().attributes["epsilon"].as_float())
+        scale = gamma / np.sqrt(var + normalised.producer().attributes.get_float("epsilon", 1e-5))
+        if len(x.shape) != 4:
+            shape = (len(scale), *[1] * (len(x.shape) - 2))
+            times, plus = (ir.tensor(value.reshape(shape)) for value in (scale, beta - mean * scale))
+            product = op.Mul(x, op.initializer(times, name=f"{normalised.name}.scale"))
+            return op.Add(product, op.initializer(plus, name=f"{normalised.name}.shift"))
         weight = op.initializer(ir.tensor(scale[:, None, None, None]), name=f"{normalised.name}.scale")
         bias = op.initializer(ir.tensor(beta - mean * scale), name=f"{normalised.name}.shift")
         return op.Conv(x, weight, bias, group=len(scale))
+
+
+def _constant(parameters: dict[str, ir.Value]) -> bool:
+    return all(value.const_value is not None for value in parameters.values())
 
 
 def _fuses_into_conv(value: ir.Value) -> bool:

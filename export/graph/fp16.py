@@ -18,20 +18,29 @@ from aaserve.bundle.preprocessing import Preprocessing
 from aaserve.export.errors import ExportError
 from aaserve.export.graph.runtime import Graph
 
+LAYERS = ("Conv", "Gemm", "MatMul")
 FLOAT, HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
 
 
 def to_fp16(model: bytes) -> bytes:
-    """Convert a model of `export.graph.convert` to float16; inputs and outputs keep their types."""
+    """Convert a model of `export.graph` to float16; inputs and outputs keep their types.
+
+    Raises:
+        ExportError: a weight is out of the range of float16, or there are no layers.
+    """
     rewritten = ir.serde.deserialize_model(onnx.load_model_from_string(model))
     graph = rewritten.graph
-    stem = next(node for node in graph if node.op_type == "Conv")
+    stem = next((node for node in graph if node.op_type in LAYERS), None)
+    if stem is None:
+        raise ExportError(f"fp16: expected one of {', '.join(LAYERS)} in the graph, found none")
     normalising = set(list(graph)[: list(graph).index(stem)])
     for value in list(graph.initializers.values()):
         if value.dtype == FLOAT and not any(_wants_float32(*use, normalising) for use in value.uses()):
             value.const_value = ir.tensor(_rounded(value.const_value.numpy(), value.name), name=value.name)
             value.dtype = HALF
     for node in graph:
+        if node.op_type == "Cast" and node not in normalising and node.attributes["to"].as_int() == FLOAT:
+            node.attributes["to"] = ir.AttrInt64("to", HALF)
         for value in node.outputs:
             if node not in normalising and value.dtype == FLOAT:
                 value.dtype = HALF

@@ -78,7 +78,7 @@ def _kept_in_float(graph: onnx.GraphProto) -> set[str]:
     convolutions = [node for node in graph.node if node.op_type == "Conv"]
     sums = [node for node in graph.node if node.op_type == "Add"]
     return (
-        {convolutions[0].name}
+        {node.name for node in convolutions[:1]}
         | {node.name for node in convolutions if tuple(weights.get(node.input[1], ())[1:]) == (1, 1, 1)}
         | {node.name for node in sums if not all(maker.get(name) in FEATURE_MAPS for name in node.input)}
     )

@@ -1,14 +1,12 @@
 """The answers that a bundle keeps, so that `verify` and the service can check it without PyTorch.
 
-PyTorch's answers in float64 to the parity pictures, the graph's answer to the probe --> references.json
+The original's answers to the parity pictures, the graph's answer to the probe --> references.json
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from aaserve.bundle.attention import gaze
 from aaserve.bundle.bundle import sha256_of
@@ -17,24 +15,18 @@ from aaserve.bundle.preprocessing import Preprocessing
 from aaserve.bundle.probe import PROBE, probe_pixels
 from aaserve.bundle.references import Reference
 from aaserve.export.graph.runtime import Graph
-from aaserve.export.judgement.parity import in_float64, normalise_exactly
+from aaserve.export.judgement.originals import Original
 from aaserve.export.judgement.pictures import Picture
-from aaserve.models.attention_maps import attention_maps
 
 
 def picture_references(
-    network: nn.Module, pictures: Sequence[Picture], preprocessing: Preprocessing, attention: Sequence[AttentionMap]
+    original: Original, pictures: Sequence[Picture], attention: Sequence[AttentionMap]
 ) -> Iterator[Reference]:
-    """PyTorch's answers in float64, the ones that the parity check compares the graph with."""
-    exact = in_float64(network)
+    """The answers of the original, with which the parity check compares those of the graph."""
     for picture in pictures:
-        row = normalise_exactly(picture.pixels[np.newaxis], preprocessing)  # (1, 3, H, W)
-        with torch.inference_mode():
-            logits = exact(row)[0].tolist()
-            maps = attention_maps(exact, row) if attention else {}
-        yield _reference(
-            picture.name, picture.sha256, logits, {layer: found.numpy() for layer, found in maps.items()}, attention
-        )
+        row = picture.pixels[np.newaxis]
+        maps = original.maps(row) if attention else {}
+        yield _reference(picture.name, picture.sha256, original.logits(row)[0].tolist(), maps, attention)
 
 
 def probe_reference(graph: Graph, preprocessing: Preprocessing, attention: Sequence[AttentionMap]) -> Reference:

@@ -1,6 +1,7 @@
 """Checkpoint and description --> the network with the weights of the checkpoint.
 
 outline without memory --> names of the weights, number of classes --> network --load_weights--> ready to convert
+--arch module:function --> network --load_weights--> answers a vector per picture? --> ready to convert
 """
 
 from collections.abc import Callable, Mapping
@@ -12,6 +13,7 @@ from aaserve.export.errors import ExportError
 from aaserve.export.request import Request
 from aaserve.export.sources.checkpoint import Checkpoint
 from aaserve.export.sources.description import Description
+from aaserve.export.sources.factory import build_own, check_answer, is_own
 from aaserve.export.sources.weights import head_classes, load_weights, name_weights
 from aaserve.models import create_model
 from aaserve.models.relative_tables import resize_relative_tables
@@ -26,6 +28,8 @@ def build_network(
         ValueError: no such architecture, or an image size that does not fit it.
         ExportError: the weights or the options in the checkpoint do not fit the network.
     """
+    if is_own(description.architecture):
+        return _own_network(request, description, checkpoint, report)
     outline = _outline(description, checkpoint)
     weights = _named_weights(request, checkpoint, outline, report)
     _check_classes(request, description, outline, weights)
@@ -41,6 +45,19 @@ def build_network(
     return network.eval()
 
 
+def _own_network(
+    request: Request, description: Description, checkpoint: Checkpoint, report: Callable[[str], None]
+) -> nn.Module:
+    """What the user's function returns, with the weights of the checkpoint."""
+    network = build_own(description.architecture, description.options)
+    weights = _named_weights(request, checkpoint, network, report)
+    if request.image_size:
+        weights = resize_relative_tables(weights, network)
+    load_weights(network, weights)
+    check_answer(network, description.preprocessing.crop, len(description.labels))
+    return network
+
+
 def _outline(description: Description, checkpoint: Checkpoint) -> nn.Module:
     """The network without memory for its weights, with a head of one class."""
     try:
@@ -53,9 +70,9 @@ def _outline(description: Description, checkpoint: Checkpoint) -> nn.Module:
             )
     except ValueError:
         raise
-    except Exception as error:  # the options are whatever the file holds, so they may raise anything
+    except Exception as error:  # the options are whatever was typed or recorded, so they may raise anything
         raise ExportError(
-            f"{checkpoint.path}: the options in it make no {description.architecture}: {error}"
+            f"{checkpoint.path}: {description.options} make no {description.architecture}: {error}"
         ) from error
 
 

@@ -21,6 +21,7 @@ from aaserve.export.graph.attention_outputs import output_name
 from aaserve.export.graph.convert import convert
 from aaserve.export.graph.normalisation import PixelInput
 from aaserve.export.graph.runtime import Graph
+from aaserve.export.judgement.originals import PyTorch
 from aaserve.export.judgement.parity import check_parity
 from aaserve.models import create_model
 from aaserve.models.attention_maps import attention_layers, attention_maps
@@ -65,12 +66,12 @@ def test_the_attention_maps_of_the_graph_equal_pytorchs(name: str, size: tuple[i
         assert maps.shape == (3, *one.shape)
         np.testing.assert_allclose(maps.sum(axis=-1), 1, atol=1e-5)
         np.testing.assert_allclose(maps, expected[one.layer].numpy(), atol=1e-5)
-    parity = check_parity(network, model, pixels, spec, batch_sizes=[1, 3], attention=attention)
+    parity = check_parity(PyTorch(network, spec), model, pixels, spec, batch_sizes=[1, 3], attention=attention)
     assert parity.attention_difference < 1e-5
     others = [attention[1].output, attention[0].output, *(one.output for one in attention[2:])]
     swapped = [one.model_copy(update={"output": other}) for one, other in zip(attention, others, strict=True)]
     with pytest.raises(ExportError, match="attention maps differ by"):
-        check_parity(network, model, pixels, spec, batch_sizes=[1], attention=swapped)
+        check_parity(PyTorch(network, spec), model, pixels, spec, batch_sizes=[1], attention=swapped)
 
 
 @pytest.mark.parametrize("form", ["uint8", "float32"])
