@@ -75,7 +75,7 @@ def evaluate(opened: Bundle, batches: Iterable[Sequence[Sample]], dataset: str) 
     """Let the model of a bundle answer labelled pictures.
 
     Raises:
-        ExportError: a picture does not decode, or an answer is not finite.
+        ExportError: a picture does not decode, or the model fails or gives an answer that is not finite.
     """
     manifest = opened.manifest
     session = onnxruntime.InferenceSession(opened.model_path, providers=["CPUExecutionProvider"])
@@ -83,7 +83,12 @@ def evaluate(opened: Bundle, batches: Iterable[Sequence[Sample]], dataset: str) 
     with ThreadPoolExecutor() as pool:
         for batch in batches:
             rows = np.stack(list(pool.map(lambda sample: _read(sample.path, opened), batch)))
-            [logits] = session.run([manifest.output.name], {manifest.input.name: rows})
+            try:
+                [logits] = session.run([manifest.output.name], {manifest.input.name: rows})
+            except Exception as error:  # of ONNX Runtime, of many kinds
+                raise ExportError(
+                    f"{batch[0].path}: the model fails on its batch: {str(error).splitlines()[0]}"
+                ) from error
             if not np.isfinite(logits).all():
                 raise ExportError(f"{batch[0].path}: expected finite logits, found others in its batch")
             ranks += [_rank(row, sample.class_index) for row, sample in zip(logits, batch, strict=True)]
