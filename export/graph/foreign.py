@@ -13,9 +13,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import (
     ClearMetadataAndDocStringPass,
     InlinePass,
-    NameFixPass,
     RemoveInitializersFromInputsPass,
-    RemoveUnusedOpsetsPass,
 )
 from onnxscript.optimizer import optimize
 from onnxscript.rewriter import rewrite
@@ -54,7 +52,6 @@ def convert_file(
     batch = answers.max_batch_size or "batch"
     _replace_input(model.graph, file, preprocessing, batch, pixel_input=pixel_input)
     _replace_output(model.graph, file, answers, batch)
-    NameFixPass()(model)
     try:
         rewrite(model, batch_norm.RULES)
         optimize(model, input_size_limit=NO_LIMIT, output_size_limit=NO_LIMIT)
@@ -63,7 +60,6 @@ def convert_file(
     if left := sorted({node.op_type for node in model.graph if node.op_type == "If"}):
         raise ExportError(f"{file.path}: expected a graph without branches, found {', '.join(left)}")
     ClearMetadataAndDocStringPass()(model)
-    RemoveUnusedOpsetsPass()(model)
     model.metadata_props.clear()
     model.metadata_props.update(sorted(metadata.items()))
     return checked_bytes(ir.to_proto(model))

@@ -48,7 +48,7 @@ class Small(nn.Module):
 
     def forward(self, x):
         x = self.block(torch.relu(self.stem(x))).mean((2, 3))
-        return self.scale * self.head(self.norm(self.hidden(x)))
+        return self.scale * self.head(self.hidden(self.norm(x)))
 
 
 class OnlyFloat32(Small):
