@@ -77,7 +77,7 @@ def describe_file(request: Request, file: OnnxFile) -> Description:
         "--with-attention": request.with_attention,
     }
     if unfit := [option for option, value in given.items() if value]:
-        raise ExportError(f"{file.path}: is an ONNX file, and {', '.join(unfit)} for checkpoints only")
+        raise ExportError(f"{file.path}: is an ONNX file; for checkpoints only: {', '.join(unfit)}")
     if file.dtype == "uint8" and not request.pixel_input:
         raise ExportError(f"{file.path}: takes uint8 pixels, so --input float32 is not possible")
     if request.labels is None:

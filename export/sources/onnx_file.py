@@ -101,7 +101,7 @@ def _load(path: Path) -> tuple[onnx.ModelProto, str]:
             raise ExportError(f"expected its external data in {path.parent / name}, found no such file")
         size += _within_limit(path.parent / name, size).stat().st_size
     onnx.load_external_data_for_model(model, str(path.parent))  # refuses what is not in that folder
-    return model, sha256_of(model.SerializeToString(deterministic=True))
+    return model, sha256_of(model.SerializeToString(deterministic=True))  # that of the file would not cover its weights
 
 
 def _within_limit(path: Path, before: int) -> Path:
@@ -200,7 +200,8 @@ def _described(values: Any) -> str:
     def one(value: onnx.ValueInfoProto) -> str:
         tensor = value.type.tensor_type
         dims = ", ".join(str(dim.dim_value or dim.dim_param or "?") for dim in tensor.shape.dim)
-        return f"{value.name} {onnx.TensorProto.DataType.Name(tensor.elem_type).lower()} ({dims})"
+        kind = onnx.TensorProto.DataType.Name(tensor.elem_type).lower()
+        return f"{value.name} {kind} ({dims})" if tensor.HasField("shape") else f"{value.name} {kind}"
 
     return "; ".join(map(one, values)) or "none"
 

@@ -301,7 +301,7 @@ REFUSED = {
         classifier(more_inputs=[MASK]),
         "expected one input, a picture, found 2: picture float (N, 3, 16, 16); mask",
     ),
-    "two outputs": (classifier(more_outputs=["flat"]), "expected one output, found 2: answer"),
+    "two outputs": (classifier(more_outputs=["flat"]), "expected one output, found 2: answer float; flat float"),
     "a double input": (
         classifier(kind=DOUBLE),
         "expected a picture input, float32 or uint8, (batch, 3, height, width) or",
@@ -339,8 +339,8 @@ def test_what_cannot_be_served_is_refused_with_what_was_found(
 
 
 OPTIONS = {
-    "--arch": (classifier(), ["--arch", "resnet50"], "is an ONNX file, and --arch for checkpoints only"),
-    "--with-attention": (classifier(), ["--with-attention"], "and --with-attention for checkpoints only"),
+    "--arch": (classifier(), ["--arch", "resnet50"], "is an ONNX file; for checkpoints only: --arch"),
+    "--with-attention": (classifier(), ["--with-attention"], "for checkpoints only: --with-attention"),
     "--num-classes": (classifier(), ["--num-classes", "6"], "expected 6 classes (--num-classes), found 5"),
     "--input float32 of pixels": (
         classifier(layout="NHWC", kind=TensorProto.UINT8),
