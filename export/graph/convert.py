@@ -70,4 +70,9 @@ def _trace(network: nn.Module, example: Tensor) -> ir.Model:
             )
     except Exception as error:  # torch.onnx raises many kinds, with long traces; the first line has the reason
         raise ExportError(f"PyTorch cannot trace the network: {str(error).splitlines()[0]}") from error
+    if isinstance(batch := program.model.graph.inputs[0].shape[0], int):
+        raise ExportError(
+            f"PyTorch traces a batch fixed to {batch}: the network's code makes a number of it, as len(x) does; "
+            "x.shape[0] stays dynamic"
+        )
     return program.model

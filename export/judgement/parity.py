@@ -59,7 +59,11 @@ def check_parity(
     off, worst, worst_map, agreeing, compared = np.zeros(len(pixels)), 0.0, 0.0, 0, 0
     for size in batch_sizes:
         for index in _batches(len(pixels), size):
-            found = graph(pixels[index])
+            try:
+                found = graph(pixels[index])
+            except Exception as error:  # of ONNX Runtime, of many kinds
+                reason = next(iter(str(error).splitlines()), type(error).__name__)
+                raise ExportError(f"parity at batch {size}: the graph fails: {reason}") from error
             if found.shape != expected[index].shape:
                 raise ExportError(
                     f"parity at batch {size}: expected logits {expected[index].shape}, found {found.shape}"

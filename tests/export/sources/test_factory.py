@@ -66,6 +66,11 @@ class Features(Small):
         return self.stem(x)
 
 
+class FixedBatch(Small):
+    def forward(self, x):
+        return super().forward(x).reshape(len(x), -1)
+
+
 def build(num_classes, side=16, text="none"):
     return Small(num_classes, side)
 
@@ -178,6 +183,7 @@ REFUSED = {
         own("Pair", "num_classes=5", "side=16"),
         "expected the network to return logits (2, 5), found a tuple",
     ),
+    "a batch made a number": (own("FixedBatch", "num_classes=5", "side=16"), "traces a batch fixed to 2"),
     "a feature map": (
         own("Features", "num_classes=5", "side=16"),
         "return logits (2, 5), found torch.float32 (2, 16, 8, 8)",
