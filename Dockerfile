@@ -32,6 +32,7 @@ RUN pip install --no-cache-dir --no-deps --target /app .
 FROM python:3.11-slim-bookworm AS runtime
 COPY --from=app /app /app
 WORKDIR /app
+COPY LICENSE NOTICE /app/
 # What is mounted here takes the place of the models that ship.
 COPY model_repository /mnt/models
 ENV PATH=/venv/bin:$PATH PYTHONDONTWRITEBYTECODE=1 \
