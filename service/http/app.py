@@ -3,8 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -13,7 +12,6 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 from aaserve.service.errors import ServiceError
-from aaserve.service.http import page
 from aaserve.service.http.auth import Access
 from aaserve.service.http.body.receiving import ReceiveStage
 from aaserve.service.http.cors import METHODS, REQUEST_HEADERS, RESPONSE_HEADERS
@@ -25,8 +23,8 @@ from aaserve.service.http.methods import Methods
 from aaserve.service.http.observation import UNLOGGED, Observation, Observer
 from aaserve.service.http.oip import infer_routes
 from aaserve.service.http.oip import model_routes as oip_routes
-from aaserve.service.http.openapi import Application
-from aaserve.service.http.routes import admin, classify, classify_batch, explain, health, models, torchserve
+from aaserve.service.http.routes import admin, classify, classify_batch, explain, health, models, page, torchserve
+from aaserve.service.http.state import Worker
 from aaserve.service.observability.metrics import Metrics
 from aaserve.service.observability.process_metrics import watch_process, watch_workers
 from aaserve.service.observability.triton_metrics import TritonNames
@@ -36,25 +34,6 @@ from aaserve.service.version import VERSION
 
 if TYPE_CHECKING:
     from aaserve.service.observability.tracing import Tracing
-
-
-class Worker(Protocol):
-    """What the application needs to know if its process is one of several workers."""
-
-    @property
-    def slot(self) -> int:
-        """Its number among the workers."""
-
-    @property
-    def supervisor(self) -> int:
-        """The supervisor's process id."""
-
-    @property
-    def shared(self) -> Path:
-        """Folder of all workers."""
-
-    def reload_all(self) -> None:
-        """Make every worker reload its models."""
 
 
 def create_app(
@@ -89,7 +68,7 @@ def create_app(
         reporting.cancel()
         metrics.refresh()  # for whoever is scraped after this worker's end
 
-    app = Application(
+    app = FastAPI(
         title="aaserve",
         description="Attention-augmented image classification.",
         version=VERSION,
@@ -142,7 +121,7 @@ def create_app(
     observer = Observer(metrics, settings.log_requests)
     app.add_middleware(Observation, observer=observer, tracing=tracing)  # the last one added is the outermost
     if tracing is None:
-        app.state.load_shedding = LoadShedding(app.state, settings, observer, keys)
+        app.state.load_shedding = LoadShedding(app.state, settings, observer, keys, app.router.routes)
     return app
 
 

@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from aaserve.service.errors import ServiceError
-from aaserve.service.http.error_responses import problem
+from aaserve.service.http.error_responses import error_response
 from aaserve.service.observability.logs import RefusalLog, log_request
 from aaserve.service.observability.metrics import Metrics
 from aaserve.service.observability.request_record import CLIENT_LEFT, Record
@@ -128,7 +128,8 @@ class Observation:
             if not disconnected:  # otherwise the request was given up, and any error may come of that
                 log.error("request %s failed", record.request_id, exc_info=error)
                 if record.status == CLIENT_LEFT:
-                    await problem(ServiceError(), record.request_id, scope["path"])(scope, receive, send_observed)
+                    answer = error_response(ServiceError(), record.request_id, scope["path"])
+                    await answer(scope, receive, send_observed)
         finally:
             self._metrics.being_answered -= counted
             if record.status == CLIENT_LEFT:
