@@ -35,6 +35,13 @@ from aaserve.service.version import VERSION
 if TYPE_CHECKING:
     from aaserve.service.observability.tracing import Tracing
 
+_PARTS = (classify, classify_batch, explain, infer_routes, oip_routes, torchserve, models, health, admin, page)
+_ON_ERROR: dict[type[Exception], OnError] = {
+    ServiceError: on_service_error,
+    RequestValidationError: on_invalid_parameter,
+    HTTPException: on_http_exception,
+}
+
 
 def create_app(
     settings: Settings,
@@ -84,28 +91,12 @@ def create_app(
     app.state.metrics = metrics
     app.state.receive_stage = ReceiveStage(settings.max_inflight_bytes)
     metrics.watch_receiving(app.state.receive_stage)
-    for part in (
-        classify,
-        classify_batch,
-        explain,
-        infer_routes,
-        oip_routes,
-        torchserve,
-        models,
-        health,
-        admin,
-        page,
-    ):
+    for part in _PARTS:
         app.router.routes.extend(part.router.routes)  # as they are: an included router is gone through twice a request
-    on_error: dict[type[Exception], OnError] = {
-        ServiceError: on_service_error,
-        RequestValidationError: on_invalid_parameter,
-        HTTPException: on_http_exception,
-    }
-    for error, handler in on_error.items():
+    for error, handler in _ON_ERROR.items():
         app.add_exception_handler(error, handler)
     if tracing is None:  # FastAPI makes the span of each request that is traced
-        app.add_middleware(DirectRoutes, routes=app.router.routes, on_error=on_error)
+        app.add_middleware(DirectRoutes, routes=app.router.routes, on_error=_ON_ERROR)
     keys = app.state.keys = Keys(settings.api_keys_file) if settings.api_keys_file is not None else None
     if keys is not None:
         app.add_middleware(Access, keys=keys)

@@ -16,7 +16,7 @@ from aaserve.service.errors import (
     UnsupportedMediaType,
 )
 from aaserve.service.http.body.body import FORM, JSON, Fields, Parsed, body_pieces, media_type_of, read_body
-from aaserve.service.http.body.encoded_text import from_base64
+from aaserve.service.http.body.encoded_text import from_base64, raised
 from aaserve.service.http.body.json_body import GZIP, kind_of, parse_json
 from aaserve.service.http.body.long_values import LONG, LongText
 from aaserve.service.http.body.multipart import Form, Image, read_form
@@ -25,6 +25,8 @@ from aaserve.service.http.params import resembling
 from aaserve.service.http.state import state_of
 
 _CURL = "; with curl: -F image=@FILE, or -H 'Content-Type: image/jpeg' --data-binary @FILE"
+
+_LIST_FIELD = "images"  # of JSON
 
 
 class _Upload:
@@ -124,10 +126,10 @@ class ImageUpload(_Upload):
         text, members = self._from_json(upload, self.field, max_items=1)
         if not isinstance(text, str | LongText):
             raise InvalidRequest(f'expected "{self.field}" to be base64 or a data URI, found {kind_of(text)}')
-        return Parsed(_raised(from_base64(text)), self._fields(members, self.field))
+        return Parsed(raised(from_base64(text)), self._fields(members, self.field))
 
     def of_form(self, form: Form) -> Parsed[bytes]:
-        image = _raised(self._images(form)[0])
+        image = raised(self._images(form)[0])
         self._refuse_unknown(form.unknown, self.field)
         return Parsed(image, form.fields)
 
@@ -135,18 +137,16 @@ class ImageUpload(_Upload):
 class ImagesUpload(_Upload):
     """Several images: in a form, or in JSON `{"images": [base64 or data URI, …]}`; at most `max_batch_items`."""
 
-    list_field = "images"  # of JSON
-
-    @property
-    def max_items(self) -> int:
-        return state_of(self._request).settings.max_batch_items
+    def __init__(self, request: Request, takes: Collection[str]) -> None:
+        super().__init__(request, takes)
+        self._max_items = state_of(request).settings.max_batch_items
 
     def check(self, media_type: str) -> None:
         if media_type not in (FORM, JSON):
             raise _unsupported(media_type, f"{FORM} or {JSON}; POST /classify takes an image as the body")
 
     async def read(self, receipt: Receipt) -> bytes | Form:
-        return await self._read(receipt, max_images=self.max_items)
+        return await self._read(receipt, max_images=self._max_items)
 
     def parse(self, upload: bytes | Form) -> Parsed[list[bytes | ServiceError]]:
         """Return the encoded images in their order; what is text or no base64 is an InvalidRequest in its place.
@@ -159,15 +159,15 @@ class ImagesUpload(_Upload):
             images = self._images(upload)
             self._refuse_unknown(upload.unknown, self.field)
             return Parsed(images, upload.fields, len(images))
-        texts, members = self._from_json(upload, self.list_field, max_items=self.max_items)
+        texts, members = self._from_json(upload, _LIST_FIELD, max_items=self._max_items)
         if not isinstance(texts, list):
             kind = kind_of(texts)
-            raise InvalidRequest(f'expected "{self.list_field}" to be an array of base64 or data URIs, found {kind}')
+            raise InvalidRequest(f'expected "{_LIST_FIELD}" to be an array of base64 or data URIs, found {kind}')
         if not texts:
             raise InvalidRequest("expected at least one image, found none")
-        if len(texts) > self.max_items:
-            raise TooManyRows(f"more than {self.max_items} images in one request")
-        return Parsed([from_base64(text) for text in texts], self._fields(members, self.list_field), len(texts))
+        if len(texts) > self._max_items:
+            raise TooManyRows(f"more than {self._max_items} images in one request")
+        return Parsed([from_base64(text) for text in texts], self._fields(members, _LIST_FIELD), len(texts))
 
 
 def raw_image(body: bytes, *, json_goes: str = "send Content-Type: application/json") -> bytes:
@@ -200,12 +200,6 @@ def _is_text(content: bytes) -> bool:
         return b"\0" not in content and bool(content.decode())
     except UnicodeDecodeError:
         return False
-
-
-def _raised(image: bytes | ServiceError) -> bytes:
-    if isinstance(image, ServiceError):
-        raise image
-    return image
 
 
 def _named(names: Iterable[str]) -> str:

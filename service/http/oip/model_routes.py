@@ -13,14 +13,13 @@ from aaserve.service.http.body.body import read_body
 from aaserve.service.http.body.json_body import kind_of, parse_json
 from aaserve.service.http.oip.descriptions import (
     Json,
-    index_entry,
     model_config,
     model_metadata,
     model_statistics,
     server_metadata,
 )
 from aaserve.service.http.oip.infer_request import refuse_misspelt
-from aaserve.service.http.oip.view import View, names, split_name, views
+from aaserve.service.http.oip.view import View, names, split_name
 from aaserve.service.http.routes.admin import load_model, unload_model
 from aaserve.service.http.schemas import ProtocolError, errors
 from aaserve.service.http.state import state_of
@@ -76,8 +75,8 @@ async def ready(request: Request) -> Response:
 @router.get("/v2/models", response_model=Json)
 async def models(request: Request) -> Response:
     """The names of all models."""
-    served = [model.default.manifest for model in state_of(request).lifecycle.repository if model.serving]
-    return JSONResponse({"models": [view.name for manifest in served for view in views(manifest)]})
+    served = [model for model in state_of(request).lifecycle.repository if model.serving]
+    return JSONResponse({"models": [name for model in served for name in names(model.name)]})
 
 
 @router.get("/v2/models/stats", response_model=Json)
@@ -163,9 +162,8 @@ def _versions(request: Request, view: View) -> list[str]:
 
 
 def _entries(model: ServedModel) -> Iterator[Json]:
-    for version in model.serving:
+    states: list[tuple[str, str | None]] = [*((version, None) for version in model.serving), *model.failures.items()]
+    for version, unready in states:
         for name in names(model.name):
-            yield index_entry(name, version, None)
-    for version, reason in model.failures.items():
-        for name in names(model.name):
-            yield index_entry(name, version, reason)
+            state = "UNAVAILABLE" if unready else "READY"
+            yield {"name": name, "version": version, "state": state, "reason": unready or ""}
