@@ -44,43 +44,36 @@ def preferred(accept: str, offered: Sequence[str]) -> str:
     """
     if not accept.strip():
         return offered[0]
-    qualities = [_quality(media_type, accept) for media_type in offered]
-    if not any(qualities):
+    weights = _weights(accept)
+    liked = {name: next((weights[each] for each in _ranges(name) if each in weights), 0.0) for name in offered}
+    if not any(liked.values()):
         raise NotAcceptable(f"Accept: offered are {', '.join(offered)}")
-    return offered[qualities.index(max(qualities))]
+    return max(offered, key=lambda name: liked[name])
 
 
 def compressed(content: bytes, accept_encoding: str) -> tuple[bytes, str | None]:
     """Return the content and its Content-Encoding: gzip or deflate if the client takes one and it is worth it."""
-    accepted = {_coding(item) for item in accept_encoding.split(",")}
-    if len(content) >= _WORTH_IT and "gzip" in accepted:
+    weights = _weights(accept_encoding) if len(content) >= _WORTH_IT else {}
+    if weights.get("gzip"):
         return gzip.compress(content, _LEVEL, mtime=0), "gzip"
-    if len(content) >= _WORTH_IT and "deflate" in accepted:
+    if weights.get("deflate"):
         return zlib.compress(content, _LEVEL), "deflate"
     return content, None
 
 
-def _quality(media_type: str, accept: str) -> float:
-    """What the most specific range that matches says, 0..1."""
-    matches = ("*/*", f"{media_type.partition('/')[0]}/*", media_type)
-    found: dict[int, float] = {}
-    for part in accept.lower().split(","):
-        media_range, *parameters = (word.strip() for word in part.split(";"))
-        if media_range in matches:
-            found[matches.index(media_range)] = _weight(parameters)
-    return found[max(found)] if found else 0.0
+def _ranges(media_type: str) -> tuple[str, str, str]:
+    """What a client may write for a media type, the most specific first."""
+    return media_type, f"{media_type.partition('/')[0]}/*", "*/*"
 
 
-def _weight(parameters: Sequence[str]) -> float:
-    given = next((parameter[2:] for parameter in parameters if parameter.startswith("q=")), "1")
-    try:
-        return min(1.0, max(0.0, float(given)))
-    except ValueError:
-        return 0.0
-
-
-def _coding(item: str) -> str | None:
-    """The coding that an item of Accept-Encoding names, unless it says `q=0`."""
-    coding, _, parameters = item.partition(";")
-    refused = parameters.replace(" ", "").lower() in ("q=0", "q=0.0", "q=0.00", "q=0.000")
-    return None if refused else coding.strip().lower()
+def _weights(header: str) -> dict[str, float]:
+    """What a header like Accept names, and how much the client likes each, 0..1 (RFC 9110, section 12.4.2)."""
+    weights = {}
+    for item in "".join(header.lower().split()).split(","):
+        name, *parameters = item.split(";")
+        given = next((parameter[2:] for parameter in parameters if parameter.startswith("q=")), "1")
+        try:
+            weights[name] = min(1.0, max(0.0, float(given)))
+        except ValueError:
+            weights[name] = 0.0
+    return weights

@@ -118,17 +118,8 @@ def create_app(
 
 def _telemetry(tracing: "Tracing | None") -> TelemetryConfig:
     """Nothing phones home by itself; FastAPI makes the span of each request where traces were asked for."""
-    telemetry: TelemetryConfig = {
-        "auto_configure": False,
-        "tracing": False,
-        "metrics": False,
-        "logs": False,
-        "operation_spans": False,
-    }
-    if tracing:
-        telemetry |= {
-            "tracing": True,
-            "tracer_provider": tracing.provider,
-            "exclude": lambda scope: scope["path"] in UNLOGGED,
-        }
-    return telemetry
+    off: TelemetryConfig = {"auto_configure": False, "metrics": False, "logs": False, "operation_spans": False}
+    if tracing is None:
+        return {**off, "tracing": False}
+    spans: TelemetryConfig = {"tracing": True, "tracer_provider": tracing.provider}
+    return {**off, **spans, "exclude": lambda scope: scope["path"] in UNLOGGED}

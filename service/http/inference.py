@@ -19,7 +19,15 @@ from fastapi import Request
 from aaserve.service.engine.predictor import Predictor
 from aaserve.service.errors import NotReady
 from aaserve.service.http.auth import client_of
-from aaserve.service.http.body.body import JOINED_INLINE, BodyReader, Content, Fields, Upload, body_bytes, has_fields
+from aaserve.service.http.body.body import (
+    JOINED_INLINE,
+    BodyReader,
+    Content,
+    Fields,
+    Upload,
+    announced_bytes,
+    has_fields,
+)
 from aaserve.service.http.disconnect import cancel_on_disconnect
 from aaserve.service.http.params import Asked, with_fields
 from aaserve.service.http.state import state_of
@@ -99,7 +107,7 @@ async def take_in(
     client = client_of(request.scope["headers"], request.scope["client"], state.keys)
     slow = slow or state.lifecycle.usage.is_slow(client)
     _require_room(models.candidates, timeout, slow=slow)
-    announced = body_bytes(request, max_body_bytes=settings.max_body_bytes)
+    announced = announced_bytes(request)
     state.receive_stage.check(announced)
 
     leases = [predictor.admission.lease() for predictor in models.candidates]

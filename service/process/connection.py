@@ -27,7 +27,7 @@ from aaserve.service.errors import (
 )
 from aaserve.service.http.cors import cors_headers
 from aaserve.service.http.error_responses import error_response
-from aaserve.service.http.observation import new_request_id
+from aaserve.service.http.observation import UNLOGGED, new_request_id
 from aaserve.service.process.lingering import LingeringTransport
 from aaserve.service.process.received import Received
 
@@ -44,7 +44,7 @@ _HOST = re.compile(rb"(?:\[[0-9A-Za-z:._~%-]+\]|[0-9A-Za-z._~!$&'()*+,;=%-]*)(?:
 MAX_CHUNKS = 65_536  # of one body; as Triton has it
 GOODBYE = 0.2  # seconds
 RESET_CHECK = 0.1  # seconds between two looks for a reset after the end of input
-PROBES = frozenset((b"/health/live", b"/health/ready", b"/v2/health/live", b"/v2/health/ready", b"/ping", b"/metrics"))
+PROBES = frozenset(path.encode() for path in UNLOGGED)
 
 
 class Connection(HttpToolsProtocol):

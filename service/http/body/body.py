@@ -13,6 +13,7 @@ from starlette.requests import ClientDisconnect, Request
 from aaserve.service.errors import BodyTooLarge
 from aaserve.service.http.body.compression import coding_of, decompressed
 from aaserve.service.http.body.receiving import Receipt
+from aaserve.service.http.state import state_of
 
 JOINED_INLINE = 2**20  # bytes; more would stop the event loop for a millisecond
 FORM, JSON = "multipart/form-data", "application/json"
@@ -49,16 +50,19 @@ class BodyReader(Protocol[Upload, Content]):
         """Return what it means; a large body is parsed in a thread."""
 
 
-async def read_body(request: Request, receipt: Receipt, *, max_body_bytes: int) -> bytes:
+async def read_body(request: Request, receipt: Receipt, *, max_bytes: int | None = None) -> bytes:
     """Return the whole body; raises as `body_pieces`."""
-    chunks = [chunk async for chunk in body_pieces(request, receipt, max_body_bytes=max_body_bytes)]
+    chunks = [chunk async for chunk in body_pieces(request, receipt, max_bytes=max_bytes)]
     if sum(map(len, chunks)) <= JOINED_INLINE:
         return b"".join(chunks)
     return await asyncio.to_thread(b"".join, chunks)
 
 
-def body_pieces(request: Request, receipt: Receipt, *, max_body_bytes: int) -> AsyncIterator[bytes]:
+def body_pieces(request: Request, receipt: Receipt, *, max_bytes: int | None = None) -> AsyncIterator[bytes]:
     """The body as it comes, decompressed: the only way in which any route reads it.
+
+    Args:
+        max_bytes: None for `max_body_bytes` of the settings.
 
     Raises:
         BodyTooLarge: by its Content-Length before anything is read, or as soon as too much has come.
@@ -66,14 +70,14 @@ def body_pieces(request: Request, receipt: Receipt, *, max_body_bytes: int) -> A
         InvalidRequest: not what Content-Encoding says.
     """
     coding = coding_of(_content_encoding(request))
-    received = _received(request, max_body_bytes, receipt, hold=coding is None)
-    if coding is None:
-        return received
-    return _held(decompressed(received, coding, max_bytes=max_body_bytes), receipt)
+    max_bytes = max_bytes or state_of(request).settings.max_body_bytes
+    received = _received(request, max_bytes, receipt, hold=coding is None)
+    return received if coding is None else _held(decompressed(received, coding, max_bytes=max_bytes), receipt)
 
 
-def body_bytes(request: Request, *, max_body_bytes: int) -> int:
+def announced_bytes(request: Request) -> int:
     """How much of a body to expect: what it declares, or as much as is allowed where that is no bound."""
+    max_body_bytes = state_of(request).settings.max_body_bytes
     declared = request.headers.get("content-length", "")
     if not declared.isdecimal() or coding_of(_content_encoding(request)):
         return max_body_bytes
@@ -100,13 +104,11 @@ async def _held(content: AsyncIterator[bytes], receipt: Receipt) -> AsyncGenerat
         yield piece
 
 
-async def _received(
-    request: Request, max_body_bytes: int, receipt: Receipt, *, hold: bool
-) -> AsyncGenerator[bytes, None]:
+async def _received(request: Request, max_bytes: int, receipt: Receipt, *, hold: bool) -> AsyncGenerator[bytes, None]:
     """The pieces as the client sends them; with `hold`, they stay in memory."""
-    too_large = BodyTooLarge(f"the body has more than {max_body_bytes} bytes")
+    too_large = BodyTooLarge(f"the body has more than {max_bytes} bytes")
     declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared[:20]) > max_body_bytes:
+    if declared.isdecimal() and int(declared[:20]) > max_bytes:
         raise too_large
     received, more = 0, True
     while more:
@@ -116,7 +118,7 @@ async def _received(
         piece, more = message["body"], message["more_body"]
         received += len(piece)
         receipt.arrived(len(piece))
-        if received > max_body_bytes:
+        if received > max_bytes:
             raise too_large
         if hold:
             receipt.hold(len(piece))

@@ -53,11 +53,9 @@ class _Upload:
 
     async def _read(self, receipt: Receipt, *, max_images: int) -> bytes | Form:
         """The form, or any other body as it is; raises as `read_body`, and as `read_form`."""
-        max_body_bytes = state_of(self._request).settings.max_body_bytes
         if self._media_type != FORM:
-            return await read_body(self._request, receipt, max_body_bytes=max_body_bytes)
-        pieces = body_pieces(self._request, receipt, max_body_bytes=max_body_bytes)
-        content_type = self._request.headers["content-type"]
+            return await read_body(self._request, receipt)
+        pieces, content_type = body_pieces(self._request, receipt), self._request.headers["content-type"]
         return await read_form(content_type, pieces, image=self.field, takes=self._takes, max_images=max_images)
 
     def _images(self, form: Form) -> list[bytes | ServiceError]:

@@ -1,5 +1,7 @@
 """POST /v2/models/{model}/infer: HTTP --> the predictor, and back. Reads from top to bottom as a request goes."""
 
+from dataclasses import dataclass
+
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
@@ -16,7 +18,6 @@ from aaserve.service.http.oip.model_routes import find, max_rows
 from aaserve.service.http.oip.view import View
 from aaserve.service.http.params import TimeoutMs
 from aaserve.service.http.schemas import ProtocolError, errors, request_body
-from aaserve.service.http.state import state_of
 from aaserve.service.observability.request_record import Record
 
 router = APIRouter(tags=["Open Inference Protocol v2"], route_class=DirectRoute)
@@ -53,23 +54,21 @@ _BODY = request_body(
 )
 
 
+@dataclass(slots=True)
 class _InferUpload:
     """The body of an infer request for up to `max_rows` rows."""
 
-    parses_text = True
-
-    def __init__(self, request: Request, view: View, *, max_rows: int) -> None:
-        self._request = request
-        self._view = view
-        self._max_rows = max_rows
+    request: Request
+    view: View
+    max_rows: int
+    parses_text: bool = True
 
     async def read(self, receipt: Receipt) -> bytes:
-        max_body_bytes = state_of(self._request).settings.max_body_bytes
-        return await read_body(self._request, receipt, max_body_bytes=max_body_bytes)
+        return await read_body(self.request, receipt)
 
     def parse(self, upload: bytes) -> Parsed[InferRequest]:
-        header = self._request.headers.get(LENGTH_HEADER)
-        asked = read_infer_request(upload, header, self._view, max_rows=self._max_rows)
+        header = self.request.headers.get(LENGTH_HEADER)
+        asked = read_infer_request(upload, header, self.view, max_rows=self.max_rows)
         return Parsed(asked, rows=len(asked.rows), timeout=asked.timeout)
 
 
@@ -81,7 +80,7 @@ async def infer(request: Request, model: str, version: str | None = None, timeou
     record: Record = request.state.record
     record.asks(view.manifest)
     models = Models([predictor], lambda _: (predictor, None))
-    upload = _InferUpload(request, view, max_rows=max_rows(predictor))
+    upload = _InferUpload(request, view, max_rows(predictor))
     async with take_in(request, models, upload, timeout_ms) as taken:
         asked, client, deadline = taken.content, taken.client, taken.deadline
 

@@ -132,7 +132,7 @@ async def index(request: Request) -> Response:
     state = state_of(request)
     deadline = asyncio.get_running_loop().time() + state.settings.request_timeout_ms / 1000
     with state.receive_stage.receipt(_MAX_INDEX_BYTES) as receipt:
-        body = await receipt.received(partial(read_body, request, max_body_bytes=_MAX_INDEX_BYTES), deadline)
+        body = await receipt.received(partial(read_body, request, max_bytes=_MAX_INDEX_BYTES), deadline)
     expected = "no body or a JSON object"
     wanted = parse_json(body, expected=expected, image_hint=f"expected {expected}") if body else {}
     if not isinstance(wanted, dict):
