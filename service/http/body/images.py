@@ -25,7 +25,6 @@ from aaserve.service.http.params import resembling
 from aaserve.service.http.state import state_of
 
 _CURL = "; with curl: -F image=@FILE, or -H 'Content-Type: image/jpeg' --data-binary @FILE"
-
 _LIST_FIELD = "images"  # of JSON
 
 
