@@ -40,7 +40,7 @@ def measure(folder: Path) -> dict[str, float]:
     calls = []
     for _ in range(CALLS):
         started = time.process_time()
-        session.run([manifest.output.name], {manifest.input.name: row})
+        session.run([manifest.outputs[0].name], {manifest.input.name: row})
         calls.append(time.process_time() - started)
     return {
         "load_processor_ms": load * 1000,

@@ -21,7 +21,7 @@ class _Section(BaseModel):
 
 
 class Input(_Section):
-    """The network's one input, without the batch axis, which comes first and is dynamic.
+    """The network's one input, without the batch axis, which comes first and is dynamic unless `max_batch_size` is 1.
 
     Either float32 (3, H, W), normalised outside, or uint8 (H, W, 3), which the graph normalises itself.
     """
@@ -74,7 +74,7 @@ class Provenance(_Section):
 
 
 class Parity(_Section):
-    """How PyTorch and ONNX Runtime compared on real pictures when the bundle was written."""
+    """How the graph compared with its original, PyTorch or an ONNX file, on real pictures when it was made."""
 
     images: int = Field(ge=1)
     batch_sizes: tuple[Size, ...]
@@ -133,6 +133,11 @@ class Manifest(_Section):
     precision: Precision = Field(description="Of the arithmetic.")
     stored_weights: StoredWeights = Field(
         "float32", description="Type of the large weights in the file of an fp32 bundle; loading it widens float16."
+    )
+    max_batch_size: Size | None = Field(
+        None,
+        exclude_if=lambda rows: rows is None,  # as in manifests older than this field
+        description="Rows that the graph takes at once; absent where the batch is dynamic.",
     )
     opset: int
     files: dict[str, Sha256] = Field(description="sha256 of each file beside the manifest.")

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from aaserve.bundle.manifest import Accuracy, Precision, StoredWeights
-from aaserve.bundle.preprocessing import Preprocessing
 
 
 @dataclass(frozen=True)
@@ -21,6 +20,8 @@ class Request:
     """One export. What is None is taken from the checkpoint's metadata or from the defaults.
 
     Args:
+        architecture: a network of ours, or package.module:function, which is called with the options.
+        preprocessing: the fields that a preset or a file states.
         preprocessing_fields: single fields that replace those of `preprocessing` or of the checkpoint.
         key_prefix: only weights whose names begin with it are used, without it.
         calibration: folder of pictures for calibrating int8 and for comparing fp16 or int8 with fp32.
@@ -33,8 +34,9 @@ class Request:
     repository: Path
     command: str
     architecture: str | None = None
+    architecture_options: Mapping[str, object] = field(default_factory=dict)
     labels: tuple[str, ...] | None = None
-    preprocessing: Preprocessing | None = None
+    preprocessing: Mapping[str, object] | None = None
     preprocessing_fields: Mapping[str, object] = field(default_factory=dict)
     num_classes: int | None = None
     nested_key: str | None = None

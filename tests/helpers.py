@@ -121,10 +121,20 @@ def held_service(*options: str, repository: Path = REPOSITORY, seconds: int = 60
     A full batch goes at once; a test whose batch cannot become full says fewer seconds, since it waits for their end.
     """
     patience = ("--max-queue-delay-ms", "1000", "--cpu-batch-ms", "10000", "--request-timeout-ms", "60000")
-    path = os.pathsep.join([str(ROOT / "tests" / "patient"), str(ROOT)])
-    environment = {"PYTHONPATH": path, "PATIENCE": str(seconds)}
-    with running_service(*patience, *options, repository=repository, environment=environment) as running:
+    with running_service(*patience, *options, repository=repository, environment=_patient(seconds)) as running:
         yield running
+
+
+@contextmanager
+def slow_body_service(*options: str, repository: Path = REPOSITORY) -> Iterator[RunningService]:
+    """A service that waits for bodies, so that requests can be caught while theirs are still to come."""
+    options = ("--request-timeout-ms", "60000", *options)
+    with running_service(*options, repository=repository, environment=_patient(1)) as running:
+        yield running
+
+
+def _patient(times: int) -> dict[str, str]:
+    return {"PYTHONPATH": os.pathsep.join([str(ROOT / "tests" / "patient"), str(ROOT)]), "PATIENCE": str(times)}
 
 
 @contextmanager

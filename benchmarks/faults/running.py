@@ -93,7 +93,9 @@ def running(*options: str, patch: str = "", stderr: int | None = None) -> Iterat
         patch: Python that runs first in its process, to break something.
         stderr: a file descriptor; by default the log goes to a file.
     """
-    start = ["-c", f"{patch}\nimport sys\nfrom service.__main__ import main\nsys.exit(main())"] if patch else None
+    start = (
+        ["-c", f"{patch}\nimport sys\nfrom aaserve.service.__main__ import main\nsys.exit(main())"] if patch else None
+    )
     port = _free_port()
     if "--repository" not in options:
         options = ("--repository", str(REPOSITORY), *options)

@@ -10,7 +10,7 @@ import onnxruntime
 import pytest
 
 from aaserve.bundle.bundle import open_bundle, sha256_of, write_bundle
-from aaserve.export import inspect, verify
+from aaserve.export import summary, verify
 from aaserve.export.command import main
 from tests.helpers import EXAMPLES, REPOSITORY, ROOT, running_service
 from tests.helpers import SHIPPED as MODEL_REPOSITORY
@@ -74,7 +74,7 @@ def test_what_ships_answers_a_request_that_names_no_model() -> None:
 
 
 def test_inspect_prints_a_summary(capsys: pytest.CaptureFixture) -> None:
-    assert inspect.main([str(SHIPPED / "1")]) == 0
+    assert summary.main([str(SHIPPED / "1")]) == 0
     lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
     assert lines["what"].startswith("aa-cifar100 version 1: aa_wide_resnet22_2")
     assert lines["labels"].startswith("100: apple, ")
