@@ -21,10 +21,10 @@ import numpy as np
 from pydantic_core import from_json, to_json
 
 from aaserve.service.errors import InvalidRequest
+from aaserve.service.http.answers import json_array
 from aaserve.service.http.body.encoded_text import from_base64
 from aaserve.service.http.body.json_body import parse_json
 from aaserve.service.http.body.long_values import PIECE
-from aaserve.service.http.json_answer import json_array
 from aaserve.service.http.oip import tensor_data
 from aaserve.service.http.oip.view import TensorSpec
 from benchmarks.circumstances import write_result

@@ -3,8 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -13,7 +12,6 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 from aaserve.service.errors import ServiceError
-from aaserve.service.http import page
 from aaserve.service.http.auth import Access
 from aaserve.service.http.body.receiving import ReceiveStage
 from aaserve.service.http.cors import METHODS, REQUEST_HEADERS, RESPONSE_HEADERS
@@ -25,8 +23,8 @@ from aaserve.service.http.methods import Methods
 from aaserve.service.http.observation import UNLOGGED, Observation, Observer
 from aaserve.service.http.oip import infer_routes
 from aaserve.service.http.oip import model_routes as oip_routes
-from aaserve.service.http.openapi import Application
-from aaserve.service.http.routes import admin, classify, classify_batch, explain, health, models, torchserve
+from aaserve.service.http.routes import admin, classify, classify_batch, explain, health, models, page, torchserve
+from aaserve.service.http.state import Worker
 from aaserve.service.observability.metrics import Metrics
 from aaserve.service.observability.process_metrics import watch_process, watch_workers
 from aaserve.service.observability.triton_metrics import TritonNames
@@ -37,24 +35,12 @@ from aaserve.service.version import VERSION
 if TYPE_CHECKING:
     from aaserve.service.observability.tracing import Tracing
 
-
-class Worker(Protocol):
-    """What the application needs to know if its process is one of several workers."""
-
-    @property
-    def slot(self) -> int:
-        """Its number among the workers."""
-
-    @property
-    def supervisor(self) -> int:
-        """The supervisor's process id."""
-
-    @property
-    def shared(self) -> Path:
-        """Folder of all workers."""
-
-    def reload_all(self) -> None:
-        """Make every worker reload its models."""
+_PARTS = (classify, classify_batch, explain, infer_routes, oip_routes, torchserve, models, health, admin, page)
+_ON_ERROR: dict[type[Exception], OnError] = {
+    ServiceError: on_service_error,
+    RequestValidationError: on_invalid_parameter,
+    HTTPException: on_http_exception,
+}
 
 
 def create_app(
@@ -89,7 +75,7 @@ def create_app(
         reporting.cancel()
         metrics.refresh()  # for whoever is scraped after this worker's end
 
-    app = Application(
+    app = FastAPI(
         title="aaserve",
         description="Attention-augmented image classification.",
         version=VERSION,
@@ -105,28 +91,12 @@ def create_app(
     app.state.metrics = metrics
     app.state.receive_stage = ReceiveStage(settings.max_inflight_bytes)
     metrics.watch_receiving(app.state.receive_stage)
-    for part in (
-        classify,
-        classify_batch,
-        explain,
-        infer_routes,
-        oip_routes,
-        torchserve,
-        models,
-        health,
-        admin,
-        page,
-    ):
+    for part in _PARTS:
         app.router.routes.extend(part.router.routes)  # as they are: an included router is gone through twice a request
-    on_error: dict[type[Exception], OnError] = {
-        ServiceError: on_service_error,
-        RequestValidationError: on_invalid_parameter,
-        HTTPException: on_http_exception,
-    }
-    for error, handler in on_error.items():
+    for error, handler in _ON_ERROR.items():
         app.add_exception_handler(error, handler)
     if tracing is None:  # FastAPI makes the span of each request that is traced
-        app.add_middleware(DirectRoutes, routes=app.router.routes, on_error=on_error)
+        app.add_middleware(DirectRoutes, routes=app.router.routes, on_error=_ON_ERROR)
     keys = app.state.keys = Keys(settings.api_keys_file) if settings.api_keys_file is not None else None
     if keys is not None:
         app.add_middleware(Access, keys=keys)
@@ -142,23 +112,14 @@ def create_app(
     observer = Observer(metrics, settings.log_requests)
     app.add_middleware(Observation, observer=observer, tracing=tracing)  # the last one added is the outermost
     if tracing is None:
-        app.state.load_shedding = LoadShedding(app.state, settings, observer, keys)
+        app.state.load_shedding = LoadShedding(app.state, settings, observer, keys, app.router.routes)
     return app
 
 
 def _telemetry(tracing: "Tracing | None") -> TelemetryConfig:
     """Nothing phones home by itself; FastAPI makes the span of each request where traces were asked for."""
-    telemetry: TelemetryConfig = {
-        "auto_configure": False,
-        "tracing": False,
-        "metrics": False,
-        "logs": False,
-        "operation_spans": False,
-    }
-    if tracing:
-        telemetry |= {
-            "tracing": True,
-            "tracer_provider": tracing.provider,
-            "exclude": lambda scope: scope["path"] in UNLOGGED,
-        }
-    return telemetry
+    off: TelemetryConfig = {"auto_configure": False, "metrics": False, "logs": False, "operation_spans": False}
+    if tracing is None:
+        return {**off, "tracing": False}
+    spans: TelemetryConfig = {"tracing": True, "tracer_provider": tracing.provider}
+    return {**off, **spans, "exclude": lambda scope: scope["path"] in UNLOGGED}

@@ -15,7 +15,7 @@ from ipaddress import ip_network
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from aaserve.service.errors import Forbidden, InvalidRequest, ServiceError, Unauthorized
-from aaserve.service.http.error_responses import problem
+from aaserve.service.http.error_responses import error_response
 from aaserve.service.http.keys import Keys
 from aaserve.service.observability.request_record import Record
 
@@ -50,7 +50,7 @@ class Access:
             return
         record: Record = scope["state"]["record"]
         record.error = refusal
-        await problem(refusal, record.request_id, scope["path"])(scope, receive, send)
+        await error_response(refusal, record.request_id, scope["path"])(scope, receive, send)
 
 
 def refusal_for(path: str, headers: Iterable[tuple[bytes, bytes]], keys: Keys) -> ServiceError | None:

@@ -17,7 +17,7 @@ from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from aaserve.service.errors import InvalidParameter
-from aaserve.service.http.parameter_names import check_query
+from aaserve.service.http.params import check_query
 
 Handle = Callable[[Request], Coroutine[Any, Any, Response]]
 OnError = Callable[[Request, Exception], Awaitable[Response]]

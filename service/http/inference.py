@@ -1,4 +1,4 @@
-"""The path of every inference request, from its head to the model that answers it.
+"""The one path of every inference request, from its head to the model that answers it.
 
 head --room in a queue?--> receive stage: body --parse--> parameters --> permit for its rows --> handler
 
@@ -8,7 +8,7 @@ are parsed in a thread, so that the event loop goes on answering.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -19,22 +19,41 @@ from fastapi import Request
 from aaserve.service.engine.predictor import Predictor
 from aaserve.service.errors import NotReady
 from aaserve.service.http.auth import client_of
-from aaserve.service.http.body.body import JOINED_INLINE, Fields, body_bytes, has_fields
-from aaserve.service.http.body.receiving import ReceiveStage
+from aaserve.service.http.body.body import (
+    JOINED_INLINE,
+    BodyReader,
+    Content,
+    Fields,
+    Upload,
+    announced_bytes,
+    has_fields,
+)
 from aaserve.service.http.disconnect import cancel_on_disconnect
-from aaserve.service.http.params import Asked, deadline_of, parts, with_fields
+from aaserve.service.http.params import Asked, with_fields
+from aaserve.service.http.state import state_of
 from aaserve.service.observability.request_record import Record
 from aaserve.service.repository.repository import RECOVERING
 
 PARSED_INLINE = 4096  # bytes of text; parsing so few takes less time than telling a thread of it
-Upload = TypeVar("Upload")
-Body = TypeVar("Body")
+WRITTEN_INLINE = 2048  # values of an answer, rows times classes; writing them takes half a millisecond
 Checked = TypeVar("Checked")
-Choose = Callable[[Fields], tuple[Predictor, Checked]]
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True, slots=True)
+class Models(Generic[Checked]):
+    """The models that may answer a request, at least one.
+
+    Args:
+        choose: from the fields of the body, returns the model that answers, and what the answer needs to know.
+    """
+
+    candidates: Sequence[Predictor]
+    choose: Callable[[Fields], tuple[Predictor, Checked]]
 
 
 @dataclass(slots=True)
-class Taken(Generic[Body, Checked]):
+class Taken(Generic[Content, Checked]):
     """A request that was let in, with its body.
 
     Args:
@@ -43,82 +62,81 @@ class Taken(Generic[Body, Checked]):
     """
 
     predictor: Predictor
-    body: Body
+    content: Content
     checked: Checked
     deadline: float
     client: str
+
+    async def written(self, write: Callable[[], Answer], *, values: int) -> Answer:
+        """Return `write()`, which runs in a thread if it would hold up the event loop.
+
+        Args:
+            values: that it reads: rows times classes.
+
+        Raises:
+            DeadlineExceeded: it was not done in time.
+        """
+        if values <= WRITTEN_INLINE:
+            return write()
+        return await self.predictor.offload(write, client=self.client, deadline=self.deadline)
 
 
 @asynccontextmanager
 async def take_in(
     request: Request,
-    candidates: Sequence[Predictor],
+    models: Models[Checked],
+    reader: BodyReader[Upload, Content],
     timeout_ms: int | None,
     *,
-    read: Callable[[Request], Awaitable[Upload]],
-    parse: Callable[[Upload], tuple[Body, Fields]],
-    choose: Choose[Checked],
-    parses_text: bool,
-    rows_of: Callable[[Body], int] = lambda body: 1,
-    timeout_of: Callable[[Body], float | None] = lambda body: None,
     slow: bool = False,
-) -> AsyncIterator[Taken[Body, Checked]]:
+) -> AsyncIterator[Taken[Content, Checked]]:
     """Run the block while the request holds a permit for its rows; cancel it if the client leaves.
 
     Args:
-        candidates: the models that may answer, at least one.
         timeout_ms: from the request's header.
-        read: returns what the client sent.
-        parse: returns the body that this is, and the parameters that it contains.
-        choose: returns the model that answers, and what it needs to know.
-        parses_text: True if `parse` decodes JSON or base64, which takes long for a large body.
-        rows_of: returns the number of rows that the body asks for.
-        timeout_of: returns the seconds from now to the deadline, if the body shortens it.
         slow: True if the work takes longer than to classify a picture.
 
     Raises:
         ServiceError: refused.
         ClientDisconnect: the client left.
     """
-    state, settings, _ = parts(request)
+    state, settings = state_of(request), state_of(request).settings
     record: Record = request.state.record
-    timeout, deadline = deadline_of(timeout_ms, settings)
-    client = client_of(request.scope["headers"], request.scope["client"], request.app.state.keys)
-    slow = slow or state.usage.is_slow(client)
-    _require_room(candidates, timeout, slow=slow)
-    stage: ReceiveStage = request.app.state.receive_stage
-    announced = body_bytes(request, max_body_bytes=settings.max_body_bytes)
-    stage.check(announced)
+    timeout = min(timeout_ms or settings.request_timeout_ms, settings.request_timeout_ms) / 1000
+    deadline = asyncio.get_running_loop().time() + timeout
+    client = client_of(request.scope["headers"], request.scope["client"], state.keys)
+    slow = slow or state.lifecycle.usage.is_slow(client)
+    _require_room(models.candidates, timeout, slow=slow)
+    announced = announced_bytes(request)
+    state.receive_stage.check(announced)
 
-    leases = [predictor.admission.lease() for predictor in candidates]
+    leases = [predictor.admission.lease() for predictor in models.candidates]
     try:
-        with stage.receipt(announced) as receipt:
-            request.state.receipt = receipt
-            upload = await receipt.received(partial(read, request), deadline)
+        with state.receive_stage.receipt(announced) as receipt:
+            upload = await receipt.received(reader.read, deadline)
             record.received()
-            if receipt.held > (PARSED_INLINE if parses_text else JOINED_INLINE):
-                body, fields = await candidates[0].offload(partial(parse, upload), client=client, deadline=deadline)
+            if receipt.held > (PARSED_INLINE if reader.parses_text else JOINED_INLINE):
+                offload = models.candidates[0].offload
+                body = await offload(partial(reader.parse, upload), client=client, deadline=deadline)
             else:
-                body, fields = parse(upload)
+                body = reader.parse(upload)
             del upload
-            predictor, checked = choose(fields)
+            predictor, checked = models.choose(body.fields)
             record.asks(predictor.manifest)
-            if (shorter := timeout_of(body)) is not None:
-                deadline = min(deadline, asyncio.get_running_loop().time() + shorter)
-                timeout = min(timeout, shorter)
+            if body.timeout is not None:
+                deadline = min(deadline, asyncio.get_running_loop().time() + body.timeout)
+                timeout = min(timeout, body.timeout)
             # The estimate is against the whole timeout, as for the head: what the body has cost is spent already.
-            with predictor.admission.admit(rows=rows_of(body), client=client, timeout=timeout, slow=slow):
+            with predictor.admission.admit(rows=body.rows, client=client, timeout=timeout, slow=slow):
                 async with cancel_on_disconnect(request):
-                    yield Taken(predictor, body, checked, deadline, client)
+                    yield Taken(predictor, body.content, checked, deadline, client)
     finally:
         for lease in leases:
             lease.release()
 
 
-def by_parameters(
-    request: Request, asked: Asked, check: Callable[[Predictor, Asked], Checked]
-) -> tuple[Sequence[Predictor], Choose[Checked]]:
-    """The candidates for a request whose query, and perhaps body, name a model; and how to choose among them.
+def by_parameters(request: Request, asked: Asked, check: Callable[[Predictor, Asked], Checked]) -> Models[Checked]:
+    """The models that a request may mean whose query, and perhaps body, names one.
 
     Args:
         asked: `model`, `version` and the other parameters of the query.
@@ -127,17 +145,18 @@ def by_parameters(
     Raises:
         ModelNotFound, NotReady, InvalidParameter: known from the head alone.
     """
-    repository = parts(request)[0].repository
+    repository = state_of(request).lifecycle.repository
+    record: Record = request.state.record
     if not has_fields(request):
         predictor = repository.predictor(asked["model"], asked["version"])
-        request.state.record.asks(predictor.manifest)
+        record.asks(predictor.manifest)
         checked = check(predictor, asked)
-        return [predictor], lambda _: (predictor, checked)
+        return Models([predictor], lambda _: (predictor, checked))
     candidates = repository.candidates(asked["model"], asked["version"])
     named = asked["model"] or repository.default_model
     only = candidates[0] if len(candidates) == 1 and candidates[0].manifest.name == named else None
     if only:
-        request.state.record.asks(only.manifest)
+        record.asks(only.manifest)
 
     def choose(fields: Fields) -> tuple[Predictor, Checked]:
         together = with_fields(asked, fields)
@@ -146,7 +165,7 @@ def by_parameters(
         predictor = repository.predictor(together["model"], together["version"])
         return predictor, check(predictor, together)
 
-    return candidates, choose
+    return Models(candidates, choose)
 
 
 def _require_room(candidates: Sequence[Predictor], timeout: float, *, slow: bool) -> None:

@@ -9,23 +9,24 @@ taken from the answers (decisions 0026 and 0034).
 """
 
 import asyncio
+from collections.abc import Sequence
 from functools import lru_cache
 from urllib.parse import unquote
 
 import httptools
 from starlette.datastructures import State
 from starlette.responses import Response
+from starlette.routing import BaseRoute
 
-from aaserve.service.errors import ServiceError
-from aaserve.service.http.addresses import EXPLAIN, inference_endpoint
-from aaserve.service.http.answer import Answer
 from aaserve.service.http.auth import client_of, refusal_for
 from aaserve.service.http.body.receiving import ReceiveStage
 from aaserve.service.http.cors import cors_headers
-from aaserve.service.http.error_responses import problem
+from aaserve.service.http.direct_route import DirectRoute
+from aaserve.service.http.error_responses import error_response
 from aaserve.service.http.keys import Keys
 from aaserve.service.http.observation import Observer, answer_headers, request_id
 from aaserve.service.http.params import TIMEOUT_HEADER
+from aaserve.service.http.routes.explain import EXPLAIN
 from aaserve.service.observability.request_record import Record
 from aaserve.service.repository.lifecycle import Lifecycle
 from aaserve.service.settings import Settings
@@ -39,19 +40,24 @@ class LoadShedding:
     Args:
         state: of the application, with its lifecycle once that has begun.
         keys: None if requests need none.
+        routes: of the application; load is shed where one of them is direct and takes a body.
     """
 
-    def __init__(self, state: State, settings: Settings, observer: Observer, keys: Keys | None) -> None:
+    def __init__(
+        self, state: State, settings: Settings, observer: Observer, keys: Keys | None, routes: Sequence[BaseRoute]
+    ) -> None:
         self._state = state
         self._settings = settings
         self._observer = observer
         self._keys = keys
+        self._routes = [route for route in routes if isinstance(route, DirectRoute) and "POST" in (route.methods or ())]
+        self._target = lru_cache(maxsize=256)(self._find)
         self._let_in = 0  # in this turn of the event loop
 
     def answer(
         self, method: bytes, url: bytes, headers: list[tuple[bytes, bytes]], peer: tuple[str, int] | None
-    ) -> Answer | None:
-        """The whole answer to a request that is refused; None if it may go on.
+    ) -> Response | None:
+        """The answer to a request that is refused; None if it may go on.
 
         Args:
             headers: their names in lower case.
@@ -62,7 +68,7 @@ class LoadShedding:
         """
         if method not in (b"POST", b"PUT"):
             return None
-        path, endpoint = _target(url)
+        path, endpoint = self._target(url)
         if endpoint is None:
             return None
         lifecycle: Lifecycle = self._state.lifecycle
@@ -75,11 +81,15 @@ class LoadShedding:
         if self._keys is not None and refusal_for(path, headers, self._keys):
             return None  # the application answers 401 or 403
         record = Record(request_id(headers), endpoint=endpoint, status=refusal.status, error=refusal)
-        answer = _answer(refusal, record.request_id, endpoint)
-        answer.headers += answer_headers(record, lifecycle)
-        answer.headers += cors_headers(headers, self._settings)
+        answer = error_response(refusal, record.request_id, endpoint)
+        answer.raw_headers += [*answer_headers(record, lifecycle), *cors_headers(headers, self._settings)]
         self._observer.ended(record, method.decode(), path)
         return answer
+
+    def _find(self, url: bytes) -> tuple[str, str | None]:
+        """The path, and its route if it runs a model: what clients make up must not become a label of a metric."""
+        path = unquote(httptools.parse_url(url).path.decode("ascii"))
+        return path, next((route.path for route in self._routes if route.path_regex.fullmatch(path)), None)
 
     def _arriving(self) -> int:
         """Rows that were let in and hold no permit yet: heads that come together must not all see the same room."""
@@ -101,27 +111,3 @@ class LoadShedding:
             if name == _TIMEOUT_HEADER and value.isdigit():
                 return min(longest, int(value[:9])) or longest
         return longest
-
-
-def _answer(refusal: ServiceError, request_id: str, endpoint: str) -> Answer:
-    """As `problem`, without its cost for each request."""
-    if '"' in request_id or "\\" in request_id:  # JSON needs more characters for these
-        return Answer.of(problem(refusal, request_id, endpoint))
-    placeholder = "~" * len(request_id)  # occurs in no text of ours
-    prepared = _prepared(refusal.status, refusal.code, str(refusal), refusal.retry_after, placeholder, endpoint)
-    body = bytes(prepared.body).replace(placeholder.encode(), request_id.encode())
-    return Answer(refusal.status, list(prepared.raw_headers), body)
-
-
-@lru_cache(maxsize=256)
-def _prepared(status: int, code: str, detail: str, retry_after: int | None, request_id: str, endpoint: str) -> Response:
-    refusal = ServiceError(detail)
-    refusal.status, refusal.code, refusal.retry_after = status, code, retry_after
-    return problem(refusal, request_id, endpoint)
-
-
-@lru_cache(maxsize=256)
-def _target(url: bytes) -> tuple[str, str | None]:
-    """The path, and its route if it runs a model: what clients make up must not become a label of a metric."""
-    path = unquote(httptools.parse_url(url).path.decode("ascii"))
-    return path, inference_endpoint(path)

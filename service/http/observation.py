@@ -11,12 +11,11 @@ from functools import lru_cache
 from random import getrandbits
 from typing import TYPE_CHECKING, Any
 
-from prometheus_client import Counter, Histogram
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from aaserve.service.errors import ServiceError
-from aaserve.service.http.error_responses import problem
+from aaserve.service.http.error_responses import error_response
 from aaserve.service.observability.logs import RefusalLog, log_request
 from aaserve.service.observability.metrics import Metrics
 from aaserve.service.observability.request_record import CLIENT_LEFT, Record
@@ -42,7 +41,8 @@ class Observer:
         self._logged_from = _LOGGED_FROM[logged]
         self._refusals = RefusalLog()
         # Looking series up by their labels takes longer than counting.
-        self._counted = lru_cache(maxsize=1024)(self._series)
+        self._requests = lru_cache(maxsize=1024)(metrics.requests.labels)
+        self._duration = lru_cache(maxsize=1024)(metrics.request_duration.labels)
         self._stage = lru_cache(maxsize=1024)(metrics.stage_duration.labels)
         self._rejected = lru_cache(maxsize=64)(metrics.rejected.labels)
 
@@ -51,9 +51,8 @@ class Observer:
         now = time.perf_counter()
         if record.predicted_at is not None:
             record.stages["respond"] = now - record.predicted_at
-        requests, duration = self._counted(record.endpoint, record.model, record.status)
-        requests.inc()
-        duration.observe(now - record.started)
+        self._requests(record.endpoint, record.model, record.status).inc()
+        self._duration(record.endpoint, record.model).observe(now - record.started)
         for stage, seconds in record.stages.items():
             self._stage(stage, record.model).observe(seconds)
         if record.status in _REFUSED and record.error:
@@ -69,11 +68,6 @@ class Observer:
     def close(self) -> None:
         """Log what is to be logged of requests that have ended."""
         self._refusals.close()
-
-    def _series(self, endpoint: str, model: str, status: int) -> tuple[Counter, Histogram]:
-        return self.metrics.requests.labels(endpoint, model, status), self.metrics.request_duration.labels(
-            endpoint, model
-        )
 
 
 class Observation:
@@ -128,7 +122,8 @@ class Observation:
             if not disconnected:  # otherwise the request was given up, and any error may come of that
                 log.error("request %s failed", record.request_id, exc_info=error)
                 if record.status == CLIENT_LEFT:
-                    await problem(ServiceError(), record.request_id, scope["path"])(scope, receive, send_observed)
+                    answer = error_response(ServiceError(), record.request_id, scope["path"])
+                    await answer(scope, receive, send_observed)
         finally:
             self._metrics.being_answered -= counted
             if record.status == CLIENT_LEFT:

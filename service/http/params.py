@@ -1,43 +1,37 @@
-"""What every route that classifies takes beside its pictures, and what it says of itself in OpenAPI."""
+"""The parameters of the addresses where a model runs: query, header, and the fields of a form or of JSON.
 
-import asyncio
-from collections.abc import Mapping
+An unknown name that resembles one of ours is refused, so that it is not answered with a default:
+
+?topk=2 at an address that takes top_k   --> refused, with the name that was meant
+?layer=x at an address that has no layer --> refused: another address takes it
+?utm_source=mail                         --> ignored: proxies, caches and trackers add such names
+"""
+
+import re
+from collections.abc import Collection, Iterable, Mapping
+from difflib import get_close_matches
+from itertools import islice
 from typing import Annotated, Any
 
-from fastapi import Header, Query, Request
+from fastapi import Header, Query
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
-from aaserve.service.engine.predictor import Predictor
 from aaserve.service.errors import InvalidParameter
-from aaserve.service.http.parameter_names import TIMEOUT_HEADER as TIMEOUT_HEADER
-from aaserve.service.http.schemas import Problem
-from aaserve.service.observability.metrics import Metrics
-from aaserve.service.repository.lifecycle import Lifecycle
-from aaserve.service.settings import Settings
 
+TIMEOUT_HEADER = "X-Request-Timeout-Ms"
 TopK = Annotated[int | None, Query(ge=1, description="Labels wanted (default: 5, or all if fewer).")]
 ModelName = Annotated[str | None, Query(description="Name of the model (default: default_model of GET /models).")]
 ModelVersion = Annotated[str | None, Query(description="Version of the model (default: the highest).")]
 TimeoutMs = Annotated[int | None, Header(alias=TIMEOUT_HEADER, ge=1, description="Milliseconds to answer in.")]
 
 Asked = Mapping[str, Any]  # parameter --> its value, None where it is not given
+ANYWHERE = frozenset({"model", "version", "top_k", "layer", "head", "position"})
 _CHECKS: dict[str, TypeAdapter[Any]] = {"top_k": TypeAdapter(TopK)}  # the others are any text
-_STATUSES = (400, 401, 403, 404, 413, 415, 422, 429, 500, 503, 504)
-
-
-def failures(model: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
-    """The errors of a route that classifies, as OpenAPI lists them."""
-    return {status: {"model": model} for status in _STATUSES}
-
-
-PROBLEMS = failures(Problem)
-
-
-def parts(request: Request) -> tuple[Lifecycle, Settings, Metrics]:
-    """What the application owns."""
-    state = request.app.state
-    return state.lifecycle, state.settings, state.metrics
+_TIMEOUT = "timeout_ms"  # which comes as a header
+_CLOSE = 0.75  # "session" is no "version"
+_LONGEST = 30  # characters of a name that can resemble one of ours
+LOOKED_AT = 50  # names that are compared; more than a person misspells, and cheap
 
 
 def with_fields(asked: Asked, fields: Mapping[str, str]) -> Asked:
@@ -59,17 +53,45 @@ def with_fields(asked: Asked, fields: Mapping[str, str]) -> Asked:
     return together
 
 
-def deadline_of(timeout_ms: int | None, settings: Settings) -> tuple[float, float]:
-    """The request's time, as seconds from now and as an instant of the event loop's clock."""
-    timeout = min(timeout_ms or settings.request_timeout_ms, settings.request_timeout_ms) / 1000
-    return timeout, asyncio.get_running_loop().time() + timeout
+def check_query(names: Iterable[str], takes: Collection[str], in_path: Collection[str]) -> None:
+    """Refuse the names in a query that mean a parameter and are none of this address.
+
+    Args:
+        takes: names that this address takes in its query.
+        in_path: names that are part of its path.
+
+    Raises:
+        InvalidParameter: says which name was meant, and where it belongs.
+    """
+    for name in islice((name for name in names if name not in takes), LOOKED_AT):
+        if name in in_path:
+            raise InvalidParameter(f"{name} is part of the path here, and not of the query")
+        if name in ANYWHERE:
+            raise InvalidParameter(f"{name} is not a parameter of this address")
+        meant = resembling(name, (*takes, *in_path, _TIMEOUT))
+        if meant == _TIMEOUT:
+            raise InvalidParameter(f"unknown parameter {name!r}; send the header {TIMEOUT_HEADER}")
+        if meant is not None:
+            place = " in the path" if meant in in_path else ""
+            raise InvalidParameter(f"unknown parameter {name!r}; did you mean {meant!r}{place}?")
 
 
-def checked_top_k(top_k: int | None, predictor: Predictor) -> int:
-    """The number of labels wanted, or InvalidParameter."""
-    num_classes = len(predictor.manifest.labels)
-    if top_k is None:
-        return min(5, num_classes)
-    if top_k > num_classes:
-        raise InvalidParameter(f"top_k is too large; {predictor.manifest.name} has {num_classes} classes")
-    return top_k
+def resembling(name: str, known: Collection[str]) -> str | None:
+    """The known name that another one is most likely meant to be; None if it resembles none.
+
+    Case, hyphens and underscores make no difference, nor does a word before or behind (`modelname`).
+    """
+    if len(name) > _LONGEST:
+        return None
+    plain = {_plain(each): each for each in known}
+    given = _plain(name)
+    close = get_close_matches(given, plain, n=1, cutoff=_CLOSE)
+    if close:
+        return plain[close[0]]
+    behind = (each for word, each in plain.items() if given.endswith(word))  # model_version is a version
+    before = (each for word, each in plain.items() if given.startswith(word))
+    return next(behind, None) or next(before, None)
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())

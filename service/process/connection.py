@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import httptools
+from starlette.responses import Response
 from uvicorn.protocols.http.flow_control import CLOSE_HEADER, HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
@@ -24,10 +25,9 @@ from aaserve.service.errors import (
     ServiceError,
     TooManyConnections,
 )
-from aaserve.service.http.answer import Answer
 from aaserve.service.http.cors import cors_headers
-from aaserve.service.http.error_responses import problem
-from aaserve.service.http.observation import new_request_id
+from aaserve.service.http.error_responses import error_response
+from aaserve.service.http.observation import UNLOGGED, new_request_id
 from aaserve.service.process.lingering import LingeringTransport
 from aaserve.service.process.received import Received
 
@@ -44,7 +44,7 @@ _HOST = re.compile(rb"(?:\[[0-9A-Za-z:._~%-]+\]|[0-9A-Za-z._~!$&'()*+,;=%-]*)(?:
 MAX_CHUNKS = 65_536  # of one body; as Triton has it
 GOODBYE = 0.2  # seconds
 RESET_CHECK = 0.1  # seconds between two looks for a reset after the end of input
-PROBES = frozenset((b"/health/live", b"/health/ready", b"/v2/health/live", b"/v2/health/ready", b"/ping", b"/metrics"))
+PROBES = frozenset(path.encode() for path in UNLOGGED)
 
 
 class Connection(HttpToolsProtocol):
@@ -298,11 +298,11 @@ class Connection(HttpToolsProtocol):
         if answer is None:
             return False
         last = self._stopping or self.parser.get_http_version() == "1.0" or not self.parser.should_keep_alive()
-        if last and CLOSE_HEADER not in answer.headers:
-            answer.headers.append(CLOSE_HEADER)
+        if last and CLOSE_HEADER not in answer.raw_headers:
+            answer.raw_headers.append(CLOSE_HEADER)
         self._write(answer)
         self._room.waits(self)
-        self._answered_last = CLOSE_HEADER in answer.headers
+        self._answered_last = CLOSE_HEADER in answer.raw_headers
         return True
 
     def _finish(self) -> None:
@@ -393,14 +393,13 @@ class Connection(HttpToolsProtocol):
     def _answer(self, refusal: ServiceError) -> None:
         request_id = new_request_id()
         path = (getattr(self, "url", None) or b"/").decode("latin-1")
-        response = problem(refusal, request_id, path)
-        response.headers["X-Request-ID"] = request_id
-        response.headers["Connection"] = "close"
-        answer = Answer.of(response)
-        answer.headers += cors_headers(self.headers or [], self._settings)
+        answer = error_response(refusal, request_id, path)
+        answer.headers["X-Request-ID"] = request_id
+        answer.headers["Connection"] = "close"
+        answer.raw_headers += cors_headers(self.headers or [], self._settings)
         self._write(answer)
 
-    def _write(self, answer: Answer) -> None:
-        headers = (*self.server_state.default_headers, *answer.headers)
+    def _write(self, answer: Response) -> None:
+        headers = (*self.server_state.default_headers, *answer.raw_headers)
         lines = [name + b": " + value + b"\r\n" for name, value in headers]
-        self.transport.write(b"".join([STATUS_LINE[answer.status], *lines, b"\r\n", answer.body]))
+        self.transport.write(b"".join([STATUS_LINE[answer.status_code], *lines, b"\r\n", bytes(answer.body)]))

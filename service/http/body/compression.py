@@ -1,7 +1,6 @@
-"""Content-Encoding: bodies in, never larger than the limit, and answers out where the client asks for it."""
+"""Content-Encoding of a body: undone as it comes, and never into more than the limit."""
 
 import asyncio
-import gzip
 import zlib
 from collections.abc import AsyncGenerator, AsyncIterator
 
@@ -9,8 +8,6 @@ from aaserve.service.errors import BodyTooLarge, InvalidRequest, UnsupportedEnco
 
 ACCEPTED = "gzip, deflate"
 _WINDOW_BITS = {"gzip": 31, "x-gzip": 31, "deflate": 15}  # deflate: in zlib's framing, as HTTP means it
-_LEVEL = 1
-_WORTH_IT = 1024  # bytes
 _PIECE = 262_144  # bytes that are decompressed at once, in the event loop
 
 
@@ -59,20 +56,3 @@ async def decompressed(stream: AsyncIterator[bytes], coding: str, *, max_bytes: 
             raise InvalidRequest(f"something follows the {coding} data")
     if received and not inflater.eof:
         raise InvalidRequest(f"the {coding} data are cut off")
-
-
-def compressed(content: bytes, accept_encoding: str) -> tuple[bytes, str | None]:
-    """Return the content and its Content-Encoding: gzip or deflate if the client takes one and it is worth it."""
-    accepted = {_coding(item) for item in accept_encoding.split(",")}
-    if len(content) >= _WORTH_IT and "gzip" in accepted:
-        return gzip.compress(content, _LEVEL, mtime=0), "gzip"
-    if len(content) >= _WORTH_IT and "deflate" in accepted:
-        return zlib.compress(content, _LEVEL), "deflate"
-    return content, None
-
-
-def _coding(item: str) -> str | None:
-    """The coding that an item of Accept-Encoding names, unless it says `q=0`."""
-    coding, _, parameters = item.partition(";")
-    refused = parameters.replace(" ", "").lower() in ("q=0", "q=0.0", "q=0.00", "q=0.000")
-    return None if refused else coding.strip().lower()

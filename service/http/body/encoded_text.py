@@ -33,6 +33,13 @@ def from_base64(text: object) -> bytes | ServiceError:
     return InvalidRequest(f"expected base64 or a data URI as a string, found {kind_of(text)}")
 
 
+def raised(image: bytes | ServiceError) -> bytes:
+    """The bytes, unless they are an error."""
+    if isinstance(image, ServiceError):
+        raise image
+    return image
+
+
 def _pieces(content: memoryview) -> Iterator[bytes]:
     """The content in pieces that divide no escape."""
     start = 0

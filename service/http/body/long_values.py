@@ -24,7 +24,7 @@ MAX_TEXT = 65_536  # bytes that may be left
 MAX_TEXT_OF_ITEM = LONG + 64  # and so many more for each picture or row
 MAX_VALUES = 2_000  # that may be left, and one more for each picture or row
 _PLACE = b"NaN"
-_DATA = b"data"  # the Open Inference Protocol's name of an array of numbers
+_DATA = b'"data"'  # the Open Inference Protocol's name of an array of numbers
 _BEFORE_ARRAY = re.compile(rb"[ \t\r\n]{0,64}:[ \t\r\n]{0,64}(?=\[)")
 _SHORT_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _MISPLACED_BRACKET = re.compile(rb"[^\s,\[]\s*\[|\]\s*[^\s,\]]")  # beside a number
@@ -122,34 +122,37 @@ def shortened(body: bytes, *, max_items: int) -> Shortened:
             raise InvalidRequest(f"the JSON has more than {max_text} bytes of values beside its pictures and numbers")
         kept.append(body[start:stop])
 
-    def cut(value: LongValue, begin: int, end: int) -> None:
-        nonlocal start, size
-        keep(begin)
-        cuts.append((size, end - begin - len(_PLACE)))
-        kept.append(_PLACE)
-        size += len(_PLACE)
-        values.append(value)
-        start = end
-
     while (quote := body.find(b'"', position)) >= 0:
         strings += 1
         if quote - start + size > max_text or strings > 2 * max_values:
             break
         _refuse_names_of_no_number(body[position:quote])
-        position = end = _end_of_string(body, quote)
-        if end - quote > LONG:
-            cut(LongText(memoryview(body)[quote + 1 : end - 1]), quote, end)
-        elif end - quote == len(_DATA) + 2 and body.startswith(_DATA, quote + 1):
-            before = _BEFORE_ARRAY.match(body, end)
-            if before and (stop := _end_of_numbers(body, before.end())):
-                cut(NumberArray(body, before.end(), stop), before.end(), stop)
-                position = stop
+        position = _end_of_string(body, quote)
+        if found := _long_value(body, quote, position):
+            value, begin, position = found
+            keep(begin)
+            cuts.append((size, position - begin - len(_PLACE)))
+            kept.append(_PLACE)
+            size += len(_PLACE)
+            values.append(value)
+            start = position
     keep(len(body))
     _refuse_names_of_no_number(body[position:])
     text = b"".join(kept)
     if strings > 2 * max_values or sum(map(text.count, (b",", b"[", b"{"))) > max_values:
         raise InvalidRequest(f"the JSON has more than {max_values} values beside its pictures and numbers")
     return Shortened(text, values, cuts)
+
+
+def _long_value(body: bytes, quote: int, end: int) -> tuple[LongValue, int, int] | None:
+    """The long value that a string is, or that it names, and where the value begins and ends; None for any other."""
+    if end - quote > LONG:
+        return LongText(memoryview(body)[quote + 1 : end - 1]), quote, end
+    if body.startswith(_DATA, quote) and (before := _BEFORE_ARRAY.match(body, end)):
+        start = before.end()
+        if stop := _end_of_numbers(body, start):
+            return NumberArray(body, start, stop), start, stop
+    return None
 
 
 def _end_of_string(body: bytes, quote: int) -> int:

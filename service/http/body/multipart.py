@@ -52,19 +52,29 @@ async def read_form(
         parser = MultipartParser(boundary, reader.callbacks())
     except FormParserError as error:
         raise InvalidRequest("the boundary in Content-Type is too long; RFC 2046 allows 70 characters") from error
-    preamble = _Preamble(boundary)
+    # Text before the first boundary is ignored (RFC 2046, section 5.1.1); the boundary may be the first line.
+    delimiter, preamble, is_empty, is_over = b"\r\n--" + boundary, b"\r\n", True, False
     async for chunk in stream:
+        is_empty = is_empty and not chunk
+        if not is_over:
+            preamble += chunk
+            start = preamble.find(delimiter)
+            is_over = start >= 0
+            chunk = preamble[start + 2 :] if is_over else b""
+            preamble = preamble[1 - len(delimiter) :]  # a boundary may come in two pieces
         try:
-            parser.write(preamble.cut_from(chunk))
+            parser.write(chunk)
         except FormParserError as error:
-            raise _unreadable(reader) from error
-    if not reader.ended:
-        if not preamble.is_over:
-            raise preamble.error()
-        if not reader.began:
-            raise _unreadable(reader)
-        raise InvalidRequest("the multipart body is cut off: it ends without its closing boundary")
-    return reader.form
+            raise _malformed(reader) from error
+    if reader.ended:
+        return reader.form
+    if is_empty:
+        raise InvalidRequest("the multipart body is empty")
+    if not is_over:
+        raise InvalidRequest("the boundary that Content-Type names does not occur in the multipart body")
+    if not reader.began:
+        raise _malformed(reader)
+    raise InvalidRequest("the multipart body is cut off: it ends without its closing boundary")
 
 
 def _boundary(content_type: str) -> bytes:
@@ -73,45 +83,18 @@ def _boundary(content_type: str) -> bytes:
     if charset.lower() not in ("utf-8", "utf8"):
         raise InvalidRequest(f"Content-Type has the charset {charset[:40]!r}; multipart forms are read as UTF-8")
     boundary = parameters.get(b"boundary", b"")
-    if not boundary:
-        raise InvalidRequest(
-            "Content-Type names no boundary of the multipart body; let the HTTP client write this header itself"
-        )
-    return boundary
+    if boundary:
+        return boundary
+    raise InvalidRequest(
+        "Content-Type names no boundary of the multipart body; let the HTTP client write this header itself"
+    )
 
 
-def _unreadable(reader: "_Reader") -> InvalidRequest:
+def _malformed(reader: "_Reader") -> InvalidRequest:
     """What is wrong, as far as it can be told; the parser's own messages are not for clients."""
     if reader.began:
         return InvalidRequest(f"part {reader.began} of the multipart body is malformed")
     return InvalidRequest("the multipart body is malformed behind its first boundary; its lines end with CR LF")
-
-
-class _Preamble:
-    """The text in front of the first boundary, which is ignored (RFC 2046, section 5.1.1)."""
-
-    def __init__(self, boundary: bytes) -> None:
-        self._delimiter = b"\r\n--" + boundary
-        self._end = b"\r\n"  # of what has come; a boundary may come in two pieces, and may be the first line
-        self.is_over = False
-        self._is_empty = True
-
-    def cut_from(self, chunk: bytes) -> bytes:
-        """What of the next bytes of the body stands behind the preamble."""
-        self._is_empty = self._is_empty and not chunk
-        if self.is_over:
-            return chunk
-        text = self._end + chunk
-        start = text.find(self._delimiter)
-        self.is_over = start >= 0
-        self._end = text[1 - len(self._delimiter) :]
-        return text[start + 2 :] if self.is_over else b""
-
-    def error(self) -> InvalidRequest:
-        """What is wrong with a body without that boundary."""
-        if self._is_empty:
-            return InvalidRequest("the multipart body is empty")
-        return InvalidRequest("the boundary that Content-Type names does not occur in the multipart body")
 
 
 class _Reader:

@@ -40,7 +40,7 @@ class Receipt:
     def __exit__(self, *_: object) -> None:
         self._stage.bytes -= self.held
 
-    async def received(self, read: Callable[[], Awaitable[Upload]], deadline: float) -> Upload:
+    async def received(self, read: Callable[["Receipt"], Awaitable[Upload]], deadline: float) -> Upload:
         """Return what `read` returns, which reads the body.
 
         Args:
@@ -56,7 +56,7 @@ class Receipt:
         self._stage.bodies += 1
         try:
             async with asyncio.timeout_at(min(deadline, self._started + GRACE)) as self._timeout:
-                return await read()
+                return await read(self)
         except TimeoutError:
             raise (DeadlineExceeded if loop.time() >= deadline else BodyTimeout) from None
         finally:

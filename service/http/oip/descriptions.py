@@ -7,22 +7,16 @@ from aaserve.service.engine.statistics import Duration, Statistics
 from aaserve.service.http.oip.view import BYTES, TensorSpec, View
 from aaserve.service.version import VERSION
 
-EXTENSIONS = (
-    "classification",
-    "model_configuration",
-    "model_repository",
-    "binary_tensor_data",
-    "parameters",
-    "statistics",
-)
 _PLATFORM = "onnxruntime_onnx"
+_STAGES = ("success", "fail", "queue", "compute_input", "compute_infer", "compute_output")
 _NONE = {"count": 0, "ns": 0}
 
 Json = dict[str, Any]
 
 
 def server_metadata() -> Json:
-    return {"name": "aaserve", "version": VERSION, "extensions": list(EXTENSIONS)}
+    extensions = ["classification", "model_configuration", "model_repository", "binary_tensor_data"]
+    return {"name": "aaserve", "version": VERSION, "extensions": [*extensions, "parameters", "statistics"]}
 
 
 def model_metadata(view: View, versions: list[str]) -> Json:
@@ -68,12 +62,7 @@ def model_statistics(view: View, statistics: Statistics) -> Json:
         "inference_count": statistics.inference_count,
         "execution_count": statistics.execution_count,
         "inference_stats": {
-            "success": _duration(statistics.success),
-            "fail": _duration(statistics.fail),
-            "queue": _duration(statistics.queue),
-            "compute_input": _duration(statistics.compute_input),
-            "compute_infer": _duration(statistics.compute_infer),
-            "compute_output": _duration(statistics.compute_output),
+            **{stage: _duration(getattr(statistics, stage)) for stage in _STAGES},
             "cache_hit": _NONE,
             "cache_miss": _NONE,
         },
@@ -87,16 +76,6 @@ def model_statistics(view: View, statistics: Statistics) -> Json:
             for rows, calls in sorted(statistics.executions.copy().items())
         ],
         "memory_usage": [],
-    }
-
-
-def index_entry(name: str, version: str, unready: str | None) -> Json:
-    """One line of the repository index; `unready` says why the model does not answer."""
-    return {
-        "name": name,
-        "version": version,
-        "state": "UNAVAILABLE" if unready else "READY",
-        "reason": unready or "",
     }
 
 

@@ -18,14 +18,13 @@ from aaserve.service.http.body.json_body import parse_json
 from aaserve.service.http.body.long_values import LONG
 from aaserve.service.http.oip.tensor_data import Rows, from_bytes, from_json
 from aaserve.service.http.oip.view import BYTES, TensorSpec, View
-from aaserve.service.http.parameter_names import resembling
+from aaserve.service.http.params import LOOKED_AT, resembling
 
 LENGTH_HEADER = "Inference-Header-Content-Length"
 _MAX_DIMENSIONS = 16
 _MEMBERS = ("inputs", "outputs", "parameters")
 _REQUEST_PARAMETERS = ("timeout", "binary_data_output")
 _OUTPUT_PARAMETERS = ("binary_data", "classification")
-_LOOKED_AT = 50  # names that are compared with ours
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +92,7 @@ def read_infer_request(body: bytes, header_length: str | None, view: View, *, ma
 
 def refuse_misspelt(given: Iterable[str], known: Collection[str]) -> None:
     """Refuse names that are nearly ours; the protocol lets clients send others, which mean nothing here."""
-    for name in islice((name for name in given if name not in known), _LOOKED_AT):
+    for name in islice((name for name in given if name not in known), LOOKED_AT):
         if meant := resembling(name, known):
             raise InvalidRequest(f"unknown {name!r} in the request; did you mean {meant!r}?")
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic_core import to_json
 
-from aaserve.service.http.json_answer import json_array, json_object
+from aaserve.service.http.answers import json_array, json_object
 from aaserve.service.http.oip.infer_request import InferRequest, RequestedOutput
 from aaserve.service.http.oip.tensor_data import DTYPES, to_bytes
 from aaserve.service.http.oip.view import BYTES, View

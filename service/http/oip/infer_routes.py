@@ -1,29 +1,28 @@
 """POST /v2/models/{model}/infer: HTTP --> the predictor, and back. Reads from top to bottom as a request goes."""
 
-from functools import partial
-from typing import Any
+from dataclasses import dataclass
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from aaserve.service.engine.queued_request import Outputs
-from aaserve.service.http.body.body import read_body
-from aaserve.service.http.body.compression import compressed
+from aaserve.service.http.answers import compressed
+from aaserve.service.http.body.body import Parsed, read_body
+from aaserve.service.http.body.receiving import Receipt
 from aaserve.service.http.direct_route import DirectRoute
-from aaserve.service.http.inference import take_in
-from aaserve.service.http.json_answer import written
+from aaserve.service.http.inference import Models, take_in
 from aaserve.service.http.oip.descriptions import Json
 from aaserve.service.http.oip.infer_request import LENGTH_HEADER, InferRequest, read_infer_request
 from aaserve.service.http.oip.infer_response import write_infer_response
-from aaserve.service.http.oip.model_routes import find
+from aaserve.service.http.oip.model_routes import find, max_rows
 from aaserve.service.http.oip.view import View
-from aaserve.service.http.params import TimeoutMs, failures, parts
-from aaserve.service.http.schemas import ProtocolError
+from aaserve.service.http.params import TimeoutMs
+from aaserve.service.http.schemas import ProtocolError, errors, request_body
 from aaserve.service.observability.request_record import Record
 
 router = APIRouter(tags=["Open Inference Protocol v2"], route_class=DirectRoute)
 
-_ERRORS = failures(ProtocolError)
+_ERRORS = errors(form=ProtocolError)
 _TENSORS = {
     "type": "object",
     "required": ["inputs"],
@@ -47,44 +46,43 @@ _TENSORS = {
         "outputs": {"type": "array", "items": {"type": "object"}},
     },
 }
-_BODY: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/json": {"schema": _TENSORS},
-            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
-        },
+_BODY = request_body(
+    {
+        "application/json": {"schema": _TENSORS},
+        "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
     }
-}
+)
+
+
+@dataclass(slots=True)
+class _InferUpload:
+    """The body of an infer request for up to `max_rows` rows."""
+
+    request: Request
+    view: View
+    max_rows: int
+    parses_text: bool = True
+
+    async def read(self, receipt: Receipt) -> bytes:
+        return await read_body(self.request, receipt)
+
+    def parse(self, upload: bytes) -> Parsed[InferRequest]:
+        header = self.request.headers.get(LENGTH_HEADER)
+        asked = read_infer_request(upload, header, self.view, max_rows=self.max_rows)
+        return Parsed(asked, rows=len(asked.rows), timeout=asked.timeout)
 
 
 @router.post("/v2/models/{model}/infer", response_model=Json, responses=_ERRORS, openapi_extra=_BODY)
 @router.post("/v2/models/{model}/versions/{version}/infer", response_model=Json, responses=_ERRORS, openapi_extra=_BODY)
 async def infer(request: Request, model: str, version: str | None = None, timeout_ms: TimeoutMs = None) -> Response:
     """Run a model on tensors, or on pictures (`MODEL:pictures`), with its answer as numbers or as its best classes."""
-    lifecycle, settings, _ = parts(request)
+    predictor, view = find(request, model, version)
     record: Record = request.state.record
-    predictor, view = find(lifecycle.repository, model, version)
     record.asks(view.manifest)
-    parse = partial(
-        read_infer_request,
-        header_length=request.headers.get(LENGTH_HEADER),
-        view=view,
-        max_rows=min(settings.max_batch_items, predictor.queue_capacity),
-    )
-
-    async with take_in(
-        request,
-        [predictor],
-        timeout_ms,
-        read=partial(read_body, max_body_bytes=settings.max_body_bytes),
-        parse=lambda body: (parse(body), {}),
-        choose=lambda _: (predictor, None),
-        parses_text=True,
-        rows_of=lambda asked: len(asked.rows),
-        timeout_of=lambda asked: asked.timeout,
-    ) as taken:
-        asked, client, deadline = taken.body, taken.client, taken.deadline
+    models = Models([predictor], lambda _: (predictor, None))
+    upload = _InferUpload(request, view, max_rows(predictor))
+    async with take_in(request, models, upload, timeout_ms) as taken:
+        asked, client, deadline = taken.content, taken.client, taken.deadline
 
         def answer(_: object, outputs: Outputs) -> Response:
             return _answer(request, view, asked, outputs)
@@ -98,9 +96,7 @@ async def infer(request: Request, model: str, version: str | None = None, timeou
             return response
         inference = await predictor.infer(asked.rows, client=client, deadline=deadline)
         record.predicted(inference.stages, inference.batch_size)
-        write = partial(answer, None, inference.outputs)
-        offload = partial(predictor.offload, client=client)
-        return await written(write, values=inference.size, offload=offload, deadline=deadline)
+        return await taken.written(lambda: answer(None, inference.outputs), values=inference.size)
 
 
 def _answer(request: Request, view: View, asked: InferRequest, outputs: Outputs) -> Response:

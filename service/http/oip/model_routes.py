@@ -1,8 +1,8 @@
 """GET /v2…: what is here, is it ready, what has it done. The questions of the Open Inference Protocol and of Triton."""
 
+import asyncio
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
@@ -13,40 +13,41 @@ from aaserve.service.http.body.body import read_body
 from aaserve.service.http.body.json_body import kind_of, parse_json
 from aaserve.service.http.oip.descriptions import (
     Json,
-    index_entry,
     model_config,
     model_metadata,
     model_statistics,
     server_metadata,
 )
 from aaserve.service.http.oip.infer_request import refuse_misspelt
-from aaserve.service.http.oip.view import View, names, split_name, views
-from aaserve.service.http.params import deadline_of, parts
+from aaserve.service.http.oip.view import View, names, split_name
 from aaserve.service.http.routes.admin import load_model, unload_model
-from aaserve.service.http.schemas import ProtocolError
+from aaserve.service.http.schemas import ProtocolError, errors
+from aaserve.service.http.state import state_of
 from aaserve.service.repository.lifecycle import State
-from aaserve.service.repository.repository import ModelRepository
 from aaserve.service.repository.served_model import ServedModel
 
-router = APIRouter(
-    tags=["Open Inference Protocol v2"], responses={404: {"model": ProtocolError}, 503: {"model": ProtocolError}}
-)
-_CHANGES: dict[int | str, dict[str, Any]] = {code: {"model": ProtocolError} for code in (401, 403, 409)}
-_ASKED: dict[int | str, dict[str, Any]] = {code: {"model": ProtocolError} for code in (400, 413, 504)}
+router = APIRouter(tags=["Open Inference Protocol v2"], responses=errors(404, 503, form=ProtocolError))
+_CHANGES = errors(401, 403, 409, form=ProtocolError)
+_ASKED = errors(400, 413, 504, form=ProtocolError)
 _MAX_INDEX_BYTES = 65_536  # of what asks for the index; it is parsed on the event loop
 _MODEL = "/v2/models/{model}"
 _VERSION = _MODEL + "/versions/{version}"
 
 
-def find(repository: ModelRepository, model: str, version: str | None) -> tuple[Predictor, View]:
+def find(request: Request, model: str, version: str | None) -> tuple[Predictor, View]:
     """The predictor for a name of the protocol, and which of its faces the name means.
 
     Raises:
         ModelNotFound: as `ModelRepository.predictor`.
     """
     name, pictures = split_name(model)
-    predictor = repository.predictor(name, version)
+    predictor = state_of(request).lifecycle.repository.predictor(name, version)
     return predictor, View(predictor.manifest, pictures)
+
+
+def max_rows(predictor: Predictor) -> int:
+    """The rows that one request may have."""
+    return min(predictor.settings.max_batch_items, predictor.queue_capacity)
 
 
 @router.get("/v2", response_model=Json)
@@ -58,29 +59,30 @@ async def server() -> Response:
 @router.get("/v2/health/live", response_model=Json)
 async def live(request: Request) -> Response:
     """Whether the process does its work."""
-    if parts(request)[0].state is State.FAILED:
-        parts(request)[0].require_ready()
+    lifecycle = state_of(request).lifecycle
+    if lifecycle.state is State.FAILED:
+        lifecycle.require_ready()
     return JSONResponse({"live": True})
 
 
 @router.get("/v2/health/ready", response_model=Json)
 async def ready(request: Request) -> Response:
     """Whether all models answer."""
-    parts(request)[0].require_ready()
+    state_of(request).lifecycle.require_ready()
     return JSONResponse({"live": True, "ready": True})
 
 
 @router.get("/v2/models", response_model=Json)
 async def models(request: Request) -> Response:
     """The names of all models."""
-    served = [model.default.manifest for model in parts(request)[0].repository if model.serving]
-    return JSONResponse({"models": [view.name for manifest in served for view in views(manifest)]})
+    served = [model for model in state_of(request).lifecycle.repository if model.serving]
+    return JSONResponse({"models": [name for model in served for name in names(model.name)]})
 
 
 @router.get("/v2/models/stats", response_model=Json)
 async def all_statistics(request: Request) -> Response:
     """What each model has done; their second names are left out, so that sums are right."""
-    predictors = parts(request)[0].repository.predictors
+    predictors = state_of(request).lifecycle.repository.predictors
     stats = [model_statistics(View(predictor.manifest, False), predictor.statistics) for predictor in predictors]
     return JSONResponse({"model_stats": stats})
 
@@ -89,58 +91,55 @@ async def all_statistics(request: Request) -> Response:
 @router.get(_VERSION, response_model=Json)
 async def metadata(request: Request, model: str, version: str | None = None) -> Response:
     """Inputs and outputs of a model."""
-    repository = parts(request)[0].repository
-    _, view = find(repository, model, version)
-    return JSONResponse(model_metadata(view, repository.versions(view.manifest.name)))
+    _, view = find(request, model, version)
+    return JSONResponse(model_metadata(view, _versions(request, view)))
 
 
 @router.get(_MODEL + "/versions", response_model=Json)
 async def versions(request: Request, model: str) -> Response:
     """The versions of a model that are served."""
-    repository = parts(request)[0].repository
-    return JSONResponse({"versions": repository.versions(find(repository, model, None)[1].manifest.name)})
+    _, view = find(request, model, None)
+    return JSONResponse({"versions": _versions(request, view)})
 
 
 @router.get(_MODEL + "/ready", response_model=Json)
 @router.get(_VERSION + "/ready", response_model=Json)
 async def model_ready(request: Request, model: str, version: str | None = None) -> Response:
     """Whether a model answers."""
-    return JSONResponse({"name": find(parts(request)[0].repository, model, version)[1].name, "ready": True})
+    _, view = find(request, model, version)
+    return JSONResponse({"name": view.name, "ready": True})
 
 
 @router.get(_MODEL + "/config", response_model=Json)
 @router.get(_VERSION + "/config", response_model=Json)
 async def config(request: Request, model: str, version: str | None = None) -> Response:
     """A model as Triton's model configuration."""
-    predictor, view = find(parts(request)[0].repository, model, version)
-    settings = predictor.settings
-    max_rows = min(settings.max_batch_items, predictor.queue_capacity)
-    return JSONResponse(model_config(view, predictor, max_rows=max_rows))
+    predictor, view = find(request, model, version)
+    return JSONResponse(model_config(view, predictor, max_rows=max_rows(predictor)))
 
 
 @router.get(_MODEL + "/stats", response_model=Json)
 @router.get(_VERSION + "/stats", response_model=Json)
 async def statistics(request: Request, model: str, version: str | None = None) -> Response:
     """What a model has done since it was loaded."""
-    predictor, view = find(parts(request)[0].repository, model, version)
+    predictor, view = find(request, model, version)
     return JSONResponse({"model_stats": [model_statistics(view, predictor.statistics)]})
 
 
 @router.post("/v2/repository/index", response_model=list[Json], responses=_ASKED)
 async def index(request: Request) -> Response:
     """Every model and its state; with `{"ready": true}` only those that answer."""
-    lifecycle, settings, _ = parts(request)
-    with request.app.state.receive_stage.receipt(_MAX_INDEX_BYTES) as receipt:
-        request.state.receipt = receipt
-        read = partial(read_body, request, max_body_bytes=_MAX_INDEX_BYTES)
-        body = await receipt.received(read, deadline_of(None, settings)[1])
+    state = state_of(request)
+    deadline = asyncio.get_running_loop().time() + state.settings.request_timeout_ms / 1000
+    with state.receive_stage.receipt(_MAX_INDEX_BYTES) as receipt:
+        body = await receipt.received(partial(read_body, request, max_bytes=_MAX_INDEX_BYTES), deadline)
     expected = "no body or a JSON object"
     wanted = parse_json(body, expected=expected, image_hint=f"expected {expected}") if body else {}
     if not isinstance(wanted, dict):
         raise InvalidRequest(f"expected {expected}, found {kind_of(wanted)}")
     refuse_misspelt(wanted, ("ready",))
     only_ready = wanted.get("ready", False) is True
-    entries = [entry for model in lifecycle.repository for entry in _entries(model)]
+    entries = [entry for model in state.lifecycle.repository for entry in _entries(model)]
     return JSONResponse([entry for entry in entries if not only_ready or entry["state"] == "READY"])
 
 
@@ -158,10 +157,13 @@ async def unload(request: Request, model: str) -> Response:
     return JSONResponse({})
 
 
+def _versions(request: Request, view: View) -> list[str]:
+    return state_of(request).lifecycle.repository.versions(view.manifest.name)
+
+
 def _entries(model: ServedModel) -> Iterator[Json]:
-    for version in model.serving:
+    states: list[tuple[str, str | None]] = [*((version, None) for version in model.serving), *model.failures.items()]
+    for version, unready in states:
         for name in names(model.name):
-            yield index_entry(name, version, None)
-    for version, reason in model.failures.items():
-        for name in names(model.name):
-            yield index_entry(name, version, reason)
+            state = "UNAVAILABLE" if unready else "READY"
+            yield {"name": name, "version": version, "state": state, "reason": unready or ""}

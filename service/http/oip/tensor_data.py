@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aaserve.service.errors import InvalidRequest, ServiceError
-from aaserve.service.http.body.encoded_text import from_base64
+from aaserve.service.errors import InvalidRequest
+from aaserve.service.http.body.encoded_text import from_base64, raised
 from aaserve.service.http.body.long_values import NumberArray
 from aaserve.service.http.oip.view import BYTES, TensorSpec
 
@@ -31,11 +31,11 @@ def from_json(data: object, spec: TensorSpec, shape: Sequence[int]) -> Rows:
     """
     if isinstance(data, NumberArray) and spec.datatype != BYTES:
         return _numbers(data, spec, shape)
-    if spec.datatype != BYTES and isinstance(data, list):
-        raise InvalidRequest(f"the data of {spec.name!r} are not all {spec.datatype} numbers")
+    if isinstance(data, list) and spec.datatype != BYTES:
+        raise _not_all(spec, f"{spec.datatype} numbers")
     if not isinstance(data, list) or len(data) != prod(shape):
         raise _not_the_shape(spec, shape)
-    return [_picture(element) for element in data]
+    return [raised(from_base64(element)) for element in data]
 
 
 def from_bytes(content: memoryview, spec: TensorSpec, shape: Sequence[int]) -> Rows:
@@ -94,21 +94,17 @@ def _structure(shape: Sequence[int]) -> bytes:
 def _checked(values: list[Any], spec: TensorSpec) -> NDArray[Any]:
     """The numbers of a piece in the type of the input; those of JSON may be integers of any size."""
     if not set(map(type, values)) <= ({int} if spec.datatype == "UINT8" else {int, float}):
-        raise InvalidRequest(f"the data of {spec.name!r} are not all {spec.datatype} numbers")
+        raise _not_all(spec, f"{spec.datatype} numbers")
     if spec.datatype == "UINT8":
         if values and not 0 <= min(values) <= max(values) <= 255:
-            raise InvalidRequest(f"the data of {spec.name!r} are not all from 0 to 255")
+            raise _not_all(spec, "from 0 to 255")
         return np.array(values, np.uint8)
     try:
         with np.errstate(over="ignore"):
             numbers = np.array(values, np.float64).astype(np.float32)
     except OverflowError:
-        raise InvalidRequest(f"the data of {spec.name!r} are not all FP32 numbers") from None
+        raise _not_all(spec, "FP32 numbers") from None
     return _finite(numbers, spec)
-
-
-def _not_the_shape(spec: TensorSpec, shape: Sequence[int]) -> InvalidRequest:
-    return InvalidRequest(f"the data of {spec.name!r} do not have the shape {list(shape)}")
 
 
 def _split(content: memoryview, *, at_most: int) -> list[bytes] | None:
@@ -126,14 +122,15 @@ def _split(content: memoryview, *, at_most: int) -> list[bytes] | None:
     return elements
 
 
-def _picture(element: object) -> bytes:
-    picture = from_base64(element)
-    if isinstance(picture, ServiceError):
-        raise picture
-    return picture
-
-
 def _finite(numbers: NDArray[Any], spec: TensorSpec) -> NDArray[Any]:
     if spec.datatype == "FP32" and not np.isfinite(numbers).all():
-        raise InvalidRequest(f"the data of {spec.name!r} are not all finite FP32 numbers")
+        raise _not_all(spec, "finite FP32 numbers")
     return numbers
+
+
+def _not_all(spec: TensorSpec, what: str) -> InvalidRequest:
+    return InvalidRequest(f"the data of {spec.name!r} are not all {what}")
+
+
+def _not_the_shape(spec: TensorSpec, shape: Sequence[int]) -> InvalidRequest:
+    return InvalidRequest(f"the data of {spec.name!r} do not have the shape {list(shape)}")

@@ -69,8 +69,3 @@ def split_name(name: str) -> tuple[str, bool]:
 def names(model: str) -> tuple[str, str]:
     """Both names of a bundle."""
     return model, model + PICTURES_SUFFIX
-
-
-def views(manifest: Manifest) -> tuple[View, View]:
-    """Both faces of a model."""
-    return View(manifest, pictures=False), View(manifest, pictures=True)

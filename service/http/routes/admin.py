@@ -9,13 +9,13 @@ from collections.abc import Awaitable
 from fastapi import APIRouter, Request
 
 from aaserve.service.errors import Conflict, Forbidden, LoadFailed, ProviderMissing
-from aaserve.service.http.params import parts
 from aaserve.service.http.routes.model_card import ModelSummary, model_summary
-from aaserve.service.http.schemas import Problem
+from aaserve.service.http.schemas import errors
+from aaserve.service.http.state import state_of
 from aaserve.service.repository.repository import ModelRepository
 from aaserve.service.repository.served_model import ServedModel
 
-router = APIRouter(prefix="/admin/models/{name}", responses={code: {"model": Problem} for code in (401, 403, 404, 409)})
+router = APIRouter(prefix="/admin/models/{name}", responses=errors(401, 403, 404, 409))
 log = logging.getLogger("aaserve")
 
 
@@ -44,10 +44,10 @@ def changeable(request: Request) -> ModelRepository:
     Raises:
         Forbidden: no keys are set, so no request may change models.
     """
-    lifecycle, settings, _ = parts(request)
-    if settings.api_keys_file is None:
+    state = state_of(request)
+    if state.settings.api_keys_file is None:
         raise Forbidden("off: no api_keys_file is set")
-    return lifecycle.repository
+    return state.lifecycle.repository
 
 
 async def load_model(request: Request, name: str) -> ServedModel:
@@ -62,7 +62,7 @@ async def unload_model(request: Request, name: str) -> ServedModel:
         Conflict: this is one worker of several, and nothing on the disk would tell the others.
     """
     repository = changeable(request)
-    if request.app.state.worker:
+    if state_of(request).worker:
         raise Conflict(
             f"one worker of several would unload {name} alone; move its folder out of the repository and send SIGHUP"
         )
@@ -73,7 +73,7 @@ async def _changed(request: Request, name: str, change: Awaitable[ServedModel]) 
     """The model after a change; one that cannot be loaded is the caller's conflict, not our failure."""
     try:
         model = await change
-        if worker := request.app.state.worker:
+        if worker := state_of(request).worker:
             worker.reload_all()
         return model
     except (LoadFailed, ProviderMissing) as error:

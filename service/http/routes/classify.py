@@ -1,7 +1,6 @@
 """POST /classify: an image in, ranked labels out."""
 
-from collections.abc import Awaitable, Callable
-from functools import partial
+from collections.abc import Callable
 
 from fastapi import APIRouter, Request
 from pydantic_core import to_json
@@ -9,31 +8,20 @@ from starlette.responses import Response
 
 from aaserve.bundle.manifest import Manifest
 from aaserve.service.engine.predictor import Predictor
-from aaserve.service.http.body.body import JSON, Fields, check_image_type, image_of, media_type_of, read_upload
-from aaserve.service.http.body.multipart import Form
-from aaserve.service.http.body_schemas import LABELS, MODEL, image_body
+from aaserve.service.errors import InvalidParameter
+from aaserve.service.http import schemas
+from aaserve.service.http.answers import json_array, json_object
+from aaserve.service.http.body.images import ImageUpload
 from aaserve.service.http.direct_route import DirectRoute
 from aaserve.service.http.inference import by_parameters, take_in
-from aaserve.service.http.json_answer import json_array, json_object, written
-from aaserve.service.http.params import (
-    PROBLEMS,
-    Asked,
-    ModelName,
-    ModelVersion,
-    TimeoutMs,
-    TopK,
-    checked_top_k,
-    parts,
-)
-from aaserve.service.http.schemas import Classification
-from aaserve.service.observability.request_record import Record
+from aaserve.service.http.params import Asked, ModelName, ModelVersion, TimeoutMs, TopK
 from aaserve.service.tasks.classification import ClassScore, rank
 
 router = APIRouter(route_class=DirectRoute)
-CLASSIFY = "/classify"
+_BODY = schemas.image_body(schemas.MODEL | schemas.LABELS)
 
 
-@router.post(CLASSIFY, response_model=Classification, responses=PROBLEMS, openapi_extra=image_body(MODEL | LABELS))
+@router.post("/classify", response_model=schemas.Classification, responses=schemas.errors(), openapi_extra=_BODY)
 async def classify(
     request: Request,
     top_k: TopK = None,
@@ -43,54 +31,40 @@ async def classify(
 ) -> Response:
     """Classify one image: JPEG, PNG, WebP, GIF (first frame), BMP or TIFF."""
     asked = {"model": model, "version": version, "top_k": top_k}
-    media_type = media_type_of(request)
-    check_image_type(media_type)
-    answer = await classified(
-        request,
-        asked,
-        timeout_ms,
-        read=partial(read_upload, takes=asked, max_body_bytes=parts(request)[1].max_body_bytes),
-        parse=partial(image_of, media_type=media_type, takes=asked),
-        write=answer_body,
-        parses_text=media_type == JSON,
-    )
-    return Response(answer, media_type="application/json")
+    return await classified(request, asked, ImageUpload(request, takes=asked), timeout_ms, _answer_body)
 
 
 async def classified(
     request: Request,
     asked: Asked,
+    upload: ImageUpload,
     timeout_ms: int | None,
-    *,
-    read: Callable[[Request], Awaitable[bytes | Form]],
-    parse: Callable[[bytes | Form], tuple[bytes, Fields]],
     write: Callable[[Manifest, list[ClassScore]], bytes],
-    parses_text: bool = False,
-) -> bytes:
-    """Take in a request and classify its image; return what `write` makes of the ranked labels."""
-    record: Record = request.state.record
-    candidates, choose = by_parameters(request, asked, wanted_labels)
-    async with take_in(
-        request, candidates, timeout_ms, read=read, parse=parse, choose=choose, parses_text=parses_text
-    ) as taken:
-        predictor, top_k = taken.predictor, taken.checked
-        inference = await predictor.infer_picture(taken.body, client=taken.client, deadline=taken.deadline)
+) -> Response:
+    """Take in a request and classify its image; `write` returns the JSON for the ranked labels."""
+    async with take_in(request, by_parameters(request, asked, wanted_labels), upload, timeout_ms) as taken:
+        manifest = taken.predictor.manifest
+        inference = await taken.predictor.infer_picture(taken.content, client=taken.client, deadline=taken.deadline)
 
         def answer() -> bytes:
-            return write(predictor.manifest, rank(inference.row(0), predictor.manifest, top_k))
+            return write(manifest, rank(inference.row(0), manifest, taken.checked))
 
-        offload = partial(predictor.offload, client=taken.client)
-        body = await written(answer, values=inference.size, offload=offload, deadline=taken.deadline)
-    record.predicted(inference.stages, inference.batch_size)
-    return body
+        body = await taken.written(answer, values=inference.size)
+    request.state.record.predicted(inference.stages, inference.batch_size)
+    return Response(body, media_type="application/json")
 
 
 def wanted_labels(predictor: Predictor, asked: Asked) -> int:
-    """As `checked_top_k`."""
-    return checked_top_k(asked["top_k"], predictor)
+    """The number of labels that a request asks for, or InvalidParameter."""
+    manifest, top_k = predictor.manifest, asked["top_k"]
+    if top_k is None:
+        return min(5, len(manifest.labels))
+    if top_k > len(manifest.labels):
+        raise InvalidParameter(f"top_k is too large; {manifest.name} has {len(manifest.labels)} classes")
+    return int(top_k)
 
 
-def answer_body(manifest: Manifest, predictions: list[ClassScore]) -> bytes:
+def _answer_body(manifest: Manifest, predictions: list[ClassScore]) -> bytes:
     """A `Classification`, written without being checked first: it is ours."""
     members = {"model": to_json(manifest.name), "version": to_json(manifest.version)}
     return json_object(members | {"predictions": json_array(predictions)})

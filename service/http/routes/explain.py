@@ -1,6 +1,5 @@
 """POST /explain: where the network looks in a picture. The same way as /classify, but alone: never in a batch."""
 
-from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
@@ -11,16 +10,14 @@ from aaserve.service.attention.render import FORMS, NPY, PNG, Explanation, for_f
 from aaserve.service.attention.selection import AttentionSelection, checked_selection
 from aaserve.service.engine.predictor import Predictor
 from aaserve.service.engine.queued_request import Outputs
-from aaserve.service.http.body.body import JSON as JSON_TYPE
-from aaserve.service.http.body.body import check_image_type, image_of, media_type_of, read_upload
-from aaserve.service.http.body_schemas import LOOK, MODEL, image_body
+from aaserve.service.http import schemas
+from aaserve.service.http.answers import preferred
+from aaserve.service.http.body.images import ImageUpload
 from aaserve.service.http.direct_route import DirectRoute
 from aaserve.service.http.inference import by_parameters, take_in
-from aaserve.service.http.negotiation import preferred
-from aaserve.service.http.params import PROBLEMS, Asked, ModelName, ModelVersion, TimeoutMs, parts
-from aaserve.service.http.schemas import Problem
-from aaserve.service.observability.request_record import Record
+from aaserve.service.http.params import Asked, ModelName, ModelVersion, TimeoutMs
 
+EXPLAIN = "/explain"
 router = APIRouter(route_class=DirectRoute)
 
 Layer = Annotated[
@@ -35,14 +32,15 @@ Position = Annotated[
     ),
 ]
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
-_RESPONSES: dict[int | str, dict[str, Any]] = {
-    **PROBLEMS,
+_RESPONSES: schemas.Responses = {
+    **schemas.errors(),
     200: {"content": {PNG: _BINARY, NPY: _BINARY}, "description": "JSON, a PNG or an array, as Accept says."},
-    406: {"model": Problem},
+    **schemas.errors(406),
 }
+_BODY = schemas.image_body(schemas.MODEL | schemas.LOOK)
 
 
-@router.post("/explain", response_model=Explanation, responses=_RESPONSES, openapi_extra=image_body(MODEL | LOOK))
+@router.post(EXPLAIN, response_model=Explanation, responses=_RESPONSES, openapi_extra=_BODY)
 async def explain(
     request: Request,
     layer: Layer = None,
@@ -57,29 +55,16 @@ async def explain(
     JSON with the shares of each; with `Accept: image/png` one map over the picture as the model sees it; with
     `Accept: application/x-npy` the whole map of a layer, float32 (heads, rows, columns, rows, columns).
     """
-    record: Record = request.state.record
     media_type = preferred(request.headers.get("accept", ""), list(FORMS))
     asked = {"model": model, "version": version, "layer": layer, "head": head, "position": position}
-    type_of_body = media_type_of(request)
-    check_image_type(type_of_body)
-    read = partial(read_upload, takes=asked, max_body_bytes=parts(request)[1].max_body_bytes)
-    parse = partial(image_of, media_type=type_of_body, takes=asked)
+    upload = ImageUpload(request, takes=asked)
 
     def wanted_look(predictor: Predictor, asked: Asked) -> AttentionSelection:
         wanted = {name: asked[name] for name in ("layer", "head", "position")}
         return for_form(checked_selection(predictor.manifest, **wanted), media_type)
 
-    candidates, choose = by_parameters(request, asked, wanted_look)
-    async with take_in(
-        request,
-        candidates,
-        timeout_ms,
-        read=read,
-        parse=parse,
-        choose=choose,
-        parses_text=type_of_body == JSON_TYPE,
-        slow=True,
-    ) as taken:
+    models = by_parameters(request, asked, wanted_look)
+    async with take_in(request, models, upload, timeout_ms, slow=True) as taken:
         predictor, look = taken.predictor, taken.checked
 
         def show(rows: NDArray[Any], outputs: Outputs) -> bytes:
@@ -88,7 +73,7 @@ async def explain(
 
         names = tuple(layer.output for layer in look.layers)
         inference, shown = await predictor.infer_outputs(
-            [taken.body], names, show, client=taken.client, deadline=taken.deadline
+            [taken.content], names, show, client=taken.client, deadline=taken.deadline
         )
-    record.predicted(inference.stages, inference.batch_size)
+    request.state.record.predicted(inference.stages, inference.batch_size)
     return Response(shown, media_type=media_type, headers={"Vary": "Accept"})

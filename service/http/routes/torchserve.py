@@ -1,34 +1,45 @@
 """TorchServe's addresses, for those whose clients still call them: `curl HOST:8080/predictions/MODEL -T kitten.jpg`."""
 
-from functools import partial
-
 from fastapi import APIRouter, Request
 from pydantic_core import to_json
 from starlette.responses import JSONResponse, Response
 
 from aaserve.bundle.manifest import Manifest
 from aaserve.service.errors import ServiceError
-from aaserve.service.http.body.body import FORM, Fields, image_of, raw_image, read_upload
+from aaserve.service.http import schemas
+from aaserve.service.http.body.body import Parsed
+from aaserve.service.http.body.images import ImageUpload, raw_image
 from aaserve.service.http.body.multipart import Form
-from aaserve.service.http.body_schemas import LABELS, raw_or_form_body
 from aaserve.service.http.direct_route import DirectRoute
-from aaserve.service.http.params import TimeoutMs, TopK, failures, parts
+from aaserve.service.http.params import TimeoutMs, TopK
 from aaserve.service.http.routes.classify import classified
-from aaserve.service.http.schemas import TorchServeError
+from aaserve.service.http.state import state_of
 from aaserve.service.tasks.classification import ClassScore
 
 router = APIRouter(tags=["TorchServe"], route_class=DirectRoute)
-_FIELD = "data"
-_TAKES = ("top_k",)
-_ERRORS = failures(TorchServeError)
-_BODY = raw_or_form_body(_FIELD, LABELS)
+_ERRORS = schemas.errors(form=schemas.TorchServeError)
+_BODY = schemas.raw_or_form_body("data", schemas.LABELS)
+
+
+class _PredictionUpload(ImageUpload):
+    """A form, or with any other Content-Type the image itself."""
+
+    field = "data"
+
+    def check(self, media_type: str) -> None:
+        pass
+
+    def parse(self, upload: bytes | Form) -> Parsed[bytes]:
+        if isinstance(upload, Form):
+            return self.of_form(upload)
+        return Parsed(raw_image(upload, json_goes="POST /classify takes it"))
 
 
 @router.get("/ping", response_model=dict[str, str])
 async def ping(request: Request) -> Response:
     """Whether requests are answered."""
     try:
-        parts(request)[0].require_ready()
+        state_of(request).lifecycle.require_ready()
     except ServiceError as error:
         return JSONResponse({"status": "Unhealthy"}, error.status)
     return JSONResponse({"status": "Healthy"})
@@ -43,17 +54,8 @@ async def predictions(
 ) -> Response:
     """Classify the picture in a raw body (of any Content-Type) or in the multipart field `data`: `{label: score}`."""
     asked = {"model": model, "version": version, "top_k": top_k}
-    max_body_bytes = parts(request)[1].max_body_bytes
-    read = partial(read_upload, takes=_TAKES, max_body_bytes=max_body_bytes, field=_FIELD)
-    answer = await classified(request, asked, timeout_ms, read=read, parse=_image_of, write=_answer_body)
-    return Response(answer, media_type="application/json")
+    return await classified(request, asked, _PredictionUpload(request, takes=("top_k",)), timeout_ms, _answer_body)
 
 
 def _answer_body(_: Manifest, predictions: list[ClassScore]) -> bytes:
     return to_json({item["label"]: item["score"] for item in predictions})
-
-
-def _image_of(upload: bytes | Form) -> tuple[bytes, Fields]:
-    if isinstance(upload, Form):
-        return image_of(upload, FORM, _TAKES, field=_FIELD)
-    return raw_image(upload, json_goes="POST /classify takes it"), {}

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from aaserve.service.http.parameter_names import ANYWHERE, resembling
+from aaserve.service.http.params import ANYWHERE, resembling
 from tests.full_service import MODEL, full_service
 from tests.helpers import EXAMPLES, RunningService, running_service, wait_until
 from tests.hostile.wire import connect, send

@@ -26,7 +26,7 @@ def given_up(pieces: int, size: int, pause: float, *, deadline: float = 1000) ->
     async def scenario(loop: VirtualLoop) -> tuple[float, type | None]:
         with ReceiveStage(10**9).receipt(10**9) as receipt:
 
-            async def read() -> None:
+            async def read(_: object) -> None:
                 for _ in range(pieces):
                     await asyncio.sleep(pause)
                     receipt.arrived(size)

@@ -18,7 +18,7 @@ from starlette.responses import Response
 
 router = APIRouter(include_in_schema=False)
 
-_FOLDER = Path(__file__).parent / "page_assets"
+_FOLDER = Path(__file__).parents[1] / "page_assets"
 _INLINE = re.compile(r"<(style|script)\b[^>]*>(.*?)</\1>", re.DOTALL)
 _HEADERS = {
     "Referrer-Policy": "no-referrer",

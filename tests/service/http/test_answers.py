@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from aaserve.service.engine.client_usage import ClientUsage
 from aaserve.service.engine.cpu_pool import CpuPool
-from aaserve.service.http.json_answer import PIECE, WRITTEN_INLINE, json_array, json_object, written
+from aaserve.service.http.answers import PIECE, json_array, json_object
+from aaserve.service.http.inference import WRITTEN_INLINE, Taken
 
 FLOATS = np.frombuffer(np.random.default_rng(0).bytes(4 * (3 * PIECE + 1)), np.float32)
 FINITE = FLOATS[np.isfinite(FLOATS)]
@@ -38,11 +40,15 @@ def test_an_object_of_json_is_an_object() -> None:
 
 @pytest.mark.parametrize(("values", "inline"), [(WRITTEN_INLINE, True), (WRITTEN_INLINE + 1, False)])
 def test_only_a_small_answer_is_written_on_the_event_loop(values: int, inline: bool) -> None:
-    async def ask() -> int:
-        deadline = asyncio.get_running_loop().time() + 60
-        return await written(threading.get_ident, values=values, offload=pool.run, deadline=deadline)
+    class Model:
+        async def offload(self, work: Any, **of: Any) -> Any:
+            return await pool.run(work, **of)
 
-    pool = CpuPool(1)
+    async def ask() -> int:
+        taken: Taken[Any, Any] = Taken(Model(), None, None, asyncio.get_running_loop().time() + 60, "me")
+        return await taken.written(threading.get_ident, values=values)
+
+    pool = CpuPool(1, ClientUsage())
     try:
         assert (asyncio.run(ask()) == threading.get_ident()) == inline
     finally:
