@@ -77,8 +77,9 @@ def test_refused_bodies_are_not_kept(service: RunningService, name: str) -> None
         answer = service.client.post(PATHS.get(name, "/classify"), content=BODIES[name], headers=JSON)
         assert answer.status_code in (400, 422) or "problem" in answer.json()["results"][0]
 
-    refuse()
-    before = service.metric("process_resident_memory_bytes")
-    for _ in range(10):
+    for _ in range(5):  # each thread keeps some memory of its own
         refuse()
-    assert service.metric("process_resident_memory_bytes") - before < 5 * len(BODIES[name])
+    before = service.metric("process_resident_memory_bytes")
+    for _ in range(40):
+        refuse()
+    assert service.metric("process_resident_memory_bytes") - before < 20 * len(BODIES[name])
