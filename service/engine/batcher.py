@@ -13,31 +13,16 @@ by `_dispatch`, when something has changed: no locks, nothing polls, an idle bat
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from typing import Self
 
-from aaserve.service.engine.batch import BatchTracing, Outcome, Postponed, RunBatch, compute, inference_failed
+from aaserve.service.engine.batch import Batch, BatchTracing, Outcome, Postponed, RunBatch, compute, inference_failed
 from aaserve.service.engine.client_usage import ClientUsage
 from aaserve.service.engine.inference_threads import InferenceThreads
 from aaserve.service.engine.queue import RowQueue
-from aaserve.service.engine.queued_request import Array, Computed, Inference, QueuedRequest, RowSlice
+from aaserve.service.engine.queued_request import Array, Computed, Inference, QueuedRequest
 from aaserve.service.errors import DeadlineExceeded, Draining, InferenceFailed, ModelLost, QueueFull, TooManyRows
-
-
-@dataclass(eq=False, slots=True)
-class _Batch:
-    """Rows that a thread has been given."""
-
-    parts: list[RowSlice]
-    rows: int
-    all_cores: bool  # leaves no core to other threads
-    slow: bool  # a picture of a slow client, or outputs that the task does not need
-
-    def fail(self, cause: Exception) -> None:
-        for part in self.parts:
-            part.request.fail(inference_failed(cause))
 
 
 class DynamicBatcher:
@@ -77,7 +62,7 @@ class DynamicBatcher:
         self._run_batch = run_batch
         self._few_rows = few_rows
         self._lanes = lanes
-        self._in_flight: dict[_Batch, None] = {}  # in order: as many compute as there are threads, others are prepared
+        self._in_flight: dict[Batch, None] = {}  # in order: as many compute as there are threads, others are prepared
         self._max_batch_size = max_batch_size
         self._max_queue_delay = max_queue_delay
         self.max_queue_size = max_queue_size
@@ -124,15 +109,9 @@ class DynamicBatcher:
         """Whether anybody answers what is queued."""
         return not self._ended.done()
 
-    @property
-    def computing(self) -> int:
-        """Rows in the running batches."""
-        return sum([batch.rows for batch in islice(self._in_flight, self._lanes.number)])
-
-    @property
-    def computing_slow(self) -> int:
-        """Those of them that are slow: pictures of slow clients, and rows of requests for attention maps."""
-        return sum([batch.rows for batch in islice(self._in_flight, self._lanes.number) if batch.slow])
+    def computing(self, slow: bool) -> int:
+        """Rows in the running batches that are slow, or in the other ones."""
+        return sum([batch.rows for batch in islice(self._in_flight, self._lanes.number) if batch.slow == slow])
 
     @property
     def slow_waiting(self) -> int:
@@ -205,10 +184,12 @@ class DynamicBatcher:
         self._dispatching = False
         try:
             while not self._lost and (room := self._room()):
-                all_cores = not self._in_flight and self._are_few()
-                parts, slow = self._queue.take(room, self._clock(), slow=self._slow_allowed)
-                if parts:
-                    self._give(parts, all_cores=all_cores and not slow, slow=slow or bool(parts[0].request.names))
+                alone = not self._in_flight and self._are_few()
+                batch = self._queue.take(room, self._clock(), slow=self._slow_allowed)
+                if batch.parts:
+                    batch.all_cores = alone and not batch.slow
+                    batch.slow = batch.slow or bool(batch.parts[0].request.names)
+                    self._give(batch)
         except Exception as error:  # a bug: whoever waits must not wait for ever
             self._lost = error
         if self._lost:
@@ -249,28 +230,18 @@ class DynamicBatcher:
             self._company = None
         if not self._max_queue_delay or not self._accepting:
             return False
-        oldest = self._queue.oldest(slow=self._slow_allowed)
+        oldest = self._queue.next(slow=self._slow_allowed)
         if oldest is None or self._clock() >= (until := oldest.enqueued + self._max_queue_delay):
             return False
         self._company = self._loop.call_at(until, self._dispatch_soon)
         return True
 
-    def _give(self, parts: list[RowSlice], *, all_cores: bool, slow: bool) -> None:
-        batch = _Batch(parts, sum([part.size for part in parts]), all_cores, slow)
+    def _give(self, batch: Batch) -> None:
         self._in_flight[batch] = None
-        work = partial(
-            compute,
-            parts,
-            self._run_batch,
-            all_cores=all_cores,
-            usage=self._usage,
-            slow=slow,
-            tracing=self._tracing,
-            clock=self._clock,
-        )
+        work = partial(compute, batch, self._run_batch, usage=self._usage, tracing=self._tracing, clock=self._clock)
         self._lanes.give(work, partial(self._computed, batch))
 
-    def _computed(self, batch: _Batch, outcomes: list[Outcome] | None, error: Exception | None) -> None:
+    def _computed(self, batch: Batch, outcomes: list[Outcome] | None, error: Exception | None) -> None:
         if batch not in self._in_flight:  # given up
             return
         del self._in_flight[batch]
@@ -289,7 +260,7 @@ class DynamicBatcher:
         for part, outcome in reversed(outcomes):  # so that those who are put back keep their order
             if isinstance(outcome, Postponed):
                 if not part.request.answer.done():
-                    self._queue.put_back(part)
+                    self._queue.put_back_rows(part)
             elif isinstance(outcome, Computed):
                 answered += part.size
                 part.request.settle(part, outcome)

@@ -34,9 +34,6 @@ class FairQueue(Generic[Item]):
     def __len__(self) -> int:
         return sum(map(len, self._items.values()))
 
-    def __bool__(self) -> bool:
-        return bool(self._items)
-
     def __iter__(self) -> Iterator[Item]:
         return iter([item for items in self._items.values() for item in items])
 

@@ -88,7 +88,7 @@ async def open_predictor(
     admission = Admission(
         max_rows=queue_size,
         longest_wait=settings.request_timeout_ms / 1000,
-        computing=lambda slow: batcher.computing_slow if slow else batcher.computing - batcher.computing_slow,
+        computing=batcher.computing,
         usage=pool.usage,
         throughput=throughput,
         slow_throughput=slow_throughput,

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from aaserve.service.engine.client_usage import ClientUsage
 from aaserve.service.engine.cpu_pool import CpuPool
 from aaserve.service.http.json_answer import PIECE, WRITTEN_INLINE, json_array, json_object, written
 
@@ -42,7 +43,7 @@ def test_only_a_small_answer_is_written_on_the_event_loop(values: int, inline: b
         deadline = asyncio.get_running_loop().time() + 60
         return await written(threading.get_ident, values=values, offload=pool.run, deadline=deadline)
 
-    pool = CpuPool(1)
+    pool = CpuPool(1, ClientUsage())
     try:
         assert (asyncio.run(ask()) == threading.get_ident()) == inline
     finally:
