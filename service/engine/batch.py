@@ -5,15 +5,18 @@ What became of each part is told to its caller in the event loop, by the batcher
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from aaserve.service.engine.client_usage import ClientUsage
 from aaserve.service.engine.queued_request import Array, Computed, Outputs, RowSlice
 from aaserve.service.errors import InferenceFailed
+
+if TYPE_CHECKING:
+    from aaserve.service.observability.tracing import ModelTracing
 
 RunBatch = Callable[[Array, tuple[str, ...], bool], Outputs]  # rows, names of outputs, whether to use all cores
 DECODE_BUDGET = 0.1  # seconds of the processor; what a batch has decoded by then is computed
@@ -24,16 +27,6 @@ class Postponed:
 
 
 Outcome = tuple[RowSlice, Computed | Postponed | Exception]  # InferenceFailed: the model failed on it, also alone
-
-
-class BatchTracing(Protocol):
-    """Records batches, and whose rows are in them."""
-
-    def caller(self) -> object:
-        """Whoever submits now."""
-
-    def batch(self, callers: Sequence[object], rows: int) -> AbstractContextManager[None]:
-        """Entered around a model call, in the inference thread."""
 
 
 @dataclass(eq=False, slots=True)
@@ -60,7 +53,7 @@ def compute(
     run_batch: RunBatch,
     *,
     usage: ClientUsage,
-    tracing: BatchTracing | None,
+    tracing: "ModelTracing | None",
     clock: Callable[[], float],
     cpu_clock: Callable[[], float] = time.thread_time,
 ) -> list[Outcome]:

@@ -69,17 +69,30 @@ def read_model_settings(folder: Path, settings: Settings) -> tuple[ModelSettings
         LoadFailed: unreadable, unknown names or values out of bounds; one line.
     """
     path = folder / SERVING_FILE
+    text = read_if_there(path)
     try:
-        check_regular(path)
-        own = ModelSettings.model_validate(tomllib.loads(read_text(path)) if path.exists() else {})
+        own = ModelSettings.model_validate(tomllib.loads(text or ""))
         return own, own.applied_to(settings)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"]))
         raise LoadFailed(f"{path}: {where}: {first['msg']}, found {first['input']!r}") from error
+    except ValueError as error:
+        raise LoadFailed(f"{path}: expected TOML, found: {' '.join(str(error).split())}") from error
+
+
+def read_if_there(path: Path) -> str | None:
+    """The text of a file beside the versions; None if there is no such file.
+
+    Raises:
+        LoadFailed: it cannot be read; one line.
+    """
+    try:
+        check_regular(path)
+        return read_text(path)
+    except FileNotFoundError:
+        return None
     except OSError as error:
         raise LoadFailed(f"{path}: expected a readable file, found: {error.strerror or error}") from error
     except NotText as error:
         raise LoadFailed(str(error)) from error
-    except ValueError as error:
-        raise LoadFailed(f"{path}: expected TOML, found: {' '.join(str(error).split())}") from error

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from aaserve.service.engine import trial_process
+from aaserve.service.repository import trial_process
 from tests.helpers import EXAMPLES, ROOT, RunningService, running_service, wait_until
 from tests.toy_bundles import write_fragile_bundle
 
