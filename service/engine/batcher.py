@@ -183,7 +183,7 @@ class DynamicBatcher:
         except Exception as error:  # a bug: whoever waits must not wait for ever
             self._lost = error
         if self._lost:
-            for request in self._queue:
+            for request in self._queue.items():
                 self._queue.drop(request)
                 request.fail(inference_failed(self._lost))
         if not self._in_flight and not self._recovering and self.alive:

@@ -15,7 +15,7 @@ class RowQueue(FairQueue[QueuedRequest]):
 
     def rows_waiting(self, *, slow: bool) -> int:
         """Rows; without `slow`, not those of slow clients."""
-        return self.rows if slow else sum(request.waiting for request in self.of_quick_clients())
+        return self.rows if slow else sum(request.waiting for request in self.items(slow=False))
 
     def add(self, item: QueuedRequest) -> None:
         super().add(item)

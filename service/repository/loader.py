@@ -71,6 +71,7 @@ class VersionLoader:
                     try:
                         serving[version] = await self._unchanged_or_opened(model, version, settings, opened)
                     except (BundleError, StartFailed) as error:
+                        model.failures[version] = in_public(self.settings.repository, error)
                         # What is served now is the best substitute, and stays.
                         if isinstance(error, ProviderMissing) or model.serving or settings.broken_version == "fail":
                             raise
@@ -97,13 +98,8 @@ class VersionLoader:
             predictor = await lifetime.enter_async_context(
                 open_predictor(bundle, settings, self.pool, self.metrics, self.tracing, self.on_lost)
             )
-        except (BundleError, StartFailed) as error:
-            model.failures[version] = in_public(self.settings.repository, error)
-            raise
         except (MemoryError, OSError, RuntimeError) as error:  # no memory, file, thread or process to be had
-            failure = StartFailed(f"{model.folder / version}: cannot be opened: {str(error) or 'out of memory'}")
-            model.failures[version] = in_public(self.settings.repository, failure)
-            raise failure from error
+            raise StartFailed(f"{model.folder / version}: cannot be opened: {str(error) or 'out of memory'}") from error
         opened.push_async_callback(lifetime.aclose)
         return LoadedVersion(bundle, predictor, lifetime, serving_file)
 

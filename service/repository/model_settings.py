@@ -46,15 +46,6 @@ class ModelSettings(BaseModel):
             raise LoadFailed(f"{SERVING_FILE}: expected versions among {', '.join(found)}, found {min(missing)}")
         return [version for version in remaining if version in wanted]
 
-    def applied_to(self, settings: Settings) -> Settings:
-        """The settings of this model.
-
-        Raises:
-            ValidationError: a value out of the service's own bounds.
-        """
-        overrides = self.model_dump(exclude={"versions"}, exclude_none=True)
-        return Settings.model_validate({**settings.model_dump(), **overrides}) if overrides else settings
-
 
 def read_serving_file(folder: Path) -> bytes:
     """The bytes of the model's serving.toml; none where it has no such file."""
@@ -72,7 +63,9 @@ def read_model_settings(folder: Path, settings: Settings) -> tuple[ModelSettings
     text = read_if_there(path)
     try:
         own = ModelSettings.model_validate(tomllib.loads(text or ""))
-        return own, own.applied_to(settings)
+        overrides = own.model_dump(exclude={"versions"}, exclude_none=True)
+        # Validated with the others, as the service's bounds hold for a model too.
+        return own, Settings.model_validate({**settings.model_dump(), **overrides}) if overrides else settings
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"]))
