@@ -164,18 +164,21 @@ class Metrics:
             await asyncio.sleep(REFRESH)
 
     def refresh(self) -> None:
-        """Write what is reported now; before each scrape, in any thread."""
+        """Write what is reported now."""
         for gauge, value in list(self._reported.items()):
             gauge.set(value())
 
     def _report(self, gauge: Gauge, value: Callable[[], float]) -> None:
-        self._reported[gauge] = value
-        gauge.set(value())
+        if self._is_worker:
+            self._reported[gauge] = value
+            gauge.set(value())
+        else:
+            gauge.set_function(value)
 
     def _forget(self, gauge: Gauge, labels: tuple[str, ...]) -> None:
-        series = gauge.labels(*labels)
-        self._reported.pop(series, None)
         if self._is_worker:  # whose files keep what they once had
+            series = gauge.labels(*labels)
+            self._reported.pop(series, None)
             series.set(nan if gauge is self.model_ready else 0)  # where 0 means: does not answer
         else:
             gauge.remove(*labels)
