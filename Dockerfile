@@ -32,7 +32,8 @@ RUN pip install --no-cache-dir --no-deps --target /app .
 FROM python:3.11-slim-bookworm AS runtime
 COPY --from=app /app /app
 WORKDIR /app
-# What is mounted here takes the place of the bundle that ships.
+COPY LICENSE NOTICE /app/
+# What is mounted here takes the place of the models that ship.
 COPY model_repository /mnt/models
 ENV PATH=/venv/bin:$PATH PYTHONDONTWRITEBYTECODE=1 \
     AASERVE_HOST=0.0.0.0 AASERVE_PORT=8080 AASERVE_REPOSITORY=/mnt/models AASERVE_DRAIN_GRACE_MS=5000

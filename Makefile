@@ -13,7 +13,7 @@ PIP_INSTALL = pip install --quiet --disable-pip-version-check --constraint const
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-serve: $(SERVE_VENV)/.installed  ## set up what serving needs (no torch) and serve the shipped bundle on :8080 (PORT=)
+serve: $(SERVE_VENV)/.installed  ## set up what serving needs (no torch) and serve the models that ship on :8080 (PORT=)
 	$(SERVE_VENV)/bin/python -m service --port $(PORT)
 
 test: $(VENV)/.installed  ## run the tests, as CI does
@@ -38,7 +38,7 @@ format: $(VENV)/.installed  ## rewrite the code as `make check` wants it
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
 
-export: $(VENV)/.installed  ## make the shipped bundle again from its checkpoint, into runs/export/
+export: $(VENV)/.installed  ## make the bundle aa-cifar100 again from its checkpoint, into runs/export/
 	rm -rf runs/export
 	$(VENV)/bin/python -m export model_repository/aa-cifar100/checkpoint.safetensors --name aa-cifar100 --version 1 --repository runs/export --with-attention
 

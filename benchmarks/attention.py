@@ -29,7 +29,7 @@ from rich.progress import track
 from torch import Tensor
 from torch.nn import functional as F
 
-from aaserve.export.convert import convert
+from aaserve.export.graph.convert import convert
 from aaserve.models import create_model
 from aaserve.models.attention import AttentionAugmentedConv2d as Layer
 from aaserve.models.position import one_hot_positions

@@ -17,8 +17,8 @@ import numpy as np
 import onnxruntime
 import torch
 
-from aaserve.export.convert import INPUT_NAME, OUTPUT_NAME, convert
-from aaserve.export.speed import take_turns
+from aaserve.export.graph.convert import INPUT_NAME, OUTPUT_NAME, convert
+from aaserve.export.judgement.speed import take_turns
 from aaserve.models import create_model
 from aaserve.models.attention_maps import attention_layers
 from benchmarks.attention import peak_memory

@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+REPOSITORY = ROOT / "tests" / "repository"  # aa-cifar100 alone, so that figures of different dates compare
 
 
 def write_result(path: Path, measured: dict[str, object], *packages: str) -> None:

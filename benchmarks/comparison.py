@@ -22,11 +22,11 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from aaserve.export.checkpoint import read_checkpoint
 from aaserve.export.exporter import export
-from aaserve.export.graph import Graph
+from aaserve.export.graph.runtime import Graph
+from aaserve.export.judgement.speed import take_turns
 from aaserve.export.request import Request
-from aaserve.export.speed import take_turns
+from aaserve.export.sources.checkpoint import read_checkpoint
 from aaserve.models import create_model
 from aaserve.models.flops import count_flops
 from aaserve.training.command import minutes

@@ -20,7 +20,7 @@ from pathlib import Path
 import httpx
 
 from benchmarks.bad_pictures import damaged_pictures
-from benchmarks.circumstances import ROOT, write_result
+from benchmarks.circumstances import REPOSITORY, write_result
 from benchmarks.overload import service
 
 ANSWERS = {"200", "400 invalid_image", "413 image_too_large", "415 unsupported_media_type"}
@@ -74,7 +74,7 @@ def _ask_health(host: str, port: int, stop: multiprocessing.synchronize.Event, f
 
 def measure(number: int, *, seed: int, clients: int, cores: list[int] | None) -> dict[str, object]:
     """Figures of one service that lives through it all."""
-    with service(["--repository", str(ROOT / "model_repository")], cores) as (host, port, pid):
+    with service(["--repository", str(REPOSITORY)], cores) as (host, port, pid):
         url = f"http://{host}:{port}"
         before = resident_bytes(pid)
         first, slowest = answers(url, number // 5, seed=seed, clients=clients)

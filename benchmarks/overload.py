@@ -23,7 +23,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from benchmarks.circumstances import ROOT, write_result
+from benchmarks.circumstances import REPOSITORY, ROOT, write_result
 from benchmarks.generator import Generator
 from benchmarks.load import post_request
 from benchmarks.samples import Samples, percentiles
@@ -35,7 +35,12 @@ GOODPUT, REFUSAL_SECONDS = 0.9, 0.02
 
 @contextmanager
 def service(options: list[str], cores: list[int] | None, *, tree: Path = ROOT) -> Iterator[tuple[str, int, int]]:
-    """Host, port and process id of a service that is ready; it logs a line a request into a file, as users have it."""
+    """Host, port and process id of a service that is ready; it logs a line a request into a file, as users have it.
+
+    It serves aa-cifar100, if `options` name no repository.
+    """
+    if "--repository" not in options:
+        options = ["--repository", str(REPOSITORY), *options]
     with tempfile.NamedTemporaryFile("w+", prefix="aaserve-", suffix=".log") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "service", "--port", "0", "--log-format", "json", *options],

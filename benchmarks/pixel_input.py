@@ -15,8 +15,8 @@ import torch
 from rich.progress import track
 
 from aaserve.bundle.preprocessing import Preprocessing, normalise
-from aaserve.export.convert import convert
-from aaserve.export.normalisation import PixelInput
+from aaserve.export.graph.convert import convert
+from aaserve.export.graph.normalisation import PixelInput
 from aaserve.models import create_model
 from benchmarks.attention import open_session
 from benchmarks.circumstances import write_result

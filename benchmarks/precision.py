@@ -14,8 +14,8 @@ import numpy as np
 from rich.progress import track
 
 from aaserve.bundle.bundle import Bundle, open_bundle
-from aaserve.export.graph import Graph
-from aaserve.export.speed import take_turns
+from aaserve.export.graph.runtime import Graph
+from aaserve.export.judgement.speed import take_turns
 from aaserve.training.cifar import Split, read_split
 from benchmarks.circumstances import write_result
 

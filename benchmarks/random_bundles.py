@@ -49,11 +49,11 @@ def _export(network_name: str, folder: Path) -> None:
     import torch
     from safetensors.torch import save_file
 
-    from aaserve.export.checkpoint import METADATA_KEY
     from aaserve.export.exporter import export
-    from aaserve.export.labels import read_labels
-    from aaserve.export.presets import read_preprocessing
+    from aaserve.export.preprocessing.presets import PRESETS
     from aaserve.export.request import Request
+    from aaserve.export.sources.checkpoint import METADATA_KEY
+    from aaserve.export.sources.labels import read_labels
     from aaserve.models import create_model
 
     torch.manual_seed(0)
@@ -63,7 +63,7 @@ def _export(network_name: str, folder: Path) -> None:
         shipped = open_bundle(SHIPPED).manifest
         preprocessing, labels = shipped.preprocessing, shipped.labels
     else:
-        preprocessing, labels = read_preprocessing("imagenet"), read_labels("imagenet-1k")
+        preprocessing, labels = PRESETS["imagenet"], read_labels("imagenet-1k")
     _settle(network, preprocessing)
     with tempfile.TemporaryDirectory() as scratch:
         checkpoint = Path(scratch) / "random.safetensors"
@@ -76,7 +76,7 @@ def _export(network_name: str, folder: Path) -> None:
                 repository=folder.parent.parent,
                 command=f"python -m benchmarks.random_bundles {network_name}",
                 labels=tuple(labels),
-                preprocessing=preprocessing,
+                preprocessing=preprocessing.model_dump(),
                 max_batch_size=8,
             ),
             lambda step: print(f"{network_name}: {step.splitlines()[0][:100]}", flush=True),

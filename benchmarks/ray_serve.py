@@ -30,7 +30,7 @@ from typing import Any
 import uvloop
 import yaml
 
-from benchmarks.circumstances import ROOT, write_result
+from benchmarks.circumstances import REPOSITORY, ROOT, write_result
 from benchmarks.connections import Connection
 from benchmarks.generator import Generator
 from benchmarks.overload import request_of, service
@@ -55,7 +55,7 @@ def configuration(**deployment: Any) -> dict[str, Any]:
     """The Serve configuration that ships, for replicas of one core; `deployment` replaces what it says of them."""
     config = yaml.safe_load(RAYSERVICE["serveConfigV2"])
     [application] = config["applications"]
-    application["runtime_env"]["env_vars"]["AASERVE_REPOSITORY"] = str(ROOT / "model_repository")
+    application["runtime_env"]["env_vars"]["AASERVE_REPOSITORY"] = str(REPOSITORY)
     [replicas] = application["deployments"]
     replicas["ray_actor_options"]["num_cpus"] = 1
     replicas |= deployment

@@ -24,8 +24,8 @@ from rich.progress import track
 
 from aaserve.bundle.bundle import open_bundle
 from aaserve.bundle.preprocessing import Preprocessing, read_pixels
-from aaserve.export.graph import Graph
-from aaserve.export.presets import PRESETS
+from aaserve.export.graph.runtime import Graph
+from aaserve.export.preprocessing.presets import PRESETS
 from benchmarks.bad_pictures import encoded
 from benchmarks.circumstances import ROOT, write_result
 
@@ -121,8 +121,8 @@ def in_batches(graph: Graph) -> Answer:
 def _untrained(name: str, preprocessing: Preprocessing) -> Answer:
     import torch  # the other figures need none of it
 
-    from aaserve.export.convert import convert
-    from aaserve.export.normalisation import PixelInput
+    from aaserve.export.graph.convert import convert
+    from aaserve.export.graph.normalisation import PixelInput
     from aaserve.models import create_model
 
     torch.manual_seed(0)

@@ -25,8 +25,8 @@ from aaserve.bundle import preprocessing as reading
 from aaserve.bundle.bundle import open_bundle
 from aaserve.bundle.preprocessing import Preprocessing, read_pixels
 from aaserve.bundle.resizing import Box, resize
-from aaserve.export.graph import Graph
-from aaserve.export.presets import PRESETS
+from aaserve.export.graph.runtime import Graph
+from aaserve.export.preprocessing.presets import PRESETS
 from benchmarks.circumstances import ROOT, write_result
 from benchmarks.reduced_jpeg import MAX_PIXELS, SCALES, agreement, enlarged, in_batches, photographs_in, speed, variants
 

@@ -155,6 +155,29 @@ def write_bundle(repository: Path, manifest: Manifest, files: Mapping[str, bytes
     return folder
 
 
+def replace_manifest(folder: Path, manifest: Manifest) -> None:
+    """Put another manifest of the same files into a bundle, whole or not at all.
+
+    Raises:
+        BundleError: it cannot be written.
+    """
+    path = folder / MANIFEST_FILE
+    partial = path.with_name(f".{MANIFEST_FILE}-{os.getpid()}")
+    try:
+        try:
+            partial.write_text(_manifest_text(manifest), encoding="utf-8")
+            partial.replace(path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise BundleError(f"{path}: expected to write it, found: {error.strerror or error}") from error
+
+
+def _manifest_text(manifest: Manifest) -> str:
+    return json.dumps(manifest.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
+
+
 def check_absent(folder: Path, *, replace: bool) -> None:
     """Refuse a version that exists, unless it is to be replaced.
 
@@ -168,8 +191,7 @@ def check_absent(folder: Path, *, replace: bool) -> None:
 def _write_files(folder: Path, manifest: Manifest, files: Mapping[str, bytes]) -> None:
     for name, content in files.items():
         (folder / name).write_bytes(content)
-    text = json.dumps(manifest.model_dump(mode="json"), indent=2, ensure_ascii=False)
-    (folder / MANIFEST_FILE).write_text(text + "\n", encoding="utf-8")
+    (folder / MANIFEST_FILE).write_text(_manifest_text(manifest), encoding="utf-8")
     folder.chmod(0o755)  # mkdtemp makes it private; a server may run as another user
 
 

@@ -7,6 +7,7 @@ whatever they should have been.
 from aaserve.bundle.decoding import sniff_format
 
 HEAD_BYTES = 4096  # enough for every kind here
+ONNX_MODEL = "an ONNX model"
 _TEXT_SHOWN = 60
 
 _MAGIC_NUMBERS = (
@@ -42,7 +43,7 @@ def kind_of(head: bytes) -> str:
     if head[257:262] == b"ustar":
         return "a tar archive"
     if head[0] == 8 and len(head) > 2 and 0 < head[1] < 32 and head[2] in _ONNX_FIELDS:
-        return "an ONNX model"
+        return ONNX_MODEL
     if head.lstrip().lower().startswith(_WEB_PAGE):
         return "a web page; the download gave a page, such as a login or an error, and not the file"
     return _text(head) or "something else"

@@ -13,6 +13,7 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Size = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Precision = Literal["fp32", "fp16", "int8"]
+StoredWeights = Literal["float32", "float16"]
 
 
 class _Section(BaseModel):
@@ -20,7 +21,7 @@ class _Section(BaseModel):
 
 
 class Input(_Section):
-    """The network's one input, without the batch axis, which comes first and is dynamic.
+    """The network's one input, without the batch axis, which comes first and is dynamic unless `max_batch_size` is 1.
 
     Either float32 (3, H, W), normalised outside, or uint8 (H, W, 3), which the graph normalises itself.
     """
@@ -73,7 +74,7 @@ class Provenance(_Section):
 
 
 class Parity(_Section):
-    """How PyTorch and ONNX Runtime compared on real pictures when the bundle was written."""
+    """How the graph compared with its original, PyTorch or an ONNX file, on real pictures when it was made."""
 
     images: int = Field(ge=1)
     batch_sizes: tuple[Size, ...]
@@ -129,7 +130,15 @@ class Manifest(_Section):
     attention: tuple[AttentionMap, ...] = Field((), description="Further outputs, in the order in which layers run.")
     preprocessing: Preprocessing
     labels: tuple[str, ...]
-    precision: Precision
+    precision: Precision = Field(description="Of the arithmetic.")
+    stored_weights: StoredWeights = Field(
+        "float32", description="Type of the large weights in the file of an fp32 bundle; loading it widens float16."
+    )
+    max_batch_size: Size | None = Field(
+        None,
+        exclude_if=lambda rows: rows is None,  # as in manifests older than this field
+        description="Rows that the graph takes at once; absent where the batch is dynamic.",
+    )
     opset: int
     files: dict[str, Sha256] = Field(description="sha256 of each file beside the manifest.")
     provenance: Provenance
@@ -176,6 +185,8 @@ class Manifest(_Section):
             raise ValueError(
                 f"expected lowered in a bundle below fp32 and only there, found it otherwise in {self.precision}"
             )
+        if self.stored_weights != "float32" and self.precision != "fp32":
+            raise ValueError(f"expected stored_weights float16 in an fp32 bundle only, found it in {self.precision}")
         if (self.precision == "int8") != (self.lowered is not None and self.lowered.calibrated is not None):
             raise ValueError(
                 f"expected calibrated in an int8 bundle and only there, found it otherwise in {self.precision}"

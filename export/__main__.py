@@ -1,10 +1,14 @@
-"""python -m export CHECKPOINT … | inspect BUNDLE | verify BUNDLE"""
+"""python -m export CHECKPOINT|MODEL.onnx … | inspect BUNDLE | verify BUNDLE | evaluate BUNDLE DIR"""
 
 import sys
 from importlib import import_module
 
 # Imported when chosen: only the export itself needs torch, which takes seconds to load and may not be installed.
-COMMANDS = {"inspect": "aaserve.export.inspect", "verify": "aaserve.export.verify"}
+COMMANDS = {
+    "inspect": "aaserve.export.summary",
+    "verify": "aaserve.export.verify",
+    "evaluate": "aaserve.export.evaluate",
+}
 
 if __name__ == "__main__":
     arguments = sys.argv[1:]

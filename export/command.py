@@ -1,6 +1,7 @@
-"""python -m export CHECKPOINT --name NAME --version V [--arch NAME] [--labels FILE] …"""
+"""python -m export CHECKPOINT|MODEL.onnx --name NAME --version V [--arch NAME] [--labels FILE] …"""
 
 import argparse
+import ast
 import json
 import shlex
 import sys
@@ -15,11 +16,11 @@ from aaserve.bundle.manifest import Accuracy
 from aaserve.bundle.text import NotText, read_text
 from aaserve.export.errors import ExportError
 from aaserve.export.exporter import Exported, export
-from aaserve.export.image_size import parse_image_size
-from aaserve.export.labels import read_labels
-from aaserve.export.presets import PRESETS, parse_resize, parse_three, read_preprocessing
+from aaserve.export.preprocessing.image_size import parse_image_size
+from aaserve.export.preprocessing.presets import PRESETS, parse_resize, parse_three, read_preprocessing
 from aaserve.export.progress import Progress
 from aaserve.export.request import Measurement, Request
+from aaserve.export.sources.labels import read_labels
 
 _MESSAGE_CHARACTERS = 2000
 PREPROCESSING_FIELDS = (
@@ -88,6 +89,7 @@ def _request(arguments: argparse.Namespace, argv: Sequence[str]) -> Request:
         repository=arguments.repository,
         command=shlex.join(["python", "-m", "export", *argv]),
         architecture=arguments.arch,
+        architecture_options=dict(arguments.arch_option),
         labels=read_labels(arguments.labels) if arguments.labels else None,
         preprocessing=read_preprocessing(arguments.preprocessing) if arguments.preprocessing else None,
         preprocessing_fields={name: value for name, value in typed.items() if value is not None},
@@ -98,6 +100,7 @@ def _request(arguments: argparse.Namespace, argv: Sequence[str]) -> Request:
         pixel_input=arguments.input == "uint8",
         with_attention=arguments.with_attention,
         precision=arguments.precision,
+        stored_weights=arguments.store_weights,
         calibration=arguments.calibration,
         allowed_drop=arguments.allow_drop,
         parity_images=arguments.parity_images,
@@ -110,11 +113,12 @@ def _request(arguments: argparse.Namespace, argv: Sequence[str]) -> Request:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m export",
-        description="Turn a PyTorch checkpoint into a verified ONNX bundle, whole or not at all.",
-        epilog="python -m export inspect BUNDLE shows what a bundle is; python -m export verify BUNDLE checks it.",
+        description="Turn a PyTorch checkpoint, or a classifier in ONNX, into a verified bundle, whole or not at all.",
+        epilog="python -m export inspect BUNDLE shows what a bundle is; python -m export verify BUNDLE checks it; "
+        "python -m export evaluate BUNDLE DIR measures its accuracy.",
     )
     add = parser.add_argument
-    add("checkpoint", type=Path, help="safetensors file, or a state dict of torch.save, whatever its name")
+    add("checkpoint", type=Path, help="safetensors, a state dict of torch.save, or an ONNX model")
     add("--name", required=True, help="name of the served model")
     add("--version", required=True, help="whole number; the highest is served by default")
     add(
@@ -128,7 +132,19 @@ def _parser() -> argparse.ArgumentParser:
     add("--json", action="store_true", help="print one JSON document instead of the folder")
 
     add = parser.add_argument_group("network, unless python -m training wrote it into the checkpoint").add_argument
-    add("--arch", metavar="NAME", help="network, as python -m models lists them")
+    add(
+        "--arch",
+        metavar="NAME|MODULE:FUNCTION",
+        help="network, as python -m models lists them, or what a function of your own returns",
+    )
+    add(
+        "--arch-option",
+        type=_option,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="an argument of it, a Python literal or else text; may be repeated",
+    )
     add("--labels", metavar="FILE", help="text file (a label a line), JSON list, or imagenet-1k for names that ship")
     add("--num-classes", type=_positive, metavar="N", help="what the head must have; inferred from it otherwise")
     add("--nested-key", metavar="KEY", help="which of several state dicts in the file, such as state_dict_ema")
@@ -151,8 +167,9 @@ def _parser() -> argparse.ArgumentParser:
     add = group.add_argument
     add(
         "--preprocessing",
-        metavar=f"FILE|{'|'.join(PRESETS)}",
-        help="TOML with a [preprocessing] table, as in training/recipes/; or torchvision's for ImageNet",
+        metavar=f"FILE|{'|'.join(PRESETS)}|NAME",
+        help="TOML as in training/recipes/, HuggingFace's preprocessor_config.json, timm's config.json; torchvision's "
+        "for ImageNet, or for weights by name, such as ResNet50_Weights.IMAGENET1K_V2",
     )
     add("--resize", type=parse_resize, metavar="N|HxW", help="shorter side, or both, in pixels")
     add("--crop", type=parse_image_size, metavar="N|HxW", help="centre crop after that, in pixels")
@@ -183,6 +200,12 @@ def _parser() -> argparse.ArgumentParser:
         help="fp16 is for GPUs, int8 for CPUs (default: %(default)s)",
     )
     add(
+        "--store-weights",
+        choices=("float32", "float16"),
+        default="float32",
+        help="float16 rounds large weights and halves the file; the arithmetic stays fp32 (default: %(default)s)",
+    )
+    add(
         "--calibration",
         type=Path,
         metavar="DIR",
@@ -202,7 +225,7 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="DIR",
         default=Path("examples"),
-        help="pictures for the comparison with PyTorch (default: %(default)s)",
+        help="pictures for the comparison with PyTorch or with the ONNX file (default: %(default)s)",
     )
     add(
         "--max-batch-size",
@@ -213,6 +236,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--accuracy", type=Path, metavar="FILE", help="JSON of python -m benchmarks.accuracy, for the manifest")
     return parser
+
+
+def _option(text: str) -> tuple[str, object]:
+    """Read "NAME=VALUE"."""
+    name, equals, value = text.partition("=")
+    if not equals or not name.isidentifier():
+        raise argparse.ArgumentTypeError(f"expected NAME=VALUE, found {text!r}")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value
 
 
 def _positive(text: str) -> int:

@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 
 from aaserve.bundle.manifest import Lowered
 from aaserve.bundle.preprocessing import Preprocessing
-from aaserve.export.check import checked_bytes
 from aaserve.export.errors import ExportError
-from aaserve.export.fp16 import check_range, to_fp16
-from aaserve.export.graph import Graph
-from aaserve.export.judgement import check_loss, judge
-from aaserve.export.quantise import quantise
+from aaserve.export.graph.check import checked_bytes
+from aaserve.export.graph.fp16 import check_range, to_fp16
+from aaserve.export.graph.quantise import quantise
+from aaserve.export.graph.runtime import Graph
+from aaserve.export.judgement.loss import check_loss, judge
+from aaserve.export.judgement.samples import Sample, find_samples, read_batches, split_samples
+from aaserve.export.judgement.speed import Speed, measure_speed
 from aaserve.export.request import Request
-from aaserve.export.samples import Sample, find_samples, read_batches, split_samples
-from aaserve.export.speed import Speed, measure_speed
 
 SPEED_BATCH_SIZES = (1, 8)
 
@@ -74,7 +74,7 @@ def lower(
     if request.precision == "int8":
         report(f"quantising with {len(calibrating)} of the {len(samples)} pictures in {request.calibration}")
         batches = read_batches(calibrating, preprocessing)
-        lowered_model, quantised = quantise(model, (fp32.feed(pixels) for pixels in batches))
+        lowered_model, quantised = quantise(model, (feed for pixels in batches for feed in fp32.feeds(pixels)))
     else:
         report("converting to float16 and checking the range of all values")
         lowered_model = to_fp16(model)
@@ -88,7 +88,8 @@ def lower(
     judgement = judge(fp32, lowered, pictures, class_indices)
     check_loss(judgement, request.allowed_drop)
     report(f"{judgement}; measuring speed")
-    speed = tuple(measure_speed(fp32, lowered, parity_pixels, size) for size in SPEED_BATCH_SIZES)
+    sizes = [size for size in SPEED_BATCH_SIZES if size <= (fp32.max_batch_size or size)]
+    speed = tuple(measure_speed(fp32, lowered, parity_pixels, size) for size in sizes)
     for row in speed:
         report(
             f"batch {row.batch_size} on this CPU: {row.lowered_ms:.2f} ms, fp32 {row.fp32_ms:.2f} ms, "

@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from aaserve.bundle.manifest import Accuracy, Precision
-from aaserve.bundle.preprocessing import Preprocessing
+from aaserve.bundle.manifest import Accuracy, Precision, StoredWeights
 
 
 @dataclass(frozen=True)
@@ -21,6 +20,8 @@ class Request:
     """One export. What is None is taken from the checkpoint's metadata or from the defaults.
 
     Args:
+        architecture: a network of ours, or package.module:function, which is called with the options.
+        preprocessing: the fields that a preset or a file states.
         preprocessing_fields: single fields that replace those of `preprocessing` or of the checkpoint.
         key_prefix: only weights whose names begin with it are used, without it.
         calibration: folder of pictures for calibrating int8 and for comparing fp16 or int8 with fp32.
@@ -33,8 +34,9 @@ class Request:
     repository: Path
     command: str
     architecture: str | None = None
+    architecture_options: Mapping[str, object] = field(default_factory=dict)
     labels: tuple[str, ...] | None = None
-    preprocessing: Preprocessing | None = None
+    preprocessing: Mapping[str, object] | None = None
     preprocessing_fields: Mapping[str, object] = field(default_factory=dict)
     num_classes: int | None = None
     nested_key: str | None = None
@@ -43,6 +45,7 @@ class Request:
     pixel_input: bool = True
     with_attention: bool = False
     precision: Precision = "fp32"
+    stored_weights: StoredWeights = "float32"
     calibration: Path | None = None
     allowed_drop: float = 1.0
     parity_images: Path = Path("examples")

@@ -1,6 +1,6 @@
 """python -m export verify BUNDLE [--images DIR]: is the bundle complete, and does it give the same answers here?
 
-    checksums, schema --> model loads --> pictures --> PyTorch's logits from when the bundle was written
+    checksums, schema --> model loads --> pictures --> the original's logits from when the bundle was written
                                       --> probe --> the graph's own logits from then
 
 Bundles with attention maps must also have the outputs that the manifest names, with the maps from then.
@@ -9,6 +9,7 @@ Needs no torch.
 """
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,7 +26,7 @@ from aaserve.bundle.model_input import pixels_input, read_input
 from aaserve.bundle.probe import PROBE, probe_pixels, probe_tolerance
 from aaserve.bundle.references import Reference, attention_difference, difference, read_references
 from aaserve.export.errors import ExportError
-from aaserve.export.pictures import MAX_PIXELS
+from aaserve.export.judgement.pictures import MAX_PIXELS
 
 SUM_TOLERANCE = 1e-2  # float16 rounds each share
 
@@ -36,13 +37,16 @@ def main(argv: Sequence[str]) -> int:
         description="Check a bundle: checksums, schema, and its answers to known pictures.",
     )
     parser.add_argument("bundle", type=Path, help="NAME/VERSION folder")
-    parser.add_argument("--images", type=Path, default=Path("examples"), help="the pictures (default: examples)")
+    parser.add_argument(
+        "--images", type=Path, metavar="DIR", help="the pictures (default: --parity-images of the export, or examples)"
+    )
     arguments = parser.parse_args(argv)
     try:
         opened = open_bundle(arguments.bundle.resolve())
         references = read_references(opened.folder / REFERENCES_FILE)
         session = onnxruntime.InferenceSession(opened.model_path, providers=["CPUExecutionProvider"])
-        worst = max(check(session, opened.manifest, reference, arguments.images) for reference in references)
+        images = arguments.images or _images_of(opened.manifest)
+        worst = max(check(session, opened.manifest, reference, images) for reference in references)
     except (BundleError, ExportError, ImageError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -50,6 +54,16 @@ def main(argv: Sequence[str]) -> int:
         f"{arguments.bundle}: whole; {len(references)} pictures answered as when it was made, logits within {worst:.1e}"
     )
     return 0
+
+
+def _images_of(manifest: Manifest) -> Path:
+    """The folder of pictures that the export was given."""
+    parser = argparse.ArgumentParser(add_help=False, exit_on_error=False)
+    parser.add_argument("--parity-images", type=Path, default=Path("examples"))
+    try:
+        return parser.parse_known_args(shlex.split(manifest.provenance.command))[0].parity_images
+    except (ValueError, argparse.ArgumentError):  # whatever the command was
+        return Path("examples")
 
 
 def check(session: onnxruntime.InferenceSession, manifest: Manifest, reference: Reference, images: Path) -> float:
@@ -111,7 +125,7 @@ def _read(path: Path, reference: Reference, manifest: Manifest) -> NDArray[Any]:
     except OSError as error:
         raise ExportError(
             f"{path}: expected a picture that the bundle was compared on, found: {error.strerror or error}; "
-            "--images names their folder, which was --parity-images of the export"
+            "give their folder with --images; it was --parity-images of the export"
         ) from error
     if sha256_of(image_bytes) != reference.sha256:
         raise ExportError(f"{path}: expected sha256 {reference.sha256}, found {sha256_of(image_bytes)}")

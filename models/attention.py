@@ -96,7 +96,7 @@ class AttentionAugmentedConv2d(nn.Module):
         """How much each position attends to each, for the layer's input `x`: (B, Nh, N, N), queries by keys.
 
         Each row sums to 1. Positions are counted row by row over `feature_size`. For inspection: in PyTorch `forward`
-        never holds the whole map.
+        does not hold the whole map, except in bf16 on CPUs.
         """
         q, k, _ = self._heads(self._pool(x))
         return (q @ k).softmax(dim=-1)
@@ -142,7 +142,8 @@ class AttentionAugmentedConv2d(nn.Module):
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """softmax(q k) v for q (B, Nh, N, D), k (B, Nh, D, N) and v (B, Nh, N, e): (B, Nh, N, e)."""
-    if torch.compiler.is_exporting():  # the formula itself, because ONNX has no such kernel
+    # The formula itself, because ONNX has no such kernel, and CPUs no fast one for bf16.
+    if torch.compiler.is_exporting() or (q.device.type == "cpu" and q.dtype == torch.bfloat16):
         return (q @ k).softmax(dim=-1) @ v
     # PyTorch's fast kernels never hold the N x N logits. They need contiguous rows, and values as deep as the keys, so
     # the values are padded with zeros.

@@ -10,13 +10,14 @@ from typing import Any
 from torch import nn
 
 from aaserve.models.augmentation import Augmentation
+from aaserve.models.efficientnet_lite import EfficientNetLite0
 from aaserve.models.gather_excite import GatherExcite
 from aaserve.models.mnasnet import MnasNet
 from aaserve.models.resnet import ResNet
 from aaserve.models.squeeze_excite import SqueezeExcite
 from aaserve.models.wide_resnet import WideResNet
 
-Network = ResNet | WideResNet | MnasNet
+Network = ResNet | WideResNet | MnasNet | EfficientNetLite0
 
 
 def _gather_excite(channels: int) -> nn.Module:
@@ -35,6 +36,10 @@ _AA_WIDE_RESNET = replace(_WIDE_RESNET, augmented_stages=(1, 2, 3))
 # MnasNet has no minimum key depth: the paper's parameter counts only fit without it.
 _MNASNET = Augmentation(pooled_stages=(3,), kappa=0.1, upsilon=0.05, num_heads=4, min_key_channels_per_head=0)
 _AA_MNASNET = replace(_MNASNET, augmented_stages=(3, 4, 5, 6, 7))
+# At 1/16 of the image and below, where attention costs little.
+_LITE = Augmentation(kappa=0.1, upsilon=0.05, num_heads=4, min_key_channels_per_head=0)
+_AA_LITE = replace(_LITE, augmented_stages=(4, 5, 6, 7))
+_lite = partial(EfficientNetLite0, least_reduction=16)
 # Small Wide-ResNets attend at 8x8 only: at 16x16 and above attention costs more than all their convolutions. Four
 # heads, because the paper's eight would leave a value depth of one or two channels a head.
 _AA_SMALL_WIDE_RESNET = Augmentation(augmented_stages=(3,), kappa=0.5, upsilon=0.25, num_heads=4)
@@ -77,6 +82,8 @@ _NETWORKS: dict[str, tuple[Callable[..., Network], Augmentation]] = {
     "aa_wide_resnet22_2": (partial(WideResNet, 22, 2), _AA_SMALL_WIDE_RESNET),
     "aa_wide_resnet28_4": (partial(WideResNet, 28, 4), _AA_SMALL_WIDE_RESNET),
     "aa_wide_resnet28_10": (partial(WideResNet, 28, 10), _AA_WIDE_RESNET),
+    "efficientnet_lite0": (_lite, _LITE),
+    "aa_efficientnet_lite0": (_lite, _AA_LITE),
     "mnasnet0_75": (partial(MnasNet, 0.75), _MNASNET),
     "mnasnet1_0": (partial(MnasNet, 1.0), _MNASNET),
     "mnasnet1_25": (partial(MnasNet, 1.25), _MNASNET),

@@ -37,7 +37,7 @@ from pydantic_settings import CliApp
 
 from aaserve.bundle.bundle import scan_repository
 from aaserve.bundle.errors import BundleError
-from aaserve.service.errors import StartFailed
+from aaserve.service.errors import LoadFailed, StartFailed
 from aaserve.service.http.app import create_app
 from aaserve.service.http.keys import Keys
 from aaserve.service.observability.log_writer import LogWriter
@@ -47,6 +47,7 @@ from aaserve.service.process.connection_limit import ConnectionLimit
 from aaserve.service.process.server import Server
 from aaserve.service.process.supervisor import HUNG, Supervisor, Worker
 from aaserve.service.process.tls import Certificate
+from aaserve.service.repository.default_model import read_default_model
 from aaserve.service.resources import allowed_connections
 from aaserve.service.settings import Settings, as_written, unknown_variables
 from aaserve.service.threads import take_turns
@@ -62,7 +63,8 @@ def main() -> int:
     try:
         settings = CliApp.run(Settings)
         with _about("repository"):
-            scan_repository(settings.repository)
+            found = scan_repository(settings.repository)
+        read_default_model(settings, found)  # one that is not there stops the start
         if settings.api_keys_file is not None:
             with _about("api_keys_file"):
                 Keys(settings.api_keys_file)  # a file that is no such file stops the start
@@ -79,7 +81,7 @@ def main() -> int:
         if not first["loc"]:  # settings that do not go together
             return _fail(message)
         return _fail(f"{as_written(str(first['loc'][0]))}: {message}, found {first['input']!r}")
-    except (StartFailed, OSError) as error:
+    except (StartFailed, LoadFailed, OSError) as error:
         return _fail(str(error))
     logs = configure_logging(settings.log_format, settings.log_level, *([tracing.logs] if tracing else []))
     if worker is None:

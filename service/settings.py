@@ -45,6 +45,11 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for all.")
     port: int = Field(8080, ge=0, le=65535, description="TCP port; 0 for any free one.")
     repository: Path = Field(Path("model_repository"), description="Folder of bundles, NAME/VERSION/.")
+    default_model: str = Field(
+        "",
+        pattern=rf"^({_NAME})?$",
+        description="Model that answers requests that name none; without it, as serving.toml in the repository says.",
+    )
     strict: bool = Field(False, description="Let one model that cannot be served stop the start.")
     broken_version: Literal["fall_back", "fail"] = Field(
         "fall_back", description="Where the version to serve is broken: serve the newest older one, or not the model."

@@ -14,6 +14,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 @pytest.fixture(scope="session")
 def service() -> Iterator[RunningService]:
-    """The shipped bundle, served with default settings."""
+    """The small model that ships, aa-cifar100, served with default settings."""
     with running_service() as running:
         yield running

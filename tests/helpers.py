@@ -26,7 +26,8 @@ from aaserve.service.process.connection_limit import ConnectionLimit
 ROOT = Path(__file__).parent.parent
 CONSOLE = ("--log-format", "console")  # stderr is no terminal here
 SHARED = ROOT.parent / "shared"
-REPOSITORY = ROOT / "model_repository"
+SHIPPED = ROOT / "model_repository"  # all models that ship
+REPOSITORY = ROOT / "tests" / "repository"  # the small one of them alone, which is quick to load: aa-cifar100
 EXAMPLES = ROOT / "examples"
 
 
@@ -120,10 +121,20 @@ def held_service(*options: str, repository: Path = REPOSITORY, seconds: int = 60
     A full batch goes at once; a test whose batch cannot become full says fewer seconds, since it waits for their end.
     """
     patience = ("--max-queue-delay-ms", "1000", "--cpu-batch-ms", "10000", "--request-timeout-ms", "60000")
-    path = os.pathsep.join([str(ROOT / "tests" / "patient"), str(ROOT)])
-    environment = {"PYTHONPATH": path, "PATIENCE": str(seconds)}
-    with running_service(*patience, *options, repository=repository, environment=environment) as running:
+    with running_service(*patience, *options, repository=repository, environment=_patient(seconds)) as running:
         yield running
+
+
+@contextmanager
+def slow_body_service(*options: str, repository: Path = REPOSITORY) -> Iterator[RunningService]:
+    """A service that waits for bodies, so that requests can be caught while theirs are still to come."""
+    options = ("--request-timeout-ms", "60000", *options)
+    with running_service(*options, repository=repository, environment=_patient(1)) as running:
+        yield running
+
+
+def _patient(times: int) -> dict[str, str]:
+    return {"PYTHONPATH": os.pathsep.join([str(ROOT / "tests" / "patient"), str(ROOT)]), "PATIENCE": str(times)}
 
 
 @contextmanager

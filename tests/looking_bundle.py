@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from aaserve.bundle.bundle import MANIFEST_FILE, MODEL_FILE, REFERENCES_FILE, sha256_of, write_bundle
 from aaserve.bundle.manifest import Manifest
 from aaserve.bundle.preprocessing import Preprocessing
-from aaserve.export.attention_outputs import output_name
-from aaserve.export.convert import convert
-from aaserve.export.normalisation import PixelInput
+from aaserve.export.graph.attention_outputs import output_name
+from aaserve.export.graph.convert import convert
+from aaserve.export.graph.normalisation import PixelInput
 from aaserve.models.attention import AttentionAugmentedConv2d
 from tests.helpers import REPOSITORY, encode
 

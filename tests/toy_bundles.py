@@ -29,24 +29,25 @@ def write_fragile_bundle(
     labels: tuple[str, ...] = LABELS,
     ballast_bytes: int = 0,
     fault: Fault | None = None,
+    side: int = SIDE,
 ) -> Path:
     """NAME/VERSION in `repository`: logits are a row of a table, by the red of the first pixel. Replaces an old one.
 
     With ballast, the table has as many bytes more, so that loading it needs memory. With a fault, ONNX Runtime takes
     the process along while it opens the graph, or never finishes a call.
     """
-    model = _graph(ballast_bytes, fault).SerializeToString()
+    model = _graph(ballast_bytes, side, fault).SerializeToString()
     files = {MODEL_FILE: model, REFERENCES_FILE: b"[]"}
     manifest = json.loads((REPOSITORY / "aa-cifar100" / "1" / MANIFEST_FILE).read_text())
     manifest |= {
         "name": name,
         "version": version,
-        "input": {"name": "pixels", "dtype": "uint8", "layout": "NHWC", "shape": [SIDE, SIDE, 3]},
+        "input": {"name": "pixels", "dtype": "uint8", "layout": "NHWC", "shape": [side, side, 3]},
         "output": {"name": "logits", "dtype": "float32", "shape": [CLASSES]},
         "attention": [],
         "parity": manifest["parity"] | {"attention_difference": None, "attention_tolerance": None},
         "labels": labels,
-        "preprocessing": manifest["preprocessing"] | {"resize": SIDE, "crop": [SIDE, SIDE]},
+        "preprocessing": manifest["preprocessing"] | {"resize": side, "crop": [side, side]},
         "files": {name: sha256_of(content) for name, content in files.items()},
         "accuracy": None,
     }
@@ -63,7 +64,7 @@ def label_of(red: int) -> str:
     return LABELS[red % CLASSES]
 
 
-def _graph(ballast_bytes: int, fault: Fault | None) -> onnx.ModelProto:
+def _graph(ballast_bytes: int, side: int, fault: Fault | None) -> onnx.ModelProto:
     table = np.zeros((OUT_OF_RANGE + ballast_bytes // CLASSES // 4, CLASSES), np.float32)
     table[np.arange(OUT_OF_RANGE), np.arange(OUT_OF_RANGE) % CLASSES] = 5
     table[NOT_A_NUMBER] = np.nan
@@ -101,7 +102,7 @@ def _graph(ballast_bytes: int, fault: Fault | None) -> onnx.ModelProto:
     graph = helper.make_graph(
         list(filter(None, nodes)),
         "fragile",
-        [helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["batch", SIDE, SIDE, 3])],
+        [helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["batch", side, side, 3])],
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", CLASSES])],
         [numpy_helper.from_array(value, name) for name, value in constants.items()],
     )

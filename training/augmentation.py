@@ -23,10 +23,15 @@ def augment(pixels: Tensor, augmentation: Augmentation, preprocessing: Preproces
     Args:
         draws: uniform in 0..1, (B, DRAWS_PER_IMAGE).
     """
-    images = pixels.permute(0, 3, 1, 2).float() / 255  # (B, 3, H, W), channels last in memory
+    return crop_and_mirror(to_inputs(pixels, preprocessing), augmentation, draws)
+
+
+def to_inputs(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """Normalise uint8 (B, H, W, 3): float32 (B, 3, H, W), channels last in memory."""
+    images = pixels.permute(0, 3, 1, 2).float() / 255  # (B, 3, H, W)
     mean = torch.tensor(preprocessing.mean, device=images.device)[:, None, None]  # (3, 1, 1)
     std = torch.tensor(preprocessing.std, device=images.device)[:, None, None]
-    return crop_and_mirror((images - mean) / std, augmentation, draws)
+    return (images - mean) / std
 
 
 def crop_and_mirror(images: Tensor, augmentation: Augmentation, draws: NDArray) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-METADATA_KEY = "aaserve"  # export/checkpoint.py reads it
+METADATA_KEY = "aaserve"  # export/sources/checkpoint.py reads it
 STATE_KEYS = {  # of what `training.run.Run.state` returns
     "recipe",
     "data",

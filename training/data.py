@@ -5,9 +5,9 @@ that the service will show it.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -19,6 +19,7 @@ from torch import Tensor
 from aaserve.bundle.preprocessing import Preprocessing, read_pixels
 from aaserve.training import cifar
 from aaserve.training.folders import MAX_PIXELS, PictureFiles, check_classes, read_split
+from aaserve.training.numbered import Numbered, read_numbered
 
 LAYOUTS = "cifar-100-python/, cifar-10-batches-py/, or train/ and val/ (or test/) with a folder for each class"
 TEST_FOLDERS = ("val", "test")  # the first that exists
@@ -35,21 +36,31 @@ class Pictures(Protocol):
 
 @dataclass(frozen=True)
 class Data:
-    """A data set; `found` says in a few lines what it is made of and what was left out."""
+    """A data set; `found` says in a few lines what it is made of and what was left out.
+
+    `sources` are the parts of the test pictures that are scored separately as well, if they come from several places.
+    """
 
     labels: tuple[str, ...]
     training: Pictures
     test: Pictures
     found: tuple[str, ...]
+    sources: Mapping[str, Pictures] = field(default_factory=dict)
 
 
 def open_data(
-    folder: Path, preprocessing: Preprocessing, *, area: tuple[float, float] | None, device: torch.device
+    folder: Path,
+    preprocessing: Preprocessing,
+    *,
+    area: tuple[float, float] | None,
+    device: torch.device,
+    labels: Sequence[str] = (),
 ) -> Data:
     """Open the data set in `folder`; small pictures for training are held on `device`.
 
     Args:
         area: share of a picture's area for random crops, see PictureFiles.
+        labels: names of the classes of pictures that are named by the number of their class.
 
     Raises:
         FileNotFoundError: no such folder, or none of the layouts in it.
@@ -58,20 +69,22 @@ def open_data(
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder; --data names the folder that holds {LAYOUTS}")
     threads = len(os.sched_getaffinity(0))
+    if labels:
+        return _open_numbered(folder, preprocessing, labels, area, threads)
     if any((folder / form.folder).is_dir() for form in cifar.FORMS):
         if area:
             raise ValueError("resized_crop_area is for pictures in folders; CIFAR's are 32x32 already")
         splits = {name: cifar.read_split(folder, name) for name in ("train", "test")}
-        labels = cifar.read_labels(folder)
+        names = cifar.read_labels(folder)
         for name, split in splits.items():
-            if len(split.labels) and not 0 <= split.labels.min() <= split.labels.max() < len(labels):
-                raise ValueError(f"{folder}: expected labels of {len(labels)} classes in {name}, found others")
+            if len(split.labels) and not 0 <= split.labels.min() <= split.labels.max() < len(names):
+                raise ValueError(f"{folder}: expected labels of {len(names)} classes in {name}, found others")
         counts = {name: len(split.labels) for name, split in splits.items()}
         return Data(
-            tuple(labels),
+            tuple(names),
             PicturesInMemory(splits["train"], preprocessing, device, threads),
             PicturesInMemory(splits["test"], preprocessing, torch.device("cpu"), threads),
-            (f"CIFAR: {counts['train']:,} pictures to train with, {counts['test']:,} to test, {len(labels)} classes",),
+            (f"CIFAR: {counts['train']:,} pictures to train with, {counts['test']:,} to test, {len(names)} classes",),
         )
     tests = [folder / name for name in TEST_FOLDERS if (folder / name).is_dir()]
     if not tests or not (folder / "train").is_dir():
@@ -80,13 +93,35 @@ def open_data(
     if tests[0].samefile(folder / "train"):
         raise ValueError(f"{tests[0]}: expected other pictures than those of train/, found a link to them")
     training, test = read_split(folder / "train"), read_split(tests[0])
-    labels = check_classes(training, test)
+    names = check_classes(training, test)
     not_read = [f"{other.name}/ is not read, since there is {tests[0].name}/" for other in tests[1:]]
     return Data(
-        tuple(labels),
-        PictureFiles(training, labels, preprocessing, area=area, threads=threads),
-        PictureFiles(test, labels, preprocessing, area=None, threads=threads),
+        tuple(names),
+        PictureFiles.of_split(training, names, preprocessing, area=area, threads=threads),
+        PictureFiles.of_split(test, names, preprocessing, area=None, threads=threads),
         (str(training), str(test), *not_read),
+    )
+
+
+def _open_numbered(
+    folder: Path,
+    preprocessing: Preprocessing,
+    labels: Sequence[str],
+    area: tuple[float, float] | None,
+    threads: int,
+) -> Data:
+    training = read_numbered(folder / "train", len(labels), needed=False)
+    held_out = read_numbered(folder / "held_out", len(labels), needed=True)
+
+    def opened(numbered: Numbered, random_area: tuple[float, float] | None) -> PictureFiles:
+        return PictureFiles(numbered.paths, numbered.classes, preprocessing, area=random_area, threads=threads)
+
+    return Data(
+        tuple(labels),
+        opened(training, area),
+        opened(held_out, None),
+        (str(training), str(held_out)),
+        {source: opened(part, None) for source, part in held_out.by_source().items()},
     )
 
 

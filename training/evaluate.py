@@ -16,26 +16,38 @@ TOP_K = 5
 
 @dataclass(frozen=True)
 class Score:
-    """Shares of the images whose label came first, and among the first five."""
+    """Shares of the images whose label came first, and among the first five; and whose first class is the teacher's."""
 
     images: int
     top_1: float
     top_5: float
+    agreement: float | None = None
 
 
-def evaluate(network: nn.Module, pictures: Pictures, preprocessing: Preprocessing, machine: Machine) -> Score:
+def evaluate(
+    network: nn.Module,
+    pictures: Pictures,
+    preprocessing: Preprocessing,
+    machine: Machine,
+    teacher: nn.Module | None = None,
+) -> Score:
     """Score the network in float32 on all pictures; each process takes its share of them."""
     network.eval()
     machine.share(network.buffers())  # each process has its own statistics of batch normalisation
     mine = np.arange(machine.rank, len(pictures.classes), machine.processes)
     order = [mine[start : start + BATCH_SIZE] for start in range(0, len(mine), BATCH_SIZE)]
-    counts = torch.zeros(3, device=machine.device, dtype=torch.int64)
+    counts = torch.zeros(4, device=machine.device, dtype=torch.int64)
     with torch.inference_mode():
         for index, pixels in zip(order, pictures.batches(order, ()), strict=True):
             inputs = torch.from_numpy(normalise(pixels.numpy(), preprocessing)).to(machine.device)  # (B, 3, H, W)
             wanted = torch.from_numpy(pictures.classes[index]).to(machine.device)
             logits = network(inputs.to(memory_format=torch.channels_last))  # (B, num_classes)
             hits = logits.topk(min(TOP_K, logits.shape[1])).indices == wanted[:, None]  # (B, 5)
-            counts += torch.stack([torch.tensor(len(index), device=machine.device), hits[:, 0].sum(), hits.sum()])
-    images, first, among = machine.sum(counts).tolist()
-    return Score(images, first / images, among / images)
+            alike = torch.zeros((), device=machine.device, dtype=torch.int64)
+            if teacher:
+                theirs = teacher(inputs.to(memory_format=torch.channels_last))
+                alike = (theirs.argmax(dim=1) == logits.argmax(dim=1)).sum()
+            counted = torch.tensor(len(index), device=machine.device)
+            counts += torch.stack([counted, hits[:, 0].sum(), hits.sum(), alike])
+    images, first, among, agreeing = machine.sum(counts).tolist()
+    return Score(images, first / images, among / images, agreeing / images if teacher else None)

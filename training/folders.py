@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -101,27 +102,34 @@ def check_classes(training: Split, test: Split) -> list[str]:
 
 
 class PictureFiles:
-    """Pictures of a split, read anew each time. `classes`: int64 (N,).
+    """Pictures of a split, read anew each time.
 
     Args:
+        classes: int64 (N,).
         area: smallest and largest share of a picture to cut out at random; None reads them as the service does.
     """
 
     def __init__(
         self,
-        split: Split,
-        labels: Sequence[str],
+        paths: Sequence[Path],
+        classes: NDArray[np.int64],
         preprocessing: Preprocessing,
         *,
         area: tuple[float, float] | None,
         threads: int,
     ) -> None:
-        found = [(path, number) for number, label in enumerate(labels) for path in split.pictures[label]]
-        self.classes = np.array([number for _, number in found], dtype=np.int64)
-        self._paths = [path for path, _ in found]
+        self.classes = classes
+        self._paths = paths
         self._preprocessing = preprocessing
         self._area = area
         self._threads = threads
+
+    @classmethod
+    def of_split(cls, split: Split, labels: Sequence[str], *arguments: Any, **options: Any) -> Self:
+        """Those of a split by class; `labels` in the order of the classes' numbers."""
+        found = [(path, number) for number, label in enumerate(labels) for path in split.pictures[label]]
+        classes = np.array([number for _, number in found], dtype=np.int64)
+        return cls([path for path, _ in found], classes, *arguments, **options)
 
     def batches(self, order: Sequence[NDArray[np.int64]], seed: Sequence[int]) -> Iterator[Tensor]:
         """Pixels uint8 (B, H, W, 3) of each batch of indices; random crops follow from `seed` and the index alone."""

@@ -1,22 +1,43 @@
 """SGD with Nesterov momentum, or AdamW."""
 
+from fnmatch import fnmatchcase
+
 from torch import nn
+from torch.nn.parameter import Parameter
 from torch.optim import SGD, AdamW, Optimizer
 
 from aaserve.training.recipe import Optimisation
 
 
 def create_optimiser(network: nn.Module, settings: Optimisation) -> Optimizer:
-    """Learning rate and momentum are schedule.py's to set before each step."""
-    groups = _parameter_groups(network, settings.weight_decay)
+    """Learning rate and momentum are schedule.py's to set before each step; parameters that do not learn are frozen.
+
+    Raises:
+        ValueError: a pattern of `settings.learning` fits no parameter.
+    """
+    groups = _parameter_groups(network, settings)
     if settings.optimiser == "adamw":
         return AdamW(groups, lr=settings.max_learning_rate, betas=(settings.momentum, 0.999))
     return SGD(groups, lr=settings.max_learning_rate, momentum=settings.momentum, nesterov=settings.momentum > 0)
 
 
-def _parameter_groups(network: nn.Module, weight_decay: float) -> list[dict]:
+def _parameter_groups(network: nn.Module, settings: Optimisation) -> list[dict]:
     """Weight decay for kernels only: not for normalisation, biases and position embeddings."""
-    decayed, free = [], []
+    learning = settings.learning or {"*": 1.0}
+    groups: dict[tuple[float, float], list[Parameter]] = {(1.0, settings.weight_decay): [], (1.0, 0.0): []}
+    unused = set(learning)
     for name, parameter in network.named_parameters():
-        (free if parameter.ndim < 2 or "key_rel" in name else decayed).append(parameter)
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
+        fitting = [pattern for pattern in learning if fnmatchcase(name, pattern)]
+        unused -= set(fitting)
+        if not fitting:
+            parameter.requires_grad_(False)
+            continue
+        decay = 0.0 if parameter.ndim < 2 or "key_rel" in name else settings.weight_decay
+        groups.setdefault((learning[fitting[0]], decay), []).append(parameter)
+    if unused:
+        raise ValueError(f"optimisation.learning: no parameter's name fits {', '.join(sorted(unused))}")
+    return [
+        {"params": parameters, "weight_decay": decay, "rate": rate}
+        for (rate, decay), parameters in groups.items()
+        if parameters
+    ]

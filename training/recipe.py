@@ -3,7 +3,7 @@
 import difflib
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -21,6 +21,41 @@ class _Section(BaseModel):
 class Network(_Section):
     architecture: str = Field(description="As python -m models lists them.")
     options: dict[str, Any] = Field({}, description="Further arguments of models.create_model, such as position.")
+    initial_weights: str | None = Field(
+        None,
+        description="File of weights to begin with, or package:NAME/FILE; attention that they lack begins at zero.",
+    )
+
+
+class Distillation(_Section):
+    teacher: str = Field(description="Architecture of the network to learn from, as python -m models lists them.")
+    teacher_options: dict[str, Any] = Field({}, description="Further arguments of models.create_model for it.")
+    teacher_weights: str = Field(description="Its weights: a file, or package:NAME/FILE.")
+    labels: str | None = Field(
+        None, description="File of the teacher's classes, a line each, for pictures named by the number of their class."
+    )
+    logit_weight: float = Field(
+        ge=0, description="Of the Kullback-Leibler divergence from the teacher's probabilities."
+    )
+    feature_weight: float = Field(
+        ge=0, description="Of the relative squared error of the features, averaged over them."
+    )
+    label_weight: float = Field(0.0, ge=0, description="Of the cross-entropy with the pictures' own labels.")
+    features: tuple[str, ...] = Field((), description="Layers of both networks whose outputs are compared: patterns.")
+    computed_once: str | None = Field(
+        None, description="Last of the layers at the start that do not learn; both networks get its outputs."
+    )
+    in_memory: bool = Field(False, description="Keep these outputs for all epochs.")
+
+    @model_validator(mode="after")
+    def _there_is_something_to_learn_from(self) -> Self:
+        if not self.logit_weight + self.feature_weight + self.label_weight:
+            raise ValueError("logit_weight, feature_weight and label_weight are all 0")
+        if (self.feature_weight > 0) != bool(self.features):
+            raise ValueError("feature_weight and features need each other")
+        if self.in_memory and not self.computed_once:
+            raise ValueError("in_memory needs computed_once")
+        return self
 
 
 class Optimisation(_Section):
@@ -33,6 +68,14 @@ class Optimisation(_Section):
     warm_up_fraction: float = Field(ge=0, lt=1, description="Share of all steps in which the learning rate rises.")
     momentum: Fraction = Field(description="Of SGD; beta 1 of AdamW.")
     weight_decay: float = Field(ge=0)
+    learning: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        {},
+        description="Pattern of parameters' names: share of max_learning_rate; the first that fits counts. Parameters "
+        "that none fits do not learn. Empty: all learn at max_learning_rate.",
+    )
+    frozen_statistics: bool = Field(
+        False, description="Batch normalisation keeps its statistics and normalises by them."
+    )
     label_smoothing: Fraction
     ema_decay: Fraction = Field(0.0, description="Of the averaged weights, which are then those tested and kept.")
     precision: Literal["fp32", "bf16"] = Field(description="bf16: autocast of forward and backward; weights stay fp32.")
@@ -68,6 +111,14 @@ class Recipe(_Section):
     optimisation: Optimisation
     augmentation: Augmentation
     preprocessing: Preprocessing
+    distillation: Distillation | None = None
+
+    @model_validator(mode="after")
+    def _what_is_in_memory_does_not_vary(self) -> Self:
+        varies = self.augmentation.model_dump(exclude={"horizontal_flip", "mix_probability"})
+        if self.distillation and self.distillation.in_memory and any(varies.values()):
+            raise ValueError("distillation.in_memory allows no augmentation but horizontal_flip")
+        return self
 
     @model_validator(mode="after")
     def _normalisation_is_of_0_to_1(self) -> Self:
@@ -86,7 +137,8 @@ def read_recipe(path: Path) -> Recipe:
         content = tomllib.loads(read_text(path))
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{path}: not TOML: {error}") from error
-    sections = {name: {} for name in Recipe.model_fields}  # of a missing one, its fields are asked for
+    # Of a missing section, its fields are asked for.
+    sections = {name: {} for name, field in Recipe.model_fields.items() if field.is_required()}
     try:
         return Recipe.model_validate(sections | content)
     except ValidationError as error:
@@ -111,10 +163,15 @@ def _described(error: ValidationError) -> str:
 def _unknown(location: tuple[int | str, ...]) -> str:
     section: Any = Recipe
     for name in location[:-1]:
-        section = section.model_fields[name].annotation
+        section = next(kind for kind in _kinds(section.model_fields[name].annotation) if kind is not type(None))
     near = difflib.get_close_matches(str(location[-1]), section.model_fields, n=1)
     return (
         f"no such field; did you mean {near[0]}?"
         if near
         else f"no such field; there are {', '.join(section.model_fields)}"
     )
+
+
+def _kinds(annotation: Any) -> tuple[Any, ...]:
+    """The types of a union, or the one type."""
+    return get_args(annotation) or (annotation,)

@@ -12,17 +12,21 @@ from torch import nn
 
 from aaserve.models import create_model
 from aaserve.training.data import Data
+from aaserve.training.distillation import Teacher
 from aaserve.training.ema import averaged
 from aaserve.training.log import Row
 from aaserve.training.machine import Machine
 from aaserve.training.optimiser import create_optimiser
+from aaserve.training.precision import depthwise_in_float32
 from aaserve.training.recipe import Recipe
+from aaserve.training.weights import read_weights, take
 
 
 class Run:
-    """Starts with fresh weights, drawn from the recipe's seed.
+    """Starts with fresh weights, drawn from the recipe's seed, or with the recipe's initial weights.
 
     Attributes:
+        taken: what the initial weights gave.
         steps: of the optimiser in an epoch; what is left over of the images sits that epoch out.
         step: those done, of all epochs together.
         loss: sum over this epoch's steps, of this process.
@@ -36,7 +40,16 @@ class Run:
         settings = recipe.optimisation
         self.recipe, self.data, self.machine = recipe, data, machine
         torch.manual_seed(settings.seed)
-        self.network = _create(recipe, len(data.labels)).to(machine.device, memory_format=torch.channels_last)
+        network = _create(recipe, len(data.labels))
+        self.taken = None
+        if source := recipe.network.initial_weights:
+            self.taken = take(network, read_weights(source), source)
+        self.network = network.to(machine.device, memory_format=torch.channels_last)
+        self.teacher = Teacher(recipe, self.network, data, machine.device) if recipe.distillation else None
+        if settings.precision == "bf16" and machine.device.type == "cpu":
+            depthwise_in_float32(self.network)
+            if self.teacher:
+                depthwise_in_float32(self.teacher.network)
         if settings.batch_size % (machine.processes * settings.accumulation):
             raise ValueError(
                 f"batch_size {settings.batch_size} does not divide by {machine.processes} process(es) "
@@ -45,11 +58,11 @@ class Run:
         self.steps = len(data.training.classes) // settings.batch_size
         if not self.steps:
             raise ValueError(f"{len(data.training.classes)} images for training are less than one batch")
+        self.optimiser = create_optimiser(self.network, settings)
         self.average = averaged(self.network, settings.ema_decay) if settings.ema_decay else None
         if machine.compiled:
             self.network.compile()
         self.parallel = machine.parallel(self.network)
-        self.optimiser = create_optimiser(self.network, settings)
         self.step = 0
         self.loss = torch.zeros((), device=machine.device, dtype=torch.float64)
         self.seconds = 0.0
@@ -59,6 +72,14 @@ class Run:
     def tested(self) -> nn.Module:
         """The network that is evaluated and kept: the averaged one, if there is one."""
         return self.average.module if self.average else self.network
+
+    def train_mode(self) -> None:
+        """Dropout and stochastic depth work; batch normalisation measures, unless its statistics are frozen."""
+        self.network.train()
+        if self.recipe.optimisation.frozen_statistics:
+            for module in self.network.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
 
     @property
     def share(self) -> slice:

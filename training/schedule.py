@@ -33,10 +33,10 @@ def momentum(done: float, settings: Optimisation) -> float:
 
 
 def set_schedule(optimiser: Optimizer, done: float, settings: Optimisation) -> float:
-    """Set both for the next step; the learning rate."""
+    """Set both for the next step, the learning rate times the share of each group; returns the learning rate."""
     rate, beta = learning_rate(done, settings), momentum(done, settings)
     for group in optimiser.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group["rate"]
         if "betas" in group:
             group["betas"] = (beta, group["betas"][1])
         else:

@@ -37,7 +37,9 @@ def train_step(run: Run, pixels: Tensor, classes: Tensor) -> None:
     torch.manual_seed(int(random.integers(2**62)) + run.machine.rank)  # dropout, stochastic depth
     set_schedule(run.optimiser, run.step / (run.steps * settings.epochs), settings)
 
-    images = augment(pixels, augmentation, run.recipe.preprocessing, draws)
+    in_memory = run.recipe.distillation and run.recipe.distillation.in_memory  # then `pixels` are a layer's outputs
+    images = pixels if in_memory else augment(pixels, augmentation, run.recipe.preprocessing, draws)
+    classes = classes.clamp(min=0)  # those of pictures without labels have no weight in the loss
     parts = list(zip(images.chunk(settings.accumulation), classes.chunk(settings.accumulation), strict=True))
     for number, (inputs, wanted) in enumerate(parts, start=1):
         if how:
@@ -45,12 +47,26 @@ def train_step(run: Run, pixels: Tensor, classes: Tensor) -> None:
         waits = run.machine.processes > 1 and number < len(parts)  # processes exchange gradients once a step
         with run.parallel.no_sync() if waits else nullcontext():
             with torch.autocast(run.machine.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
-                logits = run.parallel(inputs)  # (B, num_classes)
-            loss = F.cross_entropy(logits.float(), wanted, label_smoothing=settings.label_smoothing) / len(parts)
+                if run.teacher:
+                    loss = run.teacher.loss(run.parallel, inputs, wanted) / len(parts)
+                else:
+                    logits = run.parallel(inputs).float()  # (B, num_classes)
+                    loss = F.cross_entropy(logits, wanted, label_smoothing=settings.label_smoothing) / len(parts)
+            if not loss.requires_grad:
+                raise ValueError("optimisation.learning: the loss depends on no parameter that learns")
             loss.backward()
         run.loss += loss.detach()
+    if run.step == 0:
+        _check_gradients(run)
     run.optimiser.step()
     run.optimiser.zero_grad()
     if run.average:
         run.average.update_parameters(run.network)
     run.step += 1
+
+
+def _check_gradients(run: Run) -> None:
+    """Raise ValueError if a parameter is meant to learn and the loss does not depend on it."""
+    for name, parameter in run.network.named_parameters():
+        if parameter.requires_grad and parameter.grad is None:
+            raise ValueError(f"optimisation.learning: {name} cannot learn, since the loss does not depend on it")

@@ -7,15 +7,18 @@ end:   weights --> model.safetensors, history --> curves.png
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from rich.progress import Progress
 
 from aaserve.training.checkpoint import load_state, save_state, save_weights
 from aaserve.training.data import open_data
+from aaserve.training.distillation import OutputsInMemory
 from aaserve.training.evaluate import Score, evaluate
 from aaserve.training.log import draw_curves, write_log
 from aaserve.training.machine import Machine
+from aaserve.training.numbered import class_names
 from aaserve.training.recipe import Recipe
 from aaserve.training.run import Run
 from aaserve.training.step import batches, train_step
@@ -56,16 +59,22 @@ def train(
         raise ValueError(f"precision bf16: {machine} has none; the recipe needs fp32")
     with _task(progress, "reading the pictures"):
         area = recipe.augmentation.resized_crop_area
-        data = open_data(data_folder, recipe.preprocessing, area=area, device=machine.device)
+        labels = class_names(recipe)
+        data = open_data(data_folder, recipe.preprocessing, area=area, device=machine.device, labels=labels)
     run = Run(recipe, data, machine)
     for line in data.found:
         progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
     progress.console.print(f"{recipe.network.architecture} on {machine}")
+    if run.taken:
+        taken = f"initial weights: {run.taken}"
+        progress.console.print(taken, markup=False, highlight=False, soft_wrap=True)
     if state and run.load(state) != str(machine):
         progress.console.print(f"begun on {state['machine']}: not bit for bit what it would have become there")
     output.mkdir(parents=True, exist_ok=True)
 
-    status = 0
+    status = _compute_outputs(run, stop, progress) if recipe.distillation and recipe.distillation.in_memory else 0
+    if status and not state:
+        _save(run, last)
     while not status and run.step < run.steps * recipe.optimisation.epochs:
         status = _train_epoch(run, last, stop, progress, save_every)
         if not status:
@@ -78,18 +87,32 @@ def train(
     if status:
         return status
     final = run.history[-1]
-    score = Score(len(data.test.classes), final["top_1"], final["top_5"])
+    score = Score(len(data.test.classes), final["top_1"], final["top_5"], final.get("agreement"))
     if machine.writes:
-        test = {"images": score.images, "top_1": score.top_1, "top_5": score.top_5}
+        test = asdict(score) if run.teacher else {"images": score.images, "top_1": score.top_1, "top_5": score.top_5}
         metadata = {"recipe": recipe.model_dump(mode="json"), "labels": list(data.labels), "test": test}
         save_weights(output / "model.safetensors", run.tested, metadata)
     return score
 
 
+def _compute_outputs(run: Run, stop: Stop, progress: Progress) -> int:
+    """Put what layers that do not learn give in the place of the pictures; 0, or the exit status to stop with."""
+    assert run.teacher
+    run.network.eval()
+    outputs = OutputsInMemory(run.data.training, run.recipe, run.teacher)
+    with _task(progress, "computing outputs", len(outputs)) as advance:
+        for _ in outputs.compute(run.machine.device):
+            advance()
+            if status := run.machine.largest(stop.status):
+                return status
+    run.data = replace(run.data, training=outputs)
+    return 0
+
+
 def _train_epoch(run: Run, last: Path, stop: Stop, progress: Progress, save_every: float) -> int:
     """Train what is left of an epoch and return 0; or save before its end, and return the exit status to stop with."""
     epoch, done = divmod(run.step, run.steps)
-    run.network.train()
+    run.train_mode()
     started = saved = time.monotonic()
     with _task(progress, f"epoch {epoch + 1}/{run.recipe.optimisation.epochs}", run.steps, done) as advance:
         for pixels, classes in batches(run):
@@ -118,18 +141,21 @@ def _end_epoch(run: Run, progress: Progress) -> None:
     loss = float(run.machine.sum(run.loss)) / run.machine.processes / run.steps
     score = None
     if epoch % settings.evaluate_every == 0 or epoch == settings.epochs:
-        score = evaluate(run.tested, run.data.test, run.recipe.preprocessing, run.machine)
+        teacher = run.teacher.network if run.teacher else None
+        score = evaluate(run.tested, run.data.test, run.recipe.preprocessing, run.machine, teacher)
     run.history.append(
         {
             "epoch": epoch,
             "loss": round(loss, 4),
             "top_1": score.top_1 if score else None,
             "top_5": score.top_5 if score else None,
+            **({"agreement": score.agreement if score else None} if run.teacher else {}),
             "images_per_second": round(run.steps * settings.batch_size / run.seconds, 1),
             "seconds": round(run.seconds, 1),
         }
     )
     tested = f"test top-1 {score.top_1:.2%}  " if score else ""
+    tested += f"as the teacher {score.agreement:.2%}  " if score and score.agreement is not None else ""
     progress.console.print(f"epoch {epoch:3}  loss {loss:.3f}  {tested}{run.seconds:.0f} s")
     run.loss.zero_()
     run.seconds = 0.0

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import httpx
 
-from benchmarks.circumstances import ROOT
+from benchmarks.circumstances import REPOSITORY, ROOT
 
 HOST = "127.0.0.1"
 PATIENCE = 60.0  # seconds until something that must happen has not happened
@@ -87,14 +87,18 @@ class Service:
 
 @contextmanager
 def running(*options: str, patch: str = "", stderr: int | None = None) -> Iterator[Service]:
-    """Start the service and wait until it is ready.
+    """Start the service and wait until it is ready; it serves aa-cifar100, if `options` name no repository.
 
     Args:
         patch: Python that runs first in its process, to break something.
         stderr: a file descriptor; by default the log goes to a file.
     """
-    start = ["-c", f"{patch}\nimport sys\nfrom service.__main__ import main\nsys.exit(main())"] if patch else None
+    start = (
+        ["-c", f"{patch}\nimport sys\nfrom aaserve.service.__main__ import main\nsys.exit(main())"] if patch else None
+    )
     port = _free_port()
+    if "--repository" not in options:
+        options = ("--repository", str(REPOSITORY), *options)
     with tempfile.NamedTemporaryFile("a+", prefix="aaserve-", suffix=".log") as log:
         process = subprocess.Popen(
             [sys.executable, *(start or ["-m", "service"]), "--port", str(port), "--log-format", "json", *options],

@@ -15,12 +15,12 @@ from torch import nn
 from aaserve.bundle.bundle import MODEL_FILE, REFERENCES_FILE, Bundle, open_bundle, sha256_of, write_bundle
 from aaserve.bundle.manifest import Input, Lowered, Manifest, Output
 from aaserve.bundle.preprocessing import Preprocessing
-from aaserve.export.checkpoint import read_checkpoint
-from aaserve.export.convert import INPUT_NAME, OPSET, OUTPUT_NAME, convert
-from aaserve.export.fp16 import to_fp16
-from aaserve.export.normalisation import PixelInput
-from aaserve.export.presets import PRESETS
-from aaserve.export.weights import load_weights
+from aaserve.export.graph.convert import INPUT_NAME, OPSET, OUTPUT_NAME, convert
+from aaserve.export.graph.fp16 import to_fp16
+from aaserve.export.graph.normalisation import PixelInput
+from aaserve.export.preprocessing.presets import PRESETS
+from aaserve.export.sources.checkpoint import read_checkpoint
+from aaserve.export.sources.weights import load_weights
 from aaserve.models import create_model
 from benchmarks.circumstances import ROOT
 

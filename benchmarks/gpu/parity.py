@@ -1,8 +1,8 @@
 """Step: does the card answer what PyTorch answers? Against float64 on the CPU, ‖found − expected‖ / ‖expected‖.
 
 float32 lands far below 1e-3, TF32 near 3e-4 a layer, float16 between 1e-3 and 1e-2. What export allows is held against
-the largest difference (export/parity.py). `host` lists the nodes that were left on the CPU, none of which should be
-more than a shape's arithmetic.
+the largest difference (export/judgement/parity.py). `host` lists the nodes that were left on the CPU, none of which
+should be more than a shape's arithmetic.
 """
 
 import copy
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from aaserve.export.parity import TOLERANCES
+from aaserve.export.judgement.parity import TOLERANCES
 from aaserve.service.engine.session import left_to_the_cpu
 from benchmarks.gpu.bundles import bundle, network, pixels
 from benchmarks.gpu.plan import Plan

@@ -134,13 +134,15 @@ def by_parameters(
         checked = check(predictor, asked)
         return [predictor], lambda _: (predictor, checked)
     candidates = repository.candidates(asked["model"], asked["version"])
-    if len(candidates) == 1:
-        request.state.record.asks(candidates[0].manifest)
+    named = asked["model"] or repository.default_model
+    only = candidates[0] if len(candidates) == 1 and candidates[0].manifest.name == named else None
+    if only:
+        request.state.record.asks(only.manifest)
 
     def choose(fields: Fields) -> tuple[Predictor, Checked]:
         together = with_fields(asked, fields)
-        if len(candidates) == 1 and not fields.keys() & {"model", "version"}:
-            return candidates[0], check(candidates[0], together)
+        if only and not fields.keys() & {"model", "version"}:
+            return only, check(only, together)
         predictor = repository.predictor(together["model"], together["version"])
         return predictor, check(predictor, together)
 

@@ -17,7 +17,7 @@ from aaserve.service.repository.lifecycle import Lifecycle
 from aaserve.service.settings import Settings
 
 TopK = Annotated[int | None, Query(ge=1, description="Labels wanted (default: 5, or all if fewer).")]
-ModelName = Annotated[str | None, Query(description="Name of the model, where several are served.")]
+ModelName = Annotated[str | None, Query(description="Name of the model (default: default_model of GET /models).")]
 ModelVersion = Annotated[str | None, Query(description="Version of the model (default: the highest).")]
 TimeoutMs = Annotated[int | None, Header(alias=TIMEOUT_HEADER, ge=1, description="Milliseconds to answer in.")]
 

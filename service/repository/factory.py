@@ -54,6 +54,9 @@ async def open_predictor(
         StartFailed: the provider is not to be had, or the model does not work.
     """
     manifest = served.manifest
+    if manifest.max_batch_size is not None:  # of its graph
+        rows = min(settings.max_batch_size, manifest.max_batch_size)
+        settings = settings.model_copy(update={"max_batch_size": rows})
 
     def open_session(served: Bundle, threads: int) -> OnnxSession:
         return OnnxSession(served, settings, threads=threads)

@@ -169,6 +169,11 @@ class Lifecycle:
         """What is known of every model by now, in whatever state."""
         return list(self._repository or ())
 
+    @property
+    def default_model(self) -> str | None:
+        """The model that answers a request that names none, as far as it is known by now."""
+        return self._repository.default_model if self._repository else None
+
     def require_ready(self) -> None:
         """Raise NotReady or Draining unless requests should come here."""
         state = self.state
@@ -224,6 +229,8 @@ class Lifecycle:
                     if self._state is State.STARTING:
                         self._state = State.READY
                         self._warn_of_missing()
+                        if len([model for model in self._repository if model.serving]) > 1:
+                            log.info("a request that names no model: %s", _answered_by(self._repository.default_model))
                         if not self._repository.required_and_missing:
                             log.info("ready")
                     self._started.set()
@@ -250,3 +257,7 @@ class Lifecycle:
         if not (self._stopping and isinstance(cause, ThreadEnded)):  # such a thread is not needed any more
             self._lost = self._lost or cause
             self._stopping_or_lost.set()
+
+
+def _answered_by(name: str | None) -> str:
+    return f"answered by {name}" if name else "refused; default_model says which one answers it"

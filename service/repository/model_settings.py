@@ -6,7 +6,7 @@ model_repository/NAME/serving.toml --> versions to serve, and settings of the se
 import tomllib
 from collections.abc import Collection
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
 
@@ -15,6 +15,7 @@ from aaserve.service.errors import LoadFailed
 from aaserve.service.settings import ProviderName, Settings
 
 SERVING_FILE = "serving.toml"
+Content = TypeVar("Content", bound=BaseModel)
 
 
 class ModelSettings(BaseModel):
@@ -60,18 +61,34 @@ def read_model_settings(folder: Path, settings: Settings) -> tuple[ModelSettings
         LoadFailed: unreadable, unknown names or values out of bounds; one line.
     """
     path = folder / SERVING_FILE
-    text = read_if_there(path)
+    own = read_toml(path, ModelSettings)
+    overrides = own.model_dump(exclude={"versions"}, exclude_none=True)
     try:
-        own = ModelSettings.model_validate(tomllib.loads(text or ""))
-        overrides = own.model_dump(exclude={"versions"}, exclude_none=True)
         # Validated with the others, as the service's bounds hold for a model too.
         return own, Settings.model_validate({**settings.model_dump(), **overrides}) if overrides else settings
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise LoadFailed(f"{path}: {where}: {first['msg']}, found {first['input']!r}") from error
+        raise _invalid(path, error) from error
+
+
+def read_toml(path: Path, kind: type[Content]) -> Content:
+    """The content of the file; the defaults if there is no such file.
+
+    Raises:
+        LoadFailed: unreadable, unknown names or values out of bounds; one line.
+    """
+    text = read_if_there(path)
+    try:
+        return kind.model_validate(tomllib.loads(text or ""))
+    except ValidationError as error:
+        raise _invalid(path, error) from error
     except ValueError as error:
         raise LoadFailed(f"{path}: expected TOML, found: {' '.join(str(error).split())}") from error
+
+
+def _invalid(path: Path, error: ValidationError) -> LoadFailed:
+    first = error.errors(include_url=False)[0]
+    where = ".".join(map(str, first["loc"]))
+    return LoadFailed(f"{path}: {where}: {first['msg']}, found {first['input']!r}")
 
 
 def read_if_there(path: Path) -> str | None:

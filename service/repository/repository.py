@@ -15,6 +15,7 @@ from aaserve.bundle.bundle import scan_repository
 from aaserve.bundle.errors import BundleError
 from aaserve.service.engine.predictor import Predictor
 from aaserve.service.errors import Conflict, LoadFailed, ModelNotFound, NotReady, ProviderMissing, StartFailed
+from aaserve.service.repository.default_model import read_default_model
 from aaserve.service.repository.loader import VersionLoader, in_public
 from aaserve.service.repository.model_settings import SERVING_FILE
 from aaserve.service.repository.rollback import remember
@@ -32,6 +33,7 @@ class ModelRepository:
         self._metrics = loader.metrics
         self._loader = loader
         self._models: dict[str, ServedModel] = {}
+        self._default: str | None = None
         self._unloaded: set[str] = set()  # by a key for it, until it is loaded
         self._required = frozenset(filter(None, map(str.strip, settings.required_models.split(","))))
         self._changing = asyncio.Lock()
@@ -51,23 +53,30 @@ class ModelRepository:
         """Models without which the service is not ready, and of which nothing is served."""
         return {name for name in self._required if name not in self._models or not self._models[name].serving}
 
+    @property
+    def default_model(self) -> str | None:
+        """The model that answers a request that names none; None if such a request is refused."""
+        if self._default is not None:
+            return self._default
+        served = [model.name for model in self if model.serving]
+        return served[0] if len(served) == 1 else None
+
     def predictor(self, name: str | None, version: str | None) -> Predictor:
-        """The predictor for a request; both may be left out where only one model is served.
+        """The predictor for a request; without a name of the default model, without a version of its highest.
 
         Raises:
             ModelNotFound: not served here.
             NotReady: it stopped working and is being opened again; the others answer meanwhile.
         """
         if name is None:
-            serving = [model for model in self._models.values() if model.serving]
-            if len(serving) > 1:
+            name = self.default_model
+            if name is None and any(model.serving for model in self):
                 raise ModelNotFound(f"several models are served; add ?model= with one of {self._served}")
-            model = next(iter(serving), None)
-        else:
-            model = self._models.get(name)
-        if model is None:
+            if name is not None and not ((model := self._models.get(name)) and model.serving):
+                raise ModelNotFound(f"the default model, {name}, is not loaded; served: {self._served or 'none'}")
+        if name is None or name not in self._models:
             raise ModelNotFound(f"no such model; served: {self._served or 'none'}")
-        predictor = model.version(version)
+        predictor = self._models[name].version(version)
         if not predictor.ready:
             raise NotReady(RECOVERING)
         return predictor
@@ -97,10 +106,12 @@ class ModelRepository:
         Raises:
             BundleError: there is no repository.
             LoadFailed: nothing in it can be served; or, if the settings are strict, one model cannot.
-            ProviderMissing: in any case.
+            LoadFailed, ProviderMissing: in any case, for a default model that is not there and for a provider.
         """
         failures = []
-        for name in scan_repository(self._settings.repository):
+        found = scan_repository(self._settings.repository)
+        self._default = read_default_model(self._settings, found)
+        for name in found:
             try:
                 await self.load(name)
             except LoadFailed as error:
@@ -125,6 +136,10 @@ class ModelRepository:
                 self._metrics.reloads.labels(model.name, "failed").inc()
                 self._report(model)
             return
+        try:
+            self._default = read_default_model(self._settings, names)
+        except LoadFailed as error:
+            log.error("the default model stays %s: %s", self._default or "none", error)
         for name in sorted({*names, *self._models} - self._unloaded):
             try:
                 if name in names:

@@ -13,7 +13,7 @@ from PIL import ExifTags, Image
 from aaserve.bundle.bundle import open_bundle
 from aaserve.bundle.manifest import Manifest
 from aaserve.bundle.preprocessing import normalise
-from aaserve.export.presets import PRESETS
+from aaserve.export.preprocessing.presets import PRESETS
 from benchmarks.peers import __main__ as driver
 from benchmarks.peers import check
 from benchmarks.peers.catalogue import PEERS, Peer, StartFailed

@@ -13,8 +13,8 @@ from aaserve.bundle.references import read_references
 from aaserve.bundle.text import NotText, decode_text, is_one_line
 from aaserve.export.command import _measurement
 from aaserve.export.errors import ExportError
-from aaserve.export.labels import read_labels
-from aaserve.export.presets import read_preprocessing
+from aaserve.export.preprocessing.presets import read_preprocessing
+from aaserve.export.sources.labels import read_labels
 from aaserve.service.errors import StartFailed
 from aaserve.service.http.keys import Keys
 from aaserve.service.process.tls import Certificate

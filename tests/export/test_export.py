@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from aaserve.bundle.bundle import open_bundle
 from aaserve.bundle.preprocessing import preprocess, read_pixels
-from aaserve.export import inspect, verify
+from aaserve.export import summary, verify
 from aaserve.export.command import main
 from aaserve.models import create_model
 from tests.helpers import EXAMPLES, ROOT
@@ -143,7 +143,7 @@ def test_a_reduced_size_for_jpeg_is_recorded_checked_and_shown(
     metadata = onnxruntime.InferenceSession(opened.model_path).get_modelmeta().custom_metadata_map
     assert json.loads(metadata["preprocessing"])["jpeg_reducing_gap"] == 3
     assert verify.main([str(folder), "--images", str(EXAMPLES)]) == 0  # the references were read reduced too
-    assert inspect.main([str(folder)]) == 0
+    assert summary.main([str(folder)]) == 0
     assert "JPEG decoded at 3 times that or more" in capfd.readouterr().out
 
 

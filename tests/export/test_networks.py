@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from aaserve.bundle.preprocessing import Preprocessing
-from aaserve.export.convert import convert
-from aaserve.export.normalisation import PixelInput
-from aaserve.export.parity import check_parity
+from aaserve.export.graph.convert import convert
+from aaserve.export.graph.normalisation import PixelInput
+from aaserve.export.judgement.originals import PyTorch
+from aaserve.export.judgement.parity import check_parity
 from aaserve.models import create_model, list_models
 
 NETWORKS = [(name, {}) for name in list_models()]
@@ -58,6 +59,6 @@ def test_the_exported_graph_answers_as_the_network(name: str, overrides: dict) -
     )
     example = torch.zeros(2, height, width, 3, dtype=torch.uint8)
     model = convert(PixelInput(network, preprocessing).eval(), example, {})
-    check_parity(network, model, pixels, preprocessing, batch_sizes=[1, 3])
+    check_parity(PyTorch(network, preprocessing), model, pixels, preprocessing, batch_sizes=[1, 3])
     # These run on the host: a GPU would wait for them, and could not replay the graph.
     assert not {node.op_type for node in onnx.load_model_from_string(model).graph.node} & FROM_SHAPES

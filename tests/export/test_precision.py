@@ -14,15 +14,15 @@ from torch import nn
 
 from aaserve.bundle.bundle import Bundle, open_bundle, sha256_of, write_bundle
 from aaserve.bundle.model_input import read_input
-from aaserve.export import inspect, verify
+from aaserve.export import summary, verify
 from aaserve.export.command import main
-from aaserve.export.convert import convert
 from aaserve.export.errors import ExportError
-from aaserve.export.fp16 import check_range, to_fp16
-from aaserve.export.judgement import judge
-from aaserve.export.presets import read_preprocessing
-from aaserve.export.samples import CALIBRATION_PICTURES, Sample, find_samples, split_samples
-from aaserve.export.speed import measure_speed
+from aaserve.export.graph.convert import convert
+from aaserve.export.graph.fp16 import check_range, to_fp16
+from aaserve.export.judgement.loss import judge
+from aaserve.export.judgement.samples import CALIBRATION_PICTURES, Sample, find_samples, split_samples
+from aaserve.export.judgement.speed import measure_speed
+from aaserve.export.preprocessing.presets import read_preprocessing
 from aaserve.models import create_model
 from aaserve.service.engine.session import OnnxSession
 from aaserve.service.settings import Settings
@@ -35,8 +35,8 @@ SIZE = 16
 @pytest.fixture(autouse=True)
 def speed_in_one_round(monkeypatch: pytest.MonkeyPatch) -> None:
     """The speed is reported and never judged, so it may be inexact here."""
-    monkeypatch.setattr("aaserve.export.speed.ROUNDS", 1)
-    monkeypatch.setattr("aaserve.export.speed.PAUSE", 0)
+    monkeypatch.setattr("aaserve.export.judgement.speed.ROUNDS", 1)
+    monkeypatch.setattr("aaserve.export.judgement.speed.PAUSE", 0)
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +115,7 @@ def test_fp16_and_int8_bundles_can_be_served_and_verified_and_record_their_loss(
         assert manifest.parity.attention_difference <= manifest.parity.attention_tolerance == tolerance
 
     assert verify.main([str(opened.folder), "--images", str(EXAMPLES)]) == 0, capsys.readouterr().err
-    assert inspect.main([str(opened.folder)]) == 0
+    assert summary.main([str(opened.folder)]) == 0
     assert f"aa_wide_resnet10_1, {precision}" in capsys.readouterr().out
 
 
@@ -324,6 +324,6 @@ def test_json_prints_one_document_on_success_and_on_failure(
 def test_the_times_and_their_ratio_say_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rounds of a busy machine, in which most ratios are below 1 while the median times are not."""
     seconds = {"fp32": [0.010, 0.020, 0.030], "lowered": [0.012, 0.019, 0.036]}
-    monkeypatch.setattr("aaserve.export.speed.take_turns", lambda *_: seconds)
+    monkeypatch.setattr("aaserve.export.judgement.speed.take_turns", lambda *_: seconds)
     speed = measure_speed(None, None, np.zeros((1, 8, 8, 3), np.uint8), 1)
     assert (speed.fp32_ms, speed.lowered_ms, speed.times_faster) == (20, 19, 1.05)

@@ -1,4 +1,4 @@
-"""The shipped checkpoint and the shipped bundle belong together."""
+"""What ships is whole and small, and the shipped checkpoint and its bundle belong together."""
 
 import json
 import subprocess
@@ -10,11 +10,14 @@ import onnxruntime
 import pytest
 
 from aaserve.bundle.bundle import open_bundle, sha256_of, write_bundle
-from aaserve.export import inspect, verify
+from aaserve.export import summary, verify
 from aaserve.export.command import main
-from tests.helpers import REPOSITORY, ROOT
+from tests.helpers import EXAMPLES, REPOSITORY, ROOT, running_service
+from tests.helpers import SHIPPED as MODEL_REPOSITORY
 
 SHIPPED = REPOSITORY / "aa-cifar100"
+MODELS = sorted(path.name for path in MODEL_REPOSITORY.iterdir() if path.is_dir())
+LARGEST = 10 * 2**20  # bytes of a model in the repository, which every clone fetches
 
 
 def test_exporting_the_shipped_checkpoint_gives_the_shipped_bundles_answers(
@@ -55,8 +58,23 @@ def test_the_shipped_bundle_verifies_without_torch() -> None:
     assert "5 pictures answered as when it was made" in done.stdout
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_each_model_that_ships_verifies_and_is_small(name: str) -> None:
+    [version] = [path for path in (MODEL_REPOSITORY / name).iterdir() if path.is_dir()]
+    assert verify.main([str(version), "--images", str(EXAMPLES)]) == 0
+    assert sum(path.stat().st_size for path in (MODEL_REPOSITORY / name).rglob("*") if path.is_file()) <= LARGEST
+
+
+def test_what_ships_answers_a_request_that_names_no_model() -> None:
+    with running_service(repository=MODEL_REPOSITORY) as service:
+        listed = service.client.get("/models").json()
+        assert [model["name"] for model in listed["models"] if model["versions"]] == MODELS
+        answer = service.classify((EXAMPLES / "rocket.jpg").read_bytes())
+        assert answer.json()["model"] == listed["default_model"]
+
+
 def test_inspect_prints_a_summary(capsys: pytest.CaptureFixture) -> None:
-    assert inspect.main([str(SHIPPED / "1")]) == 0
+    assert summary.main([str(SHIPPED / "1")]) == 0
     lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
     assert lines["what"].startswith("aa-cifar100 version 1: aa_wide_resnet22_2")
     assert lines["labels"].startswith("100: apple, ")

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from aaserve.export.convert import convert
+from aaserve.export.graph.convert import convert
 from aaserve.models import create_model
 from tests.traces import Traces
 

@@ -424,7 +424,7 @@ def test_ten_thousand_connections_leave_nothing_behind(service: RunningService) 
 @pytest.mark.parametrize(("hard", "expected"), [(200, "72 200"), (100, "1 100"), (5000, "4096 4224")])
 def test_there_are_no_more_connections_than_files(hard: int, expected: str) -> None:
     script = (
-        "import resource\nfrom service.resources import allowed_connections\n"
+        "import resource\nfrom aaserve.service.resources import allowed_connections\n"
         f"resource.setrlimit(resource.RLIMIT_NOFILE, (64, {hard}))\n"
         "print(allowed_connections(4096), resource.getrlimit(resource.RLIMIT_NOFILE)[0])"
     )

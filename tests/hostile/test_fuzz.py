@@ -330,8 +330,8 @@ def test_exif_data(content: bytes) -> None:
 
 def checkpoint_readers() -> tuple[Callable[..., Any], type[Exception]]:
     pytest.importorskip("torch")
-    from aaserve.export.checkpoint import read_checkpoint
     from aaserve.export.errors import ExportError
+    from aaserve.export.sources.checkpoint import read_checkpoint
 
     return read_checkpoint, ExportError
 

@@ -76,7 +76,9 @@ def test_layers_and_heads_can_be_chosen_and_are_asked_for_once(tab: Page, servic
     tab.on("request", lambda request: asked.append(request.url) if "/explain" in request.url else None)
     part = unfolded(tab)
     assert len(asked) == 1
-    assert part.get_by_label("Layer").locator("option").all_text_contents() == [f"layer3.{i}.conv1" for i in range(3)]
+    assert part.get_by_label("Layer").locator("option").all_text_contents() == [
+        f"layer3.{i}.conv1, 8\u00a0×\u00a08" for i in range(3)
+    ]
     assert part.get_by_label("Head").locator("option").all_text_contents() == [
         "mean of all",
         *(f"head {i}" for i in range(4)),

@@ -127,8 +127,8 @@ def test_a_picture_may_be_pasted_or_dropped_anywhere(tab: Page, kind: str) -> No
 
 def test_the_pictures_that_ship_can_be_tried(tab: Page, service: RunningService) -> None:
     tab.goto("/")
-    for name in ("rocket", "cup", "astronaut", "cat"):
-        tab.get_by_role("button", name=f"Try the picture of a{'n' if name == 'astronaut' else ''} {name}").click()
+    for name in ("cup", "cat"):
+        tab.get_by_role("button", name=f"Try the picture of a {name}").click()
         answer = card(tab, f"{name}.jpg")
         answer.locator(".bars").wait_for()
         assert answer.locator(".bars li").all_text_contents() == services_labels(service, SHIPPED / f"{name}.jpg")

@@ -10,7 +10,7 @@ from rich.progress import Progress
 from safetensors.torch import load_file
 
 from aaserve.bundle.preprocessing import normalise, preprocess
-from aaserve.export.checkpoint import read_checkpoint
+from aaserve.export.sources.checkpoint import read_checkpoint
 from aaserve.training import command
 from aaserve.training.augmentation import augment
 from aaserve.training.checkpoint import load_state

@@ -20,6 +20,7 @@ class VersionCard(BaseModel):
     architecture: str
     provider: str = Field(description="ONNX Runtime's execution provider.")
     precision: str
+    stored_weights: str
     opset: int
     input: Input
     preprocessing: Preprocessing
@@ -76,6 +77,9 @@ class ModelSummary(BaseModel):
 class ModelList(BaseModel):
     """Everything served here."""
 
+    default_model: str | None = Field(
+        description="The model that answers a request that names none; null if a request has to name one."
+    )
     models: list[ModelSummary]
 
 
@@ -123,6 +127,7 @@ def _version_card(loaded: LoadedVersion, state: str) -> VersionCard:
         architecture=manifest.architecture,
         provider=loaded.predictor.provider,
         precision=manifest.precision,
+        stored_weights=manifest.stored_weights,
         opset=manifest.opset,
         input=manifest.input,
         preprocessing=manifest.preprocessing,

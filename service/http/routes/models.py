@@ -16,8 +16,10 @@ _NOT_FOUND: dict[int | str, dict[str, Any]] = {404: {"model": Problem}}
 
 @router.get("/models")
 async def list_models(request: Request) -> ModelList:
-    """The models known here, their versions and states."""
-    return ModelList(models=[model_summary(model) for model in parts(request)[0].models])
+    """The models known here, their versions and states, and which of them answers where none is named."""
+    lifecycle = parts(request)[0]
+    models = [model_summary(model) for model in lifecycle.models]
+    return ModelList(default_model=lifecycle.default_model, models=models)
 
 
 @router.get("/models/{name}", responses=_NOT_FOUND)

@@ -9,7 +9,7 @@ import httpx
 
 from aaserve.service.engine.watchdog import Watchdog
 from aaserve.service.process.supervisor import HUNG
-from tests.helpers import running_service, wait_until
+from tests.helpers import running_service, slow_body_service, wait_until
 from tests.toy_bundles import HANGS, OUT_OF_RANGE, picture, write_fragile_bundle
 from tests.virtual_time import VirtualLoop, run_in_virtual_time
 
@@ -66,8 +66,11 @@ def test_a_call_that_hangs_is_noticed_though_others_come_back_beside_it() -> Non
 def test_a_hung_model_turns_liveness_red_and_ends_the_process(tmp_path: Path) -> None:
     write_fragile_bundle(tmp_path)
     write_fragile_bundle(tmp_path, name="other")
-    options = ("--model-call-timeout-ms", "1000", "--request-timeout-ms", "5000")
-    with running_service(*options, repository=tmp_path) as service, concurrent.futures.ThreadPoolExecutor() as threads:
+    options = ("--model-call-timeout-ms", "1000")
+    with (
+        slow_body_service(*options, repository=tmp_path) as service,
+        concurrent.futures.ThreadPoolExecutor() as threads,
+    ):
         live = f"{service.client.base_url}/health/live"
         address = (service.client.base_url.host, service.client.base_url.port)
         with socket.create_connection(address, timeout=60) as slow:  # keeps the other model busy meanwhile
@@ -77,7 +80,7 @@ def test_a_hung_model_turns_liveness_red_and_ends_the_process(tmp_path: Path) ->
             assert hung.result().status_code == 500  # its deadline would have been later
             wait_until(lambda: httpx.get(live).json() == {"state": "failed"})
             assert httpx.get(live).status_code == 503
-            assert slow.recv(100).startswith(b"HTTP/1.1 408 ")  # the process ends once the other model has answered
+        # the process ends once the other model has nothing to answer any more
         assert service.process.wait(40) == HUNG
     assert "error: fragile: a model call took more than 1 s\n" in service.log
 

@@ -15,7 +15,7 @@ from aaserve.service.observability.logs import RefusalLog, configure_logging
 from aaserve.service.observability.metrics import Metrics
 from aaserve.service.observability.request_record import Record
 from aaserve.service.settings import LogFormat, LoggedRequests
-from tests.helpers import CONSOLE, EXAMPLES, ROOT, RunningService, running_service, wait_until
+from tests.helpers import CONSOLE, EXAMPLES, REPOSITORY, ROOT, RunningService, running_service, wait_until
 from tests.virtual_time import VirtualLoop, run_in_virtual_time
 
 JPEG = (EXAMPLES / "rocket.jpg").read_bytes()
@@ -71,7 +71,8 @@ def test_lines_below_the_log_level_are_not_written() -> None:
         port = free.getsockname()[1]
     # On all addresses without keys it warns; that it listens and is ready are lines of the level info.
     command = [sys.executable, "-m", "service", "--host", "0.0.0.0", "--port", str(port), "--log-level", "warning"]
-    with subprocess.Popen([*command, *CONSOLE], cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+    command += ["--repository", str(REPOSITORY), *CONSOLE]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
         wait_until(lambda: is_ready(port), 30)
         httpx.post(f"http://127.0.0.1:{port}/classify", content=JPEG, headers={"Content-Type": "image/jpeg"})
         process.terminate()

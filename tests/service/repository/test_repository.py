@@ -21,7 +21,15 @@ from aaserve.service.repository.loader import VersionLoader
 from aaserve.service.repository.repository import open_repository
 from aaserve.service.repository.trials import Trials
 from aaserve.service.settings import Settings
-from tests.helpers import EXAMPLES, REPOSITORY, RunningService, running_service, start_that_fails, wait_until
+from tests.helpers import (
+    EXAMPLES,
+    REPOSITORY,
+    RunningService,
+    running_service,
+    slow_body_service,
+    start_that_fails,
+    wait_until,
+)
 from tests.toy_bundles import SIDE, picture, write_fragile_bundle
 
 JPEG = (EXAMPLES / "rocket.jpg").read_bytes()
@@ -309,7 +317,7 @@ def test_a_request_that_was_let_in_is_answered_by_the_version_that_let_it_in(rep
     shutil.rmtree(repository / "fragile" / "2")
     content = picture(3)
     head = f"POST /classify?model=fragile&top_k=1 HTTP/1.1\r\nHost: x\r\nContent-Length: {len(content)}\r\n"
-    with running_service(repository=repository) as service:
+    with slow_body_service(repository=repository) as service:
         address = (service.client.base_url.host, service.client.base_url.port)
         with socket.create_connection(address, timeout=60) as slow:
             slow.sendall(f"{head}Content-Type: image/png\r\nConnection: close\r\n\r\n".encode() + content[:5])

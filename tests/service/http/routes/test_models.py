@@ -1,9 +1,8 @@
 """GET /models: the manifest and the state, for anybody."""
 
-import json
-
 import pytest
 
+from aaserve.bundle.manifest import Manifest
 from aaserve.service.http.routes.model_card import without_folders
 from tests.helpers import REPOSITORY, RunningService
 
@@ -12,12 +11,13 @@ FOLDER = REPOSITORY / "aa-cifar100" / "1"
 
 def test_the_list_names_each_model_with_its_versions_and_states(service: RunningService) -> None:
     assert service.client.get("/models").json() == {
-        "models": [{"name": "aa-cifar100", "versions": [{"version": "1", "state": "ready"}], "failures": []}]
+        "default_model": "aa-cifar100",
+        "models": [{"name": "aa-cifar100", "versions": [{"version": "1", "state": "ready"}], "failures": []}],
     }
 
 
 def test_a_model_is_described_as_its_manifest_describes_it(service: RunningService) -> None:
-    manifest = json.loads((FOLDER / "manifest.json").read_text())
+    manifest = Manifest.model_validate_json((FOLDER / "manifest.json").read_text()).model_dump(mode="json")
     answer = service.client.get("/models/aa-cifar100").json()
     [version] = answer["versions"]
     assert answer["name"] == manifest["name"]

@@ -1,0 +1,84 @@
+"""A float32 graph --> the same graph with its convolutions in 8 bits (static QDQ), for CPUs with integer dot products.
+
+    calibration pictures --> ranges of activations --> QuantizeLinear, DequantizeLinear around convolutions and sums
+
+What stays float32 was chosen by measurement (docs/decisions/0008-precision.md has the figures): the products and the
+softmax of attention, which are slower in 8 bits; the first convolution and the 1x1 depthwise ones in the place of
+normalisations, which together cause nearly a third of the disagreement with fp32; the head. Weights use 7 of the 8
+bits, because processors without VNNI add products in 16 bits and would saturate.
+"""
+
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+from aaserve.export.errors import ExportError
+
+QUANTISED = ("Conv", "Add", "Relu")
+# An Add of these is a residual sum, not the marks of attention's keys or the normalisation of pixels.
+FEATURE_MAPS = {"Conv", "Relu", "Add", "Mul", "Pad", "AveragePool", "MaxPool", "Concat", "Resize"}
+
+
+def quantise(model: bytes, feeds: Iterable[dict[str, NDArray[np.generic]]]) -> tuple[bytes, dict[str, int]]:
+    """Quantise a model of `export.graph.convert`; return it and how many operators of each kind compute in 8 bits.
+
+    Args:
+        feeds: the model's inputs by name, one dictionary for each batch of calibration pictures.
+
+    Raises:
+        ExportError: nothing in the model can be quantised.
+    """
+    parsed = onnx.load_model_from_string(model)
+    chosen = [node for node in parsed.graph.node if node.op_type in QUANTISED]
+    kept = _kept_in_float(parsed.graph)
+    counts = Counter(node.op_type for node in chosen if node.name not in kept and node.op_type != "Relu")
+    if not counts["Conv"]:
+        raise ExportError("int8: expected convolutions to quantise, found none beyond the first")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        # Without this the quantiser warns that shapes should be inferred and constants folded first; both are done.
+        parsed.metadata_props.add(key="onnx.quant.pre_process", value="onnxruntime.quant")
+        quantize_static(
+            parsed,
+            path,
+            _Reader(feeds),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=list(QUANTISED),
+            nodes_to_exclude=sorted(kept),
+            per_channel=True,
+            reduce_range=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            calibration_providers=["CPUExecutionProvider"],
+        )
+        quantised = onnx.load(path)
+    del quantised.metadata_props[:]
+    quantised.metadata_props.extend(onnx.load_model_from_string(model).metadata_props)
+    return quantised.SerializeToString(deterministic=True), dict(counts)
+
+
+class _Reader(CalibrationDataReader):
+    def __init__(self, feeds: Iterable[dict[str, NDArray[np.generic]]]) -> None:
+        self._feeds: Iterator[dict[str, NDArray[np.generic]]] = iter(feeds)
+
+    def get_next(self) -> dict[str, NDArray[np.generic]] | None:
+        return next(self._feeds, None)
+
+
+def _kept_in_float(graph: onnx.GraphProto) -> set[str]:
+    """Names of the nodes of the types QUANTISED that stay float32."""
+    weights = {tensor.name: tensor.dims for tensor in graph.initializer}
+    maker = {output: node.op_type for node in graph.node for output in node.output}
+    convolutions = [node for node in graph.node if node.op_type == "Conv"]
+    sums = [node for node in graph.node if node.op_type == "Add"]
+    return (
+        {node.name for node in convolutions[:1]}
+        | {node.name for node in convolutions if tuple(weights.get(node.input[1], ())[1:]) == (1, 1, 1)}
+        | {node.name for node in sums if not all(maker.get(name) in FEATURE_MAPS for name in node.input)}
+    )

@@ -1,0 +1,61 @@
+"""How much does fp16 or int8 lose? Both it and the fp32 graph answer the same pictures."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aaserve.export.errors import ExportError
+from aaserve.export.graph.runtime import Graph
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """Shares of `judged` pictures; the accuracies are None where the pictures have no labels."""
+
+    judged: int
+    top_1_agreement: float
+    top_1_fp32: float | None
+    top_1: float | None
+
+    @property
+    def lost(self) -> float:
+        """Percentage points of top-1: accuracy if the pictures are labelled, else agreement with fp32."""
+        if self.top_1 is None or self.top_1_fp32 is None:
+            return 100 * (1 - self.top_1_agreement)
+        return 100 * (self.top_1_fp32 - self.top_1)
+
+    def __str__(self) -> str:
+        text = f"top-1 agrees with fp32 on {self.top_1_agreement:.2%} of {self.judged} pictures"
+        if self.top_1 is None or self.top_1_fp32 is None:
+            return f"{text}, which have no labels"
+        return f"{text}; accuracy {self.top_1:.2%}, fp32 {self.top_1_fp32:.2%}, {self.lost:+.2f} points lost"
+
+
+def judge(
+    fp32: Graph, lowered: Graph, batches: Iterable[NDArray[np.uint8]], class_indices: Sequence[int | None]
+) -> Judgement:
+    """Compare the answers to the pictures of `batches` (B, H, W, 3); `class_indices` are their classes, if known."""
+    expected, found = [], []
+    for pixels in batches:
+        expected.append(fp32(pixels).argmax(1))
+        found.append(lowered(pixels).argmax(1))
+    best_fp32, best = np.concatenate(expected), np.concatenate(found)  # (N,)
+    agreement = float((best == best_fp32).mean())
+    if None in class_indices:
+        return Judgement(len(best), agreement, None, None)
+    truth = np.array(class_indices)
+    return Judgement(len(best), agreement, float((best_fp32 == truth).mean()), float((best == truth).mean()))
+
+
+def check_loss(judgement: Judgement, allowed_drop: float) -> None:
+    """Check that at most `allowed_drop` percentage points of top-1 are lost.
+
+    Raises:
+        ExportError: more are lost.
+    """
+    if judgement.lost > allowed_drop + 1e-9:
+        raise ExportError(
+            f"precision: {judgement}; {judgement.lost:.2f} points are more than --allow-drop {allowed_drop:g}"
+        )

@@ -1,0 +1,179 @@
+"""The file that is exported, opened: what it is about at once, and its graph when asked.
+
+checkpoint --build_network--> network --convert--> graph, compared with PyTorch
+ONNX file  ------------------convert_file-------> graph, compared with the file itself
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from aaserve.bundle.manifest import AttentionMap, Precision
+from aaserve.bundle.preprocessing import Preprocessing
+from aaserve.export.errors import ExportError
+from aaserve.export.graph.attention_outputs import output_name
+from aaserve.export.graph.convert import OPSET, convert
+from aaserve.export.graph.foreign import convert_file
+from aaserve.export.graph.normalisation import PixelInput
+from aaserve.export.graph.storage import round_weights, store_as_float16
+from aaserve.export.judgement.file_answers import FileAnswers
+from aaserve.export.judgement.originals import Original, PyTorch, difference, logits_of
+from aaserve.export.request import Request
+from aaserve.export.sources.checkpoint import read_checkpoint
+from aaserve.export.sources.description import Description, describe, describe_file
+from aaserve.export.sources.network import build_network
+from aaserve.export.sources.onnx_file import read_onnx_file
+from aaserve.models.attention import AttentionAugmentedConv2d
+from aaserve.models.attention_maps import attention_layers
+
+Report = Callable[[str], None]
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Converted:
+    """The fp32 graph of a source, and what it has to answer like."""
+
+    model: bytes
+    original: Original
+    attention: tuple[AttentionMap, ...]
+    opset: int
+    max_batch_size: int | None
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is exported.
+
+    Args:
+        name: what computes its own answers, for messages.
+        convert: makes the graph; it is given pictures to try, uint8 (N, H, W, 3), and told where to report.
+    """
+
+    name: str
+    description: Description
+    sha256: str
+    convert: Callable[[Pixels, Report], Converted]
+
+
+def open_checkpoint(request: Request) -> Source:
+    """Read the checkpoint.
+
+    Raises:
+        ExportError: it is none, or something is needed that nobody says. `convert` too, where it does not fit.
+    """
+    checkpoint = read_checkpoint(request.checkpoint, nested_key=request.nested_key)
+    description = describe(request, checkpoint)
+
+    def converted(pixels: Pixels, report: Report) -> Converted:
+        preprocessing = description.preprocessing
+        report(f"building {description.architecture} for {preprocessing.crop[0]}x{preprocessing.crop[1]} pixels")
+        network = build_network(request, description, checkpoint, report)
+        layers = _attention_layers(network, preprocessing) if request.with_attention else {}
+        as_float16 = request.stored_weights == "float16"
+        if as_float16:
+            report(_rounded(network, pixels, preprocessing))
+        report("tracing and folding the graph")
+        model = _convert(network, layers, request, description, _metadata(description, checkpoint.sha256))
+        if as_float16:
+            model = store_as_float16(model, network)
+        original = PyTorch(network, preprocessing, report)
+        return Converted(model, original, _attention_maps(layers, request.precision), OPSET, None)
+
+    return Source("PyTorch", description, checkpoint.sha256, converted)
+
+
+def open_file(request: Request) -> Source:
+    """Read the ONNX file.
+
+    Raises:
+        ExportError: it cannot be served, or something is needed that nobody says. `convert` too, when it runs.
+    """
+    if request.stored_weights != "float32":
+        raise ExportError(f"{request.checkpoint}: --store-weights is for checkpoints, found an ONNX file")
+    file = read_onnx_file(request.checkpoint)
+    description = describe_file(request, file)
+
+    def converted(_: Pixels, report: Report) -> Converted:
+        preprocessing = description.preprocessing
+        report("asking the file and folding its graph")
+        answers = FileAnswers(file, preprocessing)
+        for expected, said in ((len(description.labels), "labels"), (request.num_classes, "--num-classes")):
+            if expected not in (None, answers.classes):
+                raise ExportError(f"{file.path}: expected {expected} classes ({said}), found {answers.classes}")
+        if file.dtype == "uint8":
+            report("it takes uint8 pixels and normalises them itself: no mean and std are applied")
+        if answers.max_batch_size == 1:
+            fixed = "is fixed to 1" if file.max_batch_size == 1 else "is dynamic, but two pictures fail"
+            report(f"its batch {fixed}: it is served one picture at a time")
+        if file.logits != file.model.graph.output[0].name or answers.probabilities:
+            report("it answers probabilities, which become logits: the service makes them probabilities again")
+        metadata = _metadata(description, file.sha256)
+        model = convert_file(file, answers, preprocessing, metadata, pixel_input=request.pixel_input)
+        return Converted(model, answers, (), file.opset, answers.max_batch_size)
+
+    return Source("the file", description, file.sha256, converted)
+
+
+def _rounded(network: nn.Module, pixels: Pixels, preprocessing: Preprocessing) -> str:
+    """Round the weights of `network` to float16, in place; return what that changes, in words."""
+    before = logits_of(network, pixels, preprocessing)
+    count = round_weights(network)
+    after = logits_of(network, pixels, preprocessing)
+    same = int((before.argmax(1) == after.argmax(1)).sum())
+    return (
+        f"{count:,} weights rounded to float16: logits change by up to {difference(after, before):.1e} of the largest, "
+        f"the best class of {same} of {len(pixels)} pictures is the same"
+    )
+
+
+def _metadata(description: Description, sha256: str) -> dict[str, str]:
+    """For people who find the model file alone."""
+    return {
+        "architecture": description.architecture,
+        "labels": "\n".join(description.labels),
+        "preprocessing": description.preprocessing.model_dump_json(),
+        "precision": "fp32",
+        "checkpoint_sha256": sha256,
+    }
+
+
+def _attention_layers(network: nn.Module, preprocessing: Preprocessing) -> dict[str, AttentionAugmentedConv2d]:
+    with torch.inference_mode():
+        layers = attention_layers(network, torch.zeros(1, 3, *preprocessing.crop))
+    if not layers:
+        raise ExportError("--with-attention: expected a network with attention layers, this one has none")
+    return layers
+
+
+def _attention_maps(layers: Mapping[str, AttentionAugmentedConv2d], precision: Precision) -> tuple[AttentionMap, ...]:
+    return tuple(
+        AttentionMap(
+            layer=name,
+            output=output_name(name),
+            dtype="float16" if precision == "fp16" else "float32",
+            num_heads=layer.num_heads,
+            grid=layer.feature_size,
+        )
+        for name, layer in layers.items()
+    )
+
+
+def _convert(
+    network: nn.Module,
+    layers: Mapping[str, AttentionAugmentedConv2d],
+    request: Request,
+    description: Description,
+    metadata: dict[str, str],
+) -> bytes:
+    """The fp32 graph, with the input that was asked for."""
+    height, width = description.preprocessing.crop
+    example = torch.zeros(2, 3, height, width)
+    if request.pixel_input:
+        network = PixelInput(network, description.preprocessing).eval()
+        example = torch.zeros(2, height, width, 3, dtype=torch.uint8)
+    return convert(network, example, metadata, layers)

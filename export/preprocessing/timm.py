@@ -1,0 +1,39 @@
+"""`pretrained_cfg` of timm (in config.json) and its checkpoints --> the fields of `Preprocessing` that it states.
+
+As timm.data.create_transform evaluates with it: https://github.com/huggingface/pytorch-image-models, timm/data.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from aaserve.export.errors import ExportError
+
+
+def from_timm(config: Mapping[str, Any]) -> dict[str, object]:
+    """The fields that `config` states; it never says anything of EXIF and transparency.
+
+    Raises:
+        ExportError: a way to crop that the service does not have.
+    """
+    fields: dict[str, object] = {
+        "colour": "RGB",
+        **{name: tuple(config[name]) for name in ("mean", "std") if name in config},
+        **({"interpolation": config["interpolation"]} if "interpolation" in config else {}),
+    }
+    if "input_size" not in config:
+        return fields
+    channels, height, width = config["input_size"]
+    if channels != 3:
+        raise ExportError(f"expected an input_size of 3 channels, found {channels}")
+    fields["crop"] = (height, width)
+    if share := config.get("crop_pct"):
+        resize = math.floor(height / share), math.floor(width / share)
+        mode = config.get("crop_mode") or "center"
+        if mode == "squash":
+            fields["resize"] = resize
+        elif mode == "center" and height == width:
+            fields["resize"] = resize[0]
+        else:
+            raise ExportError(f"expected crop_mode squash, or center of a square, found {mode} of {height}x{width}")
+    return fields

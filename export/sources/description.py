@@ -1,0 +1,94 @@
+"""What an export is about: request and checkpoint --> architecture, labels, preprocessing. Nothing is guessed."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from aaserve.bundle.preprocessing import Preprocessing
+from aaserve.export.errors import ExportError
+from aaserve.export.preprocessing.image_size import preprocessing_at
+from aaserve.export.preprocessing.presets import choose_preprocessing
+from aaserve.export.request import Request
+from aaserve.export.sources.checkpoint import Checkpoint
+from aaserve.export.sources.factory import is_own
+from aaserve.export.sources.labels import check_labels
+from aaserve.export.sources.onnx_file import OnnxFile
+from aaserve.export.sources.recorded import read_recorded
+
+# Of a graph that normalises uint8 pixels itself: nothing is left to do.
+AS_THEY_ARE = {"mean": (0.0, 0.0, 0.0), "std": (1 / 255, 1 / 255, 1 / 255)}
+
+
+@dataclass(frozen=True)
+class Description:
+    """One network and its input.
+
+    Args:
+        options: further arguments of `create_model` that the network was trained with, or all of a user's function.
+    """
+
+    architecture: str
+    options: dict[str, Any]
+    labels: tuple[str, ...]
+    preprocessing: Preprocessing
+
+
+def describe(request: Request, checkpoint: Checkpoint) -> Description:
+    """Take what the user typed, or else what `python -m training` wrote into the checkpoint.
+
+    Raises:
+        ExportError: neither has what is needed, or what the checkpoint records is damaged.
+    """
+    recorded = read_recorded(checkpoint)
+    architecture = request.architecture or recorded.architecture
+    if architecture and is_own(architecture) and not request.architecture:
+        raise ExportError(
+            f"{checkpoint.path}: names {architecture}, which is code; give it as --arch if you want to run it"
+        )
+    labels = request.labels or check_labels(recorded.labels, checkpoint.path)
+    stated = request.preprocessing or recorded.preprocessing or request.preprocessing_fields
+    needed = [
+        option
+        for value, option in ((architecture, "--arch"), (labels, "--labels"), (stated, "--preprocessing"))
+        if not value
+    ]
+    if needed or architecture is None:
+        *others, last = needed
+        options = f"{', '.join(others)} and {last} are" if others else f"{last} is"
+        raise ExportError(f"{options} needed: {checkpoint.path} does not record {'them' if others else 'it'}")
+    preprocessing = choose_preprocessing(request.preprocessing, recorded.preprocessing, request.preprocessing_fields)
+    if request.image_size:
+        preprocessing = preprocessing_at(preprocessing, request.image_size)
+    options = {} if is_own(architecture) else recorded.options(architecture)
+    return Description(architecture, {**options, **request.architecture_options}, labels, preprocessing)
+
+
+def describe_file(request: Request, file: OnnxFile) -> Description:
+    """Take what the user typed: an ONNX file says nothing of labels and pixels but their size.
+
+    Raises:
+        ExportError: something is needed, or an option is for checkpoints.
+    """
+    given = {
+        "--arch": request.architecture,
+        "--arch-option": request.architecture_options,
+        "--nested-key": request.nested_key,
+        "--key-prefix": request.key_prefix,
+        "--image-size": request.image_size,
+        "--with-attention": request.with_attention,
+    }
+    if unfit := [option for option, value in given.items() if value]:
+        raise ExportError(f"{file.path}: is an ONNX file; for checkpoints only: {', '.join(unfit)}")
+    if file.dtype == "uint8" and not request.pixel_input:
+        raise ExportError(f"{file.path}: takes uint8 pixels, so --input float32 is not possible")
+    if request.labels is None:
+        raise ExportError(f"--labels is needed: {file.path} does not record them")
+    fields = request.preprocessing_fields
+    if file.dtype == "uint8":
+        fields = {**fields, **AS_THEY_ARE}
+    preprocessing = choose_preprocessing(request.preprocessing, None, fields)
+    if any(side not in (None, cropped) for side, cropped in zip(file.size, preprocessing.crop, strict=True)):
+        raise ExportError(
+            f"{file.path}: takes {file.size[0]}x{file.size[1]} pixels, and the preprocessing crops "
+            f"{preprocessing.crop[0]}x{preprocessing.crop[1]}"
+        )
+    return Description(file.path.name, {}, request.labels, preprocessing)

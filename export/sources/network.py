@@ -1,0 +1,99 @@
+"""Checkpoint and description --> the network with the weights of the checkpoint.
+
+outline without memory --> names of the weights, number of classes --> network --load_weights--> ready to convert
+--arch module:function --> network --load_weights--> answers a vector per picture? --> ready to convert
+"""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from aaserve.export.errors import ExportError
+from aaserve.export.request import Request
+from aaserve.export.sources.checkpoint import Checkpoint
+from aaserve.export.sources.description import Description
+from aaserve.export.sources.factory import build_own, check_answer, is_own
+from aaserve.export.sources.weights import head_classes, load_weights, name_weights
+from aaserve.models import create_model
+from aaserve.models.efficientnet_lite import timm_names
+from aaserve.models.relative_tables import resize_relative_tables
+
+
+def build_network(
+    request: Request, description: Description, checkpoint: Checkpoint, report: Callable[[str], None]
+) -> nn.Module:
+    """Build the network in evaluation mode; `report` is told which weights are chosen and which prefix is removed.
+
+    Raises:
+        ValueError: no such architecture, or an image size that does not fit it.
+        ExportError: the weights or the options in the checkpoint do not fit the network.
+    """
+    if is_own(description.architecture):
+        return _own_network(request, description, checkpoint, report)
+    outline = _outline(description, checkpoint)
+    weights = _named_weights(request, checkpoint, outline, report)
+    _check_classes(request, description, outline, weights)
+    network = _create(description, checkpoint, num_classes=len(description.labels))
+    if request.image_size:
+        weights = resize_relative_tables(weights, network)
+    load_weights(network, weights)
+    return network.eval()
+
+
+def _own_network(
+    request: Request, description: Description, checkpoint: Checkpoint, report: Callable[[str], None]
+) -> nn.Module:
+    """What the user's function returns, with the weights of the checkpoint."""
+    network = build_own(description.architecture, description.options)
+    weights = _named_weights(request, checkpoint, network, report)
+    if request.image_size:
+        weights = resize_relative_tables(weights, network)
+    load_weights(network, weights)
+    check_answer(network, description.preprocessing.crop, len(description.labels))
+    return network
+
+
+def _outline(description: Description, checkpoint: Checkpoint) -> nn.Module:
+    """The network without memory for its weights, with a head of one class."""
+    with torch.device("meta"):
+        return _create(description, checkpoint, num_classes=1)
+
+
+def _create(description: Description, checkpoint: Checkpoint, *, num_classes: int) -> nn.Module:
+    try:
+        return create_model(
+            description.architecture,
+            num_classes=num_classes,
+            image_size=description.preprocessing.crop,
+            **description.options,
+        )
+    except ValueError:
+        raise
+    except Exception as error:  # the options are whatever was typed or recorded, so they may raise anything
+        raise ExportError(
+            f"{checkpoint.path}: {description.options} make no {description.architecture}: {error}"
+        ) from error
+
+
+def _named_weights(
+    request: Request, checkpoint: Checkpoint, outline: nn.Module, report: Callable[[str], None]
+) -> dict[str, Tensor]:
+    """The weights under the names that the network uses."""
+    given = timm_names(checkpoint.weights)
+    weights, prefix, left_out = name_weights(given, outline.state_dict(), request.key_prefix)
+    if checkpoint.nested_key:
+        report(f"weights are under {checkpoint.nested_key!r}")
+    if prefix:
+        without = f"; {left_out} weights without it are left out" if left_out else ""
+        report(f"names of the weights begin with {prefix!r}, which is taken off{without}")
+    return weights
+
+
+def _check_classes(
+    request: Request, description: Description, outline: nn.Module, weights: Mapping[str, Tensor]
+) -> None:
+    found = head_classes(outline, weights)
+    for expected, source in ((len(description.labels), "labels"), (request.num_classes, "--num-classes")):
+        if expected is not None and expected != found:
+            raise ExportError(f"{request.checkpoint}: expected a head of {expected} classes ({source}), found {found}")

@@ -1,0 +1,146 @@
+"""--store-weights float16: a file of half the size, whose answers are those of float32 arithmetic."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from numpy.typing import NDArray
+from onnx import numpy_helper
+from safetensors.torch import save_file
+from torch import nn
+
+from aaserve.bundle.bundle import open_bundle
+from aaserve.export import summary, verify
+from aaserve.export.command import main
+from aaserve.models import create_model
+from tests.helpers import EXAMPLES
+
+SIZE, LABELS = 16, ("ant", "bee", "cat")
+LARGE = 1024
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    made = create_model("aa_wide_resnet16_2", num_classes=len(LABELS), image_size=SIZE)
+    with torch.no_grad():
+        made(torch.randn(8, 3, SIZE, SIZE))  # gives the normalisations other statistics than zero and one
+        for module in made.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.weight.uniform_(0.5, 1.5)
+    return made.eval()
+
+
+def rounded(network: nn.Module) -> nn.Module:
+    """What the option promises: parameters, vectors aside, have values of float16."""
+    for parameter in network.parameters():
+        if parameter.ndim > 1:
+            parameter.data = parameter.data.half().float()
+    return network
+
+
+def run(folder: Path, weights: dict[str, torch.Tensor], name: str, *options: str) -> int:
+    (folder / "labels.txt").write_text("\n".join(LABELS))
+    save_file(weights, folder / f"{name}.safetensors")
+    described = ["--arch", "aa_wide_resnet16_2", "--labels", str(folder / "labels.txt"), "--preprocessing", "imagenet"]
+    sized = ["--resize", str(SIZE), "--crop", str(SIZE), "--max-batch-size", "2"]
+    where = ["--name", name, "--version", "1", "--repository", str(folder), "--parity-images", str(EXAMPLES)]
+    return main([str(folder / f"{name}.safetensors"), *described, *sized, *where, *options])
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`whole` and `halved` of the same checkpoint."""
+    folder = tmp_path_factory.mktemp("bundles")
+    weights = network().state_dict()
+    assert run(folder, weights, "whole", "--with-attention") == 0
+    assert run(folder, weights, "halved", "--with-attention", "--store-weights", "float16") == 0
+    return folder
+
+
+def large(model: Path) -> set[str]:
+    """The types of the large initializers."""
+    tensors = [numpy_helper.to_array(tensor) for tensor in onnx.load(model).graph.initializer]
+    return {str(tensor.dtype) for tensor in tensors if tensor.ndim > 1 and tensor.size >= LARGE}
+
+
+def pixels() -> NDArray[np.uint8]:
+    return np.random.default_rng(0).integers(0, 256, (4, SIZE, SIZE, 3), dtype=np.uint8)
+
+
+def answers(model: Path) -> list[NDArray[np.float32]]:
+    return onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"]).run(None, {"image": pixels()})
+
+
+def test_the_answers_are_those_of_the_network_with_rounded_weights(bundles: Path) -> None:
+    opened = open_bundle(bundles / "halved" / "1")
+    spec = opened.manifest.preprocessing
+    normalised = (pixels() / 255 - np.array(spec.mean)) / np.array(spec.std)
+    with torch.inference_mode():
+        expected = rounded(network()).double()(torch.from_numpy(normalised).permute(0, 3, 1, 2)).numpy()
+    found = answers(opened.model_path)[0]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert np.abs(answers(bundles / "whole" / "1" / "model.onnx")[0] - expected).max() > 1e-4
+    assert opened.manifest.parity.tolerance == 1e-4
+    assert opened.manifest.parity.max_difference < 1e-5
+
+
+def test_every_large_weight_is_stored_in_half_the_bytes(bundles: Path) -> None:
+    whole, halved = (bundles / name / "1" / "model.onnx" for name in ("whole", "halved"))
+    assert large(whole) == {"float32"}
+    assert large(halved) == {"float16"}
+    assert halved.stat().st_size < 0.6 * whole.stat().st_size
+
+
+def test_a_loaded_session_computes_the_same_nodes_as_with_float32_weights(bundles: Path, tmp_path: Path) -> None:
+    nodes = []
+    for name in ("whole", "halved"):
+        options = onnxruntime.SessionOptions()
+        options.optimized_model_filepath = str(tmp_path / f"{name}.onnx")
+        options.log_severity_level = 3  # it warns that such a file is for this machine only
+        onnxruntime.InferenceSession(bundles / name / "1" / "model.onnx", options, providers=["CPUExecutionProvider"])
+        nodes.append(Counter(node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node))
+    assert nodes[0] == nodes[1]
+
+
+def test_manifest_and_inspect_say_so_and_verify_accepts_it(bundles: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    manifests = {name: json.loads((bundles / name / "1" / "manifest.json").read_text()) for name in ("whole", "halved")}
+    assert [manifests[name]["stored_weights"] for name in ("whole", "halved")] == ["float32", "float16"]
+    assert manifests["halved"]["precision"] == "fp32"
+    assert summary.main([str(bundles / "halved" / "1")]) == 0
+    assert "weights stored as float16" in capsys.readouterr().out
+    assert verify.main([str(bundles / "halved" / "1"), "--images", str(EXAMPLES)]) == 0
+
+
+def test_a_float16_checkpoint_gives_the_same_bundle_as_its_float32_original(bundles: Path, tmp_path: Path) -> None:
+    weights = network().state_dict()
+    for name, parameter in network().named_parameters():
+        if parameter.ndim > 1:
+            weights[name] = weights[name].half()
+    assert run(tmp_path, weights, "halved", "--with-attention", "--store-weights", "float16") == 0
+    for found, expected in zip(
+        answers(tmp_path / "halved" / "1" / "model.onnx"), answers(bundles / "halved" / "1" / "model.onnx"), strict=True
+    ):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_a_weight_out_of_the_range_of_float16_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    weights = network().state_dict()
+    name = next(name for name, value in weights.items() if value.ndim > 1)
+    weights[name][0, 0, 0, 0] = 70_000
+    assert run(tmp_path, weights, "halved", "--store-weights", "float16") == 1
+    error = capfd.readouterr().err.splitlines()[-1]
+    assert error == f"error: --store-weights float16: expected weights up to 65504, found more in {name}"
+    assert not (tmp_path / "halved").exists()
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_a_precision_below_fp32_has_storage_of_its_own(
+    tmp_path: Path, precision: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run(tmp_path, network().state_dict(), "halved", "--store-weights", "float16", "--precision", precision) == 1
+    assert f"error: --store-weights is for --precision fp32, found {precision}" in capfd.readouterr().err

