@@ -47,6 +47,7 @@ def batching(
     lanes: InferenceThreads | None = None,
     few_rows: float = 0,
     usage: ClientUsage | None = None,
+    on_lost: Callable[[Exception], None] = lambda cause: None,
 ) -> DynamicBatcher:
     return DynamicBatcher(
         model,
@@ -57,6 +58,7 @@ def batching(
         max_queue_size=queue,
         recover=recover,
         usage=usage or ClientUsage(),
+        on_lost=on_lost,
         clock=asyncio.get_running_loop().time,
     )
 

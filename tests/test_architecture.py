@@ -99,7 +99,7 @@ ALLOWED = {
     "service/healthcheck.py": {"http"},  # another process, which asks this one and no other
     "service/observability/logs.py": {"urllib"},  # quote, which makes a path printable
     "service/http/error_responses.py": {"http"},  # HTTPStatus, the names of the numbers
-    "service/engine/trial.py": {"subprocess"},  # a part of this service, which tries a model
+    "service/repository/trials.py": {"subprocess"},  # a part of this service, which tries a model
     "service/process/supervisor.py": {"subprocess"},  # this service itself, N times
 }
 

@@ -10,6 +10,7 @@ Knows nothing of HTTP.
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 from math import ceil
 from typing import Self
 
@@ -44,6 +45,7 @@ class Permit:
         self.release()
 
 
+@dataclass(eq=False, kw_only=True)
 class Admission:
     """Counts rows of accepted requests.
 
@@ -55,24 +57,16 @@ class Admission:
         slow_throughput: the same, of slow rows.
     """
 
-    def __init__(
-        self,
-        *,
-        max_rows: int,
-        longest_wait: float,
-        computing: Callable[[bool], int],
-        usage: ClientUsage,
-        throughput: Throughput,
-        slow_throughput: Throughput,
-    ) -> None:
-        self._max_rows = max_rows
-        self._longest_wait = longest_wait
-        self._computing = computing
-        self._usage = usage
+    max_rows: int
+    longest_wait: float
+    computing: Callable[[bool], int]
+    usage: ClientUsage
+    throughput: Throughput
+    slow_throughput: Throughput
+
+    def __post_init__(self) -> None:
         self._long_decodes = 0  # seen here
         self._permits: dict[str, set[Permit]] = {}  # by client, those for rows that are not slow
-        self._throughput = throughput
-        self._slow_throughput = slow_throughput
         self._rows = 0
         self.slow_rows = 0  # of them
         self._held = 0
@@ -88,18 +82,18 @@ class Admission:
             slow: whether the rows are slow ones.
         """
         self._find_slow()
-        waiting = self._rows - self._computing(False) - self._computing(True)
-        if waiting + arriving + rows > self._max_rows:
+        waiting = self._rows - self.computing(False) - self.computing(True)
+        if waiting + arriving + rows > self.max_rows:
             message = None if rows == 1 else f"the queue has no room for {rows} images"
             return QueueFull(message, retry_after=self._retry_after(slow))
-        if slow and self.slow_rows and self.slow_rows + rows > 1 + max(1, self._max_rows // _SLOW_SHARE):
+        if slow and self.slow_rows and self.slow_rows + rows > 1 + max(1, self.max_rows // _SLOW_SHARE):
             return QueueFull(
                 "the queue has no more room for /explain, nor for clients whose images take long to decode",
                 retry_after=self._retry_after(slow),
             )
-        held = self.slow_rows if slow else self._rows - self.slow_rows
+        held = self._held_rows(slow)
         predicted = self._measured(slow).seconds_for(held + rows + (0 if slow else arriving))
-        if held > self._computing(slow) and predicted is not None and predicted * _MARGIN > timeout:
+        if held > self.computing(slow) and predicted is not None and predicted * _MARGIN > timeout:
             return QueueFull(
                 "the estimated wait is longer than the request's deadline", retry_after=self._retry_after(slow)
             )
@@ -112,8 +106,8 @@ class Admission:
             QueueFull: refused at once.
             TooManyRows: they can never be admitted together.
         """
-        if rows > self._max_rows:
-            raise TooManyRows(f"more than {self._max_rows} images in one request")
+        if rows > self.max_rows:
+            raise TooManyRows(f"more than {self.max_rows} images in one request")
         if refusal := self.refusal(rows=rows, timeout=timeout, slow=slow):
             raise refusal
         return Permit(self, rows, client, slow=slow)
@@ -152,18 +146,21 @@ class Admission:
 
     def _find_slow(self) -> None:
         """Count the rows of clients as slow that have become so since."""
-        if self._long_decodes == self._usage.long_decodes:
+        if self._long_decodes == self.usage.long_decodes:
             return
-        self._long_decodes = self._usage.long_decodes
-        for client in [client for client in self._permits if self._usage.is_slow(client)]:
+        self._long_decodes = self.usage.long_decodes
+        for client in [client for client in self._permits if self.usage.is_slow(client)]:
             for permit in self._permits.pop(client):
                 permit.slow = True
                 self.slow_rows += permit.rows
 
+    def _held_rows(self, slow: bool) -> int:
+        return self.slow_rows if slow else self._rows - self.slow_rows
+
     def _measured(self, slow: bool) -> Throughput:
-        return self._slow_throughput if slow else self._throughput
+        return self.slow_throughput if slow else self.throughput
 
     def _retry_after(self, slow: bool) -> int:
         """Whole seconds until the rows ahead are answered; HTTP knows no shorter unit."""
-        ahead = self._measured(slow).seconds_for(self.slow_rows if slow else self._rows - self.slow_rows) or 0
-        return max(1, ceil(min(ahead, self._longest_wait)))
+        ahead = self._measured(slow).seconds_for(self._held_rows(slow)) or 0
+        return max(1, ceil(min(ahead, self.longest_wait)))

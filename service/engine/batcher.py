@@ -13,91 +13,71 @@ by `_dispatch`, when something has changed: no locks, nothing polls, an idle bat
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from itertools import islice
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-from aaserve.service.engine.batch import BatchTracing, Outcome, Postponed, RunBatch, compute, inference_failed
+from aaserve.service.engine.batch import Batch, Outcome, Postponed, RunBatch, compute, inference_failed
 from aaserve.service.engine.client_usage import ClientUsage
 from aaserve.service.engine.inference_threads import InferenceThreads
 from aaserve.service.engine.queue import RowQueue
-from aaserve.service.engine.queued_request import Array, Computed, Inference, QueuedRequest, RowSlice
+from aaserve.service.engine.queued_request import Array, Computed, Inference, QueuedRequest
 from aaserve.service.errors import DeadlineExceeded, Draining, InferenceFailed, ModelLost, QueueFull, TooManyRows
 
-
-@dataclass(eq=False, slots=True)
-class _Batch:
-    """Rows that a thread has been given."""
-
-    parts: list[RowSlice]
-    rows: int
-    all_cores: bool  # leaves no core to other threads
-    slow: bool  # a picture of a slow client, or outputs that the task does not need
-
-    def fail(self, cause: Exception) -> None:
-        for part in self.parts:
-            part.request.fail(inference_failed(cause))
+if TYPE_CHECKING:
+    from aaserve.service.observability.tracing import ModelTracing
 
 
+@dataclass(eq=False)
 class DynamicBatcher:
     """Groups concurrent `submit` calls into batches. All limits count rows.
 
     Args:
         run_batch: runs the model.
-        few_rows: below so many rows, waiting and in flight, one batch at a time gets all cores.
         lanes: threads to run it in, which the batcher opens and closes.
+        usage: of all clients; decides whose rows go first.
         max_batch_size: rows in one call of `run_batch`, at most.
         max_queue_delay: seconds a batch waits for company once a lane is free, counted from its first entry; without
             it, what waits is shared evenly by the free lanes.
         max_queue_size: rows waiting, at most; beyond that `submit` refuses.
+        few_rows: below so many rows, waiting and in flight, one batch at a time gets all cores.
         recover: called in a lane once every caller of a batch has failed alone too; nothing is begun meanwhile, and
             what it raises ends the batcher.
-        usage: of all clients; decides whose rows go first.
+        on_lost: called in the event loop with what has ended the batcher before its time.
         on_answered: called in the event loop with the number of rows a batch has answered, and whether they were slow.
         tracing: records batches; without it, nothing does.
         clock: the event loop's clock, in seconds, at its full resolution.
     """
 
-    def __init__(
-        self,
-        run_batch: RunBatch,
-        *,
-        few_rows: float = 0,
-        lanes: InferenceThreads,
-        max_batch_size: int,
-        max_queue_delay: float,
-        max_queue_size: int,
-        recover: Callable[[], None] = lambda: None,
-        usage: ClientUsage,
-        on_answered: Callable[[int, bool], None] = lambda rows, slow: None,
-        tracing: BatchTracing | None = None,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._run_batch = run_batch
-        self._few_rows = few_rows
-        self._lanes = lanes
-        self._in_flight: dict[_Batch, None] = {}  # in order: as many compute as there are threads, others are prepared
-        self._max_batch_size = max_batch_size
-        self._max_queue_delay = max_queue_delay
-        self.max_queue_size = max_queue_size
-        self._recover = recover
-        self._on_answered = on_answered
-        self._tracing = tracing
-        self._clock = clock
-        self._usage = usage
-        self._queue = RowQueue(usage)
+    run_batch: RunBatch
+    _: KW_ONLY
+    lanes: InferenceThreads
+    usage: ClientUsage
+    max_batch_size: int
+    max_queue_delay: float
+    max_queue_size: int
+    few_rows: float = 0
+    recover: Callable[[], None] = lambda: None
+    on_lost: Callable[[Exception], None] = lambda cause: None
+    on_answered: Callable[[int, bool], None] = lambda rows, slow: None
+    tracing: "ModelTracing | None" = None
+    clock: Callable[[], float] = time.monotonic
+
+    def __post_init__(self) -> None:
+        self._queue = RowQueue(self.usage)
+        self._in_flight: dict[Batch, None] = {}  # in order: as many compute as there are threads, others are prepared
         self._recovering = False
         self._dispatching = False
         self._company: asyncio.TimerHandle | None = None
         self._lost: Exception | None = None
         self._abandoned = False
         self._accepting = False
+        self._ended = asyncio.Event()
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
-        self._ended: asyncio.Future[None] = self._loop.create_future()
-        self._lanes.open(self._thread_ended)
+        self.lanes.open(self._thread_ended)
         self._accepting = True
         return self
 
@@ -105,12 +85,11 @@ class DynamicBatcher:
         """Refuse new work, answer what is queued (each entry has its deadline, so this ends), stop."""
         self._accepting = False
         self._dispatch_soon()
-        await asyncio.wait([self._ended])
-        self._ended.exception()  # seen; who wants to know awaits `ended`
-        self._lanes.close(wait=not self._abandoned)
+        await self._ended.wait()
+        self.lanes.close(wait=not self._abandoned)
 
     def abandon(self, cause: ModelLost) -> None:
-        """Give up the model, whose call does not come back: whoever waits gets InferenceFailed, `ended` the cause."""
+        """Give up the model, whose call does not come back: whoever waits gets InferenceFailed, `on_lost` the cause."""
         self._abandoned = True
         self._recovering = False
         self._lost = self._lost or cause
@@ -122,17 +101,11 @@ class DynamicBatcher:
     @property
     def alive(self) -> bool:
         """Whether anybody answers what is queued."""
-        return not self._ended.done()
+        return not self._ended.is_set()
 
-    @property
-    def computing(self) -> int:
-        """Rows in the running batches."""
-        return sum([batch.rows for batch in islice(self._in_flight, self._lanes.number)])
-
-    @property
-    def computing_slow(self) -> int:
-        """Those of them that are slow: pictures of slow clients, and rows of requests for attention maps."""
-        return sum([batch.rows for batch in islice(self._in_flight, self._lanes.number) if batch.slow])
+    def computing(self, slow: bool) -> int:
+        """Rows in the running batches that are slow, or in the other ones."""
+        return sum([batch.rows for batch in islice(self._in_flight, self.lanes.number) if batch.slow == slow])
 
     @property
     def slow_waiting(self) -> int:
@@ -142,16 +115,12 @@ class DynamicBatcher:
     @property
     def _slow_allowed(self) -> bool:
         """Whether one more may be slow; where there are several threads, one is kept free of those."""
-        return sum([batch.slow for batch in self._in_flight]) < max(1, self._lanes.number - 1)
+        return sum([batch.slow for batch in self._in_flight]) < max(1, self.lanes.number - 1)
 
     @property
     def queue_depth(self) -> int:
         """Rows waiting, those in the running batches not counted."""
-        return self._queue.rows + sum([batch.rows for batch in islice(self._in_flight, self._lanes.number, None)])
-
-    async def ended(self) -> None:
-        """Return when the batcher has ended, or raise what ended it."""
-        await asyncio.shield(self._ended)
+        return self._queue.rows + sum([batch.rows for batch in islice(self._in_flight, self.lanes.number, None)])
 
     async def submit(
         self, rows: Array | Callable[[], Array], *, names: tuple[str, ...] = (), client: str = "", deadline: float
@@ -178,15 +147,15 @@ class DynamicBatcher:
             raise TooManyRows(f"more than {self.max_queue_size} rows")
         if self.queue_depth + size > self.max_queue_size:
             raise QueueFull
-        now = self._clock()
+        now = self.clock()
         if now >= deadline:
             raise DeadlineExceeded
-        caller = self._tracing.caller() if self._tracing else None
+        caller = self.tracing.caller() if self.tracing else None
         request = QueuedRequest(size, rows, names, now, deadline, self._loop.create_future(), caller, client)
-        self._usage.seen(client)
+        self.usage.seen(client)
         self._queue.add(request)
         self._dispatch_soon()
-        expiry = self._loop.call_at(deadline, request.expire)
+        expiry = self._loop.call_at(deadline, request.fail, DeadlineExceeded())
         try:
             return await request.answer
         finally:
@@ -205,72 +174,65 @@ class DynamicBatcher:
         self._dispatching = False
         try:
             while not self._lost and (room := self._room()):
-                all_cores = not self._in_flight and self._are_few()
-                parts, slow = self._queue.take(room, self._clock(), slow=self._slow_allowed)
-                if parts:
-                    self._give(parts, all_cores=all_cores and not slow, slow=slow or bool(parts[0].request.names))
+                alone = not self._in_flight and self._are_few()
+                batch = self._queue.take(room, self.clock(), slow=self._slow_allowed)
+                if batch.parts:
+                    batch.all_cores = alone and not batch.slow
+                    batch.slow = batch.slow or bool(batch.parts[0].request.names)
+                    self._give(batch)
         except Exception as error:  # a bug: whoever waits must not wait for ever
             self._lost = error
         if self._lost:
-            for request in self._queue:
+            for request in self._queue.items():
                 self._queue.drop(request)
                 request.fail(inference_failed(self._lost))
-        if not self._in_flight and not self._recovering and not self._ended.done():
+        if not self._in_flight and not self._recovering and self.alive:
             if self._lost:
-                self._ended.set_exception(self._lost)
+                self._ended.set()
+                self.on_lost(self._lost)
             elif not self._accepting and not self._queue.rows:
-                self._ended.set_result(None)
+                self._ended.set()
 
     def _room(self) -> int:
         """Rows of the batch that can go now; 0 if none can."""
         waiting = self._queue.rows_waiting(slow=self._slow_allowed)
         if not waiting or self._recovering:
             return 0
-        free = self._lanes.number - len(self._in_flight)
+        free = self.lanes.number - len(self._in_flight)
         if free <= 0:  # prepared, so that no thread waits for the event loop; a batch that may still grow is not
-            return self._max_batch_size if free == 0 and waiting >= self._max_batch_size else 0
-        if waiting < self._max_batch_size and self._wait_for_company():
+            return self.max_batch_size if free == 0 and waiting >= self.max_batch_size else 0
+        if waiting < self.max_batch_size and self._wait_for_company():
             return 0
         are_few = self._are_few()
         if are_few and any(batch.all_cores for batch in self._in_flight):
             return 0  # it is soon done
-        if self._max_queue_delay or (are_few and not self._in_flight):
-            return self._max_batch_size
-        return min(-(-waiting // free), self._max_batch_size)
+        if self.max_queue_delay or (are_few and not self._in_flight):
+            return self.max_batch_size
+        return min(-(-waiting // free), self.max_batch_size)
 
     def _are_few(self) -> bool:
         """True if all rows, waiting and in flight, are so few that they are best given all the cores."""
-        return self._queue.rows + sum([batch.rows for batch in self._in_flight]) < self._few_rows
+        return self._queue.rows + sum([batch.rows for batch in self._in_flight]) < self.few_rows
 
     def _wait_for_company(self) -> bool:
         """Whether a batch that is not full stays; it is looked at again when that is over."""
         if self._company:
             self._company.cancel()
             self._company = None
-        if not self._max_queue_delay or not self._accepting:
+        if not self.max_queue_delay or not self._accepting:
             return False
-        oldest = self._queue.oldest(slow=self._slow_allowed)
-        if oldest is None or self._clock() >= (until := oldest.enqueued + self._max_queue_delay):
+        oldest = self._queue.next(slow=self._slow_allowed)
+        if oldest is None or self.clock() >= (until := oldest.enqueued + self.max_queue_delay):
             return False
         self._company = self._loop.call_at(until, self._dispatch_soon)
         return True
 
-    def _give(self, parts: list[RowSlice], *, all_cores: bool, slow: bool) -> None:
-        batch = _Batch(parts, sum([part.size for part in parts]), all_cores, slow)
+    def _give(self, batch: Batch) -> None:
         self._in_flight[batch] = None
-        work = partial(
-            compute,
-            parts,
-            self._run_batch,
-            all_cores=all_cores,
-            usage=self._usage,
-            slow=slow,
-            tracing=self._tracing,
-            clock=self._clock,
-        )
-        self._lanes.give(work, partial(self._computed, batch))
+        work = partial(compute, batch, self.run_batch, usage=self.usage, tracing=self.tracing, clock=self.clock)
+        self.lanes.give(work, partial(self._computed, batch))
 
-    def _computed(self, batch: _Batch, outcomes: list[Outcome] | None, error: Exception | None) -> None:
+    def _computed(self, batch: Batch, outcomes: list[Outcome] | None, error: Exception | None) -> None:
         if batch not in self._in_flight:  # given up
             return
         del self._in_flight[batch]
@@ -289,7 +251,7 @@ class DynamicBatcher:
         for part, outcome in reversed(outcomes):  # so that those who are put back keep their order
             if isinstance(outcome, Postponed):
                 if not part.request.answer.done():
-                    self._queue.put_back(part)
+                    self._queue.put_back_rows(part)
             elif isinstance(outcome, Computed):
                 answered += part.size
                 part.request.settle(part, outcome)
@@ -297,16 +259,11 @@ class DynamicBatcher:
                 failed = failed or isinstance(outcome, InferenceFailed)
                 part.request.fail(outcome)
                 self._queue.drop(part.request)
-        if failed and not answered:
-            self._recover_model()
-        slow = slow or any(self._usage.is_slow(part.request.client) for part, _ in outcomes)
-        self._on_answered(answered, slow)
-
-    def _recover_model(self) -> None:
-        """In a thread; nothing is given to a model that may be dead."""
-        if not self._recovering:
-            self._recovering = True
-            self._lanes.give(self._recover, self._recovered)
+        if failed and not answered and not self._recovering:
+            self._recovering = True  # nothing is given to a model that may be dead
+            self.lanes.give(self.recover, self._recovered)
+        slow = slow or any(self.usage.is_slow(part.request.client) for part, _ in outcomes)
+        self.on_answered(answered, slow)
 
     def _recovered(self, _: None, error: Exception | None) -> None:
         self._recovering = False

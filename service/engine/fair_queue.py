@@ -5,7 +5,6 @@ it had come later by the seconds that it has used (`ClientUsage`). So nobody is 
 client, such as a proxy, the order is that of arrival.
 """
 
-from collections.abc import Iterator
 from typing import Generic, Protocol, TypeVar
 
 from aaserve.service.engine.client_usage import ClientUsage
@@ -34,12 +33,6 @@ class FairQueue(Generic[Item]):
     def __len__(self) -> int:
         return sum(map(len, self._items.values()))
 
-    def __bool__(self) -> bool:
-        return bool(self._items)
-
-    def __iter__(self) -> Iterator[Item]:
-        return iter([item for items in self._items.values() for item in items])
-
     def __contains__(self, item: Item) -> bool:
         return item in self._items.get(item.client, ())
 
@@ -64,16 +57,17 @@ class FairQueue(Generic[Item]):
         Args:
             slow: whether it may be one of a slow client.
         """
-        heads = [next(iter(items)) for client, items in self._items.items() if slow or not self.is_slow(client)]
+        heads = [next(iter(items)) for items in self._lines(slow)]
         if len(heads) < 2:
             return heads[0] if heads else None
         return min(heads, key=lambda item: item.enqueued + self._usage.used(item.client))
 
-    def of_quick_clients(self) -> Iterator[Item]:
-        """All items but those of slow clients."""
-        for client, items in self._items.items():
-            if not self.is_slow(client):
-                yield from items
+    def items(self, *, slow: bool = True) -> list[Item]:
+        """All items; without `slow`, not those of slow clients."""
+        return [item for items in self._lines(slow) for item in items]
+
+    def _lines(self, slow: bool) -> list[dict[Item, None]]:
+        return [items for client, items in self._items.items() if slow or not self.is_slow(client)]
 
     def is_slow(self, client: str) -> bool:
         """Whether a client's pictures take long."""

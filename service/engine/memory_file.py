@@ -1,4 +1,4 @@
-"""Bytes that were checked, as a file that nobody else can write: for whom wants a file, or another process."""
+"""A model that was checked, as a file that nobody else can write."""
 
 import os
 import tempfile
@@ -10,20 +10,6 @@ from typing import BinaryIO
 from aaserve.bundle.bundle import MODEL_FILE, Bundle
 
 _DESCRIPTORS = Path("/proc/self/fd")
-
-
-@contextmanager
-def memory_file(*contents: bytes) -> Iterator[BinaryIO]:
-    """A file without a name that holds `contents`, read from its beginning; in memory, where the system can (Linux).
-
-    Raises:
-        OSError: there is no room for it.
-    """
-    with _nameless() as file:
-        for content in contents:
-            file.write(content)
-        file.seek(0)
-        yield file
 
 
 @contextmanager
@@ -43,7 +29,9 @@ def model_file(bundle: Bundle, *, as_path: bool = True) -> Iterator[str | bytes]
     if not as_path or not _DESCRIPTORS.is_dir():
         yield content
         return
-    with memory_file(content) as file:
+    with _nameless() as file:
+        file.write(content)
+        file.flush()
         del content
         yield str(_DESCRIPTORS / str(file.fileno()))
 

@@ -87,10 +87,6 @@ class Predictor:
         """Whether the model works now; it does not while its session is being opened again."""
         return self.alive and self.runner.ready
 
-    async def ended(self) -> None:
-        """Return when the model has been stopped; raise what it died of."""
-        await self.batcher.ended()
-
     async def infer_picture(self, picture: bytes, *, client: str, deadline: float) -> Inference:
         """Return the task's outputs for one picture.
 

@@ -9,8 +9,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from aaserve.service.errors import DeadlineExceeded
-
 Array = NDArray[Any]
 Outputs = Mapping[str, Array]  # by the names that the model gives them; the first axis is rows
 
@@ -118,10 +116,6 @@ class QueuedRequest:
         }
         outputs = joined([each.outputs for each in parts])
         self.answer.set_result(Inference(outputs, stages, max([each.batch_size for each in parts])))
-
-    def expire(self) -> None:
-        """Its deadline has passed."""
-        self.fail(DeadlineExceeded())
 
     def fail(self, error: Exception) -> None:
         """End the wait, if the caller still does."""

@@ -21,6 +21,11 @@ from types import ModuleType
 from prometheus_client.metrics_core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+_DOCUMENTATION = {
+    "memory_used_bytes": "Memory of the card that is taken, by whomever.",
+    "memory_total_bytes": "Memory of the card.",
+    "utilisation_ratio": "Share of the last moments in which the card computed anything, 0 to 1.",
+}
 _PATIENCE = 1.0  # seconds that a scrape waits for one before it, which a driver that hangs may keep
 log = logging.getLogger("aaserve")
 
@@ -42,42 +47,42 @@ class GpuMetrics(Collector):
 
     def describe(self) -> Iterator[GaugeMetricFamily]:
         """All that may be told, without a value."""
-        yield from _families().values()
+        yield from map(_family, _DOCUMENTATION)
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         if not self._reading.acquire(timeout=_PATIENCE):
             return
         try:
-            values = self._read()
+            device, values = self._read()
         except Exception as error:  # no module, no library, no card, a card that was lost: never the scrape's failure
             self._say("GPU", error)
             return
         finally:
             self._reading.release()
-        families = _families()
-        for name, (device, value) in values.items():
-            families[name].add_metric([device], value)
-            yield families[name]
+        for name, value in values.items():
+            family = _family(name)
+            family.add_metric([device], value)
+            yield family
 
-    def _read(self) -> dict[str, tuple[str, float]]:
+    def _read(self) -> tuple[str, dict[str, float]]:
         import pynvml  # here, so that it is loaded only where a model runs on a GPU
 
         if self._device is None:
             pynvml.nvmlInit()
             self._device = _find(pynvml, self._uuid_of(self._device_id))
         device, handle = self._device
-        values: dict[str, tuple[str, float]] = {}
+        values: dict[str, float] = {}
         try:
             memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
-            values["memory_used_bytes"] = device, memory.used
-            values["memory_total_bytes"] = device, memory.total
+            values["memory_used_bytes"] = memory.used
+            values["memory_total_bytes"] = memory.total
         except pynvml.NVMLError as error:
             self._say("GPU memory", error)
         try:
-            values["utilisation_ratio"] = device, pynvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100
+            values["utilisation_ratio"] = pynvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100
         except pynvml.NVMLError as error:  # as of parts of a card (MIG)
             self._say("GPU utilisation", error)
-        return values
+        return device, values
 
     def _say(self, what: str, error: Exception) -> None:
         if what not in self._said:
@@ -113,12 +118,5 @@ def _find(pynvml: ModuleType, identity: uuid.UUID) -> tuple[str, object]:
         return name, pynvml.nvmlDeviceGetHandleByUUID(name)
 
 
-def _families() -> dict[str, GaugeMetricFamily]:
-    return {
-        name: GaugeMetricFamily(f"aaserve_gpu_{name}", documentation, labels=["device"])
-        for name, documentation in (
-            ("memory_used_bytes", "Memory of the card that is taken, by whomever."),
-            ("memory_total_bytes", "Memory of the card."),
-            ("utilisation_ratio", "Share of the last moments in which the card computed anything, 0 to 1."),
-        )
-    }
+def _family(name: str) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"aaserve_gpu_{name}", _DOCUMENTATION[name], labels=["device"])

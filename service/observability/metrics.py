@@ -18,28 +18,8 @@ from aaserve.bundle.manifest import Manifest
 from aaserve.service.observability.gpu_metrics import GpuMetrics
 
 # Resolve a service that answers in 2 to 50 ms; the client library's own buckets start at 5 ms.
-SECONDS = (
-    0.0005,
-    0.001,
-    0.002,
-    0.003,
-    0.005,
-    0.0075,
-    0.01,
-    0.015,
-    0.02,
-    0.03,
-    0.05,
-    0.075,
-    0.1,
-    0.15,
-    0.25,
-    0.5,
-    1,
-    2.5,
-    5,
-    10,
-)
+_MILLISECONDS = (0.5, 1, 2, 3, 5, 7.5, 10, 15, 20, 30, 50, 75, 100, 150, 250, 500, 1000, 2500, 5000, 10_000)
+SECONDS = tuple(milliseconds / 1000 for milliseconds in _MILLISECONDS)
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 REFRESH = 1.0  # seconds between two looks at what workers report
 
@@ -93,100 +73,58 @@ class Metrics:
             values.ValueClass = values.MultiProcessValue(lambda: slot)  # type: ignore[no-untyped-call]
             self.registry = CollectorRegistry()
             MultiProcessCollector(self.registry)  # type: ignore[no-untyped-call]
-        self.requests = Counter(
-            "aaserve_requests_total", "HTTP requests answered.", ["endpoint", "model", "code"], registry=registry
-        )
-        self.request_duration = Histogram(
+        counter = partial(Counter, registry=registry)
+        histogram = partial(Histogram, registry=registry)
+        summed = partial(Gauge, registry=registry, multiprocess_mode="livesum")
+        highest = partial(Gauge, registry=registry, multiprocess_mode="livemax")
+        lowest = partial(Gauge, registry=registry, multiprocess_mode="livemin")
+        self.requests = counter("aaserve_requests_total", "HTTP requests answered.", ["endpoint", "model", "code"])
+        self.request_duration = histogram(
             "aaserve_request_duration_seconds",
             "From the request's head to the end of its answer.",
             ["endpoint", "model"],
             buckets=SECONDS,
-            registry=registry,
         )
-        self.stage_duration = Histogram(
+        self.stage_duration = histogram(
             "aaserve_stage_duration_seconds",
             "Where the time of answered requests went.",
             ["stage", "model"],
             buckets=SECONDS,
-            registry=registry,
         )
-        self.batch_size = Histogram(
-            "aaserve_batch_size", "Rows in one model call.", ["model"], buckets=ROWS, registry=registry
-        )
-        self.queue_depth = Gauge(
-            "aaserve_queue_depth",
-            "Rows waiting for the model.",
-            ["model"],
-            registry=registry,
-            multiprocess_mode="livesum",
-        )
-        self.queue_capacity = Gauge(
-            "aaserve_queue_capacity", "Rows that may wait.", ["model"], registry=registry, multiprocess_mode="livesum"
-        )
-        self.inflight = Gauge(
-            "aaserve_inflight_requests",
-            "Requests being answered, health checks and scrapes excluded.",
-            registry=registry,
-            multiprocess_mode="livesum",
+        self.batch_size = histogram("aaserve_batch_size", "Rows in one model call.", ["model"], buckets=ROWS)
+        self.queue_depth = summed("aaserve_queue_depth", "Rows waiting for the model.", ["model"])
+        self.queue_capacity = summed("aaserve_queue_capacity", "Rows that may wait.", ["model"])
+        self.inflight = summed(
+            "aaserve_inflight_requests", "Requests being answered, health checks and scrapes excluded."
         )
         self.being_answered = 0
         self._report(self.inflight, lambda: self.being_answered)
-        self.receiving = Gauge(
-            "aaserve_receiving_requests",
-            "Requests whose body is being received.",
-            registry=registry,
-            multiprocess_mode="livesum",
-        )
-        self.body_bytes = Gauge(
-            "aaserve_body_bytes",
-            "Bytes of request bodies in memory.",
-            registry=registry,
-            multiprocess_mode="livesum",
-        )
-        self.rejected = Counter(
-            "aaserve_rejected_total",
-            "Requests (of a batch: images) not answered as asked.",
-            ["reason"],
-            registry=registry,
+        self.receiving = summed("aaserve_receiving_requests", "Requests whose body is being received.")
+        self.body_bytes = summed("aaserve_body_bytes", "Bytes of request bodies in memory.")
+        self.rejected = counter(
+            "aaserve_rejected_total", "Requests (of a batch: images) not answered as asked.", ["reason"]
         )
         self.rejected.labels("model_not_found")  # from 0, so that the first one is an increase
-        self.images = Counter("aaserve_images_total", "Images received.", ["format", "outcome"], registry=registry)
-        self.model_info = Gauge(
+        self.images = counter("aaserve_images_total", "Images received.", ["format", "outcome"])
+        self.model_info = highest(
             "aaserve_model_info",
             "What is served; always 1.",
             ["model", "version", "sha256", "provider", "precision"],
-            registry=registry,
-            multiprocess_mode="livemax",
         )
-        self.model_ready = Gauge(
-            "aaserve_model_ready",
-            "1 while the model answers.",
-            ["model", "version"],
-            registry=registry,
-            multiprocess_mode="livemin",
+        self.model_ready = lowest("aaserve_model_ready", "1 while the model answers.", ["model", "version"])
+        self.models_missing = highest(
+            "aaserve_models_missing", "Models of the repository or of required_models that are not served."
         )
-        self.models_missing = Gauge(
-            "aaserve_models_missing",
-            "Models of the repository or of required_models that are not served.",
-            registry=registry,
-            multiprocess_mode="livemax",
-        )
-        self.model_fallback = Gauge(
+        self.model_fallback = highest(
             "aaserve_model_fallback",
             "1 while an older version is served because a newer one is broken.",
             ["model"],
-            registry=registry,
-            multiprocess_mode="livemax",
         )
-        self.reloads = Counter(
-            "aaserve_reloads_total", "Models loaded, or not.", ["model", "outcome"], registry=registry
+        self.reloads = counter("aaserve_reloads_total", "Models loaded, or not.", ["model", "outcome"])
+        self.model_reopened = counter(
+            "aaserve_model_reopened_total", "Sessions that died and were opened again.", ["model"]
         )
-        self.model_reopened = Counter(
-            "aaserve_model_reopened_total", "Sessions that died and were opened again.", ["model"], registry=registry
-        )
-        self.log_lines_dropped = Counter(
-            "aaserve_log_lines_dropped_total", "Log lines that could not be written.", registry=registry
-        )
+        self.log_lines_dropped = counter("aaserve_log_lines_dropped_total", "Log lines that could not be written.")
         self.worker_restarts = worker_restarts(registry)
 
     def watch_model(
@@ -227,15 +165,8 @@ class Metrics:
 
     def refresh(self) -> None:
         """Write what is reported now."""
-        for gauge, value in self._reported.items():
+        for gauge, value in list(self._reported.items()):
             gauge.set(value())
-
-    def _forget(self, gauge: Gauge, labels: tuple[str, ...]) -> None:
-        if self._is_worker:  # whose files keep what they once had
-            self._reported.pop(gauge.labels(*labels), None)
-            gauge.labels(*labels).set(nan if gauge is self.model_ready else 0)  # where 0 means: does not answer
-        else:
-            gauge.remove(*labels)
 
     def _report(self, gauge: Gauge, value: Callable[[], float]) -> None:
         if self._is_worker:
@@ -243,3 +174,11 @@ class Metrics:
             gauge.set(value())
         else:
             gauge.set_function(value)
+
+    def _forget(self, gauge: Gauge, labels: tuple[str, ...]) -> None:
+        if self._is_worker:  # whose files keep what they once had
+            series = gauge.labels(*labels)
+            self._reported.pop(series, None)
+            series.set(nan if gauge is self.model_ready else 0)  # where 0 means: does not answer
+        else:
+            gauge.remove(*labels)

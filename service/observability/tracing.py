@@ -115,7 +115,7 @@ class Tracing:
 
 
 class ModelTracing:
-    """Records one model's batches; a `BatchTracing`."""
+    """Records one model's batches."""
 
     def __init__(self, tracer: trace.Tracer, manifest: Manifest) -> None:
         self._tracer = tracer
@@ -127,7 +127,7 @@ class ModelTracing:
 
     @contextmanager
     def batch(self, callers: Sequence[object], rows: int) -> Iterator[None]:
-        """Record a model call, if any of its callers are recorded."""
+        """Record a model call, if any of its callers are recorded; in the inference thread."""
         members = [caller for caller in dict.fromkeys(callers) if isinstance(caller, Caller)]
         if not members:
             yield

@@ -8,7 +8,7 @@ without `_total`; the client library cannot, so these are declared untyped, whic
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from prometheus_client import Metric
 from prometheus_client.metrics import MetricWrapperBase
@@ -19,7 +19,7 @@ from aaserve.service.observability.metrics import Metrics
 _INFERENCE = re.compile(r"^/classify|/infer$|^/predictions/")  # endpoints that ask a model
 _MICROSECONDS = 1e6
 
-Values = Mapping[str, float]  # by model
+Labels = Mapping[str, str]
 
 
 class TritonNames(Collector):
@@ -31,11 +31,12 @@ class TritonNames(Collector):
     def collect(self) -> Iterable[Metric]:
         ours = self._metrics
         versions = _versions(ours)
-        succeeded, failed = _requests(ours, success=True), _requests(ours, success=False)
+        succeeded = _sums(ours.requests, "_total", where=lambda labels: labels["code"].startswith("2"))
+        failed = _sums(ours.requests, "_total", where=lambda labels: not labels["code"].startswith("2"))
         rows, calls = _sums(ours.batch_size, "_sum"), _sums(ours.batch_size, "_count")
         whole = _sums(ours.request_duration, "_sum", _MICROSECONDS)
-        queue = _sums(ours.stage_duration, "_sum", _MICROSECONDS, stage="queue")
-        inference = _sums(ours.stage_duration, "_sum", _MICROSECONDS, stage="inference")
+        queue = _sums(ours.stage_duration, "_sum", _MICROSECONDS, lambda labels: labels["stage"] == "queue")
+        inference = _sums(ours.stage_duration, "_sum", _MICROSECONDS, lambda labels: labels["stage"] == "inference")
         waiting = _sums(ours.queue_depth, "")
         for name, documentation, values in (
             ("request_success", "Requests answered.", succeeded),
@@ -64,24 +65,18 @@ def _versions(metrics: Metrics) -> dict[str, str]:
     return found
 
 
-def _requests(metrics: Metrics, *, success: bool) -> Values:
-    counts: dict[str, float] = defaultdict(float)
-    for labels, value in _samples(metrics.requests, "_total"):
-        if _INFERENCE.search(labels["endpoint"]) and labels["code"].startswith("2") is success:
-            counts[labels["model"]] += value
-    return counts
-
-
-def _sums(metric: MetricWrapperBase, suffix: str, scale: float = 1, **only: str) -> Values:
+def _sums(
+    metric: MetricWrapperBase, suffix: str, scale: float = 1, where: Callable[[Labels], bool] = lambda labels: True
+) -> Mapping[str, float]:
+    """By model, of the endpoints that ask one."""
     sums: dict[str, float] = defaultdict(float)
     for labels, value in _samples(metric, suffix):
-        asked = _INFERENCE.search(labels.get("endpoint", "/classify"))
-        if asked and only.items() <= labels.items():
+        if _INFERENCE.search(labels.get("endpoint", "/classify")) and where(labels):
             sums[labels["model"]] += value * scale
     return sums
 
 
-def _samples(metric: MetricWrapperBase, suffix: str) -> Iterable[tuple[Mapping[str, str], float]]:
+def _samples(metric: MetricWrapperBase, suffix: str) -> Iterable[tuple[Labels, float]]:
     for family in metric.collect():
         for sample in family.samples:
             if sample.name == family.name + suffix:

@@ -9,6 +9,7 @@ import errno
 import logging
 import socket
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from typing import Any
 
 from aaserve.service.process.connection_counts import ConnectionCounts
@@ -19,6 +20,7 @@ _NO_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 log = logging.getLogger("aaserve")
 
 
+@dataclass(eq=False)
 class Acceptor:
     """Accepts until it is closed.
 
@@ -29,17 +31,12 @@ class Acceptor:
         balance: of the workers, if there are several.
     """
 
-    def __init__(
-        self,
-        listening: socket.socket,
-        welcome: Callable[[socket.socket], Coroutine[Any, Any, object]],
-        connections: Callable[[], int],
-        balance: ConnectionCounts | None,
-    ) -> None:
-        self._listening = listening
-        self._welcome = welcome
-        self._connections = connections
-        self._balance = balance
+    listening: socket.socket
+    welcome: Callable[[socket.socket], Coroutine[Any, Any, object]]
+    connections: Callable[[], int]
+    balance: ConnectionCounts | None
+
+    def __post_init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._welcoming: set[asyncio.Task[None]] = set()
         self._resting: asyncio.TimerHandle | None = None
@@ -47,33 +44,33 @@ class Acceptor:
 
     def close(self) -> None:
         """Take no more; those that are taken go on."""
-        self._loop.remove_reader(self._listening)
+        self._loop.remove_reader(self.listening)
         if self._resting is not None:
             self._resting.cancel()
-        if self._balance is not None:
-            self._balance.leave()
+        if self.balance is not None:
+            self.balance.leave()
 
     def _watch(self) -> None:
-        self._loop.add_reader(self._listening, self._on_waiting)
+        self._loop.add_reader(self.listening, self._on_waiting)
 
     def _on_waiting(self) -> None:
-        if self._balance is not None and self._balance.others_have_fewer(self._connections() + len(self._welcoming)):
+        if self.balance is not None and self.balance.others_have_fewer(self.connections() + len(self._welcoming)):
             self._rest(PATIENCE)
         else:
             self._accept()
 
     def _rest(self, seconds: float) -> None:
-        self._loop.remove_reader(self._listening)
+        self._loop.remove_reader(self.listening)
         self._resting = self._loop.call_later(seconds, self._go_on)
 
     def _go_on(self) -> None:
         self._watch()
-        if self._balance is None or self._balance.may_take():
+        if self.balance is None or self.balance.may_take():
             self._accept()  # what nobody else has taken
 
     def _accept(self) -> None:
         try:
-            connection, _ = self._listening.accept()
+            connection, _ = self.listening.accept()
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):  # another worker was first; it has left
             return
         except OSError as error:
@@ -88,7 +85,7 @@ class Acceptor:
 
     async def _greet(self, connection: socket.socket) -> None:
         try:
-            await self._welcome(connection)
+            await self.welcome(connection)
         except OSError:  # it has left, or failed at TLS, which concerns nobody else
             connection.close()
 

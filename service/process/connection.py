@@ -8,7 +8,6 @@ unparsed, until that request is answered.
 """
 
 import asyncio
-import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +27,7 @@ from aaserve.service.errors import (
 from aaserve.service.http.cors import cors_headers
 from aaserve.service.http.error_responses import error_response
 from aaserve.service.http.observation import UNLOGGED, new_request_id
+from aaserve.service.process.head import check_head, declared_length, without_upgrade
 from aaserve.service.process.lingering import LingeringTransport
 from aaserve.service.process.received import Received
 
@@ -39,8 +39,6 @@ if TYPE_CHECKING:
 
 MAX_HEAD_BYTES = 65_536  # also of trailers and of a chunk's extensions: of all that is neither a request nor its body
 MAX_HEADERS = 100
-# RFC 3986, section 3.2.2; what a literal address contains does not matter here.
-_HOST = re.compile(rb"(?:\[[0-9A-Za-z:._~%-]+\]|[0-9A-Za-z._~!$&'()*+,;=%-]*)(?::[0-9]*)?")
 MAX_CHUNKS = 65_536  # of one body; as Triton has it
 GOODBYE = 0.2  # seconds
 RESET_CHECK = 0.1  # seconds between two looks for a reset after the end of input
@@ -77,8 +75,6 @@ class Connection(HttpToolsProtocol):
         self._refused = False
         self._input_ended = False
         self._stopping = False
-        self._entered = False
-        self._probes_only = False
         self._end_handshake: Callable[[], object] | None = None
 
     def accepted(self, end_handshake: Callable[[], object]) -> None:
@@ -92,11 +88,11 @@ class Connection(HttpToolsProtocol):
         self._forget_head_deadline()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        self._end_handshake = None
+        entered, self._end_handshake = self._end_handshake is not None, None
         self.last_activity = self.loop.time()
         super().connection_made(LingeringTransport(transport, self.loop, self._timeout, self._more_to_come))
         transport.set_write_buffer_limits(high=1)  # so that `_write_deadline` runs whenever bytes are unsent
-        if not self._entered:
+        if not entered:
             self._enter()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -148,17 +144,22 @@ class Connection(HttpToolsProtocol):
         if self._idle_bytes > MAX_HEAD_BYTES:
             self._stop_parsing(HeadTooLarge())
         self._idle_bytes = 0
-        if self.parser.should_upgrade():
-            self._ignore_upgrade()
-            return
-        self._check_head()
-        if self._probes_only and self.url.partition(b"?")[0] not in PROBES:
+        version, probes_only = self.parser.get_http_version(), self._room.is_spare(self)
+        try:
+            if self.parser.should_upgrade():  # the head is parsed again
+                method = self.parser.get_method()
+                self._head_without_upgrade = without_upgrade(method, self.url, version, self.headers)
+                return
+            check_head(version, self.headers)
+        except InvalidRequest as refusal:
+            self._stop_parsing(refusal)
+        if probes_only and self.url.partition(b"?")[0] not in PROBES:
             self._stop_parsing(TooManyConnections())
-        self._received.body_left = self._declared_length()
+        self._received.body_left = declared_length(self.headers)
         if not self._shed_load():
             self._room.works(self)
             super().on_headers_complete()
-            if self._probes_only:
+            if probes_only:
                 self.cycle.keep_alive = False
         self._in_head = False
         self._forget_head_deadline()
@@ -264,32 +265,6 @@ class Connection(HttpToolsProtocol):
         except httptools.HttpParserError:
             self._refuse(self._refusal)
 
-    def _check_head(self) -> None:
-        """Stop at what servers and proxies read in different ways (RFC 9112, sections 2.3 and 3.2)."""
-        version = self.parser.get_http_version()
-        if version not in ("1.0", "1.1"):
-            self._stop_parsing(InvalidRequest(f"the request is HTTP/{version}, not HTTP/1.1"))
-        hosts = [value for name, value in self.headers if name == b"host"]
-        if len(hosts) > 1 or (not hosts and version == "1.1"):
-            self._stop_parsing(InvalidRequest(f"expected one header Host, found {len(hosts) or 'none'}"))
-        if hosts and not _HOST.fullmatch(hosts[0]):
-            self._stop_parsing(InvalidRequest("the header Host is neither a name nor an address"))
-
-    def _declared_length(self) -> int:
-        for name, value in self.headers:
-            if name == b"content-length":
-                return int(value)
-        return 0
-
-    def _ignore_upgrade(self) -> None:
-        """Parse the head again without `Upgrade`: with it, httptools takes the body for another protocol."""
-        method = self.parser.get_method()
-        if method == b"CONNECT":
-            self._stop_parsing(InvalidRequest("CONNECT is not supported"))
-        lines = [b"%b %b HTTP/%b" % (method, self.url, self.parser.get_http_version().encode())]
-        lines += [name + b": " + value for name, value in self.headers if name != b"upgrade"]
-        self._head_without_upgrade = b"\r\n".join([*lines, b"", b""])
-
     def _shed_load(self) -> bool:
         """Answer at once if the request can be refused by its head, unless the client takes no answers."""
         if self._load_shedding is None or self.flow.write_paused:
@@ -346,9 +321,7 @@ class Connection(HttpToolsProtocol):
         return self._in_request or self._refused or self._received.left > 0
 
     def _enter(self) -> None:
-        self._entered = True
         if self._room.enter(self):
-            self._probes_only = self._room.is_spare(self)
             self._expect_head()
         else:
             self._metrics.rejected.labels(TooManyConnections.code).inc()

@@ -63,7 +63,8 @@ class Server(uvicorn.Server):
         self._listening = sockets or []
         for listening in self._listening:
             listening.setblocking(False)
-        self._listen()
+        connections = self.server_state.connections.__len__
+        self._acceptors = [Acceptor(each, self._welcome, connections, self._balance) for each in self._listening]
         self._loop.add_signal_handler(signal.SIGHUP, self._reload)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # which the supervisor blocks until here
         if self._worker is not None and self._balance is not None:
@@ -94,7 +95,8 @@ class Server(uvicorn.Server):
             self._loop.remove_reader(self._worker.lifeline)
         if self._joining is not None:
             self._joining.cancel()
-        self._stop_listening()
+        for acceptor in self._acceptors:
+            acceptor.close()
         # A listening socket that is closed resets the connections that wait in it, so nothing lies between the last
         # accept and the close.
         waiting = []
@@ -112,19 +114,10 @@ class Server(uvicorn.Server):
         await self.config.app.state.lifecycle.started()  # type: ignore[union-attr]
         balance.ready()
 
-    def _listen(self) -> None:
-        connections = self.server_state.connections.__len__
-        self._acceptors = [Acceptor(each, self._welcome, connections, self._balance) for each in self._listening]
-
-    def _stop_listening(self) -> None:
-        for acceptor in self._acceptors:
-            acceptor.close()
-        self._acceptors.clear()
-
     async def _welcome(self, connection: socket.socket) -> None:
         """Speak HTTP with a connection, after TLS where there is a certificate."""
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        protocol = self._protocol()
+        protocol = Connection(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
         if self.config.ssl is None:
             await self._loop.connect_accepted_socket(lambda: protocol, connection)
             return
@@ -151,9 +144,6 @@ class Server(uvicorn.Server):
             if isinstance(connection, Connection)
         ):
             await asyncio.sleep(SETTLE)
-
-    def _protocol(self) -> Connection:
-        return Connection(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
 
     def _reload(self) -> None:
         if self._certificate is not None:

@@ -5,7 +5,7 @@ bundle --ModelRunner: load, warm up--> lanes --DynamicBatcher, Admission--> Pred
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from math import prod
 from time import perf_counter
@@ -38,9 +38,17 @@ log = logging.getLogger("aaserve")
 
 @asynccontextmanager
 async def open_predictor(
-    served: Bundle, settings: Settings, pool: CpuPool, metrics: Metrics, tracing: "Tracing | None" = None
+    served: Bundle,
+    settings: Settings,
+    pool: CpuPool,
+    metrics: Metrics,
+    tracing: "Tracing | None",
+    on_lost: Callable[[Exception], None],
 ) -> AsyncIterator[Predictor]:
     """Load and warm up a bundle; on leaving, what is queued is answered first.
+
+    Args:
+        on_lost: called if the model stops working for good.
 
     Raises:
         StartFailed: the provider is not to be had, or the model does not work.
@@ -85,13 +93,14 @@ async def open_predictor(
         max_queue_size=queue_size,
         recover=runner.recover,
         usage=pool.usage,
+        on_lost=on_lost,
         on_answered=answered,
         tracing=tracing.of_model(manifest) if tracing else None,
     )
     admission = Admission(
         max_rows=queue_size,
         longest_wait=settings.request_timeout_ms / 1000,
-        computing=lambda slow: batcher.computing_slow if slow else batcher.computing - batcher.computing_slow,
+        computing=batcher.computing,
         usage=pool.usage,
         throughput=throughput,
         slow_throughput=slow_throughput,
@@ -110,16 +119,7 @@ async def open_predictor(
     watching = asyncio.create_task(abandon_when_hung())
     try:
         async with batcher:
-            yield Predictor(
-                manifest,
-                settings,
-                runner,
-                batcher,
-                pool,
-                admission,
-                metrics,
-                statistics,
-            )
+            yield Predictor(manifest, settings, runner, batcher, pool, admission, metrics, statistics)
     finally:
         watching.cancel()
         runner.close()

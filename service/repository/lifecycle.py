@@ -28,6 +28,7 @@ from aaserve.service.errors import (
     ThreadEnded,
 )
 from aaserve.service.observability.metrics import Metrics
+from aaserve.service.repository.loader import VersionLoader
 from aaserve.service.repository.repository import RECOVERING, ModelRepository, open_repository
 from aaserve.service.repository.served_model import ServedModel
 from aaserve.service.repository.trials import Trials
@@ -75,14 +76,15 @@ class Lifecycle:
         self._repository: ModelRepository | None = None
         self._state = State.STARTING
         self._started = asyncio.Event()
-        self._stop = asyncio.Event()
+        self._stopping = False
+        self._lost: Exception | None = None
+        self._stopping_or_lost = asyncio.Event()
         self.usage = ClientUsage()
         self.failure: str | None = None
         self.hung = False  # a thread never comes back, and would keep the process from ending
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
-        self._thread_lost: asyncio.Future[None] = self._loop.create_future()
         self._task = asyncio.create_task(self._live(), name="lifecycle")
         self._task.add_done_callback(lambda _: self._started.set())  # also if it is cancelled before it has begun
         return self
@@ -91,8 +93,6 @@ class Lifecycle:
         """Answer what was accepted, then let go of the models."""
         self.stop()
         await asyncio.wait([self._task])  # it raises nothing
-        if self._thread_lost.done():
-            self._thread_lost.exception()  # seen, also where it came too late to end anything
 
     @property
     def state(self) -> State:
@@ -119,9 +119,10 @@ class Lifecycle:
     def stop(self) -> None:
         """Have the models let go of, which `__aexit__` waits for; whatever is still being loaded is given up."""
         self.drain()
-        if not self._started.is_set() and not self._stop.is_set():
+        if not self._started.is_set() and not self._stopping:
             self._task.cancel()
-        self._stop.set()
+        self._stopping = True
+        self._stopping_or_lost.set()
         for reload in self._reloads:
             reload.cancel()
 
@@ -223,9 +224,8 @@ class Lifecycle:
         settings = self._settings
         try:
             with closing(CpuPool(settings.decode_threads, self.usage, partial(self.thread_ended, "decode"))) as pool:
-                async with open_repository(
-                    settings, pool, self._metrics, self._tracing, self._trials
-                ) as self._repository:
+                loader = VersionLoader(settings, pool, self._metrics, self._trials, self._tracing, self._lose)
+                async with open_repository(loader) as self._repository:
                     if self._state is State.STARTING:
                         self._state = State.READY
                         self._warn_of_missing()
@@ -234,12 +234,16 @@ class Lifecycle:
                         if not self._repository.required_and_missing:
                             log.info("ready")
                     self._started.set()
-                    await self._stopped_or_lost(self._repository)
+                    await self._stopping_or_lost.wait()
+                    if self._lost:
+                        self._state = State.FAILED  # while the other models answer what they have
+                if self._lost:
+                    raise self._lost
         except (BundleError, LoadFailed, StartFailed, ModelLost) as error:
             self.failure = str(error)
             self.hung = isinstance(error, ModelHung)
         except asyncio.CancelledError:
-            if not self._stop.is_set():
+            if not self._stopping:
                 raise
         except Exception:
             log.exception("the service failed")
@@ -249,22 +253,10 @@ class Lifecycle:
             self._started.set()
             self._on_failure()
 
-    def _lose(self, cause: ThreadEnded) -> None:
-        if not self._thread_lost.done():
-            self._thread_lost.set_exception(cause)
-
-    async def _stopped_or_lost(self, repository: ModelRepository) -> None:
-        """Wait for the stop; raise what ended a model or a thread before it."""
-        stop, lost = asyncio.ensure_future(self._stop.wait()), asyncio.ensure_future(repository.lost())
-        try:
-            await asyncio.wait((stop, lost, self._thread_lost), return_when=asyncio.FIRST_COMPLETED)
-            for ended in (lost, self._thread_lost):
-                if ended.done():
-                    self._state = State.FAILED  # while the other models answer what they have
-                    ended.result()
-        finally:
-            stop.cancel()
-            lost.cancel()
+    def _lose(self, cause: Exception) -> None:
+        if not (self._stopping and isinstance(cause, ThreadEnded)):  # such a thread is not needed any more
+            self._lost = self._lost or cause
+            self._stopping_or_lost.set()
 
 
 def _answered_by(name: str | None) -> str:

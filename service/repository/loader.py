@@ -5,7 +5,9 @@ serving.toml, rollback.json --choose--> version --open, verify, try, warm up, co
 
 import asyncio
 import logging
+from collections.abc import Callable
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,17 +29,20 @@ if TYPE_CHECKING:
 log = logging.getLogger("aaserve")
 
 
+@dataclass(frozen=True)
 class VersionLoader:
-    """Opens versions and changes nothing of what is served."""
+    """Opens versions and changes nothing of what is served.
 
-    def __init__(
-        self, settings: Settings, pool: CpuPool, metrics: Metrics, tracing: "Tracing | None", trials: Trials
-    ) -> None:
-        self._settings = settings
-        self._pool = pool
-        self._metrics = metrics
-        self._tracing = tracing
-        self._trials = trials
+    Args:
+        on_lost: called if a model stops working for good.
+    """
+
+    settings: Settings
+    pool: CpuPool
+    metrics: Metrics
+    trials: Trials
+    tracing: "Tracing | None" = None
+    on_lost: Callable[[Exception], None] = lambda cause: None
 
     async def open(
         self, model: ServedModel, found: list[str] | BundleError, *, undo: bool
@@ -56,7 +61,7 @@ class VersionLoader:
         """
         if isinstance(found, BundleError):
             raise found
-        own, settings = read_model_settings(model.folder, self._settings)
+        own, settings = read_model_settings(model.folder, self.settings)
         choice = choose(model.folder, own, found, undo=undo)
         serving: dict[str, LoadedVersion] = {}
         broken: list[BundleError | StartFailed] = []
@@ -66,6 +71,7 @@ class VersionLoader:
                     try:
                         serving[version] = await self._unchanged_or_opened(model, version, settings, opened)
                     except (BundleError, StartFailed) as error:
+                        model.failures[version] = in_public(self.settings.repository, error)
                         # What is served now is the best substitute, and stays.
                         if isinstance(error, ProviderMissing) or model.serving or settings.broken_version == "fail":
                             raise
@@ -87,18 +93,13 @@ class VersionLoader:
             for loaded in (model.serving.get(version), model.standby.get(version)):
                 if loaded and (loaded.bundle.manifest, loaded.serving_file) == (bundle.manifest, serving_file):
                     return loaded
-            await self._trials.check(bundle)
+            await self.trials.check(bundle)
             lifetime = AsyncExitStack()
             predictor = await lifetime.enter_async_context(
-                open_predictor(bundle, settings, self._pool, self._metrics, self._tracing)
+                open_predictor(bundle, settings, self.pool, self.metrics, self.tracing, self.on_lost)
             )
-        except (BundleError, StartFailed) as error:
-            model.failures[version] = in_public(self._settings.repository, error)
-            raise
         except (MemoryError, OSError, RuntimeError) as error:  # no memory, file, thread or process to be had
-            failure = StartFailed(f"{model.folder / version}: cannot be opened: {str(error) or 'out of memory'}")
-            model.failures[version] = in_public(self._settings.repository, failure)
-            raise failure from error
+            raise StartFailed(f"{model.folder / version}: cannot be opened: {str(error) or 'out of memory'}") from error
         opened.push_async_callback(lifetime.aclose)
         return LoadedVersion(bundle, predictor, lifetime, serving_file)
 

@@ -47,15 +47,6 @@ class ModelSettings(BaseModel):
             raise LoadFailed(f"{SERVING_FILE}: expected versions among {', '.join(found)}, found {min(missing)}")
         return [version for version in remaining if version in wanted]
 
-    def applied_to(self, settings: Settings) -> Settings:
-        """The settings of this model.
-
-        Raises:
-            ValidationError: a value out of the service's own bounds.
-        """
-        overrides = self.model_dump(exclude={"versions"}, exclude_none=True)
-        return Settings.model_validate({**settings.model_dump(), **overrides}) if overrides else settings
-
 
 def read_serving_file(folder: Path) -> bytes:
     """The bytes of the model's serving.toml; none where it has no such file."""
@@ -71,8 +62,10 @@ def read_model_settings(folder: Path, settings: Settings) -> tuple[ModelSettings
     """
     path = folder / SERVING_FILE
     own = read_toml(path, ModelSettings)
+    overrides = own.model_dump(exclude={"versions"}, exclude_none=True)
     try:
-        return own, own.applied_to(settings)
+        # Validated with the others, as the service's bounds hold for a model too.
+        return own, Settings.model_validate({**settings.model_dump(), **overrides}) if overrides else settings
     except ValidationError as error:
         raise _invalid(path, error) from error
 
@@ -83,15 +76,11 @@ def read_toml(path: Path, kind: type[Content]) -> Content:
     Raises:
         LoadFailed: unreadable, unknown names or values out of bounds; one line.
     """
+    text = read_if_there(path)
     try:
-        check_regular(path)
-        return kind.model_validate(tomllib.loads(read_text(path)) if path.exists() else {})
+        return kind.model_validate(tomllib.loads(text or ""))
     except ValidationError as error:
         raise _invalid(path, error) from error
-    except OSError as error:
-        raise LoadFailed(f"{path}: expected a readable file, found: {error.strerror or error}") from error
-    except NotText as error:
-        raise LoadFailed(str(error)) from error
     except ValueError as error:
         raise LoadFailed(f"{path}: expected TOML, found: {' '.join(str(error).split())}") from error
 
@@ -100,3 +89,20 @@ def _invalid(path: Path, error: ValidationError) -> LoadFailed:
     first = error.errors(include_url=False)[0]
     where = ".".join(map(str, first["loc"]))
     return LoadFailed(f"{path}: {where}: {first['msg']}, found {first['input']!r}")
+
+
+def read_if_there(path: Path) -> str | None:
+    """The text of a file beside the versions; None if there is no such file.
+
+    Raises:
+        LoadFailed: it cannot be read; one line.
+    """
+    try:
+        check_regular(path)
+        return read_text(path)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise LoadFailed(f"{path}: expected a readable file, found: {error.strerror or error}") from error
+    except NotText as error:
+        raise LoadFailed(str(error)) from error

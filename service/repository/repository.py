@@ -10,24 +10,16 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
 
 from aaserve.bundle.bundle import scan_repository
 from aaserve.bundle.errors import BundleError
-from aaserve.service.engine.cpu_pool import CpuPool
 from aaserve.service.engine.predictor import Predictor
 from aaserve.service.errors import Conflict, LoadFailed, ModelNotFound, NotReady, ProviderMissing, StartFailed
-from aaserve.service.observability.metrics import Metrics
 from aaserve.service.repository.default_model import read_default_model
 from aaserve.service.repository.loader import VersionLoader, in_public
-from aaserve.service.repository.model_settings import SERVING_FILE, read_model_settings
+from aaserve.service.repository.model_settings import SERVING_FILE
 from aaserve.service.repository.rollback import remember
-from aaserve.service.repository.served_model import LoadedVersion, ServedModel, retire
-from aaserve.service.repository.trials import Trials
-from aaserve.service.settings import Settings
-
-if TYPE_CHECKING:
-    from aaserve.service.observability.tracing import Tracing
+from aaserve.service.repository.served_model import LoadedVersion, ServedModel
 
 RECOVERING = "recovering: a model stopped working and is being loaded again"
 log = logging.getLogger("aaserve")
@@ -36,18 +28,16 @@ log = logging.getLogger("aaserve")
 class ModelRepository:
     """All models of one process. Changes queue up behind each other; requests never wait for them."""
 
-    def __init__(self, settings: Settings, metrics: Metrics, loader: VersionLoader) -> None:
-        self._settings = settings
-        self._metrics = metrics
+    def __init__(self, loader: VersionLoader) -> None:
+        settings = self._settings = loader.settings
+        self._metrics = loader.metrics
         self._loader = loader
         self._models: dict[str, ServedModel] = {}
         self._default: str | None = None
         self._unloaded: set[str] = set()  # by a key for it, until it is loaded
         self._required = frozenset(filter(None, map(str.strip, settings.required_models.split(","))))
         self._changing = asyncio.Lock()
-        self._retiring: set[asyncio.Future[list[None]]] = set()
-        self._watching: set[asyncio.Task[None]] = set()
-        self._lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._retiring: set[asyncio.Task[None]] = set()
         self._metrics.models_missing.set(len(self._missing))
 
     def __iter__(self) -> Iterator[ServedModel]:
@@ -208,23 +198,12 @@ class ModelRepository:
                 raise ModelNotFound(f"{name} has nothing to roll back to")
             return await self._load(name, undo=True)  # what an earlier process did
 
-    async def lost(self) -> None:
-        """Return never; raise ModelLost when a model died and could not be opened again."""
-        await asyncio.shield(self._lost)
-
     async def close(self) -> None:
-        """Answer what is queued, then let go of everything.
-
-        Raises:
-            ModelLost: a model died, before or meanwhile.
-        """
+        """Answer what is queued, then let go of everything."""
         async with self._changing:
             for model in self:
                 self._retire(model.clear())
             await asyncio.gather(*self._retiring)
-            await asyncio.gather(*self._watching)  # all have ended, one way or the other
-        if self._lost.done():
-            self._lost.result()
 
     async def _load(self, name: str, *, undo: bool = False) -> ServedModel:
         """As `load`; with `undo`, what is remembered of a rollback is forgotten."""
@@ -240,7 +219,6 @@ class ModelRepository:
         for outcome in ("loaded", "failed"):
             self._metrics.reloads.labels(name, outcome)  # from 0, so that the first one is an increase
         model.failures.clear()
-        before = {*model.serving.values(), *model.standby.values()}
         try:
             serving, rolled_back = await self._loader.open(model, found.get(name, []), undo=undo)
         except (BundleError, LoadFailed, StartFailed) as error:
@@ -251,8 +229,6 @@ class ModelRepository:
             if isinstance(error, ProviderMissing):
                 raise
             raise LoadFailed(str(error)) from error
-        for loaded in {*serving.values()} - before:
-            self._keep_watch(loaded.predictor)
         self._unloaded.discard(name)
         if model.holding and serving == model.standby and not undo:
             serving = model.serving  # the disk still has what was rolled back from, and nothing newer
@@ -282,12 +258,7 @@ class ModelRepository:
         """Have what is served now outlast reloads and, if possible, this process."""
         before, now = ", ".join(model.standby), ", ".join(model.serving)
         try:
-            found = scan_repository(self._settings.repository).get(model.name, [])
-            own, _ = read_model_settings(model.folder, self._settings)
-            undone = (
-                bool(found) and not isinstance(found, BundleError) and set(own.select(found)) <= model.serving.keys()
-            )
-            obstacle = remember(model, undone=undone)
+            undone, obstacle = remember(model, self._settings)
         except (BundleError, LoadFailed) as error:
             undone, obstacle = False, in_public(self._settings.repository, error)
         if obstacle and self._settings.workers > 1:
@@ -304,18 +275,6 @@ class ModelRepository:
         model.rolled_back = None if undone and not obstacle else words
         model.holding = obstacle is not None
 
-    def _keep_watch(self, predictor: Predictor) -> None:
-        task = asyncio.create_task(self._watch(predictor))
-        self._watching.add(task)
-        task.add_done_callback(self._watching.discard)
-
-    async def _watch(self, predictor: Predictor) -> None:
-        try:
-            await predictor.ended()
-        except Exception as error:  # ModelLost; anything else is a bug, and ends the service as well
-            if not self._lost.done():
-                self._lost.set_exception(error)
-
     @property
     def _served(self) -> str:
         return ", ".join(model.name for model in self if model.serving)
@@ -331,24 +290,21 @@ class ModelRepository:
         self._metrics.watch_model(model.name, predictors, failed=failed, fallback=bool(model.broken))
         self._metrics.models_missing.set(len(self._missing))
 
-    def _retire(self, versions: list[LoadedVersion]) -> None:
-        if versions:
-            retiring = retire(versions)
+    def _retire(self, versions: set[LoadedVersion]) -> None:
+        for version in versions:
+            retiring = asyncio.create_task(version.retire())
             self._retiring.add(retiring)
             retiring.add_done_callback(self._retiring.discard)
 
 
 @asynccontextmanager
-async def open_repository(
-    settings: Settings, pool: CpuPool, metrics: Metrics, tracing: "Tracing | None" = None, trials: Trials | None = None
-) -> AsyncIterator[ModelRepository]:
-    """All models of `settings.repository`; on leaving, what is queued is answered first.
+async def open_repository(loader: VersionLoader) -> AsyncIterator[ModelRepository]:
+    """All models of the settings' repository; on leaving, what is queued is answered first.
 
     Raises:
         As `ModelRepository.open`.
     """
-    trials = trials or Trials(settings.model_load_timeout_ms / 1000)
-    repository = ModelRepository(settings, metrics, VersionLoader(settings, pool, metrics, tracing, trials))
+    repository = ModelRepository(loader)
     try:
         await repository.open()
         yield repository

@@ -11,12 +11,19 @@ from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from aaserve.bundle.bundle import MANIFEST_FILE, sha256_of
+from aaserve.bundle.bundle import MANIFEST_FILE, scan_repository, sha256_of
+from aaserve.bundle.errors import BundleError
 from aaserve.bundle.manifest import Sha256, Version
-from aaserve.bundle.text import NotText, check_regular, read_text
 from aaserve.service.errors import LoadFailed
-from aaserve.service.repository.model_settings import SERVING_FILE, ModelSettings, read_serving_file
+from aaserve.service.repository.model_settings import (
+    SERVING_FILE,
+    ModelSettings,
+    read_if_there,
+    read_model_settings,
+    read_serving_file,
+)
 from aaserve.service.repository.served_model import ServedModel
+from aaserve.service.settings import Settings
 
 ROLLBACK_FILE = "rollback.json"
 
@@ -41,15 +48,10 @@ def read_rollback(folder: Path) -> Rollback | None:
         LoadFailed: the file cannot be read, or holds something else; one line.
     """
     path = folder / ROLLBACK_FILE
-    try:
-        check_regular(path)
-        return Rollback.model_validate_json(read_text(path))
-    except FileNotFoundError:
+    if (text := read_if_there(path)) is None:
         return None
-    except OSError as error:
-        raise LoadFailed(f"{path}: expected a readable file, found: {error.strerror or error}") from error
-    except NotText as error:
-        raise LoadFailed(str(error)) from error
+    try:
+        return Rollback.model_validate_json(text)
     except ValidationError as error:
         raise LoadFailed(f"{path}: expected set_aside and serve, found: {error.errors()[0]['msg']}") from error
 
@@ -116,12 +118,24 @@ def choose(folder: Path, own: ModelSettings, found: list[str], *, undo: bool) ->
     )
 
 
-def remember(model: ServedModel, *, undone: bool) -> str | None:
-    """Write down a rollback of `model` that has just happened; return why a restart undoes it, None if it does not.
+def remember(model: ServedModel, settings: Settings) -> tuple[bool, str | None]:
+    """Write down a rollback of `model` that has just happened.
 
-    Args:
-        undone: the folder asks for what is served now, so that there is nothing more to remember of this one.
+    Returns:
+        whether the folder asks for what is served now, so that there is nothing more to remember of this rollback;
+        and why a restart undoes it, None if it does not.
+
+    Raises:
+        BundleError, LoadFailed: the folder cannot be read.
     """
+    found = scan_repository(settings.repository).get(model.name, [])
+    own, _ = read_model_settings(model.folder, settings)
+    undone = bool(found) and not isinstance(found, BundleError) and set(own.select(found)) <= model.serving.keys()
+    return undone, _remember(model, undone=undone)
+
+
+def _remember(model: ServedModel, *, undone: bool) -> str | None:
+    """As `remember`; why a restart undoes the rollback."""
     now = {version: loaded.bundle.manifest_sha256 for version, loaded in model.serving.items()}
     away = {
         version: loaded.bundle.manifest_sha256

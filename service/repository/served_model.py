@@ -3,7 +3,6 @@
 load --> serving: {version: Predictor} <--rollback--> standby
 """
 
-import asyncio
 import logging
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -49,6 +48,11 @@ class ServedModel:
         return self.folder.name
 
     @property
+    def loaded(self) -> set[LoadedVersion]:
+        """All that is in memory."""
+        return {*self.serving.values(), *self.standby.values()}
+
+    @property
     def broken(self) -> list[str]:
         """Versions that should be served and cannot, while others are."""
         return [version for version in self.failures if version and self.serving and version not in self.serving]
@@ -85,19 +89,14 @@ class ServedModel:
             raise ModelNotFound(f"no such version of {self.name}; served: {', '.join(self.serving) or 'none'}")
         return self.serving[version].predictor
 
-    def switch(self, serving: dict[str, LoadedVersion]) -> list[LoadedVersion]:
+    def switch(self, serving: dict[str, LoadedVersion]) -> set[LoadedVersion]:
         """Serve these from now on; return those that are needed no more, to be retired."""
-        before = {*self.serving.values(), *self.standby.values()}
+        before = self.loaded
         self.standby, self.serving = self.serving, serving
-        return list(before - {*self.serving.values(), *self.standby.values()})
+        return before - self.loaded
 
-    def clear(self) -> list[LoadedVersion]:
+    def clear(self) -> set[LoadedVersion]:
         """Serve nothing from now on; return all, to be retired."""
-        before = {*self.serving.values(), *self.standby.values()}
+        before = self.loaded
         self.serving, self.standby = {}, {}
-        return list(before)
-
-
-def retire(versions: list[LoadedVersion]) -> "asyncio.Future[list[None]]":
-    """Retire all, at once; whoever changes a model need not wait for it."""
-    return asyncio.gather(*(version.retire() for version in versions))
+        return before

@@ -1,21 +1,32 @@
-"""Which bundles were tried in a process of their own, once in all workers of a service.
+"""Tries a model in a process of its own: if it crashes ONNX Runtime, or never comes back, only that process is lost.
 
-check --known?--> fine | lock --tried meanwhile?--> its verdict | try_model --> verdict, for this process and the others
+a bundle --the bytes that were checked--> trial_process: load, run --> ended well | crashed | did not finish in time
 
-The workers share a folder with a file for each bundle that was tried. A model that failed is tried again when it is
-asked for again, because a machine may have had too little memory or time for it.
+On the CPU, whatever the provider: a GPU may have no memory to spare for a second copy. What ended well is known from
+then on. The workers of a service share a folder with a locked file for each bundle: one tries, those that wait take its
+verdict. A model that failed is tried again when it is asked for again, because a machine may have had too little memory
+or time for it.
 """
 
 import asyncio
 import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
 import time
+from math import ceil
 from pathlib import Path
 from typing import TextIO
 
-from aaserve.bundle.bundle import Bundle
-from aaserve.service.engine.trial import try_model
+from aaserve.bundle.bundle import MODEL_FILE, Bundle
+from aaserve.bundle.model_input import pixels_input
+from aaserve.bundle.probe import probe_pixels
 from aaserve.service.errors import StartFailed
+from aaserve.service.repository import trial_process
 
+_GRACE = 5  # seconds more after which the process ends by itself, if the service could not end it
 _POLL = 0.05  # seconds; one process cannot wait for another's lock without a thread that nothing ends
 _SOUND = "sound"
 
@@ -43,13 +54,10 @@ class Trials:
         """
         if bundle.manifest_sha256 in self._sound:
             return
-        failure = await (self._shared(bundle, self._folder) if self._folder else self._try(bundle))
+        failure = await (self._shared(bundle, self._folder) if self._folder else try_model(bundle, self._seconds))
         if failure:
             raise StartFailed(f"{bundle.model_path}: expected a model that loads and runs in a trial, but {failure}")
         self._sound.add(bundle.manifest_sha256)
-
-    async def _try(self, bundle: Bundle) -> str | None:
-        return await try_model(bundle, self._seconds)
 
     async def _shared(self, bundle: Bundle, folder: Path) -> str | None:
         asked = time.monotonic()  # of the machine: all workers have the same
@@ -62,7 +70,7 @@ class Trials:
                 return None
             if verdict and float(tried) > asked:  # while this process waited
                 return verdict
-            failure = await self._try(bundle)
+            failure = await try_model(bundle, self._seconds)
             file.truncate(0)
             file.write(f"{time.monotonic()} {failure or _SOUND}")
             return failure
@@ -75,3 +83,64 @@ def _locked(file: TextIO) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+async def try_model(bundle: Bundle, seconds: float) -> str | None:
+    """Load and run the bundle's model in a process of its own; how that ended if not well, in a few words.
+
+    The process does not outlive this call, however it ends.
+
+    Args:
+        seconds: that it may take.
+
+    Raises:
+        BundleError: the model is no longer what the manifest says.
+        OSError: no process can be started.
+    """
+    message = await asyncio.to_thread(_message, bundle, seconds)
+    process = subprocess.Popen(
+        [sys.executable, "-m", trial_process.__name__],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,  # Ctrl-C is for the service
+    )
+    ended = asyncio.create_task(asyncio.to_thread(_outcome, process, message, seconds))
+    try:
+        return await asyncio.shield(ended)
+    finally:
+        process.kill()
+        await asyncio.wait([ended])
+
+
+def _message(bundle: Bundle, seconds: float) -> bytes:
+    """What the process reads: a line of JSON, the model's bytes, those of one row."""
+    manifest = bundle.manifest
+    model = bundle.content(MODEL_FILE)
+    head = {
+        "seconds": ceil(seconds) + _GRACE,
+        "model_bytes": len(model),
+        "input": manifest.input.name,
+        "dtype": manifest.input.dtype,
+        "shape": manifest.input.shape,
+    }
+    row = pixels_input(probe_pixels(manifest.preprocessing.crop), manifest)
+    return b"".join((json.dumps(head).encode(), b"\n", model, row.tobytes()))
+
+
+def _outcome(process: subprocess.Popen[bytes], message: bytes, seconds: float) -> str | None:
+    with process:
+        try:
+            _, errors = process.communicate(message, timeout=seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return f"it did not finish within {seconds:g} s (model_load_timeout_ms)"
+    number = -process.returncode
+    if number > 0:
+        known = number in {*signal.Signals}  # all but the real-time ones
+        return f"it crashed with signal {number} ({signal.Signals(number).name if known else 'unnamed'})"
+    if number:
+        last = errors.decode(errors="replace").strip().rpartition("\n")[2]
+        return f"it could not begin: {last[:500] or f'status {process.returncode}'}"
+    return None

@@ -46,7 +46,7 @@ def test_lanes_that_are_free_share_what_waits_and_do_not_wait_for_each_other() -
             async with asyncio.timeout(10):
                 while len(model.batches) < 2:
                     await asyncio.sleep(0)
-            assert (batcher.computing, batcher.queue_depth) == (6, 0)
+            assert (batcher.computing(False), batcher.queue_depth) == (6, 0)
             model.go.set()
         assert model.batches == [3, 3]
 

@@ -136,7 +136,7 @@ def play(schedule: Schedule) -> Schedule:
 
     async def scenario(loop: VirtualLoop) -> None:
         def run_batch(batch: np.ndarray, names: tuple[str, ...], all_cores: bool) -> dict[str, np.ndarray]:
-            assert not all_cores or batcher.computing + batcher.queue_depth < schedule.crowd
+            assert not all_cores or sum(map(batcher.computing, (False, True))) + batcher.queue_depth < schedule.crowd
             call = len(schedule.batches)
             schedule.batches.append((loop.time(), batch[:, 0].astype(int).tolist()))
             schedule.deepest = max(schedule.deepest, batcher.queue_depth)
@@ -186,7 +186,7 @@ def play(schedule: Schedule) -> Schedule:
         async with batcher:
             await asyncio.gather(*(call(number, caller) for number, caller in enumerate(schedule.callers)))
         schedule.most_at_the_model = lanes.most_jobs
-        schedule.left_over = (batcher.queue_depth, batcher.computing)
+        schedule.left_over = (batcher.queue_depth, sum(map(batcher.computing, (False, True))))
 
     run_in_virtual_time(scenario)
     return schedule

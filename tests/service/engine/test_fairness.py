@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from aaserve.service.engine.admission import Admission
-from aaserve.service.engine.batch import DECODE_BUDGET, Outcome, Postponed, compute
+from aaserve.service.engine.batch import DECODE_BUDGET, Batch, Outcome, Postponed, compute
 from aaserve.service.engine.client_usage import HALF_LIFE, LONG, ClientUsage
 from aaserve.service.engine.cpu_pool import CpuPool
 from aaserve.service.engine.fair_queue import FairQueue
@@ -118,7 +118,7 @@ def picture(client: str, answer: "asyncio.Future", decode: Callable[[], np.ndarr
 
 
 def run_alone(parts: list[RowSlice], usage: ClientUsage, cpu: Clock) -> list[Outcome]:
-    return compute(parts, Model(), all_cores=False, usage=usage, tracing=None, clock=Clock(), cpu_clock=cpu)
+    return compute(Batch(parts), Model(), usage=usage, tracing=None, clock=Clock(), cpu_clock=cpu)
 
 
 def test_what_a_batch_has_decoded_is_computed_before_more_of_it_takes_long() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from aaserve.service.engine import trial_process
+from aaserve.service.repository import trial_process
 from tests.helpers import EXAMPLES, ROOT, RunningService, running_service, wait_until
 from tests.toy_bundles import write_fragile_bundle
 
@@ -67,7 +67,7 @@ def test_the_watch_sees_what_it_is_for(tmp_path: Path) -> None:
 
 def test_the_kernel_is_asked_for_no_connection(tmp_path: Path) -> None:
     # -D: the service is the process that the test has started, and gets its signals
-    trace = ["strace", "-D", "-f", "-q", "-e", "trace=connect,sendto,sendmsg,sendmmsg,execve", "-o"]
+    trace = ["strace", "-D", "-f", "-q", "-s", "100", "-e", "trace=connect,sendto,sendmsg,sendmmsg,execve", "-o"]
     if shutil.which("strace") is None or subprocess.run([*trace, "/dev/null", "true"], check=False).returncode:
         pytest.skip("no strace here, or it may not trace")
     calls = tmp_path / "calls"

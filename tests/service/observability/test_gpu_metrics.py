@@ -218,9 +218,10 @@ def test_workers_do_not_add_up_the_card_they_share(tmp_path: Path, monkeypatch: 
     (tmp_path / "sitecustomize.py").write_text(
         "import os, uuid\n"
         "if '_AASERVE_WORKER' in os.environ:\n"
-        "    import service.observability.gpu_metrics, service.engine.predictor\n"
-        "    service.observability.gpu_metrics.cuda_uuid = lambda number: uuid.UUID(int=number)\n"
-        "    service.engine.predictor.Predictor.provider = 'CUDAExecutionProvider'\n"
+        "    from aaserve.service.engine.predictor import Predictor\n"
+        "    from aaserve.service.observability import gpu_metrics\n"
+        "    gpu_metrics.cuda_uuid = lambda number: uuid.UUID(int=number)\n"
+        "    Predictor.provider = 'CUDAExecutionProvider'\n"
     )
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(REPOSITORY.parent)]))
     with running_service("--workers", "2", "--gpu-device-id", "7") as service:

@@ -17,7 +17,9 @@ from aaserve.service.engine.client_usage import ClientUsage
 from aaserve.service.engine.cpu_pool import CpuPool
 from aaserve.service.errors import LoadFailed
 from aaserve.service.observability.metrics import Metrics
+from aaserve.service.repository.loader import VersionLoader
 from aaserve.service.repository.repository import open_repository
+from aaserve.service.repository.trials import Trials
 from aaserve.service.settings import Settings
 from tests.helpers import (
     EXAMPLES,
@@ -351,7 +353,8 @@ def test_a_process_that_has_nothing_left_for_a_new_version_keeps_the_old_one(
     async def scenario() -> None:
         settings = Settings(repository=repository, provider="cpu")
         with closing(CpuPool(1, ClientUsage())) as pool:
-            async with open_repository(settings, pool, Metrics()) as models:
+            loader = VersionLoader(settings, pool, Metrics(), Trials(60))
+            async with open_repository(loader) as models:
                 before = models.predictor("fragile", None)
 
                 def open_bundle(_: Path) -> None:

@@ -13,9 +13,8 @@ import pytest
 from aaserve.bundle.bundle import MODEL_FILE, Bundle, open_bundle
 from aaserve.bundle.errors import BundleError
 from aaserve.service.engine.session import OnnxSession
-from aaserve.service.engine.trial import try_model
 from aaserve.service.errors import StartFailed
-from aaserve.service.repository.trials import Trials
+from aaserve.service.repository.trials import Trials, try_model
 from aaserve.service.settings import Settings
 from tests.helpers import running_service, start_that_fails, wait_until
 from tests.toy_bundles import picture, write_fragile_bundle

@@ -1,4 +1,4 @@
-"""python -m service.engine.trial_process: what service/engine/trial.py runs for one model.
+"""python -m service.repository.trial_process: what service/repository/trials.py runs for one model.
 
 stdin: a line of JSON, the model's bytes, those of one row --> loaded and run a few times --> status 0
 
@@ -20,10 +20,8 @@ FATAL = 4  # of ONNX Runtime's severities
 
 
 def main() -> None:
-    with suppress(OSError):  # where the system has no such thing
-        Path("/proc/self/oom_score_adj").write_text(
-            "1000"
-        )  # if memory runs out, this process goes and the service stays
+    with suppress(OSError):  # if memory runs out, this process goes and the service stays
+        Path("/proc/self/oom_score_adj").write_text("1000")
     head: dict[str, Any] = json.loads(sys.stdin.buffer.readline())
     signal.alarm(head["seconds"])  # if the service was killed, nobody else ends this process
     model = sys.stdin.buffer.read(head["model_bytes"])
