@@ -270,7 +270,7 @@ def test_a_request_whose_body_names_the_model_is_refused_early_only_where_no_mod
 
         write_fragile_bundle(tmp_path, name="other")
         service.process.send_signal(signal.SIGHUP)
-        wait_until(lambda: service.client.get("/models/other").status_code == 200)
+        wait_until(lambda: service.client.get("/v2/models/other/ready").status_code == 200)
         assert service.client.post("/classify", **as_form(model="other")).status_code == 200
         assert service.client.post("/classify", **as_form(model=MODEL)).status_code == 429
 
