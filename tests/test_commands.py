@@ -40,7 +40,8 @@ STARTS_SERVICE = re.compile(r"^((?:\w+=\S* )*python -m service\b(?:.*\\\n)*.*?) 
 COMMAND_WITHOUT_FENCE = re.compile(
     r"^ {4,}(\$ |(\.venv/bin/)?python |curl |docker |helm |kubectl |make |pip ).*", re.MULTILINE
 )
-IMAGE = re.findall(r"^COPY (\w+) ", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+COPIED = re.findall(r"^COPY (\w+) ", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+IMAGE = [name for name in COPIED if (ROOT / name).is_dir()]
 FOLDERS = {"runbook": {*IMAGE, "examples"}}  # a caller has the pictures
 PRELUDE = r"""
 exec 2>&1
@@ -194,7 +195,7 @@ def run_document(document: Path, folder: Path) -> list[str]:
     if not wanted:
         return []
     for name in FOLDERS.get(document.stem, {"."}):
-        shutil.copytree(ROOT / name, folder / name, ignore=LEFT_OUT)
+        shutil.copytree(ROOT / name, folder / name, ignore=LEFT_OUT, symlinks=True)
     results = run(wanted, folder)
     return [
         wrong
@@ -256,7 +257,7 @@ def test_what_is_wrong_in_a_document_is_seen(text: str, said: str | None, tmp_pa
     document = tmp_path / "made-up.md"
     document.write_text(text)
     found = [command for block in blocks(document) if not block.not_run for command in commands(block)]
-    for name in ("service", "bundle", "model_repository"):
+    for name in ("aaserve", "service", "bundle", "model_repository"):
         (tmp_path / name).symlink_to(ROOT / name)
     wrong = [complaint(command, *result) for command, result in zip(found, run(found, tmp_path), strict=True)]
     seen = [each for each in wrong if each]
