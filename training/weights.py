@@ -134,8 +134,8 @@ def _begin(layer: AttentionAugmentedConv2d, replaced: Tensor) -> None:
     """Give new attention its first weights.
 
     Of 1x1 filters: they are the values, and queries and keys are one and the same random projection of the input. So a
-    position attends to those whose input is most like its own, first of all to itself, and the output is nearly that of
-    the filters.
+    position attends to one whose input is large and like its own, often to itself, and the output has the spread that
+    the filters gave it; an average over many positions would have far less.
 
     Args:
         replaced: filters of the convolution that has no attention, (dv, in, k, k).
