@@ -18,7 +18,7 @@ from benchmarks import pictures
 from benchmarks.circumstances import ROOT
 
 FOLDER = ROOT / "build" / "benchmarks"
-SHIPPED = ROOT / "model_repository" / "aa-cifar100" / "1"
+SHIPPED = ROOT / "tests" / "repository" / "aa-cifar100" / "1"  # alone in its repository: it is asked without a name
 SOURCES = ("bundle", "export", "models")
 MAX_PIXELS = 50_000_000
 LOGIT, RIDGE = 3.0, 1e-2  # of the class that a picture is to have; shrinks the fit, so that it bears other decoders
