@@ -64,7 +64,9 @@ def main() -> int:
         settings = CliApp.run(Settings)
         with _about("repository"):
             found = scan_repository(settings.repository)
-        read_default_model(settings, found)  # one that is not there stops the start
+        worker = Worker.from_environment()
+        if worker is None:
+            read_default_model(settings, found)  # one that is not there stops the start
         if settings.api_keys_file is not None:
             with _about("api_keys_file"):
                 Keys(settings.api_keys_file)  # a file that is no such file stops the start
@@ -73,7 +75,6 @@ def main() -> int:
             with _about("tls_certificate", "tls_key"):
                 certificate = Certificate(settings.tls_certificate, settings.tls_key)
         tracing = _open_tracing() if settings.tracing else None
-        worker = Worker.from_environment()
         listening = socket.socket(fileno=worker.listening) if worker else _listen(settings)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]

@@ -105,6 +105,11 @@ def take(network: nn.Module, weights: Mapping[str, Tensor], source: str) -> Take
     for name, module in attention.items():
         filters = weights.pop(f"{name}.weight")
         kept = 0 if module.conv is None else len(module.conv.weight)
+        if len(filters) != kept + module.value_channels:
+            raise ValueError(
+                f"{source}: the weights do not fit the network: {name}: "
+                f"expected {kept + module.value_channels} filters, found {len(filters)}"
+            )
         _begin(module, filters[kept:])
         found |= {f"{name}.{key}": value for key, value in module.state_dict().items()}
         if kept:

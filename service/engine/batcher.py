@@ -262,7 +262,7 @@ class DynamicBatcher:
         if failed and not answered and not self._recovering:
             self._recovering = True  # nothing is given to a model that may be dead
             self.lanes.give(self.recover, self._recovered)
-        slow = slow or any(self.usage.is_slow(part.request.client) for part, _ in outcomes)
+        slow = slow or all(self.usage.is_slow(part.request.client) for part, _ in outcomes)
         self.on_answered(answered, slow)
 
     def _recovered(self, _: None, error: Exception | None) -> None:

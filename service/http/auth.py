@@ -10,7 +10,7 @@ A key comes as `Authorization: Bearer KEY` and in no other way: addresses end up
 import hashlib
 import re
 from collections.abc import Iterable
-from ipaddress import ip_network
+from ipaddress import IPv6Address, ip_network
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -86,6 +86,8 @@ def client_of(headers: Iterable[tuple[bytes, bytes]], peer: tuple[str, int] | No
     address = peer[0]
     if ":" not in address:
         return address
+    if mapped := IPv6Address(address.partition("%")[0]).ipv4_mapped:
+        return str(mapped)
     return str(ip_network((address.partition("%")[0], 64), strict=False))
 
 

@@ -31,9 +31,10 @@ class ConnectionCounts:
         """Make the file; nobody takes connections yet."""
         (Path(folder) / _FILE).write_bytes(_ABSENT.to_bytes(_BYTES, "little") * workers)
 
-    def ready(self) -> None:
-        """This worker has loaded, and takes its part of the connections from now on."""
+    def ready(self, connections: int) -> None:
+        """This worker has loaded: say how many connections it has, and take its part from now on."""
         self._loading = False
+        self._numbers[self._slot] = connections
 
     def has(self, connections: int) -> None:
         """Say how many this worker has, while it takes some."""

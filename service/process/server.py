@@ -112,7 +112,7 @@ class Server(uvicorn.Server):
 
     async def _join(self, balance: ConnectionCounts) -> None:
         await self.config.app.state.lifecycle.started()  # type: ignore[union-attr]
-        balance.ready()
+        balance.ready(len(self.server_state.connections))
 
     async def _welcome(self, connection: socket.socket) -> None:
         """Speak HTTP with a connection, after TLS where there is a certificate."""

@@ -145,7 +145,7 @@ class Supervisor:
                 pass_fds=(worker.listening, worker.lifeline),
                 start_new_session=True,  # Ctrl-C reaches the supervisor only, which passes it on once
             )
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: a signal has just closed the socket
             if not self._stopping:  # else it is the socket, which is closed
                 log.error("worker %d cannot be started: %s; trying again in %g s", slot, error, RETRY_PAUSE)
                 self._due[slot] = time.monotonic() + RETRY_PAUSE

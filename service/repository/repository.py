@@ -110,7 +110,13 @@ class ModelRepository:
         """
         failures = []
         found = scan_repository(self._settings.repository)
-        self._default = read_default_model(self._settings, found)
+        try:
+            self._default = read_default_model(self._settings, found)
+        except LoadFailed as error:
+            if not self._loader.trials.of_workers:
+                raise
+            # The start has checked it. Wrong since then, it would end this worker, and with it the service.
+            log.error("there is no default model: %s", error)
         for name in found:
             try:
                 await self.load(name)

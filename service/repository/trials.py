@@ -44,6 +44,11 @@ class Trials:
         self._folder = folder
         self._sound: set[str] = set()  # sha256 of manifests, which name the sha256 of the model
 
+    @property
+    def of_workers(self) -> bool:
+        """Whether this process is one of several workers."""
+        return self._folder is not None
+
     async def check(self, bundle: Bundle) -> None:
         """Return if the bundle's model can be loaded and run without harm, at once if that is known.
 

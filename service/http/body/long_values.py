@@ -108,7 +108,7 @@ def shortened(body: bytes, *, max_items: int) -> Shortened:
     Raises:
         InvalidRequest: too much is left, or it is not JSON.
     """
-    max_text, max_values = MAX_TEXT + MAX_TEXT_OF_ITEM * max_items, MAX_VALUES + max_items
+    max_text, max_values = MAX_TEXT + MAX_TEXT_OF_ITEM * max_items, MAX_VALUES + 2 * max_items  # a data URI has a comma
     strings = 0
     kept: list[bytes] = []
     values: list[LongValue] = []

@@ -26,7 +26,8 @@ def test_fewest_means_among_those_that_take_connections(tmp_path: Path) -> None:
     ConnectionCounts.create(str(tmp_path), 3)
     first, second, third = (ConnectionCounts(str(tmp_path), slot) for slot in range(3))
     for each in (first, second, third):
-        each.ready()
+        each.ready(0)
+        each.leave()
     assert not first.others_have_fewer(5)  # nobody else is there
     assert not second.others_have_fewer(4)
     assert first.others_have_fewer(5)
@@ -46,15 +47,15 @@ def test_one_that_loads_takes_what_comes_only_while_nobody_is_ready(tmp_path: Pa
     assert not first.others_have_fewer(5)
     assert not second.others_have_fewer(9)
     assert first.may_take()
-    second.ready()
-    assert not second.others_have_fewer(9)
+    second.ready(0)
     assert first.others_have_fewer(0)
+    assert not second.others_have_fewer(9)
     assert not first.may_take()
     first.has(0)  # a connection that it had is closed
     assert not second.others_have_fewer(9)
     second.leave()
     assert first.may_take()
-    first.ready()
+    first.ready(0)
     second.others_have_fewer(9)
     assert first.may_take()
 
@@ -63,8 +64,8 @@ def accepting(listening: socket.socket, folder: Path, others: Callable[[Connecti
     """How many of five waiting connections an acceptor that has one takes within its patience, and a little more."""
     ConnectionCounts.create(str(folder), 2)
     here, other = (ConnectionCounts(str(folder), slot) for slot in range(2))
-    here.ready()
-    other.ready()
+    here.ready(1)
+    other.ready(0)
     others(other)
     taken: list[socket.socket] = []
 

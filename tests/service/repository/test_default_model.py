@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -202,3 +203,16 @@ def test_the_healthcheck_asks_for_no_model(repository: Path, monkeypatch: pytest
     with running_service(repository=repository) as service:
         monkeypatch.setenv("AASERVE_PORT", str(service.client.base_url.port))
         assert healthcheck() == 0
+
+
+def test_a_worker_that_replaces_another_starts_with_a_default_that_is_wrong_by_now(tmp_path: Path) -> None:
+    write_fragile_bundle(tmp_path)
+    with running_service("--workers", "2", repository=tmp_path) as service:
+        wait_until(lambda: sum(line.rstrip().endswith(" ready") for line in service.log) == 2)
+        (tmp_path / "serving.toml").write_text('default_model = "typo"\n')
+        supervisor = service.process.pid
+        worker = int(Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()[0])
+        os.kill(worker, signal.SIGKILL)
+        wait_until(lambda: sum(line.rstrip().endswith(" ready") for line in service.log) == 3)
+        assert any("there is no default model: " in line for line in service.log)
+        assert service.stop() == 0
