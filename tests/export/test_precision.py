@@ -14,6 +14,7 @@ from torch import nn
 
 from aaserve.bundle.bundle import Bundle, open_bundle, sha256_of, write_bundle
 from aaserve.bundle.model_input import read_input
+from aaserve.bundle.preprocessing import Preprocessing
 from aaserve.export import summary, verify
 from aaserve.export.command import main
 from aaserve.export.errors import ExportError
@@ -108,7 +109,9 @@ def test_fp16_and_int8_bundles_can_be_served_and_verified_and_record_their_loss(
     logits = session.run(read_input(picture, manifest, max_pixels=10**6)[None])["logits"]
     assert LABELS[logits.argmax()] == "cat"
     if form == "uint8":
-        maps = session.attention(read_input(picture, manifest, max_pixels=10**6), manifest.attention)
+        row = read_input(picture, manifest, max_pixels=10**6)
+        outputs = session.run(row[np.newaxis], [one.output for one in manifest.attention])
+        maps = {one.layer: outputs[one.output][0] for one in manifest.attention}
         assert maps["layer3.0.conv1"].dtype == ("float16" if precision == "fp16" else "float32")
         np.testing.assert_allclose(maps["layer3.0.conv1"].sum(axis=-1), 1, atol=1e-2)
         tolerance = {"fp16": 2e-2, "int8": 0.3}[precision]
@@ -171,7 +174,7 @@ def test_fp16_computes_in_float16_behind_a_float32_normalisation(trained: Path, 
 def test_a_value_out_of_the_range_of_float16_ends_the_export() -> None:
     torch.manual_seed(0)
     network = create_model("aa_wide_resnet10_1", num_classes=3, image_size=(32, 32)).eval()
-    preprocessing = read_preprocessing("imagenet").model_copy(update={"crop": (32, 32)})
+    preprocessing = Preprocessing.model_validate({**read_preprocessing("imagenet"), "crop": (32, 32)})
     pixels = np.full((1, 32, 32, 3), 255, np.uint8)
     check_range(to_fp16(convert(network, torch.zeros(2, 3, 32, 32), {})), pixels, preprocessing)
     with torch.no_grad():

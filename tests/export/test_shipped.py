@@ -94,4 +94,5 @@ def test_verify_rejects_a_bundle_with_other_answers(tmp_path: Path, capsys: pyte
     assert "expected the stored logits" in capsys.readouterr().err
     assert verify.main([str(SHIPPED / "1"), "--images", str(tmp_path)]) == 1
     error = capsys.readouterr().err
-    assert "expected a picture that the bundle was compared on, found: No such file or directory; --images" in error
+    assert "expected a picture that the bundle was compared on, found: No such file or directory; " in error
+    assert "give their folder with --images" in error
