@@ -99,6 +99,7 @@ class Connection(HttpToolsProtocol):
         super().connection_lost(exc)
         self._room.leave(self)
         self.transport.lost()
+        self._drop_input()
         self._unset_keepalive_if_required()
         if self._balance is not None:
             self._balance.has(len(self.connections))
@@ -190,6 +191,7 @@ class Connection(HttpToolsProtocol):
         self.transport.flush()
         self.last_activity = self.loop.time()
         self._room.waits(self)
+        self.cycle.body = bytearray()  # what the application has not read, nobody will
         super().on_response_complete()
         if self.transport.is_closing():
             return
@@ -308,6 +310,12 @@ class Connection(HttpToolsProtocol):
             self.transport.abort()
         else:
             self._reset_check = self.loop.call_later(RESET_CHECK, self._look_for_reset)
+
+    def _drop_input(self) -> None:
+        """Forget what has come and was not read: connections are in reference cycles, which outlive them."""
+        self._received.clear()
+        if self.cycle is not None:
+            self.cycle.body = bytearray()
 
     def _give_up_request(self) -> None:
         """Tell the application that the client has disconnected."""
