@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from aaserve.service.process.connection import MAX_CHUNKS, MAX_HEAD_BYTES, MAX_HEADERS, PROBES
+from aaserve.service.process.connection import PROBES
+from aaserve.service.process.message_limits import MAX_CHUNKS, MAX_HEAD_BYTES, MAX_HEADERS
 from tests.helpers import EXAMPLES, ROOT, RunningService, running_service, wait_until
 from tests.hostile.wire import Answer, answers, ask, connect, received, send
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from aaserve.service.process.connection import MAX_CHUNKS
+from aaserve.service.process.message_limits import MAX_CHUNKS
 from tests.full_service import full_service
 from tests.helpers import EXAMPLES, RunningService, wait_until
 from tests.hostile.wire import Answer, answers, ask, connect, received, send
