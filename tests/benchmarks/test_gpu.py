@@ -27,7 +27,7 @@ from tests.helpers import ROOT
 
 @pytest.fixture(scope="module")
 def dry_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    """The folder of a whole run, as somebody would type it."""
+    """The folder of a whole run, as a user would start it."""
     work = tmp_path_factory.mktemp("gpu")
     return work, command("--device", "cpu", "--work", str(work))
 

@@ -61,7 +61,7 @@ def test_by_hand_normalises_where_the_model_wants_that() -> None:
 
 def test_a_server_reads_in_the_way_that_it_is_told() -> None:
     hidden = Image.open(CAT).convert("RGBA")
-    hidden.putalpha(0)  # aaserve sees the background; by hand nobody thinks of it
+    hidden.putalpha(0)  # aaserve composes it with a background; hand-written servers do not
     file = io.BytesIO()
     hidden.save(file, "PNG")
     found = {}

@@ -52,7 +52,7 @@ NOT_HTTP = {
     "noise": bytes(range(128, 256)),
     "TLS": bytes.fromhex("160301020001000001fc0303") + bytes(200),
     "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-    "a method of nobody's": b"EAT / HTTP/1.1\r\n\r\n",
+    "an unknown method": b"EAT / HTTP/1.1\r\n\r\n",
     "no colon": b"GET / HTTP/1.1\r\nHost\r\n\r\n",
     "a space before the colon": b"GET / HTTP/1.1\r\nHost : x\r\n\r\n",
     "a folded header": b"GET / HTTP/1.1\r\nA: b\r\n c\r\n : d\r\n\r\n",
@@ -70,7 +70,7 @@ NOT_HTTP = {
     "a length beyond 64 bits": POST + b"Content-Length: 18446744073709551617\r\n\r\nhello",
     "length and chunks": POST + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
     "chunks and length": POST + b"Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n",
-    "a coding of nobody's": POST + b"Transfer-Encoding: xchunked\r\n\r\nhello",
+    "an unknown coding": POST + b"Transfer-Encoding: xchunked\r\n\r\nhello",
     "chunked, but not last": POST + b"Transfer-Encoding: chunked, gzip\r\n\r\n0\r\n\r\n",
     "chunked twice": POST + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n0\r\n\r\n",
     "a chunk of no size": POST + b"Transfer-Encoding: chunked\r\n\r\nz\r\n",
@@ -240,7 +240,7 @@ def test_no_other_body_is_waited_for_either(strict: RunningService) -> None:
 
 
 def test_who_takes_no_answer_is_cut_off(strict: RunningService) -> None:
-    """Requests one after another, whose answers nobody reads: they pile up only until the time is over."""
+    """Requests one after another, whose answers are not read: they pile up only until the time is over."""
     before = descriptors(strict)
     with socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)

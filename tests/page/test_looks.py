@@ -1,4 +1,4 @@
-"""What everybody can see and reach: names, contrast, small and large screens, light and dark, still pictures."""
+"""What all users can see and reach: names, contrast, small and large screens, light and dark, still pictures."""
 
 from itertools import pairwise
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""python -m export model.onnx, as a user types it: classifiers that somebody else exported."""
+"""python -m export model.onnx, as a user types it: classifiers of other exporters."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path

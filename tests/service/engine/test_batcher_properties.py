@@ -1,4 +1,4 @@
-"""Whatever arrives, leaves, expires and fails: properties of the batcher over generated schedules, in virtual time."""
+"""Properties of the batcher over generated schedules of arrivals, departures, deadlines, failures, in virtual time."""
 
 import asyncio
 import itertools
@@ -127,7 +127,7 @@ def play(schedule: Schedule) -> Schedule:
     timed = 0
 
     def next_duration() -> float:
-        """Of what a lane has just done: all its calls together, none where nobody wanted the batch any more."""
+        """Seconds of the calls that an inference thread has just made; none if all callers of the batch had left."""
         nonlocal timed
         calls, timed = len(schedule.batches) - timed, len(schedule.batches)
         return sum(next(durations) for _ in range(calls))

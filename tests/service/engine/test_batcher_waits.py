@@ -1,4 +1,4 @@
-"""Whoever waits for the batcher: refused, too late, gone, or answered before the end."""
+"""Callers that wait for the batcher: refused, too late, gone, or answered before it closes."""
 
 import asyncio
 import threading

@@ -1,4 +1,4 @@
-"""The thread that writes the log: whatever becomes of its file, whoever logs goes on."""
+"""The thread that writes the log: a broken file does not stop the threads that log."""
 
 import logging
 import os

@@ -260,7 +260,7 @@ def test_the_sdks_own_variables_decide_how_much_and_under_which_name(monkeypatch
     monkeypatch.setenv("OTEL_TRACES_SAMPLER", "parentbased_always_off")
     monkeypatch.setenv("OTEL_SERVICE_NAME", "mine")
     with collecting(monkeypatch) as collector, running_service("--tracing") as service:
-        service.classify((EXAMPLES / "rocket.jpg").read_bytes())  # nobody asked for this one to be sampled
+        service.classify((EXAMPLES / "rocket.jpg").read_bytes())  # without the header that asks for sampling
         classify(service, 1)
         assert service.stop() == 0
     assert {span.trace_id.hex() for span in collector.spans} == {TRACE.format(1)}

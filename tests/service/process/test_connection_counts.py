@@ -1,4 +1,4 @@
-"""Workers that share a port share its connections too, whoever wakes up first."""
+"""Workers that share a port share its connections evenly, in any order of waking up."""
 
 import asyncio
 import socket
@@ -28,7 +28,7 @@ def test_fewest_means_among_those_that_take_connections(tmp_path: Path) -> None:
     for each in (first, second, third):
         each.ready(0)
         each.leave()
-    assert not first.others_have_fewer(5)  # nobody else is there
+    assert not first.others_have_fewer(5)  # there is no other
     assert not second.others_have_fewer(4)
     assert first.others_have_fewer(5)
     assert not first.others_have_fewer(4)

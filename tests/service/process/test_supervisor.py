@@ -111,13 +111,13 @@ def test_a_rollback_reaches_all_workers_and_those_that_come_later(tmp_path: Path
         write_fragile_bundle(repository, version="2")
         assert change("load").json()["versions"][0] == {"version": "2", "state": "ready"}
         wait_until(lambda: served() == ["2"])
-        for wanted in ("1", "2", "1"):  # by either worker, whichever was asked before
+        for wanted in ("1", "2", "1"):  # by either worker
             assert change("rollback").json()["versions"][0] == {"version": wanted, "state": "ready"}
             wait_until(lambda wanted=wanted: served() == [wanted])
         remembered = repository / "fragile" / "rollback.json"
         content = remembered.read_text()
         remembered.unlink()
-        remembered.mkdir()  # which nobody can write
+        remembered.mkdir()  # so that it cannot be written
         refused = change("rollback")
         assert (refused.status_code, refused.json()["code"]) == (409, "conflict")
         assert "the other workers could not follow" in refused.json()["detail"]

@@ -57,7 +57,7 @@ def ask_in_every_way(client: httpx.Client, **query: str) -> dict[str, httpx.Resp
 
 
 def answering(answers: dict[str, httpx.Response]) -> set[str]:
-    """Whoever answered, or the status."""
+    """The models that answered, or the status."""
     return {answer.json().get("model", str(answer.status_code)) for answer in answers.values()}
 
 

@@ -148,7 +148,7 @@ def test_metrics_report_requests_stages_batches_and_the_queue(service: RunningSe
     assert service.metric("aaserve_model_ready", model="aa-cifar100", version="1") == 1
     assert service.metric("aaserve_model_info", provider="CPUExecutionProvider") == 1
     assert service.metric("aaserve_images_total", format="jpeg", outcome="decoded") > 0
-    service.client.get("/some/path/nobody/knows")
+    service.client.get("/no/such/path")
     assert service.metric("aaserve_requests_total", endpoint="other", code="404") > 0
 
 
