@@ -44,7 +44,7 @@ def read(reader: str, picture: bytes, manifest: Manifest) -> np.ndarray:
     [MANIFEST.preprocessing, PRESETS["imagenet"], EXACT, EXACT.model_copy(update={"exif_orientation": False})],
     ids=["shipped", "imagenet", "exact size", "as it lies"],
 )
-def test_by_hand_is_what_aaserve_sees_up_to_rounding(preprocessing: object) -> None:
+def test_handwritten_preprocessing_equals_aaserves_up_to_rounding(preprocessing: object) -> None:
     manifest = MANIFEST.model_copy(update={"preprocessing": preprocessing})
     for picture in (CAT.read_bytes(), turned_cat()):
         by_hand, ours = (read(reader, picture, manifest).astype(int) for reader in ("pillow", "bundle"))

@@ -90,7 +90,7 @@ NOT_HTTP = {
 
 
 @pytest.mark.parametrize("data", NOT_HTTP.values(), ids=NOT_HTTP)
-def test_what_is_no_http_gets_one_400_in_our_form(service: RunningService, data: bytes) -> None:
+def test_data_that_is_not_http_gets_one_400_in_our_form(service: RunningService, data: bytes) -> None:
     (answer,) = ask(service, data)
     assert is_problem(answer, 400, "invalid_request")
     assert service.client.get("/health/live").status_code == 200
@@ -206,7 +206,7 @@ def test_a_silent_connection_is_kept_between_requests_for_as_long_as_is_set(stri
     assert time.monotonic() - began >= 5.5
 
 
-def test_a_body_that_nobody_wants_does_not_keep_the_connection(strict: RunningService) -> None:
+def test_an_unread_body_does_not_keep_the_connection(strict: RunningService) -> None:
     with connect(strict) as connection:
         send(connection, LIVE + b"Content-Length: 1000000000\r\n\r\n")
         connection.settimeout(0.05)
@@ -239,7 +239,7 @@ def test_no_other_body_is_waited_for_either(strict: RunningService) -> None:
     assert answer.status == 504
 
 
-def test_who_takes_no_answer_is_cut_off(strict: RunningService) -> None:
+def test_a_client_that_reads_no_answer_is_cut_off(strict: RunningService) -> None:
     """Requests one after another, whose answers are not read: they pile up only until the time is over."""
     before = descriptors(strict)
     with socket.socket() as connection:
@@ -302,7 +302,7 @@ def test_an_upgrade_on_a_connection_that_is_to_close_is_ignored_too(service: Run
 
 
 @pytest.mark.parametrize("length", [True, False], ids=["length", "chunks"])
-def test_what_looks_like_a_request_in_the_body_of_an_upgrade_is_not_one(service: RunningService, length: bool) -> None:
+def test_the_body_of_an_upgrade_is_not_parsed_as_a_request(service: RunningService, length: bool) -> None:
     hidden = b"DELETE /classify HTTP/1.1\r\nHost: x\r\n\r\n" + LIVE + b"\r\n"
     if length:
         request = POST + H2C + b"Content-Length: %d\r\n\r\n%b" % (len(hidden), hidden)

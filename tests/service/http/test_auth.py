@@ -85,7 +85,7 @@ def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
         yield running
 
 
-def test_it_is_decided_who_may_ask_every_address() -> None:
+def test_every_address_has_a_decided_permission() -> None:
     routes = list(routes_of(create_app(Settings(_cli_parse_args=[])).routes))
     assert {route.path for route in routes} == set(NEEDS)
     assert all(isinstance(route, Route) for route in routes)  # no other application and no websocket beside the door
@@ -138,7 +138,7 @@ def test_nothing_but_the_key_opens(keyed: RunningService, headers: dict) -> None
     assert keyed.client.post("/classify", params={"key": KEYS["infer"]}, content=JPEG, headers=RAW).status_code == 401
 
 
-def test_the_key_opens_whatever_the_scheme_is_spelled_like(keyed: RunningService) -> None:
+def test_the_scheme_of_a_key_is_case_insensitive(keyed: RunningService) -> None:
     for scheme in ("Bearer", "bearer", "BEARER "):
         headers = RAW | {"Authorization": f"{scheme} {KEYS['infer']}"}
         assert keyed.client.post("/classify", content=JPEG, headers=headers).status_code == 200
@@ -244,7 +244,7 @@ def test_without_keys_all_is_open_but_changes(service: RunningService) -> None:
     assert service.client.post("/v2/repository/models/x/unload").status_code == 403
 
 
-def test_who_listens_elsewhere_without_keys_is_warned_once(service: RunningService) -> None:
+def test_a_service_without_keys_on_a_public_address_warns_once(service: RunningService) -> None:
     with running_service("--host", "0.0.0.0", "--workers", "2") as elsewhere:
         wait_until(lambda: sum("ready" in line for line in elsewhere.log) == 2)  # each worker that takes connections
         assert elsewhere.classify(JPEG).status_code == 200

@@ -146,7 +146,7 @@ def test_a_client_that_leaves_after_it_has_shut_down_its_side_is_noticed() -> No
         wait_until(lambda: ended == ["begun", "left"])
 
 
-def test_an_error_after_the_client_has_left_is_none_of_the_service(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_error_after_the_client_has_left_is_no_error_of_the_service(caplog: pytest.LogCaptureFixture) -> None:
     metrics = Metrics()
 
     async def failing(scope: Scope, receive: Receive, send: Send) -> None:
@@ -204,7 +204,7 @@ def test_a_server_whose_receive_fails_has_lost_the_client(
     assert not [record for record in caplog.records if record.exc_info]
 
 
-def test_an_answer_that_cannot_be_sent_is_none_of_the_service(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_answer_that_cannot_be_sent_is_no_error_of_the_service(caplog: pytest.LogCaptureFixture) -> None:
     metrics = Metrics()
 
     async def connected() -> Message:

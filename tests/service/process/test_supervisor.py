@@ -33,7 +33,7 @@ def all_ready(service: RunningService) -> bool:
     return sum("ready" in line for line in service.log) >= 2
 
 
-def test_metrics_are_one_truth_whichever_worker_is_asked() -> None:
+def test_every_worker_reports_the_metrics_of_all() -> None:
     with running_service("--workers", "2") as service:
         wait_until(lambda: all_ready(service))
         with concurrent.futures.ThreadPoolExecutor(8) as threads:
@@ -58,7 +58,7 @@ def test_metrics_are_one_truth_whichever_worker_is_asked() -> None:
         assert service.metric("aaserve_worker_restarts_total") == 0
 
 
-def test_a_worker_that_is_killed_is_replaced_and_nobody_else_notices() -> None:
+def test_a_killed_worker_is_replaced_without_disturbing_the_others() -> None:
     with running_service("--workers", "2") as service:
         wait_until(lambda: all_ready(service))
         for _ in range(10):

@@ -209,7 +209,7 @@ def refuses_connections(host: str, port: int) -> bool:
     return False
 
 
-def test_sigterm_answers_what_was_accepted_and_exits_0() -> None:
+def test_sigterm_answers_accepted_requests_and_exits_0() -> None:
     with held_service("--max-batch-size", "4") as held, concurrent.futures.ThreadPoolExecutor() as threads:
         accepted = [threads.submit(held.classify, JPEG) for _ in range(3)]
         address = (held.client.base_url.host, held.client.base_url.port)
