@@ -135,7 +135,7 @@ class Predictor:
     ) -> tuple[Inference, Result]:
         """Return any named outputs for rows or pictures, and what `use` makes of both in a decode thread.
 
-        Attention maps are large, and whoever wants them shares no batch with the others: one such request at a time.
+        Attention maps are large, and requests for them share no batch with others: one such request at a time.
 
         Raises as `infer`.
         """
@@ -206,7 +206,7 @@ class Predictor:
         return Inference(outputs, slowest.stages, max(inference.batch_size for inference in found))
 
     def _decode(self, picture: bytes) -> NDArray[Any]:
-        """Return a row of the manifest's input; in whichever thread decodes."""
+        """Return a row of the manifest's input. Runs in a thread that decodes."""
         try:
             row = read_input(picture, self.manifest, max_pixels=self.settings.max_image_pixels)
         except aaserve.bundle.errors.ImageError as error:

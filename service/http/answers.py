@@ -29,7 +29,7 @@ def json_array(items: Sequence[Any] | NDArray[Any]) -> bytes:
             pieces.append(b",")
         piece = items[start : start + PIECE]
         pieces.append(to_json(piece.tolist() if isinstance(piece, np.ndarray) else piece)[1:-1])
-    return b"".join([*pieces, b"]"])  # in one copy: a copy of megabytes keeps the lock for milliseconds
+    return b"".join([*pieces, b"]"])  # `join` gives the lock away for a large copy, `+` does not
 
 
 def json_object(members: Mapping[str, bytes]) -> bytes:

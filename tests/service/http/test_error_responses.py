@@ -52,6 +52,6 @@ def test_an_error_of_ours_keeps_them_for_the_log() -> None:
     assert isinstance(error.__cause__, KeyError)
 
 
-def test_messages_are_bounded_whatever_they_quote() -> None:
+def test_messages_are_bounded_even_if_they_quote_long_input() -> None:
     _, body = run(InvalidRequest("😀" * 1_000_000))
     assert len(json.loads(body)["detail"]) < 1000
