@@ -61,8 +61,9 @@ log = logging.getLogger("aaserve")
 
 def main() -> int:
     try:
-        prog = "python -m service" if sys.argv[0] == __file__ else sys.argv[0]  # aaserve serve
-        settings = CliApp.run(Settings, _cli_prog_name=prog)
+        if sys.argv[0] == __file__:  # else it is "aaserve serve"
+            sys.argv[0] = "python -m service"  # which --help shows
+        settings = CliApp.run(Settings)
         with _about("repository"):
             found = scan_repository(settings.repository)
         worker = Worker.from_environment()
