@@ -9,7 +9,8 @@ How to write one:
 - `<!-- not run: REASON -->` above a block: it is not. `<!-- with NAME -->` above a Python script: in the environment
   of tests/clients/NAME.txt.
 - A document is one shell session, from top to bottom. `make serve`, `aaserve serve` and `python -m service`
-  stay in the background until the document ends. 8080 stands for a free port, 8081 and so on for others; a second service on a port fails.
+  stay in the background until the document ends. 8080 stands for a free port, 8081 and so on for others; a second
+  service on a port fails.
 - The runbook is for those who have the image, so it is run with the folders of the image only: IMAGE.
 - The test environment has everything installed, so installing is skipped: SUBSTITUTES.
 """

@@ -59,7 +59,7 @@ class OfflineClassifier:
     def __init__(self, predictor: Predictor, top_k: int) -> None:
         self.manifest: Manifest = predictor.manifest
         self.top_k = top_k
-        self.provider = predictor.provider
+        self.max_bytes = predictor.settings.max_body_bytes  # of a file
         self.lost: Exception | None = None  # what the model died of
         self._predictor = predictor
         runner, settings = predictor.runner, predictor.settings
@@ -102,6 +102,8 @@ class OfflineClassifier:
         Raises:
             ModelLost: as `answers`.
         """
+        if len(picture) > self.max_bytes:
+            return _too_large(self.max_bytes)
         try:
             inference = await self._predictor.infer_picture(picture, client="", deadline=math.inf)
         except ServiceError as error:
@@ -115,7 +117,7 @@ class OfflineClassifier:
 
     async def _answer(self, path: str) -> Answer:
         try:
-            picture = await asyncio.to_thread(_read, path, self._predictor.settings.max_body_bytes)
+            picture = await asyncio.to_thread(_read, path, self.max_bytes)
         except ServiceError as error:
             return Answer(path, error.without_origin())
         return Answer(path, await self.classify(picture))
@@ -160,13 +162,17 @@ def _default(settings: Settings) -> str:
     return next(iter(found))
 
 
+def _too_large(max_bytes: int) -> BodyTooLarge:
+    return BodyTooLarge(f"the file has more than {max_bytes} bytes (max_body_bytes)")
+
+
 def _read(path: str, max_bytes: int) -> bytes:
     try:
         status = os.stat(path)  # noqa: PTH116 (a name from the file system, which may be no valid text)
         if not stat.S_ISREG(status.st_mode):  # opening a pipe may never end
             raise UnreadableFile("expected a file")
         if status.st_size > max_bytes:
-            raise BodyTooLarge(f"the file has more than {max_bytes} bytes (max_body_bytes)")
+            raise _too_large(max_bytes)
         with open(path, "rb") as file:  # noqa: PTH123
             return file.read()
     except OSError as error:
