@@ -1,4 +1,4 @@
-"""python -m deploy.ray.classify --output DIR PATH…: `aaserve classify` on many machines, as a job of Ray Data (docs/ray.md).
+"""python -m deploy.ray.classify --output DIR PATH…: `aaserve classify` as a job of Ray Data (docs/ray.md).
 
 read_binary_files --> map_batches: in each actor one model with its batcher --> write_parquet or write_json
 
