@@ -112,6 +112,7 @@ class OfflineClassifier:
                 raise lost from None
             if isinstance(error, InferenceFailed):
                 log.error("the model failed on a picture", exc_info=error)
+                return InferenceFailed("the model failed on this picture; the log says why")
             return error.without_origin()
         return rank(inference.row(0), self.manifest, self.top_k)
 
