@@ -54,12 +54,17 @@ def test_actors_on_two_nodes_answer_as_the_service(python: Path, service: Runnin
     folder = tempfile.mkdtemp(prefix="ray-")  # pytest's own folders are too long for the names of Ray's sockets
     pictures, output = tmp_path / "pictures", tmp_path / "answers"
     pictures.mkdir()
-    for number in range(160):  # some batches
+    for number in range(80):  # some batches
         for example in EXAMPLES.glob("*.jpg"):
             (pictures / f"{example.stem}-{number}.jpg").symlink_to(example)
     (pictures / "text.png").write_bytes(b"no picture")
     (pictures / "notes.txt").write_text("left out")
-    environment = {"PYTHONPATH": str(ROOT), "AASERVE_REPOSITORY": str(REPOSITORY), "RAY_USAGE_STATS_ENABLED": "0"}
+    environment = {
+        "PYTHONPATH": str(ROOT),
+        "AASERVE_REPOSITORY": str(REPOSITORY),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_raylet_start_wait_time_s": "300",  # a busy machine
+    }
     try:
         done = subprocess.run(
             [python, "-c", SCRIPT, folder, pictures, output],
@@ -74,7 +79,7 @@ def test_actors_on_two_nodes_answer_as_the_service(python: Path, service: Runnin
     rows = json.loads(done.stdout.splitlines()[-1])
     assert len({row["node"] for row in rows}) == 2
     answers = {Path(row["path"]).name: row for row in rows}
-    assert len(answers) == len(rows) == 4 * 160 + 1
+    assert len(answers) == len(rows) == 4 * 80 + 1
     refused = service.classify(b"no picture").json()
     assert [answers.pop("text.png")[name] for name in ("code", "detail", "labels")] == [
         refused["code"],
@@ -83,7 +88,7 @@ def test_actors_on_two_nodes_answer_as_the_service(python: Path, service: Runnin
     ]
     for example in EXAMPLES.glob("*.jpg"):
         expected = service.classify(example.read_bytes(), top_k=3).json()
-        for number in (0, 159):
+        for number in (0, 79):
             assert predictions(answers[f"{example.stem}-{number}.jpg"]) == expected["predictions"]
     written = [json.loads(line) for file in output.iterdir() for line in file.read_text().splitlines()]
     assert {Path(row["path"]).name: row["labels"][:1] for row in written if row["labels"]} == {

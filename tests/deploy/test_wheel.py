@@ -121,6 +121,15 @@ def test_what_is_not_installed_is_one_line_that_names_the_extra(installed: Path,
         )
 
 
+def test_a_network_of_the_current_folder_is_found_when_it_is_named(wheel: Path, tmp_path: Path) -> None:
+    (tmp_path / "models.py").write_text("import torch\n\n\ndef build():\n    return torch.nn.Identity()\n")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "installed")
+    script = "from aaserve.export.sources.factory import build_own; print(build_own('models:build', {}))"
+    done = run(sys.executable, "-P", "-c", script, folder=tmp_path, PYTHONPATH=str(tmp_path / "installed"))
+    assert (done.returncode, done.stdout) == (0, "Identity()\n"), done.stderr
+
+
 def test_bundles_are_verified_from_any_folder(installed: Path, folder: Path) -> None:
     done = run(installed, "verify", ROOT / "model_repository" / "aa-cifar100" / "1", folder=folder)
     assert done.returncode == 0, done.stderr
