@@ -63,7 +63,6 @@ def test_actors_on_two_nodes_answer_as_the_service(python: Path, service: Runnin
         "PYTHONPATH": str(ROOT),
         "AASERVE_REPOSITORY": str(REPOSITORY),
         "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_raylet_start_wait_time_s": "300",  # a busy machine
     }
     try:
         done = subprocess.run(
