@@ -36,7 +36,7 @@ class Progress:
             sys.stderr.write("\r\x1b[K")
         seconds = time.monotonic() - self._started
         new = self._done - self._before
-        words = f"{new:,} pictures in {seconds:.1f} s ({new / seconds:,.1f} a second)"
+        words = f"{new:,} pictures in {seconds:.1f} s ({new / max(seconds, 1e-9):,.1f} a second)"
         if self._before:
             words += f"; {self._before:,} were answered before"
         return words + (f"; {failed:,} without an answer" if failed else "")
