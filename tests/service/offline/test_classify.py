@@ -129,7 +129,7 @@ def test_a_model_that_hangs_ends_the_run_and_is_no_answer(tmp_path: Path) -> Non
     ("given", "said"),
     [
         (["nowhere.jpg"], "nowhere.jpg: expected a file, a folder or a glob that matches one, found none"),
-        (["docs"], "no pictures to classify"),
+        (["docs/decisions"], "no pictures to classify"),
         (["examples", "--model", "x"], "no such model"),
         (["examples", "--version", "7"], "no such version of aa-cifar100; served: 1"),
         (["examples", "--top-k", "101"], "top_k is too large; aa-cifar100 has 100 classes"),
