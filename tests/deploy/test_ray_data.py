@@ -26,8 +26,8 @@ class Located(Classify):
         node = ray.get_runtime_context().get_node_id()
         return answers.append_column("node", pa.array([node] * len(answers)))
 
-folder, pictures, output = sys.argv[1:]
-cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False, "temp_dir": folder})
+pictures, output = sys.argv[1:]
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
 cluster.add_node(num_cpus=1)
 ray.init(address=cluster.address, log_to_driver=False)
 options = {"model": None, "version": None, "top_k": 3}
@@ -63,10 +63,11 @@ def test_actors_on_two_nodes_answer_as_the_service(python: Path, service: Runnin
         "PYTHONPATH": str(ROOT),
         "AASERVE_REPOSITORY": str(REPOSITORY),
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_TMPDIR": folder,
     }
     try:
         done = subprocess.run(
-            [python, "-c", SCRIPT, folder, pictures, output],
+            [python, "-c", SCRIPT, pictures, output],
             env={**os.environ, **environment},
             capture_output=True,
             text=True,
