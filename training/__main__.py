@@ -1,9 +1,16 @@
 """python -m training RECIPE.toml … | evaluate FILE …"""
 
 import sys
+from collections.abc import Sequence
 
 from aaserve.training import command, scoring
 
+
+def main(argv: Sequence[str], prog: str = "python -m training") -> int:
+    if argv[:1] == ["evaluate"]:
+        return scoring.main(argv[1:], f"{prog} evaluate")
+    return command.main(argv, prog)
+
+
 if __name__ == "__main__":
-    arguments = sys.argv[1:]
-    sys.exit(scoring.main(arguments[1:]) if arguments[:1] == ["evaluate"] else command.main(arguments))
+    sys.exit(main(sys.argv[1:]))
