@@ -33,7 +33,10 @@ def test_a_recipe_from_a_folder_trains_from_plain_weights_at_separate_rates_and_
     torch.save(plain.state_dict(), tmp_path / "resnet18.pth")
     path = tmp_path / "mine.toml"
     given = [path, "--data", pictures, "--network", "aa_resnet18", "--image-size", "32"]
-    assert init_recipe.main([str(one) for one in (*given, "--initial-weights", tmp_path / "resnet18.pth")], "init-recipe") == 0
+    assert (
+        init_recipe.main([str(one) for one in (*given, "--initial-weights", tmp_path / "resnet18.pth")], "init-recipe")
+        == 0
+    )
     told = capsys.readouterr().out.splitlines()
     assert told[0] == "train/: 24 pictures of 3 classes, 8 of each"
     assert told[-1] == f"python -m training {path} --data {pictures}"
