@@ -122,6 +122,7 @@ class CpuPool:
 
     def _ended(self, call: _Call, done: "Future[Any]") -> None:
         self._given.remove(call)
+        call.running = None  # its callbacks refer to the call: a cycle that would keep what the call has read
         self.usage.add(call.client, call.cpu_seconds)
         if not call.answer.done():
             if done.cancelled():

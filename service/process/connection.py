@@ -83,6 +83,7 @@ class Connection(HttpToolsProtocol):
         super().connection_lost(exc)
         self._room.leave(self)
         self.transport.lost()
+        self._drop_input()
         self._unset_keepalive_if_required()
         if self._balance is not None:
             self._balance.has(len(self.connections))
@@ -166,6 +167,7 @@ class Connection(HttpToolsProtocol):
         self.transport.flush()
         self.last_activity = self.loop.time()
         self._room.waits(self)
+        self.cycle.body = bytearray()  # what the application has not read, nobody will
         super().on_response_complete()
         if self.transport.is_closing():
             return
@@ -282,6 +284,12 @@ class Connection(HttpToolsProtocol):
             self.cycle.keep_alive = False
             if self._input_ended:
                 self.transport.watch_for_reset(begin_answer=not self.cycle.response_started)
+
+    def _drop_input(self) -> None:
+        """Forget what has come and was not read: connections are in reference cycles, which outlive them."""
+        self._received.clear()
+        if self.cycle is not None:
+            self.cycle.body = bytearray()
 
     def _give_up_request(self) -> None:
         """Tell the application that the client has disconnected."""
