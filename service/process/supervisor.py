@@ -5,7 +5,7 @@ supervisor: bind --> N times python -m service on that socket --> one that is ki
 worker:     its slot, the socket and the supervisor's lifeline, from the environment
 
 All workers listen from their start. One that loads leaves connections to those that are ready, so that no
-request is refused that could be answered (`ConnectionCounts`); where none is ready, it takes them and says that it loads.
+request is refused that could be answered (`ConnectionCounts`); where none is ready, it takes them and says so.
 
 A worker that ends by itself with an error (a bundle that broke, a provider that went away) would fail again, so it ends
 the service with its status. A worker that a signal kills, or that ends because a model call hangs, is replaced.
