@@ -133,8 +133,8 @@ class Manifest(_Section):
     precision: Precision = Field(description="Of the arithmetic.")
     stored_weights: StoredWeights = Field(
         "float32",
-        description="Of the large weights in the file of an fp32 bundle, which loading it widens. int8: in Linear layers, "
-        "the others are float16.",
+        description="Of the large weights in the file of an fp32 bundle, widened at load. int8: those of Linear "
+        "layers, while the others are float16.",
     )
     max_batch_size: Size | None = Field(
         None,

@@ -125,8 +125,9 @@ def _rounded(network: nn.Module, stored: StoredWeights, pixels: Pixels, preproce
     rounded = round_weights(network, stored)
     after = logits_of(network, pixels, preprocessing)
     same = int((before.argmax(1) == after.argmax(1)).sum())
+    counts = " and ".join(f"{count:,} weights rounded to {kind}" for kind, count in rounded.items())
     return (
-        f"{' and '.join(f'{count:,} weights rounded to {kind}' for kind, count in rounded.items())}: logits change by up to {difference(after, before):.1e} of the largest, "
+        f"{counts}: logits change by up to {difference(after, before):.1e} of the largest, "
         f"the best class of {same} of {len(pixels)} pictures is the same"
     )
 

@@ -95,46 +95,54 @@ def take(network: nn.Module, weights: Mapping[str, Tensor], source: str) -> Take
     """
     weights = {name: value for name, value in weights.items() if not name.endswith("num_batches_tracked")}
     wanted = {name: value for name, value in network.state_dict().items() if not name.endswith("num_batches_tracked")}
-    found, augmented = {}, {}
     attention = {
         name: module
         for name, module in network.named_modules()
         if isinstance(module, AttentionAugmentedConv2d) and f"{name}.weight" in weights
     }
+    shapes = {name: tuple(value.shape) for name, value in wanted.items()}
+    for name, module in attention.items():
+        for key in module.state_dict():
+            del shapes[f"{name}.{key}"]
+        replaced = (weights[f"{name}.weight"] if module.conv is None else module.conv.weight).shape[1:]
+        shapes[f"{name}.weight"] = (_kept(module) + module.value_channels, *replaced)
+    _check(weights, shapes, source)
     inputs: Mapping[str, tuple[Tensor, Tensor]] = {}
     if isinstance(network, InvertedResidualNet):
         inputs = network.expansion_inputs(weights)
         weights = network.sorted_expansions(weights, attention)
+    found, augmented = dict(weights), {}
     for name, module in attention.items():
-        filters = weights.pop(f"{name}.weight")
-        kept = 0 if module.conv is None else len(module.conv.weight)
-        if len(filters) != kept + module.value_channels:
-            raise ValueError(
-                f"{source}: the weights do not fit the network: {name}: "
-                f"expected {kept + module.value_channels} filters, found {len(filters)}"
-            )
+        filters, kept = found.pop(f"{name}.weight"), _kept(module)
         _begin(module, filters[kept:], inputs.get(name))
         found |= {f"{name}.{key}": value for key, value in module.state_dict().items()}
         if kept:
             found[f"{name}.conv.weight"] = filters[:kept]
         augmented[name] = f"{kept} of {len(filters)}"
-    whole = {name: value for name, value in weights.items() if name in wanted}
-    found |= whole
+    network.load_state_dict(network.state_dict() | found)
+    return Taken(len(weights) - len(attention), augmented)
+
+
+def _kept(layer: AttentionAugmentedConv2d) -> int:
+    """Filters of the convolution beside the attention."""
+    return 0 if layer.conv is None else len(layer.conv.weight)
+
+
+def _check(weights: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], source: str) -> None:
+    """Raise ValueError unless the weights have these names and shapes."""
     problems = {
-        "missing": [name for name in wanted if name not in found],
-        "without a place": [name for name in weights if name not in wanted],
+        "missing": [name for name in shapes if name not in weights],
+        "without a place": [name for name in weights if name not in shapes],
         "of another shape": [
-            f"{name} (expected {tuple(wanted[name].shape)}, found {tuple(value.shape)})"
-            for name, value in found.items()
-            if value.shape != wanted[name].shape
+            f"{name} (expected {shapes[name]}, found {tuple(value.shape)})"
+            for name, value in weights.items()
+            if name in shapes and value.shape != shapes[name]
         ],
-        "not finite": [name for name, value in found.items() if not value.isfinite().all()],
+        "not finite": [name for name, value in weights.items() if not value.isfinite().all()],
     }
     if any(problems.values()):
         text = "; ".join(f"{len(names)} {kind}: {_listed(names)}" for kind, names in problems.items() if names)
         raise ValueError(f"{source}: the weights do not fit the network: {text}")
-    network.load_state_dict(network.state_dict() | found)
-    return Taken(len(whole), augmented)
 
 
 @torch.no_grad()
