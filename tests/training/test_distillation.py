@@ -166,6 +166,7 @@ def test_attention_in_the_place_of_1x1_filters_begins_as_these_averaged_over_pos
     variance = weights["blocks.3.0.bn3.weight"].square() + weights["blocks.3.1.bn3.weight"].square()
     halves = mean + variance.sqrt() * torch.randn(2, 80)  # features of the left and of the right half
     image = halves.repeat_interleave(2, dim=0).T.reshape(1, 80, 1, 4).expand(1, 80, 4, 4)
+    image = image + 0.3 * variance.sqrt()[:, None, None] * torch.randn(1, 80, 4, 4)
     with torch.inference_mode():
         found, expected = layer(image), nn.functional.conv2d(image, filters)
         maps = layer.attention_map(image).unflatten(3, (4, 4))[0]  # (heads, queries, rows, columns)
@@ -173,7 +174,7 @@ def test_attention_in_the_place_of_1x1_filters_begins_as_these_averaged_over_pos
     for half in (left, right):
         assert (half.sum(dim=(1, 2)) > 0.6).all()
         assert half.sum(dim=(1, 2)).mean() > 0.8
-        assert (half < 0.2).all()  # no cell alone
+        assert (half < 0.5).all()  # no cell alone
     kept = len(layer.conv.weight)
     torch.testing.assert_close(found[:, :kept], expected[:, :kept])
     wrong = (found[:, kept:] - expected[:, kept:]).square().mean()
