@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from aaserve.service.engine.openvino_session import PROVIDER
 from aaserve.service.engine.predictor import Predictor
 from aaserve.service.engine.statistics import Duration, Statistics
 from aaserve.service.http.oip.view import BYTES, TensorSpec, View
@@ -36,11 +37,11 @@ def model_config(view: View, predictor: Predictor, *, max_rows: int) -> Json:
         max_rows: of one request; the scheduler splits and joins requests into calls of its own preferred size.
     """
     layout = "FORMAT_NONE" if view.pictures else f"FORMAT_{view.manifest.input.layout}"
-    kind = "KIND_CPU" if predictor.provider == "CPUExecutionProvider" else "KIND_GPU"
+    kind = "KIND_CPU" if predictor.on_cpu else "KIND_GPU"
     return {
         "name": view.name,
         "platform": _PLATFORM,
-        "backend": "onnxruntime",
+        "backend": "openvino" if predictor.provider == PROVIDER else "onnxruntime",
         "version_policy": {"latest": {"num_versions": 1}},
         "max_batch_size": max_rows,
         "input": [{**_config(view.input), "format": layout, "is_shape_tensor": False, "optional": False}],
