@@ -10,6 +10,7 @@ import numpy as np
 from aaserve.bundle.bundle import Bundle
 from aaserve.bundle.model_input import pixels_input
 from aaserve.bundle.probe import PROBE_TOLERANCES, probe_pixels
+from aaserve.bundle.reference_pictures import read_reference_pictures
 from aaserve.service.engine.model_session import ModelSession
 from aaserve.service.errors import StartFailed
 
@@ -39,7 +40,7 @@ def compare(lower: ModelSession, exact: ModelSession, served: Bundle) -> Agreeme
     """
     manifest, precision = served.manifest, lower.precision
     logits = manifest.outputs[0].name
-    pictures = [probe_pixels(manifest.preprocessing.crop)]
+    pictures = [probe_pixels(manifest.preprocessing.crop), *read_reference_pictures(served)]
     differences, same = [], []
     for pixels in pictures:
         row = pixels_input(pixels, manifest)[np.newaxis]

@@ -14,6 +14,7 @@ from onnx import helper
 from aaserve.bundle.attention import gaze
 from aaserve.bundle.bundle import MODEL_FILE, Bundle, open_bundle, sha256_of, write_bundle
 from aaserve.bundle.model_input import read_input
+from aaserve.bundle.reference_pictures import stored_pictures
 from aaserve.service.engine import openvino_runtime
 from aaserve.service.engine.agreement import compare
 from aaserve.service.engine.model_session import ModelSession
@@ -177,3 +178,18 @@ def test_answers_that_bf16_changes_too_much_stop_the_load() -> None:
     agreement = compare(Made(bundle, (1, 0, 2, 10)), Made(bundle, exact), bundle)
     assert (agreement.pictures, agreement.same_best_class) == (1, 1)
     assert agreement.max_difference == pytest.approx(0.1)
+
+
+def test_best_classes_of_too_many_reference_pictures_stop_the_load(tmp_path: Path) -> None:
+    """One of four may change: with so few pictures, that says little of a network."""
+    shipped = open_bundle(SMALL)
+    stored = stored_pictures([np.full((32, 32, 3), grey, np.uint8) for grey in range(4)])
+    files = {name: shipped.content(name) for name in shipped.manifest.files} | stored
+    sums = {name: sha256_of(content) for name, content in files.items()}
+    bundle = open_bundle(write_bundle(tmp_path, shipped.manifest.model_copy(update={"files": sums}), files))
+    probe, same, other = (9.0, 10.0), (1.0, 1.1), (1.1, 1.0)
+    exact = [probe, same, same, same, same]
+    agreement = compare(Made(bundle, probe, same, other, same, same), Made(bundle, *exact), bundle)
+    assert (agreement.pictures, agreement.same_best_class) == (5, 4)
+    with pytest.raises(StartFailed, match=r"at most 25% of the bundle's pictures, found 2 of 4 \(cpu_precision\)"):
+        compare(Made(bundle, probe, same, other, other, same), Made(bundle, *exact), bundle)
