@@ -51,3 +51,18 @@ def test_the_card_of_the_default_model_has_what_was_measured() -> None:
     assert [[float(cell) for cell in row.strip("| ").split(" | ")] for row in rows] == [
         [round(100 * sources[source][field], 1) for field in fields] for source in ("one_a_class", "imagenette")
     ]
+
+
+def test_providers_are_compared_as_they_were_measured() -> None:
+    document = (ROOT / "docs" / "providers.md").read_text()
+    engines = json.loads((RESULTS / "2026-11-30-cpu-engines.json").read_text())["engines"]
+    base = engines["onnxruntime, fp32"]
+    for precision in ("fp32", "bf16"):
+        measured = engines[f"openvino, {precision}"]
+        shares = [measured[name] / base[name] for name in ("batch_1_processor_ms", "lone_ms", "memory_mib")]
+        assert f"| OpenVINO, {precision} | {' | '.join(f'{share:.2f}' for share in shares)} |" in document
+    bf16 = json.loads((RESULTS / "2026-11-30-bf16.json").read_text())
+    assert f"| same best class | {bf16['same_best_class']:.1%}".replace("%", " %") in document
+    assert f"| {bf16['top_1']['fp32']:.1%}, {bf16['top_1']['bf16']:.1%} |".replace("%", " %") in document
+    for name in ("logit_difference", "largest_shift_of_a_heads_gaze"):
+        assert f"| {bf16[name]['median']:.3f}, {bf16[name]['99 %']:.3f} |" in document

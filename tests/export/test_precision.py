@@ -139,7 +139,9 @@ def test_openvino_answers_fp16_and_is_refused_the_int8_that_it_gets_wrong(
         return ModelRunner(opened, lambda served, threads: OpenVinoSession(served, settings), settings, lambda: None)
 
     serve("fp16", "1").close()
-    with pytest.raises(StartFailed, match="expected the stored answer to the probe within 2e-01, found .* on OpenVINO"):
+    with pytest.raises(
+        StartFailed, match=r"expected the stored answer to the probe within 2e-01, found .* on OpenVINO"
+    ):
         serve("int8", "2")
 
 
