@@ -23,7 +23,7 @@ from aaserve.service.engine.predictor import Predictor
 from aaserve.service.http.app import create_app
 from aaserve.service.observability.gpu_metrics import GpuMetrics, cuda_uuid
 from aaserve.service.settings import Settings
-from tests.helpers import REPOSITORY, running_service, served, wait_until
+from tests.helpers import REPOSITORY, ROOT, running_service, served, wait_until
 
 CARD, OTHER = uuid.UUID(int=1), uuid.UUID(int=2)
 GPU = f"GPU-{CARD}"
@@ -223,7 +223,7 @@ def test_workers_do_not_add_up_the_card_they_share(tmp_path: Path, monkeypatch: 
         "    gpu_metrics.cuda_uuid = lambda number: uuid.UUID(int=number)\n"
         "    Predictor.on_cpu = False\n"
     )
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(REPOSITORY.parent)]))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(ROOT)]))
     with running_service("--workers", "2", "--gpu-device-id", "7") as service:
         wait_until(lambda: sum("ready" in line for line in service.log) >= 2)
         for _ in range(6):  # of either worker
