@@ -145,7 +145,6 @@ def weights(root: Path, base: int) -> dict[str, object]:
     packages = next(root.glob("venv/lib/python3*/site-packages"))
     parts = {
         **{f"/venv: {path.name}": size(path) for path in packages.iterdir() if path.is_dir()},
-        "/app": size(root / "app"),
         "/mnt/models": size(root / "mnt" / "models"),
     }
     largest = sorted(parts.items(), key=lambda part: -part[1])[:12]

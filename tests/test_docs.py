@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from aaserve.bundle.shipped import MODELS
+from aaserve.command import SUBCOMMANDS
 from aaserve.export.command import _parser as export_parser
 from aaserve.service import errors
 from aaserve.service.http.app import create_app
@@ -30,6 +32,8 @@ def test_every_setting_is_documented_with_its_default() -> None:
     expected = {
         name: "cores" if field.default_factory else str(field.default) for name, field in Settings.model_fields.items()
     }
+    assert expected["repository"] == str(MODELS)
+    expected["repository"] = "what ships"
     assert documented == expected
     assert all(field.description for field in Settings.model_fields.values())
 
@@ -76,6 +80,12 @@ def test_what_a_document_names_exists(document: Path) -> None:
         assert (document.parent / path).exists(), path
     for module in re.findall(r"python -m ([a-z_.]+)", text):
         assert (ROOT / module.replace(".", "/")).is_dir() or (ROOT / f"{module.replace('.', '/')}.py").exists(), module
+
+
+@pytest.mark.parametrize("document", CURRENT, ids=lambda document: document.stem)
+def test_a_subcommand_that_a_document_names_exists(document: Path) -> None:
+    named = re.findall(r"(?:`|^|\$ )aaserve ([a-z]+)\b", document.read_text(), re.MULTILINE)
+    assert set(named) <= set(SUBCOMMANDS)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.stem)

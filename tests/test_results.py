@@ -66,3 +66,13 @@ def test_providers_are_compared_as_they_were_measured() -> None:
     assert f"| {bf16['top_1']['fp32']:.1%}, {bf16['top_1']['bf16']:.1%} |".replace("%", " %") in document
     for name in ("logit_difference", "largest_shift_of_a_heads_gaze"):
         assert f"| {bf16[name]['median']:.3f}, {bf16[name]['99 %']:.3f} |" in document
+
+
+def test_a_plain_start_has_the_figures_that_were_measured() -> None:
+    means = json.loads((RESULTS / "2026-11-30-from-plain.json").read_text())["means"]
+    section = DOCUMENT.split("### A plain network as the start")[1].split("\n**Not run")[0]
+    found = re.findall(r"^\| ([a-z, ]+) \| [\d +]+ \| \**([\d.]+)\** \| \**([\d.]+)\** \|", section, re.MULTILINE)
+    names = ("augmented, from scratch", "augmented, from plain", "plain")
+    assert [(float(first), float(fifth)) for _, first, fifth in found] == [
+        (round(100 * means[name]["top_1"], 2), round(100 * means[name]["top_5"], 2)) for name in names
+    ]

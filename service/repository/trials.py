@@ -14,7 +14,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -27,6 +26,7 @@ from aaserve.bundle.model_input import pixels_input
 from aaserve.bundle.probe import probe_pixels
 from aaserve.service.errors import StartFailed
 from aaserve.service.repository import trial_process
+from aaserve.service.resources import own_path, own_python
 from aaserve.service.settings import Settings
 
 _GRACE = 5  # seconds more after which the process ends by itself, if the service could not end it
@@ -118,8 +118,8 @@ async def try_model(bundle: Bundle, settings: Settings, seconds: float) -> str |
     """
     message = await asyncio.to_thread(_message, bundle, settings, seconds)
     process = subprocess.Popen(
-        [sys.executable, "-m", trial_process.__name__],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        own_python(trial_process.__name__),
+        env={**os.environ, **own_path()},
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

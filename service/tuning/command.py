@@ -21,7 +21,8 @@ from aaserve.bundle.picture_files import find_pictures
 from aaserve.service.errors import LoadFailed
 from aaserve.service.repository.default_model import read_default_model
 from aaserve.service.repository.model_settings import read_model_settings
-from aaserve.service.settings import Settings
+from aaserve.service.resources import own_path, own_python
+from aaserve.service.settings import Settings, first_problem
 from aaserve.service.tuning import measurement
 from aaserve.service.tuning.candidates import (
     CLIENTS,
@@ -59,8 +60,7 @@ def main(argv: Sequence[str], prog: str = "aaserve tune") -> int:
             path = write_settings(folder, _to_write(best, settings))
             print(f"written to {path}; a running service takes it at its next start or reload")
     except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        return _failed(f"{'.'.join(map(str, problem['loc']))}: {problem['msg'].removeprefix('Value error, ')}")
+        return _failed(first_problem(error))
     except (BundleError, LoadFailed, ValueError, OSError) as error:
         return _failed(str(error))
     except KeyboardInterrupt:
@@ -129,9 +129,9 @@ def _try(
     }
     try:
         done = subprocess.run(
-            [sys.executable, "-m", measurement.__name__],
+            own_python(measurement.__name__),
             input=json.dumps(order) + "\n",
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            env={**os.environ, **own_path()},
             capture_output=True,
             text=True,
             timeout=patience + len(CLIENTS) * seconds,

@@ -129,7 +129,7 @@ def test_a_candidate_that_cannot_be_opened_is_told_and_nothing_is_written(
 
 
 def test_an_interrupted_run_writes_nothing(repository: Path) -> None:
-    command = [sys.executable, "-m", "aaserve.service.tuning", str(EXAMPLES), "--repository", str(repository)]
+    command = [sys.executable, "-m", "aaserve", "tune", str(EXAMPLES), "--repository", str(repository)]
     process = subprocess.Popen([*command, "--write"], cwd=ROOT, stderr=subprocess.PIPE, text=True)
     with process:
         while process.stderr.read(1) not in ("…", ""):  # a candidate is being measured
