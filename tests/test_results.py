@@ -55,12 +55,13 @@ def test_the_card_of_the_default_model_has_what_was_measured() -> None:
 
 def test_providers_are_compared_as_they_were_measured() -> None:
     document = (ROOT / "docs" / "providers.md").read_text()
-    engines = json.loads((RESULTS / "2026-11-30-cpu-engines.json").read_text())["engines"]
-    base = engines["onnxruntime, fp32"]
-    for precision in ("fp32", "bf16"):
-        measured = engines[f"openvino, {precision}"]
-        shares = [measured[name] / base[name] for name in ("batch_1_processor_ms", "lone_ms", "memory_mib")]
-        assert f"| OpenVINO, {precision} | {' | '.join(f'{share:.2f}' for share in shares)} |" in document
+    figures = ("batch_1_processor_ms", "batch_8_processor_ms", "lone_ms", "memory_mib")
+    for network, name in (("AA-ResNet-50", "cpu-engines"), ("`aa-imagenet`", "cpu-engines-aa-imagenet")):
+        engines = json.loads((RESULTS / f"2026-11-30-{name}.json").read_text())["engines"]
+        for precision in ("fp32", "bf16"):
+            measured, base = engines[f"openvino, {precision}"], engines["onnxruntime, fp32"]
+            shares = " | ".join(f"{measured[figure] / base[figure]:.2f}" for figure in figures)
+            assert f"| {network}, {precision} | {shares} |" in document
     bf16 = json.loads((RESULTS / "2026-11-30-bf16.json").read_text())
     assert f"| same best class | {bf16['same_best_class']:.1%}".replace("%", " %") in document
     assert f"| {bf16['top_1']['fp32']:.1%}, {bf16['top_1']['bf16']:.1%} |".replace("%", " %") in document

@@ -48,7 +48,9 @@ def test_one_service_has_models_in_both_runtimes_and_names_them(service: Running
         assert version["provider"] == provider
         assert "lower_precision" not in version
         assert service.metric("aaserve_model_info", model=name, provider=provider) == 1
-    assert service.client.get("/v2/models/aa-cifar100/config").json()["backend"] == "openvino"
+    config = service.client.get("/v2/models/aa-cifar100/config").json()
+    assert (config["backend"], config["platform"]) == ("openvino", "openvino_onnx")
+    assert service.client.get("/v2/models/fragile").json()["platform"] == "onnxruntime_onnx"
     assert "aaserve_gpu" not in service.client.get("/metrics").text
 
 
