@@ -1,11 +1,13 @@
 """manifest.json: the machine-read facts that travel with a model. Schema version 1."""
 
+import re
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from aaserve.bundle.preprocessing import Preprocessing
 
+REFERENCE_PICTURE = r"reference-[1-8]\.png"
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 Name = Annotated[str, Field(pattern=NAME)]
 Version = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,8}$", description="A whole number; the highest is the default.")]
@@ -177,7 +179,10 @@ class Manifest(_Section):
         forms = (("float32", "NCHW", (3, *crop)), ("uint8", "NHWC", (*crop, 3)))
         if found not in forms:
             raise ValueError(f"expected an input {forms[0]} or {forms[1]}, found {found}")
-        if set(self.files) != {"model.onnx", "references.json"}:
+        if {name for name in self.files if not re.fullmatch(REFERENCE_PICTURE, name)} != {
+            "model.onnx",
+            "references.json",
+        }:
             raise ValueError(f"expected the files model.onnx and references.json, found {sorted(self.files)}")
         if len({output.name for output in self.all_outputs}) != len(self.all_outputs):
             raise ValueError("expected outputs of different names, found one twice")

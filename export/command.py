@@ -106,6 +106,7 @@ def _request(arguments: argparse.Namespace, command: Sequence[str]) -> Request:
         allowed_drop=arguments.allow_drop,
         parity_images=arguments.parity_images,
         max_batch_size=arguments.max_batch_size,
+        store_reference_pictures=arguments.store_reference_pictures,
         accuracy=_measurement(arguments.accuracy) if arguments.accuracy else None,
         replace=arguments.force,
     )
@@ -235,6 +236,11 @@ def _parser(prog: str = "python -m export") -> argparse.ArgumentParser:
         metavar="N",
         default=32,
         help="largest batch of that comparison, in rows (default: %(default)s)",
+    )
+    add(
+        "--store-reference-pictures",
+        action="store_true",
+        help="put the first 8 of them into the bundle, so that a server can compare precisions on them",
     )
     add("--accuracy", type=Path, metavar="FILE", help="JSON of python -m benchmarks.accuracy, for the manifest")
     return parser

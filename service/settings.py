@@ -16,7 +16,8 @@ from aaserve.bundle.shipped import MODELS
 from aaserve.service.origins import normal_origins
 from aaserve.service.resources import available_cores
 
-ProviderName = Literal["auto", "cpu", "cuda", "tensorrt"]
+ProviderName = Literal["auto", "cpu", "cuda", "tensorrt", "openvino"]
+CpuPrecision = Literal["fp32", "bf16"]
 LogFormat = Literal["auto", "console", "json"]
 LogLevel = Literal["info", "warning", "error"]
 LoggedRequests = Literal["all", "errors", "none"]
@@ -61,6 +62,9 @@ class Settings(BaseSettings):
     )
     provider: ProviderName = Field(
         "auto", description="Execution provider; one that is asked for and not there stops the start."
+    )
+    cpu_precision: CpuPrecision = Field(
+        "fp32", description="Arithmetic of fp32 operators on a CPU; bf16 is faster and less exact, for openvino."
     )
     workers: int = Field(1, ge=1, le=256, description="Processes that serve; they share the cores.")
     intra_op_num_threads: int = Field(
@@ -197,6 +201,15 @@ class Settings(BaseSettings):
         if (self.tls_certificate is None) != (self.tls_key is None):
             found = "tls_key" if self.tls_certificate is None else "tls_certificate"
             raise ValueError(f"expected tls_certificate and tls_key together, found only {as_written(found)}")
+        return self
+
+    @model_validator(mode="after")
+    def _precision_of_the_provider(self) -> Self:
+        if self.cpu_precision != "fp32" and self.provider != "openvino":
+            raise ValueError(
+                f"{as_written('cpu_precision')} {self.cpu_precision}: expected {as_written('provider')} openvino, "
+                f"found {self.provider}"
+            )
         return self
 
     @model_validator(mode="after")

@@ -15,8 +15,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 from aaserve.bundle.bundle import open_bundle
+from aaserve.bundle.reference_pictures import read_reference_pictures
 from aaserve.export import summary, verify
 from aaserve.export.command import main
+from aaserve.export.judgement.pictures import read_picture
 from aaserve.models import create_model
 from tests.helpers import EXAMPLES
 
@@ -62,7 +64,8 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bundles")
     weights = network().state_dict()
     for stored in ("float32", "float16", "int8"):
-        assert run(folder, weights, stored, "--with-attention", "--store-weights", stored) == 0
+        pictures = ["--store-reference-pictures"] * (stored == "float32")
+        assert run(folder, weights, stored, "--with-attention", "--store-weights", stored, *pictures) == 0
     return folder
 
 
@@ -78,6 +81,16 @@ def pixels() -> NDArray[np.uint8]:
 
 def answers(model: Path) -> list[NDArray[np.float32]]:
     return onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"]).run(None, {"image": pixels()})
+
+
+def test_reference_pictures_are_stored_as_the_network_sees_them_where_asked(bundles: Path) -> None:
+    opened = open_bundle(bundles / "float32" / "1")
+    found = read_reference_pictures(opened)
+    paths = sorted(EXAMPLES.glob("*.jpg"))
+    assert len(found) == len(paths) == 4
+    for path, stored in zip(paths, found, strict=True):
+        np.testing.assert_array_equal(stored, read_picture(path, opened.manifest.preprocessing).pixels)
+    assert read_reference_pictures(open_bundle(bundles / "float16" / "1")) == []
 
 
 @SMALLER
