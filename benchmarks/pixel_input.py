@@ -14,23 +14,15 @@ import numpy as np
 import torch
 from rich.progress import track
 
-from aaserve.bundle.preprocessing import Preprocessing, normalise
+from aaserve.bundle.preprocessing import normalise
 from aaserve.export.graph.convert import convert
 from aaserve.export.graph.normalisation import PixelInput
+from aaserve.export.preprocessing.presets import PRESETS
 from aaserve.models import create_model
 from benchmarks.attention import open_session
 from benchmarks.circumstances import write_result
 
-PREPROCESSING = Preprocessing(
-    colour="RGB",
-    background=(0, 0, 0),
-    exif_orientation=True,
-    resize=256,
-    interpolation="bilinear",
-    crop=(224, 224),
-    mean=(0.485, 0.456, 0.406),
-    std=(0.229, 0.224, 0.225),
-)
+PREPROCESSING = PRESETS["imagenet"]
 
 
 def compare(name: str, batch_sizes: list[int], rounds: int) -> dict[int, dict[str, float]]:

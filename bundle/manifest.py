@@ -15,7 +15,7 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Size = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Precision = Literal["fp32", "fp16", "int8"]
-StoredWeights = Literal["float32", "float16"]
+StoredWeights = Literal["float32", "float16", "int8"]
 
 
 class _Section(BaseModel):
@@ -134,7 +134,9 @@ class Manifest(_Section):
     labels: tuple[str, ...]
     precision: Precision = Field(description="Of the arithmetic.")
     stored_weights: StoredWeights = Field(
-        "float32", description="Type of the large weights in the file of an fp32 bundle; loading it widens float16."
+        "float32",
+        description="Of the large weights in the file of an fp32 bundle, widened at load. int8: those of Linear "
+        "layers, while the others are float16.",
     )
     max_batch_size: Size | None = Field(
         None,
@@ -191,7 +193,9 @@ class Manifest(_Section):
                 f"expected lowered in a bundle below fp32 and only there, found it otherwise in {self.precision}"
             )
         if self.stored_weights != "float32" and self.precision != "fp32":
-            raise ValueError(f"expected stored_weights float16 in an fp32 bundle only, found it in {self.precision}")
+            raise ValueError(
+                f"expected stored_weights {self.stored_weights} in an fp32 bundle only, found it in {self.precision}"
+            )
         if (self.precision == "int8") != (self.lowered is not None and self.lowered.calibrated is not None):
             raise ValueError(
                 f"expected calibrated in an int8 bundle and only there, found it otherwise in {self.precision}"

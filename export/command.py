@@ -203,9 +203,10 @@ def _parser(prog: str = "python -m export") -> argparse.ArgumentParser:
     )
     add(
         "--store-weights",
-        choices=("float32", "float16"),
+        choices=("float32", "float16", "int8"),
         default="float32",
-        help="float16 rounds large weights and halves the file; the arithmetic stays fp32 (default: %(default)s)",
+        help="float16 rounds large weights and halves the file; int8 does so too, and rounds those of Linear layers to "
+        "int8; the arithmetic stays fp32 (default: %(default)s)",
     )
     add(
         "--calibration",

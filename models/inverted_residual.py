@@ -129,8 +129,7 @@ class InvertedResidualNet(nn.Module):
         Raises:
             ValueError: the network is augmented and was built for another image size.
         """
-        if self.augmentation.augmented_stages and tuple(x.shape[-2:]) != self.image_size:
-            raise ValueError(f"built for images of {self.image_size}, got {tuple(x.shape[-2:])}")
+        self.augmentation.check_image_size(x, self.image_size)
         x = self.activation(self.bn1(self.conv_stem(x)))  # (B, stem, H/2, W/2)
         x = self.blocks(x)  # (B, last stage, H/32, W/32)
         x = self.activation(self.bn2(self.conv_head(x)))  # (B, 1280, H/32, W/32)
@@ -162,6 +161,27 @@ class InvertedResidualNet(nn.Module):
                         weights[key] = weights[key][order]
             weights[f"{block}.conv_pwl.weight"] = weights[f"{block}.conv_pwl.weight"][:, order]
         return weights
+
+    def expansion_inputs(self, weights: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+        """Mean and standard deviation of each expansion's input, (in,) each, by the layer's name.
+
+        Batch normalisation says them. Along shortcuts, means and variances add up, as of independent features.
+
+        Args:
+            weights: of the plain or the augmented network.
+        """
+        found: dict[str, tuple[Tensor, Tensor]] = {}
+        mean = variance = torch.zeros(())
+        for name, block in self.blocks.named_modules(prefix="blocks"):
+            if isinstance(block, InvertedResidual):
+                found[f"{name}.conv_pw"] = mean, variance.sqrt()
+            elif not isinstance(block, SeparableConv2d):
+                continue
+            last = f"{name}.{'bn3' if isinstance(block, InvertedResidual) else 'bn2'}"
+            shortcut = isinstance(block, InvertedResidual) and block.has_shortcut
+            mean = weights[f"{last}.bias"] + (mean if shortcut else 0)
+            variance = weights[f"{last}.weight"].square() + (variance if shortcut else 0)
+        return found
 
 
 class SeparableConv2d(nn.Module):

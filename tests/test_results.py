@@ -44,7 +44,7 @@ def test_files_and_recipes_that_are_named_exist() -> None:
 
 
 def test_the_card_of_the_default_model_has_what_was_measured() -> None:
-    sources = json.loads((RESULTS / "2026-11-30-held-out-aa-imagenet.json").read_text())["sources"]
+    sources = json.loads((RESULTS / "2026-11-30-held-out-aa-imagenet-soft.json").read_text())["sources"]
     card = DOCUMENT.split("## Model card: `aa-imagenet`")[1].split("## Model card")[0]
     rows = re.findall(r"^  \| \d+ of [^|]+((?:\| [\d.]+ )+)\|$", card, re.MULTILINE)
     fields = ("top_1_of_model", "top_5_of_model", "top_1_of_teacher", "top_5_of_teacher", "same_first_class")
