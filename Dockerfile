@@ -68,9 +68,9 @@ ENV AASERVE_PROVIDER=cuda AASERVE_MAX_BATCH_SIZE=64 AASERVE_MAX_QUEUE_SIZE=1024 
 FROM install-cpu AS install-openvino
 RUN pip --python /venv/bin/python install --no-cache-dir --constraint constraints.txt '.[cpu,openvino,otel]' \
     && pip --python /venv/bin/python uninstall --yes aaserve openvino-telemetry \
-    && cd /venv/lib/python3*/site-packages/openvino/libs \
-    && rm cache.json libopenvino_*gpu* libopenvino_*npu* libopenvino_gguf* libopenvino_jax* libopenvino_paddle* \
-        libopenvino_pytorch* libopenvino_tensorflow*
+    && find /venv -path '*/openvino/libs/*' -regextype posix-extended -regex \
+        '.*/(cache\.json|libopenvino_(intel_gpu|intel_npu)_plugin.*|libopenvino_(gguf|jax|paddle|pytorch|tensorflow|tensorflow_lite)_frontend.*)' \
+        -delete
 
 FROM runtime AS openvino
 COPY --from=install-openvino /venv /venv

@@ -15,7 +15,7 @@ from aaserve.service.engine.model_session import ModelSession
 from aaserve.service.errors import StartFailed
 
 # Share of the reference pictures whose best class may change. A network that bf16 suits changes it on about one picture
-# in fifty (benchmarks/results/2026-11-30-bf16.json), but bundles have as few as four; one that it does not suit
+# in a hundred (benchmarks/results/2026-11-30-bf16.json), but bundles have as few as four; one that it does not suit
 # changes most of them.
 MAY_CHANGE = 0.25
 

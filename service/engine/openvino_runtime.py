@@ -40,6 +40,7 @@ def compiled(model: bytes, *, precision: str, streams: int, threads: int) -> "Co
     """
     options = {
         "INFERENCE_PRECISION_HINT": TYPES[precision],  # by itself it takes bf16 wherever the processor has it
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,  # by itself it rounds activations to int8 where weights are stored so
         "NUM_STREAMS": streams,
         "INFERENCE_NUM_THREADS": threads,
         "ENABLE_CPU_PINNING": False,  # several models, workers and the event loop share the cores

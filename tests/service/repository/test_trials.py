@@ -115,6 +115,16 @@ def test_a_tried_bundle_is_not_tried_again_by_any_process(tmp_path: Path) -> Non
         asyncio.run(alone.check(bundle, SETTINGS))
 
 
+def test_what_one_runtime_has_passed_is_tried_again_in_another(tmp_path: Path) -> None:
+    bundle = open_bundle(write_fragile_bundle(tmp_path))
+    trials = Trials(LONG)
+    asyncio.run(trials.check(bundle, SETTINGS))
+    bundle.model_path.unlink()  # what is tried must be read
+    asyncio.run(trials.check(bundle, SETTINGS))
+    with pytest.raises(BundleError, match="expected a plain file, found none"):
+        asyncio.run(trials.check(bundle, Settings(provider="openvino")))
+
+
 def test_workers_that_wait_for_a_trial_take_its_verdict_and_later_ones_try_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
