@@ -4,9 +4,9 @@ import asyncio
 import signal
 import time
 
-from benchmarks.faults.findings import Findings, nothing_left, tally
-from benchmarks.faults.running import later, running
-from benchmarks.faults.traffic import Traffic
+from tests.faults.findings import Findings, nothing_left, tally
+from tests.faults.running import later, running
+from tests.faults.traffic import Traffic
 
 
 async def stopped_process(seconds: float) -> Findings:

@@ -4,9 +4,9 @@ import asyncio
 import itertools
 import time
 
-from benchmarks.faults.findings import Findings, nothing_left, tally
-from benchmarks.faults.running import HOST, later, running, wait_until
-from benchmarks.faults.traffic import PATH, PICTURES, Traffic, head
+from tests.faults.findings import Findings, nothing_left, tally
+from tests.faults.running import HOST, later, running, wait_until
+from tests.faults.traffic import PATH, PICTURES, Traffic, head
 
 
 async def leaving_clients(clients: int) -> Findings:

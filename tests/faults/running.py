@@ -16,7 +16,7 @@ from pathlib import Path
 
 import httpx
 
-from benchmarks.circumstances import REPOSITORY, ROOT
+from tests.helpers import REPOSITORY, ROOT
 
 HOST = "127.0.0.1"
 PATIENCE = 60.0  # seconds until something that must happen has not happened

@@ -8,7 +8,6 @@ import os
 import secrets
 import signal
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -17,36 +16,29 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Self
 
-ROOT = Path(__file__).parent.parent
-NETWORK, BRIDGE = "10.77.0", "aaray"
+from tests.helpers import ROOT
+
+ADDRESS = "127.0.0.1"
 OBJECT_STORE = 80_000_000  # bytes; Serve keeps no pictures there
 PATIENCE = 120.0  # seconds
 
 
 class Node:
-    """One raylet. With a namespace it has an address of its own, as a machine has, and can be cut off."""
+    """One raylet and every process that it starts."""
 
-    def __init__(
-        self, name: str, command: list[str], environment: dict[str, str], address: str, link: str | None
-    ) -> None:
-        self.address = address
-        self._mark = f"BENCHMARK_NODE={name}-{os.getpid()}"
-        self._link = link
-        self._command = [*(["ip", "netns", "exec", link] if link else []), *command]
+    def __init__(self, name: str, command: list[str], environment: dict[str, str]) -> None:
+        self._mark = f"RAY_TEST_NODE={name}-{os.getpid()}"
+        self._command = command
         key, _, value = self._mark.partition("=")
         self._environment = {**os.environ, **environment, key: value}
 
     def start(self) -> None:
-        if self._link:
-            _ip("link", "set", self._link, "up")
         self._process = subprocess.Popen(
             self._command, cwd=ROOT, env=self._environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
 
-    def lose(self) -> None:
-        """As when a machine fails: its packets stop first, so that nobody is told, then everything on it."""
-        if self._link:
-            _ip("link", "set", self._link, "down")
+    def kill(self) -> None:
+        """Kill all of its processes at once, as when a machine fails."""
         while processes := self._processes():  # some start others
             for process in processes:
                 with suppress(ProcessLookupError):
@@ -64,30 +56,20 @@ class Node:
 
 
 class Cluster:
-    """A head and workers; each but the head of a cluster apart has room for one replica.
+    """A head and workers on this machine, each with room for one replica.
 
     Args:
-        folder: of all nodes' logs and sockets; a short name, because that of a socket is limited.
+        folder: logs and sockets of all nodes; a short name, because the length of a socket's name is limited.
         environment: of every process.
         ports: gcs, dashboard and client of Ray, stats and metrics of HAProxy.
-        apart: every node in a network namespace of its own, as if it were a machine; needs root.
         ray: the command.
     """
 
     def __init__(
-        self,
-        folder: Path,
-        environment: dict[str, str],
-        *,
-        workers: int,
-        ports: dict[str, int],
-        apart: bool,
-        ray: Path = Path(sys.prefix) / "bin" / "ray",
+        self, folder: Path, environment: dict[str, str], *, workers: int, ports: dict[str, int], ray: Path
     ) -> None:
-        self._apart = apart
         self._token = secrets.token_hex(32)
-        self.address = f"{NETWORK}.1" if apart else "127.0.0.1"
-        self._dashboard = f"http://{self.address}:{ports['dashboard']}"
+        self._dashboard = f"http://{ADDRESS}:{ports['dashboard']}"
         environment = {
             "PYTHONPATH": str(ROOT),
             "RAY_USAGE_STATS_ENABLED": "0",
@@ -104,31 +86,16 @@ class Cluster:
             f"--ray-client-server-port={ports['client']}",
             f"--temp-dir={folder}",
         ]
-        head += [f"--dashboard-host={self.address}", f"--dashboard-port={ports['dashboard']}"]
-        head.append(f"--num-cpus={0 if apart else 1}")
-        join = [f"--address={self.address}:{ports['gcs']}", "--num-cpus=1"]
-        self.nodes = [self._node(0, [*start, *head], environment)]
-        self.nodes += [self._node(1 + worker, [*start, *join], environment) for worker in range(workers)]
-
-    def _node(self, number: int, command: list[str], environment: dict[str, str]) -> Node:
-        if not self._apart:
-            return Node(f"node{number}", command, environment, self.address, None)
-        address = f"{NETWORK}.{number + 1}"
-        command = [*command, f"--node-ip-address={address}"]
-        return Node(f"node{number}", command, environment, address, f"{BRIDGE}{number}")
+        head += [f"--dashboard-host={ADDRESS}", f"--dashboard-port={ports['dashboard']}", "--num-cpus=1"]
+        join = [f"--address={ADDRESS}:{ports['gcs']}", "--num-cpus=1"]
+        self.nodes = [Node("head", [*start, *head], environment)]
+        self.nodes += [Node(f"worker{worker}", [*start, *join], environment) for worker in range(workers)]
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            if self._apart:
-                _ip("link", "add", BRIDGE, "type", "bridge")
-                stack.callback(_ip, "link", "delete", BRIDGE)
-                _ip("address", "add", f"{NETWORK}.254/24", "dev", BRIDGE)
-                _ip("link", "set", BRIDGE, "up")
-                for number, node in enumerate(self.nodes):
-                    _join(f"{BRIDGE}{number}", node.address, stack)
             for number, node in enumerate(self.nodes, start=1):
                 node.start()
-                stack.callback(node.lose)
+                stack.callback(node.kill)
                 # Nodes that start at the same time on one machine take each other's ports.
                 self.wait_for(lambda number=number: self._nodes() == number, f"node {number}")
             self._end = stack.pop_all()
@@ -140,21 +107,14 @@ class Cluster:
     def deploy(self, config: dict[str, Any]) -> None:
         """Ask for this configuration, as KubeRay does; return once it is so and its nodes can be asked."""
         self._ask("PUT", config)
-        self.url = f"http://{self.address}:{config['http_options']['port']}"
+        self.url = f"http://{ADDRESS}:{config['http_options']['port']}"
         wanted = config["applications"][0]["deployments"][0].get("num_replicas")
-        everywhere = config["proxy_location"] == "EveryNode"
-        self.wait_for(lambda: self._deployed(wanted, everywhere), "the deployment")
+        self.wait_for(lambda: self._deployed(wanted), "the deployment")
 
     def replicas(self) -> list[dict[str, Any]]:
         """Those that are running: node_ip, pid, replica_id."""
         deployments = self._application().get("deployments", {}).values()
         return [each for deployment in deployments for each in deployment["replicas"] if each["state"] == "RUNNING"]
-
-    def entrances(self) -> list[str]:
-        """Addresses of the nodes that have both a replica and a proxy that works."""
-        proxies = self._details().get("proxies", {}).values()
-        nodes = {proxy["node_id"] for proxy in proxies if proxy["status"] == "HEALTHY"}
-        return [replica["node_ip"] for replica in self.replicas() if replica["node_id"] in nodes]
 
     def wait_for(self, condition: Callable[[], object], words: str, seconds: float = PATIENCE) -> float:
         """Poll until `condition()`; the seconds it took."""
@@ -165,11 +125,11 @@ class Cluster:
             time.sleep(0.2)
         return time.monotonic() - started
 
-    def _deployed(self, wanted: int | None, everywhere: bool) -> bool:
+    def _deployed(self, wanted: int | None) -> bool:
         application = self._application()
         if application.get("status") == "DEPLOY_FAILED":
             raise RuntimeError(application["message"])
-        running = len(self.entrances() if everywhere else self.replicas())
+        running = len(self.replicas())
         return application.get("status") == "RUNNING" and running > 0 and wanted in (None, running)
 
     def _application(self) -> dict[str, Any]:
@@ -203,19 +163,3 @@ class Cluster:
         except urllib.error.HTTPError as error:
             message = f"Serve answers {error.code}: {error.read().decode(errors='replace')[:2000]}"
             raise (OSError if error.code >= 500 else RuntimeError)(message) from error  # or it is starting
-
-
-def _join(link: str, address: str, stack: ExitStack) -> None:
-    """A namespace with an address on the bridge."""
-    _ip("netns", "add", link)
-    stack.callback(_ip, "netns", "delete", link)
-    _ip("link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", link)
-    stack.callback(_ip, "link", "delete", link)  # else it lives for as long as the namespace takes to end
-    _ip("link", "set", link, "master", BRIDGE, "up")
-    _ip("-n", link, "address", "add", f"{address}/24", "dev", "eth0")
-    _ip("-n", link, "link", "set", "eth0", "up")
-    _ip("-n", link, "link", "set", "lo", "up")
-
-
-def _ip(*arguments: str) -> None:
-    subprocess.run(["ip", *arguments], check=True)

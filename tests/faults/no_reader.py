@@ -3,9 +3,9 @@
 import asyncio
 import os
 
-from benchmarks.faults.findings import Findings, tally
-from benchmarks.faults.running import later, running
-from benchmarks.faults.traffic import Traffic
+from tests.faults.findings import Findings, tally
+from tests.faults.running import later, running
+from tests.faults.traffic import Traffic
 
 
 async def nobody_reads_the_log(seconds: float) -> Findings:

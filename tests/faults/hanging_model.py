@@ -5,9 +5,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.faults.findings import Findings, nothing_left, tally
-from benchmarks.faults.running import later, running, wait_until
-from benchmarks.faults.traffic import FOREIGN, PATH, SILENT, Traffic, ask
+from tests.faults.findings import Findings, nothing_left, tally
+from tests.faults.running import later, running, wait_until
+from tests.faults.traffic import FOREIGN, PATH, SILENT, Traffic, ask
 from tests.toy_bundles import HANGS, picture, write_fragile_bundle
 
 

@@ -4,9 +4,9 @@ import asyncio
 import json
 import resource
 
-from benchmarks.faults.findings import Findings, tally
-from benchmarks.faults.running import later, running
-from benchmarks.faults.traffic import Traffic
+from tests.faults.findings import Findings, tally
+from tests.faults.running import later, running
+from tests.faults.traffic import Traffic
 
 
 async def no_disk_for_logs(seconds: float) -> Findings:

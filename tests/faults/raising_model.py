@@ -5,9 +5,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.faults.findings import Findings, nothing_left, tally
-from benchmarks.faults.running import later, running
-from benchmarks.faults.traffic import Traffic
+from tests.faults.findings import Findings, nothing_left, tally
+from tests.faults.running import later, running
+from tests.faults.traffic import Traffic
 
 _EVERY_THIRD = """
 import weakref

@@ -5,9 +5,9 @@ import json
 import tempfile
 from pathlib import Path
 
-from benchmarks.faults.findings import Findings, nothing_left, tally
-from benchmarks.faults.running import running
-from benchmarks.faults.traffic import Traffic
+from tests.faults.findings import Findings, nothing_left, tally
+from tests.faults.running import running
+from tests.faults.traffic import Traffic
 
 _SET_BACK = """
 import time

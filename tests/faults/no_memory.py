@@ -6,9 +6,9 @@ import signal
 import tempfile
 from pathlib import Path
 
-from benchmarks.faults.findings import Findings, nothing_left, tally
-from benchmarks.faults.running import later, running
-from benchmarks.faults.traffic import PATH, Traffic
+from tests.faults.findings import Findings, nothing_left, tally
+from tests.faults.running import later, running
+from tests.faults.traffic import PATH, Traffic
 from tests.toy_bundles import picture, write_fragile_bundle
 
 MIB = 2**20

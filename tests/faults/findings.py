@@ -8,8 +8,8 @@ all was well again, and `checks`: sentences, each true or not.
 import time
 
 from aaserve.service.observability.metrics import REFRESH
-from benchmarks.faults.running import Service
-from benchmarks.faults.traffic import Traffic
+from tests.faults.running import Service
+from tests.faults.traffic import Traffic
 
 Findings = dict[str, object]
 

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from benchmarks.circumstances import ROOT
-from benchmarks.faults.running import HOST, Service
+from tests.faults.running import HOST, Service
+from tests.helpers import ROOT
 
 PICTURES = [path.read_bytes() for path in sorted((ROOT / "examples").glob("*.jpg"))]
 PATH = "/classify?top_k=1"

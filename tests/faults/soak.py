@@ -1,4 +1,4 @@
-"""python -m benchmarks.soak --output FILE [--minutes 10]
+"""python -m tests.faults.soak --output FILE [--minutes 10]
 
 Mixed traffic for a long time: tiny and real pictures, batches, tensors, what is refused, clients who leave, and models
 that change all the while. Something that grows, slows down or goes wrong now and then is found here.
@@ -33,8 +33,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from benchmarks.circumstances import ROOT, write_result
-from benchmarks.connections import Connections
-from benchmarks.faults.running import HOST, Service, running
+from tests.faults.connections import Connections
+from tests.faults.running import HOST, Service, running
 from tests.toy_bundles import picture, write_fragile_bundle
 
 GROWTH = 0.03  # of the resident memory after the warm-up, at most
@@ -301,7 +301,7 @@ def _show(console: Console, found: dict) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.soak", description=__doc__.splitlines()[2])
+    parser = argparse.ArgumentParser(prog="python -m tests.faults.soak", description=__doc__.splitlines()[2])
     parser.add_argument("--minutes", type=float, default=10, help="how long (default: 10)")
     parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
     arguments = parser.parse_args()

@@ -6,9 +6,9 @@ import random
 import signal
 import time
 
-from benchmarks.faults.findings import Findings, nothing_left, tally
-from benchmarks.faults.running import later, running, wait_until
-from benchmarks.faults.traffic import Traffic
+from tests.faults.findings import Findings, nothing_left, tally
+from tests.faults.running import later, running, wait_until
+from tests.faults.traffic import Traffic
 
 
 async def killed_workers(seconds: float) -> Findings:
