@@ -49,11 +49,12 @@ async def answers(url: str, number: int, seed: int) -> dict[str, Counter[str]]:
     """Send damaged images from 8 clients; how often each format got each answer."""
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     images = damaged_pictures(number, seed=seed)
-    async with httpx.AsyncClient(base_url=url, timeout=30) as client:
+    async with httpx.AsyncClient(base_url=url, timeout=30, headers={"Content-Type": "image/*"}) as client:
 
         async def send() -> None:
             for name, image in images:  # one iterator for all clients
-                answer = await client.post("/classify", content=image, headers={"Content-Type": "image/*"})
+                while (answer := await client.post("/classify", content=image)).status_code == 429:
+                    await asyncio.sleep(1)  # a slow machine
                 code = "" if answer.status_code == 200 else f" {answer.json().get('code')}"
                 counts[name][f"{answer.status_code}{code}"] += 1
 
