@@ -59,7 +59,7 @@ def sniff_format(image_bytes: bytes) -> str | None:
 
 
 def _unsupported(image_bytes: bytes) -> str:
-    """What to tell whoever sent another format."""
+    """The error message for a format that is not supported."""
     brands = image_bytes[8:64] if image_bytes[4:8] == b"ftyp" else b""  # ISO/IEC 14496-12, section 4.3
     if name := next((name for brand, name in _PHONE_BRANDS if brand in brands), None):
         return (

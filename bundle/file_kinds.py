@@ -1,7 +1,7 @@
 """The first bytes of a file --> what it is, in words for an error message.
 
-For files that were expected to be something else: a picture, a checkpoint. Downloads that went wrong look the same
-whatever they should have been.
+For files that were expected to be something else: a picture, a checkpoint. Failed downloads look the same for
+all kinds of files.
 """
 
 from aaserve.bundle.decoding import sniff_format

@@ -10,7 +10,7 @@ from aaserve.bundle.preprocessing import normalise, preprocess, read_pixels
 
 
 def read_input(image_bytes: bytes, manifest: Manifest, *, max_pixels: int, reproducible: bool = False) -> NDArray[Any]:
-    """Return float32 (3, H, W), normalised, or uint8 (H, W, 3), whichever the model takes.
+    """Return float32 (3, H, W), normalised, or uint8 (H, W, 3): the input that the model takes.
 
     Args:
         reproducible: alike on every processor, as `bundle.resizing.resize` has it; for what is compared between them.

@@ -1,4 +1,4 @@
-"""A made-up picture that any bundle can be asked about anywhere: the same bytes everywhere, nobody's photograph.
+"""A generated picture for checking any bundle: the same bytes on every machine, and no photograph.
 
 Its logits in references.json are those of the exported graph on the CPU where it was made. PyTorch is compared on real
 pictures; this compares machines.

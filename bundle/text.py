@@ -50,7 +50,7 @@ def decode_text(content: bytes) -> str:
 
 
 def check_regular(path: Path) -> None:
-    """Refuse what is there and no regular file: reading a pipe may wait for ever.
+    """Refuse a path that exists and is no regular file: reading a pipe may block for ever.
 
     Raises:
         OSError: it is a folder, a pipe, a socket or a device, or the way to it is closed.

@@ -64,7 +64,7 @@ def open_checkpoint(request: Request) -> Source:
     """Read the checkpoint.
 
     Raises:
-        ExportError: it is none, or something is needed that nobody says. `convert` too, where it does not fit.
+        ExportError: it is no checkpoint, or needed information is missing. `convert` raises it too.
     """
     checkpoint = read_checkpoint(request.checkpoint, nested_key=request.nested_key)
     description = describe(request, checkpoint)
@@ -91,7 +91,7 @@ def open_file(request: Request) -> Source:
     """Read the ONNX file.
 
     Raises:
-        ExportError: it cannot be served, or something is needed that nobody says. `convert` too, when it runs.
+        ExportError: it cannot be served, or needed information is missing. `convert` raises it too.
     """
     if request.stored_weights != "float32":
         raise ExportError(f"{request.checkpoint}: --store-weights is for checkpoints, found an ONNX file")

@@ -62,7 +62,7 @@ def _images_of(manifest: Manifest) -> Path:
     parser.add_argument("--parity-images", type=Path, default=Path("examples"))
     try:
         return parser.parse_known_args(shlex.split(manifest.provenance.command))[0].parity_images
-    except (ValueError, argparse.ArgumentError):  # whatever the command was
+    except (ValueError, argparse.ArgumentError):  # the recorded command cannot be parsed
         return Path("examples")
 
 

@@ -91,7 +91,7 @@ def main() -> int:
         for line in unknown_variables():
             log.warning("%s", line)
         if settings.api_keys_file is None and not ip_address(host).is_loopback:
-            log.warning("no api_keys_file is set: whoever reaches this address may classify and read /metrics")
+            log.warning("no api_keys_file is set: all clients that reach this address may classify and read /metrics")
         if settings.workers > 1:
             return _supervise(settings, listening)
     return _serve(settings, listening, worker, certificate, tracing, logs)
@@ -120,7 +120,7 @@ def _serve(
             http=Connection,
             log_config=None,
             access_log=False,
-            proxy_headers=False,  # nobody here asks who the client is
+            proxy_headers=False,  # the client's address is not used
             server_header=False,
             headers=[("X-Content-Type-Options", "nosniff")],
             ssl_context_factory=(lambda *_: certificate.context) if certificate else None,

@@ -2,7 +2,7 @@
 
 from typing import Self
 
-_LONGEST = 500  # characters of a message, whatever of a client's it quotes
+_LONGEST = 500  # characters of a message, quoted input included
 
 
 class ServiceError(Exception):

@@ -146,7 +146,7 @@ class Settings(BaseSettings):
         50_000_000, ge=1, description="Width times height of an image, at most; beyond that 413."
     )
     api_keys_file: Path | None = Field(
-        None, description="File of hashed keys; without it, all may classify and nobody may change models."
+        None, description="File of hashed keys; without it, all may classify and none may change models."
     )
     tls_certificate: Path | None = Field(None, description="PEM file, the whole chain; with tls_key, for HTTPS.")
     tls_key: Path | None = Field(None, description="PEM file of the certificate's key, without a password.")

@@ -1,6 +1,6 @@
 """A bundle whose attention is known beforehand: head 0 looks one cell to the right, head 1 at what is red.
 
-Blue has to be 255 everywhere: it is the constant that makes queries, whatever else the picture shows.
+Blue has to be 255 everywhere: it is the constant that makes the queries.
 """
 
 import json

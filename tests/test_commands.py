@@ -253,7 +253,7 @@ def test_no_command_hides_from_these_tests(document: Path) -> None:
     ],
     ids=lambda value: value.replace("\n", " ")[:60] if value else "fine",
 )
-def test_what_is_wrong_in_a_document_is_seen(text: str, said: str | None, tmp_path: Path) -> None:
+def test_wrong_commands_of_a_document_are_found(text: str, said: str | None, tmp_path: Path) -> None:
     document = tmp_path / "made-up.md"
     document.write_text(text)
     found = [command for block in blocks(document) if not block.not_run for command in commands(block)]

@@ -1,4 +1,4 @@
-"""What is documented is what is there: settings, error codes, metrics, addresses, and whatever a document names."""
+"""Documents match the code: settings, error codes, metrics, addresses, and the files and names that they mention."""
 
 import re
 from pathlib import Path

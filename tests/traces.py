@@ -50,7 +50,7 @@ class Traces:
             if len(content) <= LARGEST:
                 unfinished = path.with_suffix(f".{os.getpid()}")
                 unfinished.write_bytes(content)
-                unfinished.rename(path)  # whole or absent, whoever else writes it
+                unfinished.rename(path)  # whole or absent, even if another process writes it too
         return torch.onnx.ONNXProgram(onnx_ir.from_proto(onnx.load_model_from_string(content)), None)
 
 

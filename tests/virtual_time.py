@@ -19,7 +19,7 @@ class _Selector(selectors.SelectSelector):
         self.rounds += 1
         if events := super().select(0):
             return events
-        assert timeout is not None, "deadlock: everybody waits and nothing is due"
+        assert timeout is not None, "deadlock: all tasks wait and no timer is set"
         self.now += max(timeout, 0)
         return []
 

@@ -2,8 +2,8 @@
 
     uint8 (B, H, W, 3) --normalise--> --crop, mirror--> float32 (B, 3, H, W)
 
-What is random comes as a table of numbers, a row an image, so that a batch is augmented alike however it is divided
-among processes and on whatever device.
+Random numbers come in as a table with a row for each image, so a batch is augmented alike on any device and however it
+is divided among processes.
 """
 
 import torch

@@ -114,7 +114,7 @@ def _unpickle(path: Path) -> dict[bytes, Any]:
     with path.open("rb") as file:
         try:
             content = _ArraysOnly(file, encoding="bytes").load()
-        # A damaged pickle fails in whatever way its bytes happen to mean.
+        # A damaged pickle can raise any exception.
         except Exception as error:
             raise ValueError(f"{path}: not a CIFAR pickle: {error}") from error
     if not isinstance(content, dict):

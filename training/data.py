@@ -31,7 +31,7 @@ class Pictures(Protocol):
     classes: NDArray[np.int64]
 
     def batches(self, order: Sequence[NDArray[np.int64]], seed: Sequence[int]) -> Iterator[Tensor]:
-        """Pixels uint8 (B, H, W, 3) of each batch of indices; whatever is random follows from `seed`."""
+        """Pixels uint8 (B, H, W, 3) of each batch of indices; all randomness follows from `seed`."""
 
 
 @dataclass(frozen=True)

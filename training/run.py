@@ -1,6 +1,6 @@
 """A run in progress: everything that changes while it trains, and what it is made of.
 
-Whatever is random follows from (seed, epoch, step), so there is no state of a generator to keep: `state` after any
+All randomness follows from (seed, epoch, step), so there is no generator state to keep: `state` after any
 step, loaded again, goes on as if nothing had happened.
 """
 

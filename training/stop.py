@@ -9,7 +9,7 @@ TIME_IS_UP = 75  # sysexits.h: EX_TEMPFAIL, try again
 
 
 class Stop:
-    """While it is open, signals are only noted, so that whatever is being done ends whole.
+    """Notes signals instead of acting on them, so that the current step is finished first.
 
     Args:
         seconds: time allowed from now on.

@@ -1,4 +1,4 @@
-"""A classifier in ONNX that somebody else exported --> the graph of a bundle.
+"""A classifier that another exporter wrote as ONNX --> the graph of a bundle.
 
     their input --Transpose, Cast, normalise--> image: uint8 NHWC, or float32 NCHW
     their output --without its Softmax--> logits
@@ -55,7 +55,7 @@ def convert_file(
     try:
         rewrite(model, batch_norm.RULES)
         optimize(model, input_size_limit=NO_LIMIT, output_size_limit=NO_LIMIT)
-    except Exception as error:  # of the library, whatever the graph holds
+    except Exception as error:  # the optimizer may raise anything
         raise ExportError(f"{file.path}: expected a graph that can be folded, found: {first_line(error)}") from error
     if left := sorted({node.op_type for node in model.graph if node.op_type == "If"}):
         raise ExportError(f"{file.path}: expected a graph without branches, found {', '.join(left)}")

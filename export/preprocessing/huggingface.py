@@ -79,7 +79,7 @@ def _sides(size: Any, *, square: bool) -> int | tuple[int, int]:
 
 
 def _normalisation(content: Mapping[str, Any], kind: str) -> dict[str, object]:
-    """Mean and std for RGB in 0..1, whatever rescale_factor they are stated for."""
+    """Mean and std for RGB in 0..1, converted from those for the file's rescale_factor."""
     if not content.get("do_normalize", True):
         stated = {"image_mean": (0.0, 0.0, 0.0), "image_std": (1.0, 1.0, 1.0)}
     else:

@@ -79,7 +79,7 @@ def choose_preprocessing(
 
     Raises:
         ExportError: that leaves a field unsaid, or a typed mean or std cannot be meant. What the checkpoint records is
-            what it was trained with, so it is right whatever it is.
+            what it was trained with, so it is taken as it is.
     """
     stated = {**(typed or recorded or {"colour": "RGB"}), **fields}
     if missing := [

@@ -30,7 +30,7 @@ def build_own(target: str, options: Mapping[str, object]) -> nn.Module:
         ExportError: no such function, it does not take `options`, it raises, or it returns something else.
     """
     if (folder := str(Path.cwd())) not in sys.path:
-        sys.path.append(folder)  # at the end, so that a file there takes nobody else's place
+        sys.path.append(folder)  # at the end, so that no file there shadows an installed module
     build = _function(target)
     try:
         inspect.signature(build).bind(**options)
@@ -82,7 +82,7 @@ def _function(target: str) -> Callable[..., object]:
 
 
 def _run(what: str, call: Callable[[], object]) -> object:
-    """Run code that is not ours; whatever it raises becomes one line."""
+    """Run the user's code; any exception becomes an error of one line."""
     try:
         return call()
     except (Exception, SystemExit) as error:

@@ -70,7 +70,7 @@ def _create(description: Description, checkpoint: Checkpoint, *, num_classes: in
         )
     except ValueError:
         raise
-    except Exception as error:  # the options are whatever was typed or recorded, so they may raise anything
+    except Exception as error:  # the options are typed or recorded, so a network may raise anything
         raise ExportError(
             f"{checkpoint.path}: {description.options} make no {description.architecture}: {error}"
         ) from error

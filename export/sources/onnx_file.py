@@ -1,4 +1,4 @@
-"""An ONNX file that somebody else exported --> what it takes and answers, or why it cannot be served.
+"""An ONNX file of another exporter --> its input and its output, or why it cannot be served.
 
 bytes --parse, external data--> model --one picture in, one output, standard operators?--> OnnxFile
 """

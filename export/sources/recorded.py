@@ -1,4 +1,4 @@
-"""What python -m training wrote into a checkpoint. Checked like any other input: somebody may have made the file up."""
+"""What python -m training wrote into a checkpoint. Checked like any other input: the file may be forged."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any

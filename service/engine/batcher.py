@@ -89,7 +89,7 @@ class DynamicBatcher:
         self.lanes.close(wait=not self._abandoned)
 
     def abandon(self, cause: ModelLost) -> None:
-        """Give up the model, whose call does not come back: whoever waits gets InferenceFailed, `on_lost` the cause."""
+        """Give up the model, whose call does not return: waiting callers get InferenceFailed, `on_lost` the cause."""
         self._abandoned = True
         self._recovering = False
         self._lost = self._lost or cause
@@ -164,7 +164,7 @@ class DynamicBatcher:
             self._queue.drop(request)
 
     def _dispatch_soon(self) -> None:
-        """Once everybody who arrives now is there."""
+        """Dispatch after the requests of this turn of the event loop have arrived."""
         if not self._dispatching:
             self._dispatching = True
             self._loop.call_soon(self._dispatch)
@@ -180,7 +180,7 @@ class DynamicBatcher:
                     batch.all_cores = alone and not batch.slow
                     batch.slow = batch.slow or bool(batch.parts[0].request.names)
                     self._give(batch)
-        except Exception as error:  # a bug: whoever waits must not wait for ever
+        except Exception as error:  # a bug: callers must not wait for ever
             self._lost = error
         if self._lost:
             for request in self._queue.items():

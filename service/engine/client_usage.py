@@ -1,6 +1,6 @@
 """How much decode time each client has used lately, and whose pictures take long.
 
-Clients are names, such as addresses. Seconds are of the processor, so that a busy machine makes nobody look slow.
+Clients are names, such as addresses. Seconds are processor time, which a busy machine does not change.
 """
 
 import threading

@@ -117,11 +117,12 @@ class CpuPool:
             call.running.add_done_callback(partial(self._tell, asyncio.get_running_loop(), call))
 
     def _tell(self, loop: asyncio.AbstractEventLoop, call: _Call, done: Future[Any]) -> None:
-        with suppress(RuntimeError):  # the loop is closed, so nobody waits
+        with suppress(RuntimeError):  # the loop is closed, so the caller is gone
             loop.call_soon_threadsafe(self._ended, call, done)
 
     def _ended(self, call: _Call, done: "Future[Any]") -> None:
         self._given.remove(call)
+        call.running = None  # its callbacks refer to the call: a cycle that would keep what the call has read
         self.usage.add(call.client, call.cpu_seconds)
         if not call.answer.done():
             if done.cancelled():

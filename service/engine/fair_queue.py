@@ -1,7 +1,7 @@
 """Who waits, by client: those who have used much decode time lately wait behind those who have not.
 
 A client's own requests keep their order. Between clients, the next is the one that came first, where each counts as if
-it had come later by the seconds that it has used (`ClientUsage`). So nobody is overtaken for ever, and with a single
+it had come later by the seconds that it has used (`ClientUsage`). So no client waits for ever, and with a single
 client, such as a proxy, the order is that of arrival.
 """
 

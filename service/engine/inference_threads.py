@@ -52,7 +52,7 @@ class InferenceThreads:
         while job := self._work.get():
             work, then = job
             outcome = _outcome(work)
-            with suppress(RuntimeError):  # the loop is closed: whoever waited has given this thread up
+            with suppress(RuntimeError):  # the loop is closed: the caller has given this thread up
                 self._loop.call_soon_threadsafe(then, *outcome)
             del job, work, then, outcome  # nothing is kept alive by a thread that waits
 

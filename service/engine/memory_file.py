@@ -1,4 +1,4 @@
-"""A model that was checked, as a file that nobody else can write."""
+"""A model that was checked, as a file that no other process can write."""
 
 import os
 import tempfile

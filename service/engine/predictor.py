@@ -8,7 +8,7 @@ before the batcher, in the threads of a `CpuPool`.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from time import perf_counter
@@ -111,11 +111,9 @@ class Predictor:
             try:
                 return await self.infer_picture(picture, client=client, deadline=deadline)
             except ServiceError as error:
-                return error
+                return error.without_origin()
 
-        async with asyncio.TaskGroup() as group:  # a client who leaves takes all of them along
-            tasks = [group.create_task(outcome(picture)) for picture in pictures]
-        return [task.result() for task in tasks]
+        return await _all([outcome(picture) for picture in pictures])  # a client who leaves takes all of them along
 
     async def infer(self, given: NDArray[Any] | Sequence[bytes], *, client: str, deadline: float) -> Inference:
         """Return the task's outputs for rows (N, ...) of the manifest's input, or for pictures, all together.
@@ -137,7 +135,7 @@ class Predictor:
     ) -> tuple[Inference, Result]:
         """Return any named outputs for rows or pictures, and what `use` makes of both in a decode thread.
 
-        Attention maps are large, and whoever wants them shares no batch with the others: one such request at a time.
+        Attention maps are large, and requests for them share no batch with others: one such request at a time.
 
         Raises as `infer`.
         """
@@ -202,18 +200,13 @@ class Predictor:
         return inference._replace(stages=inference.stages | {"decode": seconds})
 
     async def _of_pictures(self, pictures: Sequence[bytes], client: str, deadline: float) -> Inference:
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._of_picture(picture, client, deadline)) for picture in pictures]
-        except ExceptionGroup as errors:
-            raise errors.exceptions[0] from errors.exceptions[0].__cause__
-        found = [task.result() for task in tasks]
+        found = await _all([self._of_picture(picture, client, deadline) for picture in pictures])
         slowest = max(found, key=lambda inference: sum(inference.stages.values()))
         outputs = joined([inference.outputs for inference in found])
         return Inference(outputs, slowest.stages, max(inference.batch_size for inference in found))
 
     def _decode(self, picture: bytes) -> NDArray[Any]:
-        """Return a row of the manifest's input; in whichever thread decodes."""
+        """Return a row of the manifest's input. Runs in a thread that decodes."""
         try:
             row = read_input(picture, self.manifest, max_pixels=self.settings.max_image_pixels)
         except aaserve.bundle.errors.ImageError as error:
@@ -225,3 +218,18 @@ class Predictor:
 
     def _count(self, picture: bytes, outcome: str) -> None:
         self._images((sniff_format(picture) or "unknown").lower(), outcome).inc()
+
+
+async def _all(works: Sequence[Coroutine[Any, Any, Result]]) -> list[Result]:
+    """Return the results of all, in their order; the first error cancels the others.
+
+    A TaskGroup of Python 3.11 leaves its errors in a cycle with its own frame, and so all that its tasks have read in
+    memory until the garbage collector comes by.
+    """
+    tasks = [asyncio.create_task(work) for work in works]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        tasks.clear()  # an error that is raised here must not lead back to itself

@@ -36,7 +36,7 @@ class RowQueue(FairQueue[QueuedRequest]):
     def take(self, room: int, now: float, *, slow: bool = True) -> Batch:
         """The next `room` rows of those who still want an answer; a request that does not fit is split.
 
-        They end where somebody wants other outputs than the first one does.
+        They end before a request that wants other outputs than the first one.
 
         Args:
             slow: whether a picture of a slow client may be taken; if so, alone.

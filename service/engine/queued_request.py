@@ -52,12 +52,12 @@ class Computed(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class QueuedRequest:
-    """One caller's rows; a done `answer` means that nobody waits any more.
+    """One caller's rows; a done `answer` means that the caller no longer waits.
 
     Args:
         rows: (N, ...), or what returns the only row, called in an inference thread right before it is computed.
         names: of the outputs that are wanted; only requests that want the same share a batch.
-        caller: whatever a trace knows it by.
+        caller: the tracing context of the caller.
         client: whose they are.
     """
 
@@ -123,7 +123,7 @@ class QueuedRequest:
             self.answer.set_exception(error)
 
     def close(self) -> None:
-        """Nobody waits any more, however it ended."""
+        """Note that the caller no longer waits, for any reason."""
         if not self.answer.cancel() and not self.answer.cancelled():
             self.answer.exception()  # seen, even where the caller left in the moment it was set
 

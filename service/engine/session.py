@@ -110,7 +110,7 @@ class OnnxSession:
                 )
 
     def seconds_of_one_row(self) -> float:
-        """How long a call takes, at its fastest: whatever else runs can only slow it down."""
+        """How long a call takes, the fastest of a few: other work on the machine can only slow it down."""
         manifest = self._bundle.manifest
         row = np.zeros((1, *manifest.input.shape), manifest.input.dtype)
 

@@ -1,6 +1,6 @@
 """What one model has done since it was loaded: counts and nanoseconds. Knows nothing of HTTP or of Prometheus.
 
-Requests are counted where they enter the model's queue, whichever address they came by. What is refused before that
+Requests are counted where they enter the model's queue, for all addresses together. What is refused before that
 has cost the model nothing and is counted by `aaserve_rejected_total` alone.
 """
 

@@ -1,6 +1,6 @@
-"""Notices a call that does not come back. ONNX Runtime and drivers cannot be interrupted; whoever waits can give up.
+"""Notices a call that does not come back. ONNX Runtime and drivers cannot be interrupted; callers can stop waiting.
 
-a lane:     with watching(): call --> returns
+a thread:   with watching(): call --> returns
 event loop: await overdue() --> only if it does not
 """
 
@@ -27,7 +27,7 @@ class _Call:
 
 
 class Watchdog:
-    """Watches calls, in whatever thread; nobody is woken for a call that returns.
+    """Watches calls in any thread; a call that returns wakes up no other thread.
 
     It counts its own looks instead of subtracting instants: a process that was stopped meanwhile (SIGSTOP, a machine
     that slept) has not looked, and its call has not run.

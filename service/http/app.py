@@ -73,14 +73,14 @@ def create_app(
             yield
         observer.close()
         reporting.cancel()
-        metrics.refresh()  # for whoever is scraped after this worker's end
+        metrics.refresh()  # other workers report these figures after this one has ended
 
     app = FastAPI(
         title="aaserve",
         description="Attention-augmented image classification.",
         version=VERSION,
         lifespan=lifespan,
-        redirect_slashes=False,  # a redirect would name whatever host the client said
+        redirect_slashes=False,  # a redirect would name the host that the client sent
         telemetry=_telemetry(tracing),
         docs_url=None,  # FastAPI's pages load their script from elsewhere; /openapi.json stays
         redoc_url=None,

@@ -19,9 +19,9 @@ from aaserve.service.http.error_responses import error_response
 from aaserve.service.http.keys import Keys
 from aaserve.service.observability.request_record import Record
 
-OPEN = "nobody needs a key"
+OPEN = "no key is needed"
 ANY = "any key will do"
-# What is not listed needs `infer`: a new address is closed until somebody opens it. The patterns end as those of
+# What is not listed needs `infer`: a new address is closed until it is added here. The patterns end as those of
 # Starlette's routes do ("$" also allows a last line feed), so that both always mean the same request.
 _NEEDS = [
     (re.compile(pattern), needs)

@@ -42,7 +42,7 @@ class Methods:
 
 
 def routes_at(routes: Sequence[BaseRoute], scope: Scope) -> list[Route]:
-    """The routes of this path, whatever their methods."""
+    """The routes of this path, for all methods."""
     return [route for route in routes if isinstance(route, Route) and route.matches(scope)[0] is not Match.NONE]
 
 

@@ -1,4 +1,4 @@
-"""Memory and utilisation of the GPU that models run on, as NVIDIA's library (NVML) tells them when somebody scrapes.
+"""Memory and utilisation of the GPU that models run on, read from NVIDIA's library (NVML) at each scrape.
 
     gpu_device_id --CUDA--> UUID --NVML--> aaserve_gpu_…{device="GPU-…"}
 

@@ -1,7 +1,7 @@
 """Log record --> line --> bounded queue --> one thread, now and then --> stderr, in order.
 
-Whoever logs never waits for whoever reads the log: a pipe that nobody empties and a full disk cost lines, which are
-counted, and no requests. Nor does anybody pay for a thread that wakes up at each line: it comes for all that there are.
+Logging never waits for the reader of the log: a pipe that is not read and a full disk cost lines, which are counted,
+and no requests. The thread does not wake up for each line: it writes all that have come.
 """
 
 import logging
@@ -36,7 +36,7 @@ class LogWriter(logging.Handler):
         self._descriptor = descriptor
         self._capacity = capacity
         self._lines: deque[bytes] = deque()
-        self._came = self._left = 0  # bytes in all; the first is counted by whoever logs, the second by the thread
+        self._came = self._left = 0  # bytes in all; the logging thread counts the first, the writing thread the second
         self._coming = threading.RLock()  # a signal's handler may log, too
         self._some = threading.Event()
         self._closing = threading.Event()

@@ -1,6 +1,6 @@
 """uvicorn's HTTP connection, with bounds on what a client may do before there is a request to answer.
 
-opened --head_timeout--> head --MAX_HEAD_BYTES, MAX_HEADERS--> request --> app --> answer --write_timeout--> next head
+opened --head_timeout--> head --MessageLimits--> request --> app --> answer --write_timeout--> next head
 
 Data that is not HTTP is answered here, in the form of the address it was sent to. The routes bound the body; only the
 number of its chunks is counted here. The parser sees one request at a time: bytes behind a request wait, unread and
@@ -12,23 +12,15 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import httptools
-from starlette.responses import Response
 from uvicorn.protocols.http.flow_control import CLOSE_HEADER, HIGH_WATER_LIMIT
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from aaserve.service.errors import (
-    BodyTooLarge,
-    HeadTimeout,
-    HeadTooLarge,
-    InvalidRequest,
-    ServiceError,
-    TooManyConnections,
-)
-from aaserve.service.http.cors import cors_headers
-from aaserve.service.http.error_responses import error_response
-from aaserve.service.http.observation import UNLOGGED, new_request_id
+from aaserve.service.errors import HeadTimeout, HeadTooLarge, InvalidRequest, ServiceError, TooManyConnections
+from aaserve.service.http.observation import UNLOGGED
+from aaserve.service.process.answers import encoded, last_answer
 from aaserve.service.process.head import check_head, declared_length, without_upgrade
 from aaserve.service.process.lingering import LingeringTransport
+from aaserve.service.process.message_limits import MessageLimits
 from aaserve.service.process.received import Received
 
 if TYPE_CHECKING:
@@ -37,11 +29,7 @@ if TYPE_CHECKING:
     from aaserve.service.process.connection_limit import ConnectionLimit
     from aaserve.service.settings import Settings
 
-MAX_HEAD_BYTES = 65_536  # also of trailers and of a chunk's extensions: of all that is neither a request nor its body
-MAX_HEADERS = 100
-MAX_CHUNKS = 65_536  # of one body; as Triton has it
 GOODBYE = 0.2  # seconds
-RESET_CHECK = 0.1  # seconds between two looks for a reset after the end of input
 PROBES = frozenset(path.encode() for path in UNLOGGED)
 
 
@@ -62,15 +50,11 @@ class Connection(HttpToolsProtocol):
         self._load_shedding: LoadShedding | None = getattr(state, "load_shedding", None)
         self._head_deadline: asyncio.TimerHandle | None = None
         self._write_deadline: asyncio.TimerHandle | None = None
-        self._reset_check: asyncio.TimerHandle | None = None
         self._received = Received()
         self._in_head = False
         self._in_request = False  # in its head or its body
         self._head_without_upgrade = b""
-        self._idle_bytes = 0  # received since there was last a head or a piece of a body
-        self._headers_left = MAX_HEADERS
-        self._chunks_left = MAX_CHUNKS
-        self._refusal: ServiceError = InvalidRequest("the request is not HTTP/1.1")
+        self._limits = MessageLimits()
         self._answered_last = False  # a request that was refused by its head is the last one
         self._refused = False
         self._input_ended = False
@@ -99,10 +83,11 @@ class Connection(HttpToolsProtocol):
         super().connection_lost(exc)
         self._room.leave(self)
         self.transport.lost()
+        self._drop_input()
         self._unset_keepalive_if_required()
         if self._balance is not None:
             self._balance.has(len(self.connections))
-        for timer in (self._head_deadline, self._write_deadline, self._reset_check):
+        for timer in (self._head_deadline, self._write_deadline):
             if timer is not None:
                 timer.cancel()
 
@@ -131,30 +116,24 @@ class Connection(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         super().on_message_begin()
         self._in_head = self._in_request = True
-        self._headers_left, self._chunks_left = MAX_HEADERS, MAX_CHUNKS
+        self._limits.begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._headers_left -= 1
-        if self._headers_left < 0:
-            self._stop_parsing(HeadTooLarge())
+        self._limits.header()
         if self._in_head:  # a trailer is no header: what checked the head has not seen it
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        if self._idle_bytes > MAX_HEAD_BYTES:
-            self._stop_parsing(HeadTooLarge())
-        self._idle_bytes = 0
+        self._limits.check_bytes()
+        self._limits.progress()
         version, probes_only = self.parser.get_http_version(), self._room.is_spare(self)
-        try:
-            if self.parser.should_upgrade():  # the head is parsed again
-                method = self.parser.get_method()
-                self._head_without_upgrade = without_upgrade(method, self.url, version, self.headers)
-                return
-            check_head(version, self.headers)
-        except InvalidRequest as refusal:
-            self._stop_parsing(refusal)
+        if self.parser.should_upgrade():  # the head is parsed again
+            method = self.parser.get_method()
+            self._head_without_upgrade = without_upgrade(method, self.url, version, self.headers)
+            return
+        check_head(version, self.headers)
         if probes_only and self.url.partition(b"?")[0] not in PROBES:
-            self._stop_parsing(TooManyConnections())
+            raise TooManyConnections
         self._received.body_left = declared_length(self.headers)
         if not self._shed_load():
             self._room.works(self)
@@ -166,12 +145,10 @@ class Connection(HttpToolsProtocol):
 
     def on_chunk_header(self) -> None:
         """Called by httptools for each chunk of a body."""
-        self._chunks_left -= 1
-        if self._chunks_left < 0:
-            self._stop_parsing(BodyTooLarge(f"the body has more than {MAX_CHUNKS} chunks"))
+        self._limits.chunk()
 
     def on_body(self, body: bytes) -> None:
-        self._idle_bytes = 0
+        self._limits.progress()
         if not self.awaits_request():  # else the request has its answer
             self.cycle.body += body
             self.cycle.message_event.set()
@@ -190,6 +167,7 @@ class Connection(HttpToolsProtocol):
         self.transport.flush()
         self.last_activity = self.loop.time()
         self._room.waits(self)
+        self.cycle.body = bytearray()  # what the application has not read, nobody will
         super().on_response_complete()
         if self.transport.is_closing():
             return
@@ -253,17 +231,23 @@ class Connection(HttpToolsProtocol):
                 self._expect_head()
 
     def _feed(self, piece: bytes | memoryview) -> None:
-        self._idle_bytes += len(piece)
+        self._limits.received(len(piece))
         try:
             self.parser.feed_data(piece)
-            if self._idle_bytes > MAX_HEAD_BYTES:
-                self._refuse(HeadTooLarge())
+            self._limits.check_bytes()
+            return
         except httptools.HttpParserUpgrade as upgrade:
-            head, self._head_without_upgrade = self._head_without_upgrade, b""
-            self.parser = httptools.HttpRequestParser(self)  # the old one may wait for the end of the connection
-            self._feed(head + piece[upgrade.args[0] :])
-        except httptools.HttpParserError:
-            self._refuse(self._refusal)
+            rest = piece[upgrade.args[0] :]
+        except httptools.HttpParserError as error:
+            reason = error.__context__  # what one of the callbacks raised
+            self._refuse(reason if isinstance(reason, ServiceError) else InvalidRequest("the request is not HTTP/1.1"))
+            return
+        except HeadTooLarge as refusal:
+            self._refuse(refusal)
+            return
+        head, self._head_without_upgrade = self._head_without_upgrade, b""
+        self.parser = httptools.HttpRequestParser(self)  # the old one may wait for the end of the connection
+        self._feed(head + rest)
 
     def _shed_load(self) -> bool:
         """Answer at once if the request can be refused by its head, unless the client takes no answers."""
@@ -275,7 +259,7 @@ class Connection(HttpToolsProtocol):
         last = self._stopping or self.parser.get_http_version() == "1.0" or not self.parser.should_keep_alive()
         if last and CLOSE_HEADER not in answer.raw_headers:
             answer.raw_headers.append(CLOSE_HEADER)
-        self._write(answer)
+        self.transport.write(encoded(answer, self.server_state.default_headers))
         self._room.waits(self)
         self._answered_last = CLOSE_HEADER in answer.raw_headers
         return True
@@ -298,16 +282,14 @@ class Connection(HttpToolsProtocol):
             self.transport.close()
         else:
             self.cycle.keep_alive = False
-            if self._input_ended and self._reset_check is None:
-                if not self.cycle.response_started:
-                    self.transport.begin_answer()
-                self._look_for_reset()
+            if self._input_ended:
+                self.transport.watch_for_reset(begin_answer=not self.cycle.response_started)
 
-    def _look_for_reset(self) -> None:
-        if self.transport.was_reset():
-            self.transport.abort()
-        else:
-            self._reset_check = self.loop.call_later(RESET_CHECK, self._look_for_reset)
+    def _drop_input(self) -> None:
+        """Forget what has come and was not read: connections are in reference cycles, which outlive them."""
+        self._received.clear()
+        if self.cycle is not None:
+            self.cycle.body = bytearray()
 
     def _give_up_request(self) -> None:
         """Tell the application that the client has disconnected."""
@@ -343,10 +325,6 @@ class Connection(HttpToolsProtocol):
         else:
             self.give_way()  # nothing was asked, so there is nothing to answer
 
-    def _stop_parsing(self, refusal: ServiceError) -> None:
-        self._refusal = refusal
-        raise refusal  # httptools makes an HttpParserError of it, which `_feed` knows
-
     def _refuse(self, refusal: ServiceError) -> None:
         """Answer what never became a request, or whose body is no HTTP, unless it has its answer; and close."""
         self._refused = True
@@ -364,15 +342,5 @@ class Connection(HttpToolsProtocol):
         self.transport.close()
 
     def _answer(self, refusal: ServiceError) -> None:
-        request_id = new_request_id()
-        path = (getattr(self, "url", None) or b"/").decode("latin-1")
-        answer = error_response(refusal, request_id, path)
-        answer.headers["X-Request-ID"] = request_id
-        answer.headers["Connection"] = "close"
-        answer.raw_headers += cors_headers(self.headers or [], self._settings)
-        self._write(answer)
-
-    def _write(self, answer: Response) -> None:
-        headers = (*self.server_state.default_headers, *answer.raw_headers)
-        lines = [name + b": " + value + b"\r\n" for name, value in headers]
-        self.transport.write(b"".join([STATUS_LINE[answer.status_code], *lines, b"\r\n", bytes(answer.body)]))
+        answer = last_answer(refusal, getattr(self, "url", None) or b"/", self.headers or [], self._settings)
+        self.transport.write(encoded(answer, self.server_state.default_headers))

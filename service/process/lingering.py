@@ -15,6 +15,7 @@ from contextlib import suppress
 from typing import Any
 
 LINGER_BYTES = 64 * 2**20  # discarded after the last answer, at most; more than that is not worth reading
+RESET_CHECK = 0.1  # seconds between two looks for a reset
 _BEGINNING = b"HTTP/1.1 "  # of every answer
 _CONTINUE = b"100 "  # the status of what is sent before an answer
 _END_OF_HEAD = b"\r\n\r\n"
@@ -47,6 +48,7 @@ class LingeringTransport(asyncio.Transport):
         self._head = b""  # waits for the body
         self._bytes_left = LINGER_BYTES
         self._end: asyncio.TimerHandle | None = None
+        self._reset_check: asyncio.TimerHandle | None = None
 
     def close(self) -> None:
         if self.is_closing():
@@ -73,22 +75,22 @@ class LingeringTransport(asyncio.Transport):
 
     def lost(self) -> None:
         """Note that the connection is gone."""
-        if self._end is not None:
-            self._end.cancel()
+        for timer in (self._end, self._reset_check):
+            if timer is not None:
+                timer.cancel()
 
-    def begin_answer(self) -> None:
-        """Send the first bytes of the next answer at once.
+    def watch_for_reset(self, *, begin_answer: bool) -> None:
+        """Abort as soon as the client has reset the connection; the event loop does not notice after the end of input.
 
-        A client that has shut down its writing side may be waiting or gone. If it is gone, these bytes bring a reset.
+        A client that has shut down its writing side may be waiting or gone. If it is gone, the first bytes of the
+        answer bring a reset: `begin_answer` sends them at once.
         """
-        self._transport.write(_BEGINNING)
-        self._begun = True
-
-    def was_reset(self) -> bool:
-        """Whether the client has reset the connection; the event loop does not notice after the end of input."""
-        poll = select.poll()
-        poll.register(self._transport.get_extra_info("socket").fileno(), 0)  # errors are always reported
-        return any(events & select.POLLERR for _, events in poll.poll(0))
+        if self._reset_check is not None:
+            return
+        if begin_answer:
+            self._transport.write(_BEGINNING)
+            self._begun = True
+        self._look_for_reset()
 
     def write(self, data: Any) -> None:
         if data[-4:] == _END_OF_HEAD and data[:9] == _BEGINNING and data[9:13] != _CONTINUE:  # may be a memoryview
@@ -120,3 +122,11 @@ class LingeringTransport(asyncio.Transport):
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         return self._transport.get_extra_info(name, default)
+
+    def _look_for_reset(self) -> None:
+        poll = select.poll()
+        poll.register(self._transport.get_extra_info("socket").fileno(), 0)  # errors are always reported
+        if any(events & select.POLLERR for _, events in poll.poll(0)):
+            self._transport.abort()
+        else:
+            self._reset_check = self._loop.call_later(RESET_CHECK, self._look_for_reset)

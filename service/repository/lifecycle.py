@@ -117,7 +117,7 @@ class Lifecycle:
             self._state = State.DRAINING
 
     def stop(self) -> None:
-        """Have the models let go of, which `__aexit__` waits for; whatever is still being loaded is given up."""
+        """Release the models and cancel those that are loading; `__aexit__` waits for that."""
         self.drain()
         if not self._started.is_set() and not self._stopping:
             self._task.cancel()
@@ -157,7 +157,7 @@ class Lifecycle:
         """All models.
 
         Raises:
-            NotReady, Draining: for nobody at the moment.
+            NotReady, Draining: no request is answered at the moment.
         """
         if closed := self._closed(self._state):
             raise closed
@@ -166,7 +166,7 @@ class Lifecycle:
 
     @property
     def models(self) -> list[ServedModel]:
-        """What is known of every model by now, in whatever state."""
+        """Every model known so far, in any state."""
         return list(self._repository or ())
 
     @property

@@ -19,7 +19,7 @@ Content = TypeVar("Content", bound=BaseModel)
 
 
 class ModelSettings(BaseModel):
-    """What serving.toml may say; whatever it leaves out is as set for the service."""
+    """What serving.toml may say; the service's settings apply to the rest."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -59,7 +59,7 @@ class ServedModel:
 
     @property
     def notice(self) -> str | None:
-        """What everybody should know who looks at this model, if there is anything."""
+        """A warning to show with this model, or None."""
         said = [self.rolled_back] if self.rolled_back else []
         if self.broken:
             broken, served = ", ".join(self.broken), ", ".join(self.serving)

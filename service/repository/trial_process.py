@@ -23,7 +23,7 @@ def main() -> None:
     with suppress(OSError):  # if memory runs out, this process goes and the service stays
         Path("/proc/self/oom_score_adj").write_text("1000")
     head: dict[str, Any] = json.loads(sys.stdin.buffer.readline())
-    signal.alarm(head["seconds"])  # if the service was killed, nobody else ends this process
+    signal.alarm(head["seconds"])  # ends this process if the service was killed
     model = sys.stdin.buffer.read(head["model_bytes"])
     row = np.frombuffer(sys.stdin.buffer.read(), head["dtype"]).reshape(1, *head["shape"])
     with suppress(Exception):

@@ -2,10 +2,10 @@
 
 a bundle --the bytes that were checked--> trial_process: load, run --> ended well | crashed | did not finish in time
 
-On the CPU, whatever the provider: a GPU may have no memory to spare for a second copy. What ended well is known from
-then on. The workers of a service share a folder with a locked file for each bundle: one tries, those that wait take its
-verdict. A model that failed is tried again when it is asked for again, because a machine may have had too little memory
-or time for it.
+Always on the CPU: a GPU may have no memory to spare for a second copy. A bundle that ended well is not tried again. The
+workers of a service share a folder with a locked file for each bundle: one tries, those that wait take its verdict. A
+model that failed is tried again when it is asked for again, because a machine may have had too little memory or time
+for it.
 """
 
 import asyncio

@@ -243,7 +243,7 @@ def test_arrivals_are_those_of_the_seed() -> None:
     assert not np.allclose(first[:5], other[:5], atol=1e-5)
 
 
-def test_nobody_at_the_address_is_an_error() -> None:
+def test_an_address_without_a_server_is_an_error() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = taken.getsockname()
     with Generator([address], [REQUEST]) as generator, pytest.raises(OSError, match="refused"):

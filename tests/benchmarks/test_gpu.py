@@ -22,7 +22,7 @@ from tests.helpers import ROOT
 
 @pytest.fixture(scope="module")
 def dry_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    """The folder of a whole run, as somebody would type it."""
+    """The folder of a whole run, as a user would start it."""
     work = tmp_path_factory.mktemp("gpu")
     return work, command("--device", "cpu", "--work", str(work))
 
@@ -64,7 +64,7 @@ def test_the_steps_measure_what_they_are_for(dry_run: tuple[Path, subprocess.Com
     assert cases(work, "memory")["no memory for a call"]["statuses"] == [200, 500, 200]
 
 
-def test_what_is_there_is_not_measured_again(dry_run: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+def test_existing_measurements_are_not_repeated(dry_run: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     work, _ = dry_run
     before = (work / "results" / "ceilings.json").read_text()
     done = command("ceilings", "--device", "cpu", "--work", str(work))

@@ -42,7 +42,7 @@ def test_errors_end_with_another_status(service: RunningService) -> None:
     assert "'404'" in done.stdout
 
 
-def test_nobody_there_is_one_line() -> None:
+def test_an_address_without_a_server_is_one_line() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     done = load(f"http://127.0.0.1:{port}/classify")
@@ -59,7 +59,7 @@ def test_nobody_there_is_one_line() -> None:
         (("http://127.0.0.1/", "--rate", "1", "--clients", "1"), "not allowed with"),
     ],
 )
-def test_what_makes_no_load_is_refused(arguments: tuple[str, ...], said: str) -> None:
+def test_an_impossible_load_is_refused(arguments: tuple[str, ...], said: str) -> None:
     done = load(*arguments)
     assert done.returncode == 2
     assert said in done.stderr

@@ -44,7 +44,7 @@ def read(reader: str, picture: bytes, manifest: Manifest) -> np.ndarray:
     [MANIFEST.preprocessing, PRESETS["imagenet"], EXACT, EXACT.model_copy(update={"exif_orientation": False})],
     ids=["shipped", "imagenet", "exact size", "as it lies"],
 )
-def test_by_hand_is_what_aaserve_sees_up_to_rounding(preprocessing: object) -> None:
+def test_handwritten_preprocessing_equals_aaserves_up_to_rounding(preprocessing: object) -> None:
     manifest = MANIFEST.model_copy(update={"preprocessing": preprocessing})
     for picture in (CAT.read_bytes(), turned_cat()):
         by_hand, ours = (read(reader, picture, manifest).astype(int) for reader in ("pillow", "bundle"))
@@ -61,7 +61,7 @@ def test_by_hand_normalises_where_the_model_wants_that() -> None:
 
 def test_a_server_reads_in_the_way_that_it_is_told() -> None:
     hidden = Image.open(CAT).convert("RGBA")
-    hidden.putalpha(0)  # aaserve sees the background; by hand nobody thinks of it
+    hidden.putalpha(0)  # aaserve composes it with a background; hand-written servers do not
     file = io.BytesIO()
     hidden.save(file, "PNG")
     found = {}

@@ -117,7 +117,7 @@ def test_formats_off_the_list_are_not_even_tried(other: str) -> None:
         (b"avif", "AVIF"),
     ],
 )
-def test_what_phones_save_is_refused_with_a_way_out(brands: bytes, name: str) -> None:
+def test_formats_of_phones_are_refused_with_a_hint(brands: bytes, name: str) -> None:
     with pytest.raises(UnsupportedImage, match=rf"{name} images .* JPEG, PNG, WebP, GIF, BMP or TIFF.*magick.*iPhone"):
         decoded(b"\0\0\0\x18ftyp" + brands + bytes(50))
     with pytest.raises(UnsupportedImage, match=r"^not a JPEG, PNG"):

@@ -1,4 +1,4 @@
-"""What the model sees can be shown again, whichever input it takes."""
+"""What the model sees can be shown again, for both kinds of input."""
 
 import numpy as np
 

@@ -179,7 +179,7 @@ def _tuples(found: dict[str, object]) -> dict[str, object]:
     return {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
 
 
-def test_what_is_not_done_is_not_mentioned_and_what_is_done_is() -> None:
+def test_the_manifest_mentions_only_the_steps_that_are_done() -> None:
     assert set(spec().model_dump(mode="json")) == set(SPEC)
     assert spec(jpeg_reducing_gap=3).model_dump(mode="json")["jpeg_reducing_gap"] == 3
     assert Preprocessing.model_validate_json(REDUCED.model_dump_json()) == REDUCED

@@ -78,7 +78,7 @@ for name in ("nearest", "bilinear", "bicubic", "lanczos"):
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
-def test_what_is_compared_between_machines_is_pillows() -> None:
+def test_a_reproducible_resize_is_pillows() -> None:
     image = noise(90, 70)
     box = (1, 2, 60.5, 80)
     found = resize(image, (32, 20), box, "bicubic", reproducible=True)

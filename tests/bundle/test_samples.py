@@ -231,7 +231,7 @@ NO_COLOUR = {
 
 
 @pytest.mark.parametrize(("kind", "image_bytes"), NO_COLOUR.items(), ids=NO_COLOUR)
-def test_what_has_no_defined_colour_is_refused_by_name(kind: str, image_bytes: bytes) -> None:
+def test_a_bitmap_of_undefined_colours_is_refused_by_name(kind: str, image_bytes: bytes) -> None:
     if kind.startswith("4 bits"):
         header = image_bytes[16:29]
         image_bytes = image_bytes[:8] + png_chunk(b"IHDR", header) + image_bytes[33:]

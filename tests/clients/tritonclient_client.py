@@ -148,7 +148,7 @@ def test_compression(client, request_algorithm, response_algorithm, binary):
     np.testing.assert_allclose(result.as_numpy("logits"), expected, atol=1e-4)
 
 
-def test_statistics_count_what_was_done(client):
+def test_statistics_count_finished_work(client):
     def statistics():
         (found,) = client.get_inference_statistics(MODEL)["model_stats"]
         return found
@@ -218,7 +218,7 @@ def test_a_request_body_that_was_made_in_advance(client):
     np.testing.assert_allclose(result.as_numpy("scores")[0], scores_by_index(EXPECTED[0]), atol=1e-5)
 
 
-def test_who_has_no_key_is_told_so_in_its_exceptions():
+def test_a_missing_key_raises_the_clients_own_exception():
     with triton.InferenceServerClient(HOST) as stranger:
         assert stranger.is_server_live()
         assert stranger.is_server_ready()

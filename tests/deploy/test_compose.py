@@ -51,7 +51,7 @@ def test_every_container_has_a_health_check_without_a_shell() -> None:
         assert SERVICES[name]["healthcheck"]["test"][0] == "CMD"
 
 
-def test_who_is_built_is_a_stage_of_the_dockerfile() -> None:
+def test_every_built_image_is_a_stage_of_the_dockerfile() -> None:
     stages = re.findall(r"^FROM \S+ AS (\S+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
     for name, profiles in (("aaserve", None), ("aaserve-gpu", ["gpu"])):
         assert SERVICES[name]["build"]["target"] in stages

@@ -193,7 +193,7 @@ def test_keys_and_certificate_are_read_from_where_their_secrets_are_mounted(
     }
 
 
-def test_whoever_asks_a_pod_with_keys_and_tls_has_a_key_and_speaks_https(
+def test_all_callers_of_a_pod_with_keys_and_tls_send_a_key_over_https(
     combinations: dict[str, list[Resource]],
 ) -> None:
     resources = combinations["cpu everything"]
@@ -209,7 +209,7 @@ def test_whoever_asks_a_pod_with_keys_and_tls_has_a_key_and_speaks_https(
     assert ingress["metadata"]["annotations"]["nginx.ingress.kubernetes.io/backend-protocol"] == "HTTPS"
 
 
-def test_strangers_reach_what_classifies_and_no_metrics_or_admin(combinations: dict[str, list[Resource]]) -> None:
+def test_strangers_reach_inference_but_no_metrics_or_admin(combinations: dict[str, list[Resource]]) -> None:
     [ingress] = kinds(combinations["cpu everything"], "Ingress")
     [route] = kinds(combinations["gpu everything"], "HTTPRoute")
     routes = set(create_app(Settings()).openapi()["paths"]) | {"/metrics"}

@@ -26,7 +26,7 @@ REPLICAS = SERVE["applications"][0]["deployments"][0]
 
 
 def free_ports(*names: str) -> dict[str, int]:
-    """Different ones, that nobody has at the moment."""
+    """Different ports that are free at the moment."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in names]
     ports = [each.getsockname()[1] for each in sockets]
     for each in sockets:
@@ -113,7 +113,7 @@ def test_a_replica_that_was_killed_is_replaced_and_the_other_answers_meanwhile(
         return len(processes) == 2 and survivor["pid"] in processes and victim["pid"] not in processes
 
     cluster.wait_for(replaced, "a new replica")
-    assert all(200 in asked for asked in pairwise(outcomes))  # whoever asks again is answered
+    assert all(200 in asked for asked in pairwise(outcomes))  # a second attempt is always answered
     assert classify(client, picture).status_code == 200
 
 

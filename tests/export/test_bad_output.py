@@ -84,7 +84,7 @@ def test_a_repository_that_is_a_file(run: Run, tmp_path: Path) -> None:
     assert (tmp_path / "repository").read_text() == "mine"
 
 
-def test_a_folder_where_nobody_may_write(run: Run) -> None:
+def test_a_read_only_folder_is_reported(run: Run) -> None:
     assert_one_line(run(Path("/proc/repository")), "/proc/repository/small/1: expected to write it, found: ")
 
 

@@ -266,7 +266,7 @@ def test_options_in_a_checkpoint_that_make_no_network_are_refused(
     assert_refused(export(checkpoint), checkpoint, "")
 
 
-def test_a_file_that_is_no_measurement_is_refused(checkpoint: Path, export: Export) -> None:
+def test_a_file_without_measurements_is_refused(checkpoint: Path, export: Export) -> None:
     (checkpoint.parent / "accuracy.json").write_text('{"model": []}')
     finished = export(checkpoint, "--accuracy", str(checkpoint.parent / "accuracy.json"))
     assert_refused(finished, checkpoint, "accuracy.json: expected a result of python -m benchmarks.accuracy")

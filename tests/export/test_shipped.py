@@ -65,7 +65,7 @@ def test_each_model_that_ships_verifies_and_is_small(name: str) -> None:
     assert sum(path.stat().st_size for path in (MODEL_REPOSITORY / name).rglob("*") if path.is_file()) <= LARGEST
 
 
-def test_what_ships_answers_a_request_that_names_no_model() -> None:
+def test_the_shipped_repository_answers_a_request_that_names_no_model() -> None:
     with running_service(repository=MODEL_REPOSITORY) as service:
         listed = service.client.get("/models").json()
         assert [model["name"] for model in listed["models"] if model["versions"]] == MODELS

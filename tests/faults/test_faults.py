@@ -47,7 +47,7 @@ def test_a_full_disk_costs_log_lines_and_no_requests() -> None:
     assert_all(no_disk_for_logs(0.5 * SCALE))
 
 
-def test_a_log_that_nobody_reads_stops_nothing() -> None:
+def test_a_log_that_is_not_read_stops_nothing() -> None:
     assert_all(nobody_reads_the_log(1.0 * SCALE))
 
 
@@ -59,7 +59,7 @@ def test_a_process_that_was_stopped_goes_on_as_if_nothing_had_been() -> None:
     assert_all(stopped_process(2.0 * SCALE))
 
 
-def test_200_clients_who_leave_disturb_nobody() -> None:
+def test_200_clients_who_leave_do_not_disturb_others() -> None:
     assert_all(leaving_clients(200))
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from aaserve.service.process.connection import MAX_CHUNKS, MAX_HEAD_BYTES, MAX_HEADERS, PROBES
+from aaserve.service.process.connection import PROBES
+from aaserve.service.process.message_limits import MAX_CHUNKS, MAX_HEAD_BYTES, MAX_HEADERS
 from tests.helpers import EXAMPLES, ROOT, RunningService, running_service, wait_until
 from tests.hostile.wire import Answer, answers, ask, connect, received, send
 
@@ -51,7 +52,7 @@ NOT_HTTP = {
     "noise": bytes(range(128, 256)),
     "TLS": bytes.fromhex("160301020001000001fc0303") + bytes(200),
     "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-    "a method of nobody's": b"EAT / HTTP/1.1\r\n\r\n",
+    "an unknown method": b"EAT / HTTP/1.1\r\n\r\n",
     "no colon": b"GET / HTTP/1.1\r\nHost\r\n\r\n",
     "a space before the colon": b"GET / HTTP/1.1\r\nHost : x\r\n\r\n",
     "a folded header": b"GET / HTTP/1.1\r\nA: b\r\n c\r\n : d\r\n\r\n",
@@ -69,7 +70,7 @@ NOT_HTTP = {
     "a length beyond 64 bits": POST + b"Content-Length: 18446744073709551617\r\n\r\nhello",
     "length and chunks": POST + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
     "chunks and length": POST + b"Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n",
-    "a coding of nobody's": POST + b"Transfer-Encoding: xchunked\r\n\r\nhello",
+    "an unknown coding": POST + b"Transfer-Encoding: xchunked\r\n\r\nhello",
     "chunked, but not last": POST + b"Transfer-Encoding: chunked, gzip\r\n\r\n0\r\n\r\n",
     "chunked twice": POST + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n0\r\n\r\n",
     "a chunk of no size": POST + b"Transfer-Encoding: chunked\r\n\r\nz\r\n",
@@ -89,7 +90,7 @@ NOT_HTTP = {
 
 
 @pytest.mark.parametrize("data", NOT_HTTP.values(), ids=NOT_HTTP)
-def test_what_is_no_http_gets_one_400_in_our_form(service: RunningService, data: bytes) -> None:
+def test_data_that_is_not_http_gets_one_400_in_our_form(service: RunningService, data: bytes) -> None:
     (answer,) = ask(service, data)
     assert is_problem(answer, 400, "invalid_request")
     assert service.client.get("/health/live").status_code == 200
@@ -205,7 +206,7 @@ def test_a_silent_connection_is_kept_between_requests_for_as_long_as_is_set(stri
     assert time.monotonic() - began >= 5.5
 
 
-def test_a_body_that_nobody_wants_does_not_keep_the_connection(strict: RunningService) -> None:
+def test_an_unread_body_does_not_keep_the_connection(strict: RunningService) -> None:
     with connect(strict) as connection:
         send(connection, LIVE + b"Content-Length: 1000000000\r\n\r\n")
         connection.settimeout(0.05)
@@ -238,8 +239,8 @@ def test_no_other_body_is_waited_for_either(strict: RunningService) -> None:
     assert answer.status == 504
 
 
-def test_who_takes_no_answer_is_cut_off(strict: RunningService) -> None:
-    """Requests one after another, whose answers nobody reads: they pile up only until the time is over."""
+def test_a_client_that_reads_no_answer_is_cut_off(strict: RunningService) -> None:
+    """Requests one after another, whose answers are not read: they pile up only until the time is over."""
     before = descriptors(strict)
     with socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -301,7 +302,7 @@ def test_an_upgrade_on_a_connection_that_is_to_close_is_ignored_too(service: Run
 
 
 @pytest.mark.parametrize("length", [True, False], ids=["length", "chunks"])
-def test_what_looks_like_a_request_in_the_body_of_an_upgrade_is_not_one(service: RunningService, length: bool) -> None:
+def test_the_body_of_an_upgrade_is_not_parsed_as_a_request(service: RunningService, length: bool) -> None:
     hidden = b"DELETE /classify HTTP/1.1\r\nHost: x\r\n\r\n" + LIVE + b"\r\n"
     if length:
         request = POST + H2C + b"Content-Length: %d\r\n\r\n%b" % (len(hidden), hidden)

@@ -1,4 +1,4 @@
-"""The parsers that we own, fed by Hypothesis: what they raise is documented, whatever the bytes.
+"""The parsers that we own, fed by Hypothesis: for any bytes, they raise only documented errors.
 
 `make fuzz SECONDS=600` runs it for that long; what it finds becomes an @example here.
 """
@@ -107,7 +107,7 @@ def documented(*kinds: type[Exception]) -> Iterator[None]:
         yield
     except kinds as error:
         if "\n" in str(error) or getattr(error, "status", 400) >= 500:
-            raise AssertionError(f"not for whoever sent it: {error}") from error
+            raise AssertionError(f"no message for a client: {error}") from error
 
 
 def infer_body(content: Any, tail: bytes, header: str | None) -> tuple[bytes, str | None]:

@@ -191,7 +191,7 @@ def test_scans_are_counted_as_the_decoder_sees_them() -> None:
             check_scans(image_bytes)
 
 
-def test_what_belongs_to_other_decoders_never_reaches_one() -> None:
+def test_files_of_other_formats_never_reach_a_decoder() -> None:
     """All of Pillow's plugins are loaded and every one off the list replaced by a tripwire."""
     if not BAD_IMAGES.is_dir():
         pytest.skip("no ../shared/data/bad_images")

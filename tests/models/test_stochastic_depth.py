@@ -22,7 +22,7 @@ def test_training_drops_whole_images_and_scales_up_the_rest() -> None:
 
 
 @pytest.mark.parametrize("probability", [-0.1, 1.0])
-def test_what_is_no_probability_below_one_is_refused(probability: float) -> None:
+def test_a_probability_out_of_range_is_refused(probability: float) -> None:
     with pytest.raises(ValueError, match=f"below 1, got {probability}"):
         StochasticDepth(probability)
 

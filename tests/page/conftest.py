@@ -33,7 +33,7 @@ def context(browser: Browser, service: RunningService) -> Iterator[BrowserContex
 
 @pytest.fixture
 def tab(context: BrowserContext, service: RunningService) -> Iterator[Page]:
-    """A tab; in the end, whatever it complained of or fetched from elsewhere fails the test."""
+    """A tab. The test fails if it logs an error or fetches from another host."""
     tab = context.new_page()
     complaints: list[str] = []
     addresses: list[str] = []

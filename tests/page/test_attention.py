@@ -151,7 +151,7 @@ def toy_tab(request: pytest.FixtureRequest, browser: Browser, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("toy_tab", [write_looking_bundle], indirect=True)
-def test_what_is_drawn_is_where_a_known_network_looks(toy_tab: Page) -> None:
+def test_the_drawing_shows_where_a_known_network_looks(toy_tab: Page) -> None:
     upload = {"name": "blue.png", "mimeType": "image/png", "buffer": looking_picture()}
     part = unfolded(toy_tab, upload)
     part.get_by_label("Head").select_option(f"head {RIGHT}")

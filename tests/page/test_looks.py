@@ -1,4 +1,4 @@
-"""What everybody can see and reach: names, contrast, small and large screens, light and dark, still pictures."""
+"""What all users can see and reach: names, contrast, small and large screens, light and dark, still pictures."""
 
 from itertools import pairwise
 from pathlib import Path
@@ -125,7 +125,7 @@ def test_headings_leave_out_no_level(browser: Browser, service: RunningService, 
 
 
 @pytest.mark.parametrize(("motion", "moves"), [("reduce", False), ("no-preference", True)])
-def test_nothing_moves_for_those_who_asked_for_that(
+def test_nothing_moves_for_users_who_prefer_reduced_motion(
     browser: Browser, service: RunningService, motion: str, moves: bool
 ) -> None:
     context = browser.new_context(base_url=str(service.client.base_url), reduced_motion=motion)  # type: ignore[arg-type]

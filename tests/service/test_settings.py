@@ -86,7 +86,7 @@ def test_blanks_and_line_ends_around_a_value_do_not_count(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e999", "abc", "-1"])
 @pytest.mark.parametrize("name", ["cpu_batch_ms", "max_queue_delay_ms", "port", "max_body_bytes"])
-def test_what_is_no_number_within_bounds_is_refused(name: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_number_out_of_bounds_is_refused(name: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
     with variables(**{name: value}):
         assert re.fullmatch(rf"error: AASERVE_{name.upper()}: Input should be .*, found '{value}'", failed(capsys))
 
@@ -158,7 +158,7 @@ def test_the_health_check_reads_variables_as_the_service_does(
     assert re.fullmatch(f"error: {line}\n", capsys.readouterr().err)
 
 
-def test_values_of_one_model_are_not_taken_for_empty() -> None:
+def test_a_models_own_settings_pass_the_same_checks() -> None:
     """A model's settings go through the same checks as the service's, with all the others as they are."""
     assert Settings.model_validate(Settings().model_dump()) == Settings()
     with pytest.raises(ValidationError, match="expected a value"):

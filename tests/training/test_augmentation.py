@@ -37,7 +37,7 @@ def test_without_augmentation_the_input_is_what_bundle_preprocessing_gives() -> 
     torch.testing.assert_close(inputs, expected, rtol=0, atol=1e-6)
 
 
-def test_an_image_is_augmented_alike_whatever_batch_it_is_in() -> None:
+def test_augmentation_of_an_image_does_not_depend_on_its_batch() -> None:
     chosen = recipe(augmentation={"crop_padding": 4, "horizontal_flip": True})
     pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (40, 32, 32, 3), dtype=np.uint8))
     draws = np.random.default_rng(1).random((40, DRAWS_PER_IMAGE))

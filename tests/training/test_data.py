@@ -221,7 +221,7 @@ def test_a_data_set_that_cannot_be_meant_is_refused(
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_what_is_found_is_said_and_pictures_below_a_class_belong_to_it(folders: Path, tmp_path: Path) -> None:
+def test_the_found_classes_are_printed_and_nested_pictures_belong_to_their_class(folders: Path, tmp_path: Path) -> None:
     bee = folders / "train" / "bee"
     (bee / "morning").mkdir()
     (bee / "1.png").rename(bee / "morning" / "1.jfif")

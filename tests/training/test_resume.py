@@ -144,7 +144,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(d
     assert not (tmp_path / "last.pt").exists()
 
 
-def test_what_is_no_state_of_a_run_cannot_be_resumed(tmp_path: Path) -> None:
+def test_a_file_that_is_no_training_state_cannot_be_resumed(tmp_path: Path) -> None:
     weights = {"conv1.weight": torch.zeros(3)}
     for save in (
         lambda path: path.write_bytes(b""),

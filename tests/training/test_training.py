@@ -110,7 +110,7 @@ def test_averaged_weights_are_those_evaluated_and_kept(
         assert torch.equal(value, evaluated[0][name])
 
 
-def test_what_is_random_differs_from_step_to_step(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_random_numbers_differ_from_step_to_step(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = []
     monkeypatch.setattr(
         "aaserve.training.step.augment", lambda *arguments: drawn.append(arguments[-1].tobytes()) or augment(*arguments)

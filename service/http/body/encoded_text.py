@@ -29,7 +29,7 @@ def from_base64(text: object) -> bytes | ServiceError:
         if isinstance(text, str):
             return _decoded(iter([text.encode(errors="surrogatepass")]), escaped=False)
     except InvalidRequest as error:
-        return error.with_traceback(None)
+        return error.without_origin()
     return InvalidRequest(f"expected base64 or a data URI as a string, found {kind_of(text)}")
 
 

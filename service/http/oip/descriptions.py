@@ -54,7 +54,7 @@ def model_config(view: View, predictor: Predictor, *, max_rows: int) -> Json:
 
 
 def model_statistics(view: View, statistics: Statistics) -> Json:
-    """Describe what the network has done, under whichever of its names and addresses it was asked."""
+    """Describe what the network has done, for all of its names and addresses together."""
     return {
         "name": view.name,
         "version": view.manifest.version,

@@ -46,7 +46,7 @@ async def classify_batch(
         outcomes = await taken.predictor.infer_each(taken.content, client=taken.client, deadline=taken.deadline)
         for error in outcomes:
             if isinstance(error, ServiceError):
-                state_of(request).metrics.rejected.labels(error.without_origin().code).inc()
+                state_of(request).metrics.rejected.labels(error.code).inc()
                 if error.status == 500:
                     log.error("request %s: %s", record.request_id, error.code, exc_info=error)
         if slowest := _slowest(outcomes):

@@ -141,7 +141,7 @@ def _version_card(loaded: LoadedVersion, state: str) -> VersionCard:
 
 
 def without_folders(command: str) -> str:
-    """A shell command with the last part of each path: where files lay on another machine is for nobody to know."""
+    """A shell command with the last part of each path: it must not show the folders of the machine it ran on."""
     try:
         words = shlex.split(command)
     except ValueError:  # not one that the exporter wrote

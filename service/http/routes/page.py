@@ -2,7 +2,7 @@
 
     page/index.html --> sha256 of its style and script --> Content-Security-Policy that allows these two and no others
 
-The page talks to the same addresses as everybody else: /classify, /models, /metrics. Nothing comes from elsewhere.
+The page uses the public addresses: /classify, /models, /metrics. Nothing comes from other hosts.
 """
 
 import base64

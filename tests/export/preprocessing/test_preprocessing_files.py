@@ -155,7 +155,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("content", "message"), REFUSED.values(), ids=REFUSED)
-def test_what_a_file_says_and_the_service_cannot_do_is_refused_in_a_line(
+def test_settings_of_a_model_that_the_service_cannot_follow_are_refused_in_one_line(
     content: dict[str, object], message: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "config.json"

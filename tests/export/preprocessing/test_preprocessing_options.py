@@ -42,7 +42,7 @@ def test_typed_fields_replace_single_ones_of_preset_file_and_checkpoint() -> Non
         assert found == base.model_copy(update={"interpolation": "lanczos", "mean": (0.1, 0.2, 0.3)})
 
 
-def test_what_is_typed_wins_over_what_the_checkpoint_records() -> None:
+def test_typed_options_win_over_those_of_the_checkpoint() -> None:
     recorded = read_preprocessing(str(RECIPE))
     assert choose_preprocessing(read_preprocessing("imagenet"), recorded, {}) == PRESETS["imagenet"]
 
@@ -59,7 +59,7 @@ def test_a_reduced_size_is_off_unless_said_and_kept_once_said() -> None:
 
 
 @pytest.mark.parametrize("field", COMPLETE)
-def test_a_field_that_nobody_says_is_named_and_not_guessed(field: str) -> None:
+def test_a_missing_field_is_named_and_not_guessed(field: str) -> None:
     rest = {name: value for name, value in COMPLETE.items() if name != field}
     with pytest.raises(ExportError, match=rf"^preprocessing: {field} not stated; give --"):
         choose_preprocessing(None, None, rest)
@@ -98,7 +98,7 @@ def test_unusual_normalisations_that_networks_do_have_are_allowed(changes: dict[
 
 
 @pytest.mark.parametrize("content", ["nonsense", "x = 1"], ids=["no TOML", "no table"])
-def test_what_is_no_preprocessing_is_refused(content: str, tmp_path: Path) -> None:
+def test_an_invalid_preprocessing_is_refused(content: str, tmp_path: Path) -> None:
     (tmp_path / "file.toml").write_text(content)
     with pytest.raises(ExportError, match=r"file\.toml: expected"):
         read_preprocessing(str(tmp_path / "file.toml"))

@@ -220,7 +220,7 @@ NOT_CHECKPOINTS = {
 
 
 @pytest.mark.parametrize(("content", "message"), NOT_CHECKPOINTS.values(), ids=NOT_CHECKPOINTS.keys())
-def test_what_is_no_checkpoint_is_refused_with_what_it_is(content: bytes, message: str, tmp_path: Path) -> None:
+def test_a_file_that_is_no_checkpoint_is_refused_with_its_kind(content: bytes, message: str, tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.pt"
     path.write_bytes(content)
     with pytest.raises(ExportError, match=re.escape(message)) as caught:
@@ -291,7 +291,7 @@ def test_metadata_that_training_does_not_write_is_refused_in_one_line(
     ["5", "[]", "{", "[" * 100_000, '{"a": ' + "1" * 5000 + "}", '{"a": NaN}', '{"b": -Infinity}', '{"c": 1e999}'],
     ids=lambda text: text[:8],
 )
-def test_metadata_that_is_no_json_object_is_refused(text: str, tmp_path: Path) -> None:
+def test_metadata_other_than_a_json_object_is_refused(text: str, tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     save_file(prefixed(""), path, metadata={METADATA_KEY: text})
     with pytest.raises(ExportError, match=r"expected (a JSON object|JSON) as 'aaserve' in its header"):

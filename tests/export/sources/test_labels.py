@@ -34,7 +34,7 @@ def test_the_thousand_imagenet_names_ship() -> None:
         ("a.json", b"[", "expected JSON"),
     ],
 )
-def test_what_is_no_list_of_names_is_refused(name: str, content: bytes, message: str, tmp_path: Path) -> None:
+def test_a_malformed_list_of_names_is_refused(name: str, content: bytes, message: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ExportError, match=message):
         read_labels(str(tmp_path / name))

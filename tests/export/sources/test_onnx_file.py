@@ -1,4 +1,4 @@
-"""python -m export model.onnx, as a user types it: classifiers that somebody else exported."""
+"""python -m export model.onnx, as a user types it: classifiers of other exporters."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -331,7 +331,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("model", "message"), REFUSED.values(), ids=REFUSED)
-def test_what_cannot_be_served_is_refused_with_what_was_found(
+def test_a_file_that_cannot_be_served_is_refused_with_its_reason(
     model: onnx.ModelProto | bytes, message: str, tmp_path: Path, run: Run
 ) -> None:
     (tmp_path.parent / "outside.bin").write_bytes(bytes(10_000))

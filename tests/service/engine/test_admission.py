@@ -88,7 +88,7 @@ def test_a_model_is_empty_when_no_request_holds_a_permit_or_a_lease() -> None:
     asyncio.run(scenario())
 
 
-def test_retry_after_is_when_what_is_ahead_is_answered() -> None:
+def test_retry_after_is_when_the_requests_ahead_are_answered() -> None:
     with ExitStack() as stack:
         admission = door(measured(rows_per_second=20), rows=90)
         fill(admission, stack, 90)
@@ -105,7 +105,7 @@ def test_retry_after_is_never_less_than_a_second_nor_more_than_anything_can_wait
         assert [door.refusal(timeout=1000).retry_after for door in (quick, slow)] == [1, 10]
 
 
-def test_what_cannot_be_answered_in_time_is_refused_at_once() -> None:
+def test_a_request_that_cannot_be_answered_in_time_is_refused_at_once() -> None:
     with ExitStack() as stack:
         admission = door(measured(rows_per_second=20), rows=100)
         fill(admission, stack, 20)

@@ -22,7 +22,7 @@ def test_each_caller_gets_the_answer_to_its_own_row() -> None:
     run(scenario())
 
 
-def test_a_free_model_takes_what_waits_at_once_and_no_more_than_a_batch() -> None:
+def test_a_free_model_takes_waiting_rows_at_once_and_no_more_than_a_batch() -> None:
     async def scenario() -> None:
         model = Model(held=True)
         async with batching(model, size=4) as batcher, asyncio.TaskGroup() as callers:
@@ -37,7 +37,7 @@ def test_a_free_model_takes_what_waits_at_once_and_no_more_than_a_batch() -> Non
     run(scenario())
 
 
-def test_lanes_that_are_free_share_what_waits_and_do_not_wait_for_each_other() -> None:
+def test_free_inference_threads_share_the_queue_and_do_not_wait_for_each_other() -> None:
     async def scenario() -> None:
         model = Model(held=True)
         async with batching(model, size=4, lanes=InferenceThreads(2)) as batcher, asyncio.TaskGroup() as callers:
@@ -76,7 +76,7 @@ def test_few_rows_are_computed_by_all_the_cores_and_a_crowd_side_by_side() -> No
     run(scenario())
 
 
-def test_who_comes_while_all_cores_work_waits_for_them_until_it_is_a_crowd() -> None:
+def test_requests_wait_for_busy_cores_until_there_are_many() -> None:
     async def scenario() -> None:
         one, few = Model(held=True), Model(held=True)
         async with (
@@ -120,7 +120,7 @@ def test_nothing_is_given_to_a_model_that_is_being_looked_after() -> None:
     run(scenario())
 
 
-def test_a_full_batch_is_with_the_lanes_before_one_is_free() -> None:
+def test_a_full_batch_is_handed_to_the_threads_before_one_is_free() -> None:
     lanes = VirtualThreads(1, lambda: 1.0)
 
     async def scenario(loop: VirtualLoop) -> None:

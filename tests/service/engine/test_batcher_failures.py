@@ -11,7 +11,7 @@ from aaserve.service.errors import Draining, InferenceFailed, InvalidImage, Mode
 from tests.held_model import ROW, Model, batching, run, soon, started, waiting
 
 
-def test_a_row_that_is_made_in_a_lane_fails_alone_and_not_if_nobody_wants_it() -> None:
+def test_a_row_made_in_an_inference_thread_fails_alone_and_not_if_its_caller_left() -> None:
     async def scenario() -> None:
         model, made = Model(held=True), []
 
@@ -81,7 +81,7 @@ def test_rows_of_different_shapes_are_answered_one_by_one() -> None:
     run(scenario())
 
 
-def test_a_model_that_answers_too_few_rows_fails_and_mixes_up_nobody() -> None:
+def test_a_model_that_answers_too_few_rows_fails_and_mixes_up_no_answers() -> None:
     async def scenario() -> None:
         async with batching(lambda batch, names, all_cores: {"cut": batch[1:]}) as batcher:
             with pytest.raises(InferenceFailed):

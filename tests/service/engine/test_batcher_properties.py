@@ -1,4 +1,4 @@
-"""Whatever arrives, leaves, expires and fails: properties of the batcher over generated schedules, in virtual time."""
+"""Properties of the batcher over generated schedules of arrivals, departures, deadlines, failures, in virtual time."""
 
 import asyncio
 import itertools
@@ -127,7 +127,7 @@ def play(schedule: Schedule) -> Schedule:
     timed = 0
 
     def next_duration() -> float:
-        """Of what a lane has just done: all its calls together, none where nobody wanted the batch any more."""
+        """Seconds of the calls that an inference thread has just made; none if all callers of the batch had left."""
         nonlocal timed
         calls, timed = len(schedule.batches) - timed, len(schedule.batches)
         return sum(next(durations) for _ in range(calls))
@@ -246,7 +246,7 @@ def test_limits_count_rows_and_are_never_exceeded(schedule: Schedule) -> None:
 
 @EXHAUSTIVE
 @given(FAULTY_SCHEDULES)
-def test_nobody_who_is_gone_is_computed(schedule: Schedule) -> None:
+def test_callers_who_left_are_not_computed(schedule: Schedule) -> None:
     play(schedule)
     for instant, numbers in schedule.batches:
         for number in numbers:
@@ -258,7 +258,7 @@ def test_nobody_who_is_gone_is_computed(schedule: Schedule) -> None:
 
 @EXHAUSTIVE
 @given(SCHEDULES)
-def test_no_lane_idles_while_somebody_waits_and_no_delay_is_asked_for(schedule: Schedule) -> None:
+def test_no_inference_thread_idles_while_requests_wait_without_a_delay(schedule: Schedule) -> None:
     """But where the few rows that wait would be computed at once by all the cores, which another batch has."""
     schedule.max_queue_delay, schedule.crowd = 0, 0
     schedule.callers = [replace(caller, poisonous=False) for caller in schedule.callers]  # a batch, a call

@@ -1,4 +1,4 @@
-"""Whoever waits for the batcher: refused, too late, gone, or answered before the end."""
+"""Callers that wait for the batcher: refused, too late, gone, or answered before it closes."""
 
 import asyncio
 import threading
@@ -10,7 +10,7 @@ from aaserve.service.errors import DeadlineExceeded, Draining, QueueFull, TooMan
 from tests.held_model import ROW, Model, batching, run, soon, started, waiting
 
 
-def test_who_leaves_while_its_row_is_made_is_not_computed() -> None:
+def test_a_caller_who_leaves_while_its_row_is_made_is_not_computed() -> None:
     async def scenario() -> None:
         model, making, go = Model(), threading.Event(), threading.Event()
 
@@ -117,7 +117,7 @@ def test_limits_count_rows_and_a_request_is_refused_as_a_whole() -> None:
     run(scenario())
 
 
-def test_draining_answers_what_is_queued_and_takes_nothing_new() -> None:
+def test_draining_answers_queued_requests_and_takes_no_new_ones() -> None:
     async def scenario() -> None:
         model = Model(held=True)
         batcher = batching(model, size=1)

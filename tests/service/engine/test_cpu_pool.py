@@ -31,7 +31,7 @@ def test_a_call_whose_deadline_passes_before_it_begins_never_runs() -> None:
     asyncio.run(scenario())
 
 
-def test_what_the_function_raises_reaches_the_caller() -> None:
+def test_errors_of_the_function_reach_the_caller() -> None:
     async def scenario() -> None:
         pool = CpuPool(1, ClientUsage())
         with pytest.raises(ZeroDivisionError):

@@ -90,7 +90,7 @@ def test_logits_that_are_no_numbers_are_500(monkeypatch: pytest.MonkeyPatch) -> 
         assert classify(client).json()["code"] == "internal"
 
 
-def test_where_a_gpu_computes_there_is_one_lane_and_pictures_are_decoded_before_it(
+def test_on_a_gpu_there_is_one_inference_thread_and_pictures_are_decoded_before_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """What the service does then, with a session on the CPU that says it is on none."""
@@ -149,7 +149,7 @@ def test_a_session_that_dies_with_no_memory_left_for_another_ends_the_service(mo
         assert client.get("/health/live").status_code == 503
 
 
-def test_a_session_that_dies_after_its_version_was_replaced_on_disk_is_not_opened_from_what_is_there_now(
+def test_a_dead_session_is_not_reopened_from_a_bundle_that_was_replaced_on_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_fragile_bundle(tmp_path)

@@ -121,7 +121,7 @@ def run_alone(parts: list[RowSlice], usage: ClientUsage, cpu: Clock) -> list[Out
     return compute(Batch(parts), Model(), usage=usage, tracing=None, clock=Clock(), cpu_clock=cpu)
 
 
-def test_what_a_batch_has_decoded_is_computed_before_more_of_it_takes_long() -> None:
+def test_decoded_rows_of_a_batch_are_computed_before_its_slow_pictures_are_decoded() -> None:
     async def scenario() -> None:
         loop, cpu, usage = asyncio.get_running_loop(), Clock(), ClientUsage(Clock())
 
@@ -138,7 +138,7 @@ def test_what_a_batch_has_decoded_is_computed_before_more_of_it_takes_long() -> 
     run(scenario())
 
 
-def test_pictures_that_nobody_waits_for_any_more_count_too() -> None:
+def test_pictures_whose_callers_left_count_too() -> None:
     async def scenario() -> None:
         cpu, usage, answer = Clock(), ClientUsage(Clock()), asyncio.get_running_loop().create_future()
 
@@ -154,7 +154,7 @@ def test_pictures_that_nobody_waits_for_any_more_count_too() -> None:
     run(scenario())
 
 
-def test_slow_pictures_leave_a_lane_free_and_are_never_in_a_batch_with_others() -> None:
+def test_slow_pictures_leave_an_inference_thread_free_and_share_no_batch_with_others() -> None:
     async def scenario() -> None:
         model, usage, go = Model(), usage_with_slow("slow"), threading.Event()
         decoding: list[str] = []

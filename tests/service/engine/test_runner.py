@@ -124,7 +124,7 @@ def test_a_second_session_that_cannot_be_opened_stops_the_start(monkeypatch: pyt
         ModelRunner(open_bundle(SHIPPED), open_one, settings(2), lambda: None)
 
 
-def test_lanes_that_share_a_session_get_the_answers_of_each_row_alone(rows: np.ndarray) -> None:
+def test_threads_that_share_a_session_get_the_answers_of_each_row_alone(rows: np.ndarray) -> None:
     session = OnnxSession(open_bundle(SHIPPED), SETTINGS)
     alone = [session.run(row[np.newaxis])["logits"][0] for row in rows]
     found: list[bool] = []

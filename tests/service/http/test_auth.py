@@ -1,4 +1,4 @@
-"""Keys: who may ask what, how that changes while the service runs, and that nobody's key ends up in a log."""
+"""Keys: who may ask what, how that changes while the service runs, and that no key ends up in a log."""
 
 import hashlib
 import re
@@ -22,7 +22,7 @@ JPEG = (EXAMPLES / "rocket.jpg").read_bytes()
 KEYS = {scope: f"the key for {scope}" for scope in ("infer", "admin", "metrics")}
 RAW = {"Content-Type": "application/octet-stream"}
 
-# Every address of the service, and who may ask it. A new one is missing here until somebody has decided.
+# Every address of the service, and who may ask it. The test fails for a new one until it is added here.
 NEEDS = {
     "/": OPEN,
     "/openapi.json": OPEN,
@@ -85,7 +85,7 @@ def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
         yield running
 
 
-def test_it_is_decided_who_may_ask_every_address() -> None:
+def test_every_address_has_a_decided_permission() -> None:
     routes = list(routes_of(create_app(Settings(_cli_parse_args=[])).routes))
     assert {route.path for route in routes} == set(NEEDS)
     assert all(isinstance(route, Route) for route in routes)  # no other application and no websocket beside the door
@@ -93,7 +93,7 @@ def test_it_is_decided_who_may_ask_every_address() -> None:
 
 @pytest.mark.parametrize("path", NEEDS)
 def test_every_address_wants_its_key_and_no_other(keyed: RunningService, path: str) -> None:
-    """Models that do not exist: whoever gets past the door is told so."""
+    """Models that do not exist: a request with the right key is told so."""
     address = path.format(name="none", model="none", version="7")
     needed = NEEDS[path]
     assert needs(address) == needed
@@ -138,7 +138,7 @@ def test_nothing_but_the_key_opens(keyed: RunningService, headers: dict) -> None
     assert keyed.client.post("/classify", params={"key": KEYS["infer"]}, content=JPEG, headers=RAW).status_code == 401
 
 
-def test_the_key_opens_whatever_the_scheme_is_spelled_like(keyed: RunningService) -> None:
+def test_the_scheme_of_a_key_is_case_insensitive(keyed: RunningService) -> None:
     for scheme in ("Bearer", "bearer", "BEARER "):
         headers = RAW | {"Authorization": f"{scheme} {KEYS['infer']}"}
         assert keyed.client.post("/classify", content=JPEG, headers=headers).status_code == 200
@@ -195,7 +195,7 @@ def test_keys_change_while_the_service_runs_and_a_broken_file_changes_nothing(tm
         path.write_text(lines(("metrics", "new")))
         assert (status("old"), status("new")) == (401, 200)
         assert service.client.post("/classify", headers=bearer("new")).status_code == 403
-        for broken in ("infer the-plain-key\n", "", "# nobody\n", lines(("root", "new")), "\0"):
+        for broken in ("infer the-plain-key\n", "", "# empty\n", lines(("root", "new")), "\0"):
             path.write_text(broken)
             assert (status("old"), status("new")) == (401, 200), broken
         path.write_bytes(b"\xff\xfe\xff")
@@ -244,7 +244,7 @@ def test_without_keys_all_is_open_but_changes(service: RunningService) -> None:
     assert service.client.post("/v2/repository/models/x/unload").status_code == 403
 
 
-def test_who_listens_elsewhere_without_keys_is_warned_once(service: RunningService) -> None:
+def test_a_service_without_keys_on_a_public_address_warns_once(service: RunningService) -> None:
     with running_service("--host", "0.0.0.0", "--workers", "2") as elsewhere:
         wait_until(lambda: sum("ready" in line for line in elsewhere.log) == 2)  # each worker that takes connections
         assert elsewhere.classify(JPEG).status_code == 200
@@ -253,7 +253,7 @@ def test_who_listens_elsewhere_without_keys_is_warned_once(service: RunningServi
 
 
 def test_a_file_without_any_key_stops_the_start(tmp_path: Path) -> None:
-    (tmp_path / "keys").write_text("# nobody yet\n")
+    (tmp_path / "keys").write_text("# none yet\n")
     status, stderr = start_that_fails("--api-keys-file", str(tmp_path / "keys"))
     assert (status, len(stderr.splitlines())) == (1, 1)
     assert "expected at least one key, found none" in stderr

@@ -1,4 +1,4 @@
-"""Whatever is sent, the answer is one of the documented errors, in our words, and the service lives on."""
+"""Bad input gets one of the documented errors, in our own words, and the service lives on."""
 
 import base64
 import re

@@ -233,7 +233,7 @@ GOOD: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("request_", GOOD.values(), ids=GOOD)
-def test_what_can_be_meant_is_understood(service: RunningService, request_: dict[str, Any]) -> None:
+def test_an_unusual_but_valid_form_is_read(service: RunningService, request_: dict[str, Any]) -> None:
     answer = service.client.post("/classify", **request_)
     assert (answer.status_code, answer.text) == (200, service.classify(JPEG).text)
 

@@ -114,7 +114,7 @@ def test_a_page_of_another_origin_is_not_let_in(opened: RunningService, origin: 
     [(b"A: " + b"b" * 70_000 + b"\r\n\r\n", 431), (b"Content-Length: x\r\n\r\n", 400), (b"A: b\r\n", 400)],
     ids=["too large", "no HTTP", "half a head"],
 )
-def test_that_page_can_read_what_the_connection_answers(opened: RunningService, bytes_: bytes, status: int) -> None:
+def test_that_page_can_read_answers_of_the_connection(opened: RunningService, bytes_: bytes, status: int) -> None:
     def refused(origin: str) -> Answer:
         with connect(opened) as connection:
             send(connection, f"POST /classify HTTP/1.1\r\nHost: x\r\nOrigin: {origin}\r\n".encode() + bytes_)
@@ -188,12 +188,12 @@ def test_origins_are_compared_as_browsers_write_them(written: str, sent: str) ->
         ("https://münchen.example", "beginning with xn--"),
     ],
 )
-def test_what_no_browser_would_send_is_refused(origins: str, words: str) -> None:
+def test_an_origin_that_no_browser_sends_is_refused(origins: str, words: str) -> None:
     with pytest.raises(ValidationError, match=re.escape(words)):
         Settings(_cli_parse_args=[], cors_origins=origins)
 
 
-def test_what_is_no_origin_stops_the_start() -> None:
+def test_an_invalid_origin_stops_the_start() -> None:
     status, stderr = start_that_fails("--cors-origins", "https://a.example,app.example")
     assert (status, len(stderr.splitlines())) == (1, 1)
     assert stderr.startswith("error: --cors-origins: expected https://HOST[:PORT]")

@@ -1,4 +1,4 @@
-"""Work that stops when nobody waits for it."""
+"""Work stops when its client disconnects."""
 
 import asyncio
 import socket
@@ -146,18 +146,18 @@ def test_a_client_that_leaves_after_it_has_shut_down_its_side_is_noticed() -> No
         wait_until(lambda: ended == ["begun", "left"])
 
 
-def test_an_error_after_the_client_has_left_is_none_of_the_service(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_error_after_the_client_has_left_is_no_error_of_the_service(caplog: pytest.LogCaptureFixture) -> None:
     metrics = Metrics()
 
     async def failing(scope: Scope, receive: Receive, send: Send) -> None:
         assert (await receive())["type"] == "http.disconnect"
-        raise RuntimeError("whatever comes of it")
+        raise RuntimeError("any error")
 
     async def gone() -> Message:
         return {"type": "http.disconnect"}
 
     async def unused(*_: object) -> None:
-        pytest.fail("nobody is there to read an answer")
+        pytest.fail("the client is gone, so no answer may be sent")
 
     scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
     asyncio.run(Observation(failing, Observer(metrics))(scope, gone, unused))  # type: ignore[arg-type]
@@ -179,7 +179,7 @@ def test_a_server_whose_receive_fails_has_lost_the_client(
             await request.body()
             async with cancel_on_disconnect(request):
                 await asyncio.Event().wait()
-            return PlainTextResponse("nobody gets this")
+            return PlainTextResponse("never sent")
 
         messages: list[Message] = [{"type": "http.request", "body": b"a", "more_body": not body_is_read}]
 
@@ -204,7 +204,7 @@ def test_a_server_whose_receive_fails_has_lost_the_client(
     assert not [record for record in caplog.records if record.exc_info]
 
 
-def test_an_answer_that_cannot_be_sent_is_none_of_the_service(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_answer_that_cannot_be_sent_is_no_error_of_the_service(caplog: pytest.LogCaptureFixture) -> None:
     metrics = Metrics()
 
     async def connected() -> Message:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from aaserve.service.process.connection import MAX_CHUNKS
+from aaserve.service.process.message_limits import MAX_CHUNKS
 from tests.full_service import full_service
 from tests.helpers import EXAMPLES, RunningService, wait_until
 from tests.hostile.wire import Answer, answers, ask, connect, received, send
@@ -133,7 +133,7 @@ def test_answers_keep_the_order_of_the_requests(crowded: RunningService) -> None
     ],
     ids=["connection: close", "HTTP/1.0", "HTTP/1.0 keep-alive"],
 )
-def test_who_wants_no_further_answer_gets_the_whole_of_this_one_and_the_end(
+def test_a_client_that_asks_to_close_gets_the_whole_answer_and_the_end(
     crowded: RunningService, request_: bytes
 ) -> None:
     upgrade = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n"
@@ -144,7 +144,7 @@ def test_who_wants_no_further_answer_gets_the_whole_of_this_one_and_the_end(
     assert (answer.status, answer.headers["connection"]) == (429, "close")
 
 
-def test_nobody_is_told_to_go_on_with_a_body_that_is_not_wanted(crowded: RunningService) -> None:
+def test_a_refused_request_gets_no_100_continue(crowded: RunningService) -> None:
     with connect(crowded) as connection:
         head, body = post(JPEG, "Expect: 100-continue").split(b"\r\n\r\n", 1)
         send(connection, head + b"\r\n\r\n")
@@ -158,7 +158,7 @@ def test_a_body_that_never_ends_does_not_keep_the_connection(crowded: RunningSer
         assert statuses(ask(crowded, head)) == [429]  # closed by the service, or this would wait for ever
 
 
-def test_who_takes_no_answers_is_not_read_any_further(crowded: RunningService) -> None:
+def test_a_client_that_reads_no_answers_is_not_read_any_further(crowded: RunningService) -> None:
     with socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.settimeout(20)
@@ -191,7 +191,7 @@ def test_garbage_and_too_many_chunks_behind_a_refusal_end_the_connection(crowded
     assert crowded.client.get("/health/live").status_code == 200
 
 
-def test_it_is_counted_as_a_request_and_as_a_refusal_but_has_no_line_of_the_log(crowded: RunningService) -> None:
+def test_it_is_counted_as_a_request_and_as_a_refusal_but_is_not_logged(crowded: RunningService) -> None:
     asked = {"endpoint": "/predictions/{model}/{version}", "code": "429"}
     before = [
         crowded.metric("aaserve_requests_total", **asked),
@@ -209,7 +209,7 @@ def test_it_is_counted_as_a_request_and_as_a_refusal_but_has_no_line_of_the_log(
     assert not any("unlogged" in line for line in crowded.log)
 
 
-def test_who_may_not_ask_is_told_so_first(guarded: RunningService) -> None:
+def test_a_missing_key_is_reported_before_a_full_queue(guarded: RunningService) -> None:
     def status(**headers: str) -> int:
         return guarded.client.post("/classify", content=JPEG, headers=headers).status_code
 

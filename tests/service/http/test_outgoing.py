@@ -114,7 +114,7 @@ def tensor(text: str) -> dict:
     return {"inputs": [{"name": "image", "shape": [1], "datatype": "BYTES", "data": [text]}]}
 
 
-def test_what_the_service_loads_can_neither_fetch_nor_unpickle_a_model() -> None:
+def test_the_serving_side_can_neither_fetch_nor_unpickle_a_model() -> None:
     script = "import sys, service.__main__, service.http.app; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     loaded = {name.partition(".")[0] for name in done.stdout.split()}

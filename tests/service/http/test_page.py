@@ -26,7 +26,7 @@ def test_the_policy_allows_the_pages_own_style_and_script_and_nothing_else(servi
 
 def test_the_page_names_no_other_address(service: RunningService) -> None:
     found = set(re.findall(r"(?:https?:)?//[\w.-]+\.\w+[^\"'\s]*", service.client.get("/").text))
-    assert found == {"http://www.w3.org/2000/svg"}  # a namespace, fetched by nobody
+    assert found == {"http://www.w3.org/2000/svg"}  # a namespace, never fetched
 
 
 def test_an_unchanged_page_is_not_sent_again(service: RunningService) -> None:

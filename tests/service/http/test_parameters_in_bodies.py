@@ -84,7 +84,7 @@ def test_a_body_says_what_the_query_may_say(models: RunningService, path: str, b
 
 
 @in_every_body
-def test_a_model_that_nobody_names_is_asked_for(models: RunningService, path: str, body: Any) -> None:
+def test_a_request_without_a_model_name_asks_for_one(models: RunningService, path: str, body: Any) -> None:
     status, code, detail = refused(models.client.post(path, **body()))
     assert (status, code) == (404, "model_not_found")
     assert "several models are served" in detail
@@ -257,7 +257,7 @@ def test_the_protocols_own_names_are_checked_and_others_pass(
 
 
 @pytest.mark.parametrize(("query", "status"), [("model=none", 404), ("top_k=0", 422), ("topk=1", 422)])
-def test_what_the_query_gets_wrong_is_refused_before_the_body(models: RunningService, query: str, status: int) -> None:
+def test_a_bad_query_is_refused_before_the_body(models: RunningService, query: str, status: int) -> None:
     assert status_of_a_head(models, f"/classify?{query}") == status
 
 

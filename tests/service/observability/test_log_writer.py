@@ -1,4 +1,4 @@
-"""The thread that writes the log: whatever becomes of its file, whoever logs goes on."""
+"""The thread that writes the log: a broken file does not stop the threads that log."""
 
 import logging
 import os
@@ -33,7 +33,7 @@ def everything(reading: int, last: str) -> list[str]:
     return text.splitlines()
 
 
-def test_a_full_pipe_holds_up_nobody_and_what_was_taken_comes_out_in_order(pipe: tuple[int, int]) -> None:
+def test_a_full_pipe_blocks_no_caller_and_accepted_lines_come_out_in_order(pipe: tuple[int, int]) -> None:
     dropped: list[None] = []
     reading, writing = pipe
     writer = LogWriter(writing, capacity=100 * (1003 + LINE))
@@ -50,7 +50,7 @@ def test_a_full_pipe_holds_up_nobody_and_what_was_taken_comes_out_in_order(pipe:
     writer.close()
 
 
-def test_what_waits_is_bounded_in_bytes_and_what_is_dropped_is_counted(pipe: tuple[int, int]) -> None:
+def test_waiting_lines_are_bounded_in_bytes_and_dropped_ones_are_counted(pipe: tuple[int, int]) -> None:
     dropped: list[None] = []
     reading, writing = pipe
     writer = LogWriter(writing, capacity=2**20)
@@ -64,7 +64,7 @@ def test_what_waits_is_bounded_in_bytes_and_what_is_dropped_is_counted(pipe: tup
     writer.close()
 
 
-def test_what_waits_is_written_at_the_end_of_the_process() -> None:
+def test_waiting_lines_are_written_at_the_end_of_the_process() -> None:
     script = (
         "import logging; from aaserve.service.observability.logs import configure_logging;"
         "configure_logging('json', 'info');"

@@ -98,7 +98,7 @@ def test_console_has_one_readable_line_a_request() -> None:
 
 
 @pytest.mark.parametrize("log_format", ["json", "console"])
-def test_no_line_is_long_whatever_a_client_sends_or_an_error_says(
+def test_no_log_line_is_long_for_any_client_input_or_error(
     log_format: LogFormat, capfd: pytest.CaptureFixture[str]
 ) -> None:
     handlers, level = logging.root.handlers[:], logging.root.level

@@ -31,7 +31,7 @@ def test_promtool_has_nothing_to_say_about_our_metrics(service: RunningService) 
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_openmetrics_is_spoken_to_those_who_ask_for_it(service: RunningService) -> None:
+def test_openmetrics_is_served_to_clients_that_accept_it(service: RunningService) -> None:
     service.classify(JPEG)
     accept = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"
     answer = service.client.get("/metrics", headers={"Accept": accept})
@@ -43,7 +43,7 @@ def test_openmetrics_is_spoken_to_those_who_ask_for_it(service: RunningService) 
     assert "aaserve_requests" in names
 
 
-def test_what_callers_make_up_adds_no_series(service: RunningService) -> None:
+def test_made_up_names_add_no_series(service: RunningService) -> None:
     def count() -> int:
         return len(service.client.get("/metrics").text.splitlines())
 

@@ -1,4 +1,4 @@
-"""The processes of several workers as one: their figures are added up, whoever ends."""
+"""The metrics of several workers are added up, those of ended workers included."""
 
 import os
 import subprocess

@@ -151,7 +151,7 @@ def test_a_caller_who_is_not_sampled_leaves_no_span_and_no_link(traced: Traced) 
     assert traced.found(7) == []
 
 
-def test_what_goes_wrong_stands_in_the_trace(traced: Traced) -> None:
+def test_errors_are_recorded_in_the_trace(traced: Traced) -> None:
     traced.classify(b"no picture", 8)
     bad = traced.spans(8)
     assert bad["POST /classify"].attributes["aaserve.outcome"] == "unsupported_media_type"
@@ -260,7 +260,7 @@ def test_the_sdks_own_variables_decide_how_much_and_under_which_name(monkeypatch
     monkeypatch.setenv("OTEL_TRACES_SAMPLER", "parentbased_always_off")
     monkeypatch.setenv("OTEL_SERVICE_NAME", "mine")
     with collecting(monkeypatch) as collector, running_service("--tracing") as service:
-        service.classify((EXAMPLES / "rocket.jpg").read_bytes())  # nobody asked for this one to be sampled
+        service.classify((EXAMPLES / "rocket.jpg").read_bytes())  # without the header that asks for sampling
         classify(service, 1)
         assert service.stop() == 0
     assert {span.trace_id.hex() for span in collector.spans} == {TRACE.format(1)}
@@ -317,7 +317,7 @@ def test_traces_that_are_asked_for_and_not_installed_stop_the_start() -> None:
     ("name", "value"),
     [("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"), ("OTEL_TRACES_EXPORTER", "zipkin"), ("OTEL_BSP_MAX_QUEUE_SIZE", "-1")],
 )
-def test_what_the_environment_asks_for_and_is_not_here_stops_the_start(name: str, value: str) -> None:
+def test_a_tracing_variable_that_cannot_be_followed_stops_the_start(name: str, value: str) -> None:
     status, said = start_that_fails("--tracing", **{name: value})
     assert status == 1
     assert said.startswith("error: tracing: ")

@@ -1,4 +1,4 @@
-"""Workers that share a port share its connections too, whoever wakes up first."""
+"""Workers that share a port share its connections evenly, in any order of waking up."""
 
 import asyncio
 import socket
@@ -28,7 +28,7 @@ def test_fewest_means_among_those_that_take_connections(tmp_path: Path) -> None:
     for each in (first, second, third):
         each.ready(0)
         each.leave()
-    assert not first.others_have_fewer(5)  # nobody else is there
+    assert not first.others_have_fewer(5)  # there is no other
     assert not second.others_have_fewer(4)
     assert first.others_have_fewer(5)
     assert not first.others_have_fewer(4)
@@ -41,7 +41,7 @@ def test_fewest_means_among_those_that_take_connections(tmp_path: Path) -> None:
     assert third.others_have_fewer(9)
 
 
-def test_one_that_loads_takes_what_comes_only_while_nobody_is_ready(tmp_path: Path) -> None:
+def test_a_loading_worker_takes_connections_only_while_none_is_ready(tmp_path: Path) -> None:
     ConnectionCounts.create(str(tmp_path), 2)
     first, second = (ConnectionCounts(str(tmp_path), slot) for slot in range(2))
     assert not first.others_have_fewer(5)
@@ -92,17 +92,19 @@ def accepting(listening: socket.socket, folder: Path, others: Callable[[Connecti
     return soon
 
 
-def test_who_has_fewest_takes_at_once(listening: socket.socket, tmp_path: Path) -> None:
+def test_the_worker_with_the_fewest_connections_accepts_at_once(listening: socket.socket, tmp_path: Path) -> None:
     assert accepting(listening, tmp_path, lambda other: other.others_have_fewer(9)) >= 3
     assert accepting(listening, tmp_path, lambda other: other.leave()) >= 3
 
 
-def test_who_has_more_waits_for_the_others_but_not_for_ever(listening: socket.socket, tmp_path: Path) -> None:
+def test_a_worker_with_more_connections_waits_for_the_others_but_not_for_ever(
+    listening: socket.socket, tmp_path: Path
+) -> None:
     """Returns at all because a worker that does not come is not waited for."""
     assert accepting(listening, tmp_path, lambda other: other.others_have_fewer(0)) == 0
 
 
-def test_a_socket_that_fails_at_once_disturbs_nobody(listening: socket.socket) -> None:
+def test_a_socket_that_fails_at_once_does_not_disturb_others(listening: socket.socket) -> None:
     async def main() -> int:
         welcomed = 0
 

@@ -22,7 +22,7 @@ def test_the_one_that_has_waited_longest_gives_way() -> None:
     assert not any(room.is_spare(guest) for guest in guests)
 
 
-def test_who_works_stays_and_a_few_more_are_let_in() -> None:
+def test_a_working_connection_stays_and_a_few_more_are_let_in() -> None:
     room, working, spare = ConnectionLimit(2), [Connected() for _ in range(2)], [Connected() for _ in range(SPARE)]
     for guest in working:
         assert room.enter(guest)
@@ -47,7 +47,7 @@ def test_if_all_work_there_is_an_end() -> None:
     assert not any(guest.gone for guest in guests)
 
 
-def test_who_has_left_does_not_wait() -> None:
+def test_a_connection_that_has_left_does_not_wait() -> None:
     room, guest = ConnectionLimit(1), Connected()
     room.enter(guest)
     room.leave(guest)

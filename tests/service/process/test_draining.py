@@ -44,7 +44,7 @@ def test_a_second_sigterm_ends_the_grace() -> None:
         assert service.process.wait(40) == 0
 
 
-def test_who_connected_just_before_the_end_of_the_grace_may_still_ask() -> None:
+def test_a_client_that_connected_just_before_the_end_of_the_grace_may_still_ask() -> None:
     with running_service("--drain-grace-ms", "2000") as service:
         service.process.send_signal(signal.SIGTERM)
         wait_until(lambda: service.client.get("/health/ready").status_code == 503)

@@ -1,4 +1,4 @@
-"""Workers that do not become ready at once: nobody is refused by one that loads while another could answer."""
+"""Workers that do not become ready at once: one that loads refuses no request that another could answer."""
 
 import concurrent.futures
 import os
@@ -13,7 +13,7 @@ import pytest
 from tests.helpers import EXAMPLES, ROOT, RunningService, running_service, wait_until
 
 JPEG = (EXAMPLES / "rocket.jpg").read_bytes()
-# In a worker for whose slot there is a pipe, loading goes on only once somebody has written to it.
+# A worker whose slot has a pipe goes on loading only once the pipe was written to.
 HOLD = """
 import json, os, pathlib
 

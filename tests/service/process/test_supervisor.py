@@ -33,7 +33,7 @@ def all_ready(service: RunningService) -> bool:
     return sum("ready" in line for line in service.log) >= 2
 
 
-def test_metrics_are_one_truth_whichever_worker_is_asked() -> None:
+def test_every_worker_reports_the_metrics_of_all() -> None:
     with running_service("--workers", "2") as service:
         wait_until(lambda: all_ready(service))
         with concurrent.futures.ThreadPoolExecutor(8) as threads:
@@ -58,7 +58,7 @@ def test_metrics_are_one_truth_whichever_worker_is_asked() -> None:
         assert service.metric("aaserve_worker_restarts_total") == 0
 
 
-def test_a_worker_that_is_killed_is_replaced_and_nobody_else_notices() -> None:
+def test_a_killed_worker_is_replaced_without_disturbing_the_others() -> None:
     with running_service("--workers", "2") as service:
         wait_until(lambda: all_ready(service))
         for _ in range(10):
@@ -111,13 +111,13 @@ def test_a_rollback_reaches_all_workers_and_those_that_come_later(tmp_path: Path
         write_fragile_bundle(repository, version="2")
         assert change("load").json()["versions"][0] == {"version": "2", "state": "ready"}
         wait_until(lambda: served() == ["2"])
-        for wanted in ("1", "2", "1"):  # by either worker, whichever was asked before
+        for wanted in ("1", "2", "1"):  # by either worker
             assert change("rollback").json()["versions"][0] == {"version": wanted, "state": "ready"}
             wait_until(lambda wanted=wanted: served() == [wanted])
         remembered = repository / "fragile" / "rollback.json"
         content = remembered.read_text()
         remembered.unlink()
-        remembered.mkdir()  # which nobody can write
+        remembered.mkdir()  # so that it cannot be written
         refused = change("rollback")
         assert (refused.status_code, refused.json()["code"]) == (409, "conflict")
         assert "the other workers could not follow" in refused.json()["detail"]

@@ -138,7 +138,7 @@ def test_files_that_are_no_certificate_and_key_are_refused(tmp_path: Path, damag
     assert "\n" not in str(caught.value)
 
 
-def test_what_is_no_certificate_or_only_half_of_it_stops_the_start(tmp_path: Path) -> None:
+def test_a_broken_or_incomplete_certificate_stops_the_start(tmp_path: Path) -> None:
     certificate, key = make_certificate(tmp_path)
     encrypt(key)
     for arguments, message in (
@@ -172,7 +172,7 @@ def test_handshakes_that_do_not_end_are_counted_and_end_in_time(tmp_path: Path) 
         assert not [line for line in service.log if "Traceback" in line]
 
 
-def test_who_waited_to_be_accepted_when_the_port_closed_is_answered_over_tls(
+def test_a_tls_client_not_yet_accepted_when_the_port_closes_is_answered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One such client speaks TLS, the other says nothing: that one must neither keep the first nor the end waiting."""

@@ -57,7 +57,7 @@ def ask_in_every_way(client: httpx.Client, **query: str) -> dict[str, httpx.Resp
 
 
 def answering(answers: dict[str, httpx.Response]) -> set[str]:
-    """Whoever answered, or the status."""
+    """The models that answered, or the status."""
     return {answer.json().get("model", str(answer.status_code)) for answer in answers.values()}
 
 
@@ -148,7 +148,7 @@ def test_no_other_model_answers_for_a_default_that_is_not_loaded(repository: Pat
     ],
     ids=["option", "variable", "variable with workers", "file"],
 )
-def test_a_default_that_is_not_there_stops_the_start_in_one_line(
+def test_a_missing_default_model_stops_the_start_in_one_line(
     repository: Path, options: list[str], environment: dict[str, str], source: str
 ) -> None:
     if source.startswith(SERVING_FILE):

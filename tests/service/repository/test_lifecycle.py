@@ -148,7 +148,7 @@ def test_metrics_report_requests_stages_batches_and_the_queue(service: RunningSe
     assert service.metric("aaserve_model_ready", model="aa-cifar100", version="1") == 1
     assert service.metric("aaserve_model_info", provider="CPUExecutionProvider") == 1
     assert service.metric("aaserve_images_total", format="jpeg", outcome="decoded") > 0
-    service.client.get("/some/path/nobody/knows")
+    service.client.get("/no/such/path")
     assert service.metric("aaserve_requests_total", endpoint="other", code="404") > 0
 
 
@@ -209,7 +209,7 @@ def refuses_connections(host: str, port: int) -> bool:
     return False
 
 
-def test_sigterm_answers_what_was_accepted_and_exits_0() -> None:
+def test_sigterm_answers_accepted_requests_and_exits_0() -> None:
     with held_service("--max-batch-size", "4") as held, concurrent.futures.ThreadPoolExecutor() as threads:
         accepted = [threads.submit(held.classify, JPEG) for _ in range(3)]
         address = (held.client.base_url.host, held.client.base_url.port)

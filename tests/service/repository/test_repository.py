@@ -260,7 +260,7 @@ def test_changes_need_a_key_for_them(repository: Path, keys: Path) -> None:
         assert change(service, "load", key="another").status_code == 200
 
 
-def test_without_keys_nobody_changes_anything(service: RunningService) -> None:
+def test_without_keys_no_client_changes_anything(service: RunningService) -> None:
     refused = change(service, "unload", "aa-cifar100")
     assert (refused.status_code, refused.json()["code"]) == (403, "forbidden")
     assert service.classify(JPEG).status_code == 200

@@ -88,7 +88,7 @@ def test_a_service_that_is_stopped_while_it_tries_a_model_ends_at_once_and_so_do
         assert not any("error" in line.lower() for line in service.log)
 
 
-def test_a_trial_that_nobody_waits_for_any_more_ends(tmp_path: Path) -> None:
+def test_a_trial_ends_when_its_caller_stops_waiting(tmp_path: Path) -> None:
     bundle = open_bundle(write_fragile_bundle(tmp_path, fault="hangs"))
 
     async def scenario() -> None:
@@ -103,7 +103,7 @@ def test_a_trial_that_nobody_waits_for_any_more_ends(tmp_path: Path) -> None:
     assert trial_processes(os.getpid()) == []
 
 
-def test_what_has_been_tried_is_not_tried_again_by_this_process_or_another(tmp_path: Path) -> None:
+def test_a_tried_bundle_is_not_tried_again_by_any_process(tmp_path: Path) -> None:
     bundle = open_bundle(write_fragile_bundle(tmp_path / "repository"))
     first, second, alone = Trials(LONG, tmp_path), Trials(LONG, tmp_path), Trials(LONG)
     asyncio.run(first.check(bundle))

@@ -281,7 +281,7 @@ def test_a_setting_and_the_policy_say_what_takes_the_place_of_a_broken_version(
         assert service.classify(model="other").status_code == 200
 
 
-def test_a_model_that_does_not_load_shows_in_the_metrics_and_so_do_those_who_ask_for_it(repository: Path) -> None:
+def test_a_model_that_does_not_load_shows_in_the_metrics_and_so_do_requests_for_it(repository: Path) -> None:
     (repository / "fragile" / "serving.toml").write_text("= =")
     with serving(repository) as service:
         assert service.metric('aaserve_rejected_total{reason="model_not_found"}') == 0

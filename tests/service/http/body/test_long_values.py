@@ -123,7 +123,7 @@ def test_base64_may_be_written_in_any_way_that_json_has(text: bytes, escape: tup
         (b"\\q", "escape"),
     ],
 )
-def test_what_is_no_base64_behind_many_bytes_is_named(end: bytes, found: str) -> None:
+def test_bad_base64_after_many_good_bytes_is_named(end: bytes, found: str) -> None:
     text = parsed(b'{"image": "%b", "x": 1}' % (BASE64[: 2 * PIECE] + end))["image"]
     error = from_base64(text)
     assert isinstance(error, InvalidRequest)
@@ -163,7 +163,7 @@ MANY: dict[str, Callable[[int], bytes]] = {
 
 
 @pytest.mark.parametrize("make", MANY.values(), ids=MANY.keys())
-def test_what_is_neither_picture_nor_number_is_bounded(make: Callable[[int], bytes]) -> None:
+def test_other_values_of_a_body_are_bounded(make: Callable[[int], bytes]) -> None:
     body = make(2_000_000)
     tracemalloc.start()
     try:

@@ -318,7 +318,7 @@ def test_no_id_no_echo(service: RunningService) -> None:
     assert "id" not in service.client.post(TENSORS, json=tensor()).json()
 
 
-def test_answers_are_compressed_only_for_those_who_ask(service: RunningService) -> None:
+def test_answers_are_compressed_only_if_the_client_accepts_it(service: RunningService) -> None:
     def encoding(accepted: str) -> str | None:
         response = service.client.post(TENSORS, json=tensor(), headers={"Accept-Encoding": accepted})
         assert len(response.json()["outputs"][0]["data"]) == 100

@@ -34,7 +34,7 @@ def test_json_and_bytes_give_the_same_float32(data: list) -> None:
     np.testing.assert_array_equal(from_bytes(memoryview(to_bytes(expected)), SPEC, SHAPE), expected)
 
 
-def test_bytes_are_little_endian_whatever_the_machine() -> None:
+def test_bytes_are_little_endian_on_every_machine() -> None:
     assert to_bytes(np.array([1], ">f4")) == to_bytes(np.array([1], "<f4")) == b"\0\0\x80\x3f"
     assert to_bytes([b"ab", b""]) == b"\2\0\0\0ab\0\0\0\0"
 

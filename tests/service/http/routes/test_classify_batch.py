@@ -122,7 +122,7 @@ def test_one_deadline_for_all_pictures() -> None:
         assert held.metric("aaserve_queue_depth") == 0
 
 
-def test_a_client_who_leaves_takes_all_its_pictures_along() -> None:
+def test_a_client_who_leaves_ends_the_work_on_all_its_pictures() -> None:
     with held_service() as held:
         body = str(as_json(*PICTURES)["json"]).replace("'", '"').encode()
         head = (

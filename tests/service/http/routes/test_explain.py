@@ -230,7 +230,7 @@ def test_a_model_without_maps_says_so_and_classifies(toys: RunningService) -> No
     assert (offered["layer"], offered["num_heads"], offered["grid"]) == (LAYER, 2, [ROWS, COLUMNS])
 
 
-def test_it_is_observed_as_every_request(service: RunningService) -> None:
+def test_the_refusal_is_observed_like_every_request(service: RunningService) -> None:
     before = service.metric("aaserve_requests_total", endpoint="/explain", code="200")
     calls = service.metric("aaserve_batch_size_count")
     response = explain(service)
