@@ -38,6 +38,9 @@ format: $(VENV)/.installed  ## rewrite the code as `make check` wants it
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
 
+reference: $(VENV)/.installed  ## write the tables of docs/reference.md from the code
+	$(VENV)/bin/python -m docs.reference
+
 export: $(VENV)/.installed  ## make the bundle aa-cifar100 again from its checkpoint, into runs/export/
 	rm -rf runs/export
 	$(VENV)/bin/python -m export model_repository/aa-cifar100/checkpoint.safetensors --name aa-cifar100 --version 1 --repository runs/export --with-attention
@@ -88,4 +91,4 @@ $(PYTHON) -c 'import sys; sys.exit("aaserve needs Python 3.11 or newer, found " 
 	&& $(PYTHON) -m venv $(1) || { echo "could not create $(1): on Debian and Ubuntu, apt install python3-venv" >&2; exit 1; }
 endef
 
-.PHONY: help serve test check audit fuzz install format export image bench faults hostile soak up clean
+.PHONY: help serve test check audit fuzz install format reference export image bench faults hostile soak up clean
