@@ -69,8 +69,8 @@ def resident(process: int) -> int:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_damaged_pictures_get_documented_answers_and_leave_no_memory_behind(service: RunningService) -> None:
-    """`make hostile` sends more of them."""
+def test_damaged_pictures_get_documented_answers(service: RunningService) -> None:
+    """And leave no memory behind. `make hostile` sends more of them."""
     url, process = str(service.client.base_url), service.process.pid
     asyncio.run(answers(url, DAMAGED // 5, seed=9))
     before = resident(process)
