@@ -13,11 +13,8 @@ class Plan:
     augmented: str
     plain: str
     batches: tuple[int, ...]
-    few_batches: tuple[int, ...]  # of ways that are only tried
     seconds: float  # of one measurement of calls
     load_seconds: float  # of one load of requests
-    product: int  # side of the matrices whose product is the ceiling of arithmetic
-    copied_bytes: int  # of the copy that is the ceiling of memory
     clients: tuple[int, ...]
     served: tuple[tuple[int, int], ...]  # workers, lanes of each
     served_batch: int
@@ -30,11 +27,8 @@ FULL = Plan(
     augmented="aa_resnet50",
     plain="resnet50",
     batches=(1, 2, 4, 8, 16, 32, 64, 128, 256),
-    few_batches=(1, 8, 64),
     seconds=0.25,
     load_seconds=2.0,
-    product=8192,
-    copied_bytes=4 * 2**30,
     clients=(1, 16, 64, 256),
     served=((1, 1), (4, 1), (8, 1), (4, 2), (1, 2)),
     served_batch=64,
@@ -46,11 +40,8 @@ SMALL = Plan(
     augmented="shipped",
     plain="wide_resnet16_2",
     batches=(2,),
-    few_batches=(2,),
     seconds=0.05,
     load_seconds=0.25,
-    product=256,
-    copied_bytes=2**20,
     clients=(1, 2),
     served=((1, 1),),
     served_batch=2,

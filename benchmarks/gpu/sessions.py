@@ -15,7 +15,7 @@ from aaserve.bundle.bundle import Bundle
 from aaserve.service.engine import providers
 from aaserve.service.settings import Settings
 
-PROVIDERS = {"cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider", "cpu": "CPUExecutionProvider"}
+PROVIDERS = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
 
 
 def open_session(
@@ -38,11 +38,8 @@ def open_session(
     onnxruntime.preload_dlls()  # CUDA and cuDNN lie beside PyTorch
     onnxruntime.set_default_logger_severity(4)  # cuDNN's own attempts, as in the service
     wanted = providers.with_options("cuda", model.manifest, Settings(tf32=tf32))
-    if device == "tensorrt":
-        wanted = [(PROVIDERS["tensorrt"], more), *wanted]
-    else:
-        own = {**wanted[0][1], "user_compute_stream": str(torch.cuda.current_stream().cuda_stream)}
-        wanted = [(PROVIDERS["cuda"], {**own, "enable_cuda_graph": int(cuda_graph), **more})]
+    own = {**wanted[0][1], "user_compute_stream": str(torch.cuda.current_stream().cuda_stream)}
+    wanted = [(PROVIDERS["cuda"], {**own, "enable_cuda_graph": int(cuda_graph), **more})]
     session = onnxruntime.InferenceSession(model.model_path, options, providers=wanted, enable_fallback=0)
     if session.get_providers()[0] != PROVIDERS[device]:
         raise RuntimeError(f"expected {PROVIDERS[device]}, found {session.get_providers()}")

@@ -13,9 +13,7 @@ from typing import Any
 import onnx
 import pytest
 
-from aaserve.models import create_model
 from benchmarks.gpu.__main__ import STEPS
-from benchmarks.gpu.limit import work_of
 from benchmarks.gpu.results import Results
 from tests.helpers import ROOT
 
@@ -53,8 +51,7 @@ def test_the_steps_measure_what_they_are_for(dry_run: tuple[Path, subprocess.Com
     assert parity["shipped onnxruntime, cpu, fp32"]["nodes"]["CPUExecutionProvider"]["Softmax"] == 3
     assert 1e-6 < parity["shipped onnxruntime, cpu, fp16"]["relative_error"] < 1e-2
     throughput = cases(work, "throughput")
-    row = throughput["shipped, fp16, nhwc"]["by_batch"]["2"]
-    assert row["of_limit"] == pytest.approx(row["limit_ms"] / row["ms"])
+    assert throughput["shipped, fp16, nhwc"]["by_batch"]["2"]["images_per_second"] > 0
     assert throughput["shipped, fp16, as the service calls it, 2 threads"]["images_per_second"]["2"] > 0
     served = cases(work, "serving")["1 workers, 1 lanes"]["2 clients"]
     assert served["per_second"] > 0
@@ -66,16 +63,16 @@ def test_the_steps_measure_what_they_are_for(dry_run: tuple[Path, subprocess.Com
 
 def test_existing_measurements_are_not_repeated(dry_run: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     work, _ = dry_run
-    before = (work / "results" / "ceilings.json").read_text()
-    done = command("ceilings", "--device", "cpu", "--work", str(work))
+    before = (work / "results" / "parity.json").read_text()
+    done = command("parity", "--device", "cpu", "--work", str(work))
     assert (done.returncode, done.stdout) == (0, "")
-    assert (work / "results" / "ceilings.json").read_text() == before
+    assert (work / "results" / "parity.json").read_text() == before
 
 
 def test_a_run_whose_time_is_up_says_what_is_left(tmp_path: Path) -> None:
-    done = command("ceilings", "--device", "cpu", "--work", str(tmp_path), "--max-minutes", "0")
+    done = command("parity", "--device", "cpu", "--work", str(tmp_path), "--max-minutes", "0")
     assert done.returncode == 75
-    assert "the time is up; left: 6 cases, ceilings: product fp32 next" in done.stderr
+    assert "the time is up; left: 3 cases, parity: shipped torch, cpu, fp32 next" in done.stderr
     assert not list(tmp_path.glob("results/*.json"))
 
 
@@ -108,13 +105,6 @@ def test_a_case_that_fails_is_kept_with_its_reason_and_tried_again_only_if_asked
     again.case("a", lambda: {"ms": 2})
     again.case("b", fail)
     assert (again.failed, len(calls)) == ([], 1)
-
-
-def test_operations_and_bytes_are_counted() -> None:
-    [one, two] = [work_of("wide_resnet16_2", rows) for rows in (1, 2)]
-    weights = 2 * sum(parameter.numel() for parameter in create_model("wide_resnet16_2").parameters())
-    assert two[0] == 2 * one[0]
-    assert 2 * one[1] - two[1] == weights
 
 
 def test_the_made_up_graphs_are_valid() -> None:
