@@ -222,8 +222,8 @@ class QueueFull(ServiceError):
 
 
 class NotReady(ServiceError):
-    """Models are loading or warming up, or one died. /health/ready also: one of required_models is not
-    served.
+    """Models are loading or warming up, or one died. /health/ready also: one of required_models, or
+    the default model that was named, is not served.
 
     Retry after Retry-After.
     """

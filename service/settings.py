@@ -79,7 +79,10 @@ class Settings(BaseSettings):
     required_models: str = Field(
         "",
         pattern=rf"^({_NAME}( *, *{_NAME})*)?$",
-        description="Names, separated by commas, of models without which /health/ready answers 503.",
+        description=(
+            "Names, separated by commas, of models without which /health/ready answers 503. A default model "
+            "that is named is one of them."
+        ),
     )
     provider: ProviderName = Field(
         "auto",

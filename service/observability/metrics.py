@@ -126,7 +126,7 @@ class Metrics:
         )
         self.models_missing = highest(
             "aaserve_models_missing",
-            "Models of the repository or of required_models that are not served; unloaded ones only if required.",
+            "Models of the repository, or required, that are not served; unloaded ones only if required or default.",
         )
         self.model_fallback = highest(
             "aaserve_model_fallback",

@@ -184,11 +184,14 @@ class Lifecycle:
         if closed := self._closed(state):
             raise closed
         if missing := self.repository.required_and_missing:
-            raise NotReady(f"required_models: not served: {', '.join(sorted(missing))}")
+            raise NotReady(f"required_models or default_model: not served: {', '.join(sorted(missing))}")
 
     def _warn_of_missing(self) -> None:
         if self._repository and (missing := self._repository.required_and_missing):
-            log.error("not ready: required_models names models that are not served: %s", ", ".join(sorted(missing)))
+            log.error(
+                "not ready: required_models or default_model names models that are not served: %s",
+                ", ".join(sorted(missing)),
+            )
 
     def refusal(self, *, timeout: float, arriving: int, slow: bool) -> ServiceError | None:
         """Why no model would take a row now; None if one might.

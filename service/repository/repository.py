@@ -50,8 +50,12 @@ class ModelRepository:
 
     @property
     def required_and_missing(self) -> set[str]:
-        """Models without which the service is not ready, and of which nothing is served."""
-        return {name for name in self._required if name not in self._models or not self._models[name].serving}
+        """Models without which the service is not ready, and of which nothing is served.
+
+        A default model that was named is one of them: without it, requests that name no model get 404.
+        """
+        required = self._required | {self._default} if self._default else self._required
+        return {name for name in required if name not in self._models or not self._models[name].serving}
 
     @property
     def default_model(self) -> str | None:

@@ -34,7 +34,8 @@ def parse_json(body: bytes, *, expected: str, image_hint: str, max_items: int = 
         max_items: pictures or rows that the body may have.
 
     Raises:
-        InvalidRequest: it is not JSON, has more values than its items need, or gives one name two different values.
+        InvalidRequest: it is not JSON, has more values than its items need, or gives one name two values that differ or
+            are too long to be compared.
     """
     if not body:
         raise InvalidRequest(f"the body is empty; expected {expected}")
@@ -67,7 +68,10 @@ def _object(members: list[tuple[str, Any]]) -> dict[str, Any]:
     content = dict(members)
     if len(content) < len(members):
         for name, value in members:
-            if content[name] != value:
+            last = content[name]
+            if value is not last and isinstance(value, LongText | NumberArray):  # comparing them would take long
+                raise InvalidRequest(f"the JSON has {name[:40]!r} more than once")
+            if value != last:
                 raise InvalidRequest(f"the JSON has {name[:40]!r} more than once, with different values")
     return content
 

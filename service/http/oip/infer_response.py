@@ -34,7 +34,7 @@ def write_infer_response(
     answer = {"model_name": to_json(view.name), "model_version": to_json(view.manifest.version)}
     if request.id is not None:
         answer["id"] = json.dumps(request.id).encode()  # it may have half a surrogate pair, which UTF-8 has not
-    text = json_object(answer | {"outputs": b"[" + b",".join(described) + b"]"})
+    text = json_object(answer | {"outputs": b"".join([b"[", b",".join(described), b"]"])})
     return b"".join([text, *tail]), len(text) if tail else None
 
 

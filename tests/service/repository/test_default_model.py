@@ -130,10 +130,12 @@ def test_no_other_model_answers_for_a_default_that_is_not_loaded(repository: Pat
         assert answering(answers) == {"404"}
         details = {answer.json()["detail"] for answer in answers.values()}
         assert details == {"the default model, big, is not loaded; served: small"}
+        assert client.get("/health/ready").json()["detail"] == "required_models or default_model: not served: big"
         assert answering(ask_in_every_way(client, model="small")) == {"small"}
         write_fragile_bundle(repository, name="big")
         assert client.post("/admin/models/big/load").status_code == 200
         assert answering(ask_in_every_way(client)) == {"big"}
+        assert client.get("/health/ready").status_code == 200
         assert client.post("/admin/models/big/unload").status_code == 200
         assert answering(ask_in_every_way(client)) == {"404"}
 

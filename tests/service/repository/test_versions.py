@@ -315,8 +315,11 @@ def test_readiness_waits_for_the_models_that_are_required(repository: Path, capl
     with serving(repository, required_models="other, fragile,third") as service:
         ready = service.client.get("/health/ready")
         assert (ready.status_code, ready.json()["code"]) == (503, "not_ready")
-        assert ready.json()["detail"] == "required_models: not served: fragile, third"
-        assert "not ready: required_models names models that are not served: fragile, third" in caplog.text
+        assert ready.json()["detail"] == "required_models or default_model: not served: fragile, third"
+        assert (
+            "not ready: required_models or default_model names models that are not served: fragile, third"
+            in caplog.text
+        )
         assert "ready" not in caplog.messages
         assert service.client.get("/health/live").status_code == 200
         assert service.client.get("/v2/health/ready").status_code == service.client.get("/ping").status_code == 503

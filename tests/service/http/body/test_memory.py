@@ -135,12 +135,12 @@ class Service(NamedTuple):
         connection.close()
         assert answer.status == sent.status, text
 
-    def leave(self, sent: Sent) -> None:
-        """Send all, and close without reading the answer."""
+    def leave(self, sent: Sent, behind: bytes = b"") -> None:
+        """Send all, and what is `behind` it, and close without reading the answer."""
         headers = "".join(f"{name}: {value}\r\n" for name, value in sent.headers.items())
         head = f"POST {sent.path} HTTP/1.1\r\nHost: x\r\n{headers}Content-Length: {len(sent.body)}\r\n\r\n"
         with socket.create_connection(("127.0.0.1", self.port)) as connection:
-            connection.sendall(head.encode() + sent.body)
+            connection.sendall(head.encode() + sent.body + behind)
 
     def idle(self) -> bool:
         return not self.app.state.metrics.being_answered
@@ -208,3 +208,8 @@ def test_connections_that_are_kept_keep_no_body(service: Service) -> None:
         assert memory() - before < 10 * 200_000
     for connection in connections:
         connection.close()
+
+
+def test_connections_that_are_lost_keep_nothing_that_came_behind_a_request(service: Service) -> None:
+    behind = b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n" * 5000
+    assert_nothing_is_kept(service, lambda sent: service.leave(sent, behind), raw("/classify", 200, PNG[:1000]))
