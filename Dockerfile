@@ -1,5 +1,18 @@
 # docker build --target cpu -t aaserve:cpu .     `make image` adds version and commit as labels
 # docker build --target gpu -t aaserve:gpu .     NVIDIA GPUs: CUDA and cuDNN come as wheels, the driver (580 or newer) is the host's
+# What serving needs of aaserve, as a wheel: the links in aaserve/ to folders that are not copied lead nowhere, and setuptools
+# leaves them out.
+FROM python:3.11-slim-bookworm AS wheel
+WORKDIR /build
+COPY pyproject.toml LICENSE NOTICE ./
+COPY aaserve aaserve
+COPY bundle bundle
+COPY service service
+# pip compiles what it installs: on a read-only file system Python could not keep that.
+RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels . \
+    && python -m venv --without-pip /venv \
+    && pip --python /venv/bin/python install --no-cache-dir --no-deps /wheels/*.whl
+
 FROM python:3.11-slim-bookworm AS install
 WORKDIR /build
 RUN python -m venv --without-pip /venv
@@ -7,7 +20,7 @@ COPY pyproject.toml constraints.txt constraints-gpu.txt ./
 COPY aaserve aaserve
 COPY service/version.py service/
 
-# Only the dependencies, so that their layer changes only with them; aaserve itself is put into /app below.
+# Only the dependencies, so that their layer changes only with them; the wheel is put beside them below.
 # Nobody needs the packages' own tests here, nor ONNX Runtime's library for C programs: Python's module has its own copy.
 FROM install AS install-cpu
 RUN pip --python /venv/bin/python install --no-cache-dir --constraint constraints.txt '.[cpu,otel]' \
@@ -20,17 +33,8 @@ RUN pip --python /venv/bin/python install --no-cache-dir --constraint constraint
     && pip --python /venv/bin/python uninstall --yes aaserve \
     && find /venv -type d -name tests -prune -exec rm -r {} +
 
-FROM python:3.11-slim-bookworm AS app
-WORKDIR /build
-COPY pyproject.toml ./
-COPY aaserve aaserve
-COPY bundle bundle
-COPY service service
-# pip compiles what it installs: on a read-only file system Python could not keep that.
-RUN pip install --no-cache-dir --no-deps --target /app .
-
 FROM python:3.11-slim-bookworm AS runtime
-COPY --from=app /app /app
+COPY --from=wheel /venv /venv
 WORKDIR /app
 COPY LICENSE NOTICE /app/
 # What is mounted here takes the place of the models that ship.
@@ -40,8 +44,8 @@ ENV PATH=/venv/bin:$PATH PYTHONDONTWRITEBYTECODE=1 \
 USER 10001:10001
 EXPOSE 8080
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=10s --timeout=5s --start-period=60s CMD ["python", "-m", "aaserve.service.healthcheck"]
-ENTRYPOINT ["python", "-m", "aaserve.service"]
+HEALTHCHECK --interval=10s --timeout=5s --start-period=60s CMD ["aaserve", "healthcheck"]
+ENTRYPOINT ["aaserve", "serve"]
 ARG VERSION=unknown
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="aaserve" \

@@ -99,7 +99,7 @@ def train_all(
     for seed in seeds:
         for one in entrants:
             folder, recipe = one.folder(runs, seed), one.recipe(common, seed)
-            if _is_trained(folder, recipe):
+            if is_trained(folder, recipe):
                 continue
             console.print(f"{one.name}, seed {seed}")
             with Progress(console=console, disable=not console.is_terminal) as progress:
@@ -118,7 +118,7 @@ def train_all(
     return 0
 
 
-def _is_trained(folder: Path, recipe: Recipe) -> bool:
+def is_trained(folder: Path, recipe: Recipe) -> bool:
     weights = folder / "model.safetensors"
     if not weights.exists():
         return False
@@ -140,7 +140,7 @@ def finished_logs(one: Entrant, seeds: Sequence[int], common: Recipe, runs: Path
         ValueError: there is none.
     """
     folders = {seed: one.folder(runs, seed) for seed in seeds}
-    logs = {seed: read_log(folder) for seed, folder in folders.items() if _is_trained(folder, one.recipe(common, seed))}
+    logs = {seed: read_log(folder) for seed, folder in folders.items() if is_trained(folder, one.recipe(common, seed))}
     if not logs:
         raise ValueError(f"{one.name}: no run is finished in {runs}")
     return logs

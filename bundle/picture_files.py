@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from aaserve.bundle.file_kinds import HEAD_BYTES, kind_of, picture_format
 
@@ -43,25 +44,28 @@ class FolderContents:
     left_out: Counter[str] = field(default_factory=Counter)
 
 
-def find_pictures(folder: Path, *, deeper: bool = False) -> FolderContents:
+def find_pictures(
+    folder: Path, *, deeper: bool = False, damaged: Literal["refuse", "take"] = "refuse"
+) -> FolderContents:
     """Look through `folder`.
 
     Args:
         deeper: take the pictures of all folders below as well. `folders` is empty then. Links to folders are left out,
             because they may lead in circles.
+        damaged: what to do about files that are named as pictures and are none, or cannot be read.
 
     Raises:
-        ValueError: a folder or file cannot be read, or files are named as pictures and are none.
+        ValueError: a folder cannot be read, or a file is damaged and to be refused.
     """
     files, folders, left_out = _walk(folder, deeper=deeper)
     with ThreadPoolExecutor(_READERS) as pool:
-        kinds = list(pool.map(_picture_or_kind, files))
+        kinds = list(pool.map(_picture_or_kind if damaged == "refuse" else _named_or_kind, files))
     pictures = [path for path, kind in zip(files, kinds, strict=True) if kind is None]
     others = [(path, kind) for path, kind in zip(files, kinds, strict=True) if kind is not None]
-    damaged = [(path, kind) for path, kind in others if path.suffix.lower() in _SUFFIXES]
-    if damaged:
-        path, kind = damaged[0]
-        more = f" (and {len(damaged) - 1:,} more such files in {folder})" if len(damaged) > 1 else ""
+    refused = [(path, kind) for path, kind in others if path.suffix.lower() in _SUFFIXES]
+    if refused:
+        path, kind = refused[0]
+        more = f" (and {len(refused) - 1:,} more such files in {folder})" if len(refused) > 1 else ""
         raise ValueError(f"{path}: expected a picture, as its name says, found {kind}{more}")
     left_out.update(path.suffix.lower() or "without suffix" for path, _ in others)
     return FolderContents(tuple(pictures), tuple(folders), left_out)
@@ -120,3 +124,13 @@ def _picture_or_kind(path: Path) -> str | None:
     except OSError as error:
         raise ValueError(f"{path}: expected a readable file, found: {error.strerror or error}") from error
     return None if picture_format(head) else kind_of(head)
+
+
+def _named_or_kind(path: Path) -> str | None:
+    """None for a file that is a picture or is named as one, or else what the file is."""
+    if path.suffix.lower() in _SUFFIXES:
+        return None
+    try:
+        return _picture_or_kind(path)
+    except ValueError:
+        return "unreadable"

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from aaserve.bundle.shipped import MODELS
 from aaserve.service import errors
 from aaserve.service.http.app import create_app
 from aaserve.service.http.error_responses import FRAMEWORK_CODES
@@ -15,7 +16,6 @@ from aaserve.service.observability.metrics import Metrics
 from aaserve.service.settings import Settings
 
 DOCUMENT = Path(__file__).parent / "reference.md"
-ROOT = Path(__file__).parent.parent
 _OF_THE_FRAMEWORK = {
     "not_found": ("No such path.", "See endpoints below."),
     "method_not_allowed": ("Wrong method.", "See the header Allow."),
@@ -25,7 +25,8 @@ _OF_THE_FRAMEWORK = {
 def settings() -> str:
     rows = []
     for name, field in Settings.model_fields.items():
-        default = "cores" if field.default_factory else str(field.default).replace(f"{ROOT}/", "")
+        default = "cores" if field.default_factory else str(field.default)
+        default = "what ships" if field.default == MODELS else default
         rows.append((f"`{name}`", f"`{default}`" if default else "", _code(field.description or "")))
     return _table(("setting", "default", "meaning"), rows)
 

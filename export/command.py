@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from aaserve.bundle.errors import BundleError
 from aaserve.bundle.manifest import Accuracy
+from aaserve.bundle.shipped import PHOTOGRAPHS
 from aaserve.bundle.text import NotText, read_text
 from aaserve.export.errors import ExportError
 from aaserve.export.exporter import Exported, export
@@ -35,11 +36,11 @@ PREPROCESSING_FIELDS = (
 )
 
 
-def main(argv: Sequence[str]) -> int:
-    arguments = _parser().parse_args(argv)
+def main(argv: Sequence[str], prog: str = "python -m export") -> int:
+    arguments = _parser(prog).parse_args(argv)
     try:
         with Progress() as progress:
-            exported = export(_request(arguments, argv), progress.begin)
+            exported = export(_request(arguments, [*prog.split(), *argv]), progress.begin)
     except ValidationError as error:
         return _failed(
             "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors(include_url=False)),
@@ -80,14 +81,14 @@ def _failed(message: str, as_json: bool) -> int:
     return 1
 
 
-def _request(arguments: argparse.Namespace, argv: Sequence[str]) -> Request:
+def _request(arguments: argparse.Namespace, command: Sequence[str]) -> Request:
     typed = {name: getattr(arguments, name) for name in PREPROCESSING_FIELDS}
     return Request(
         checkpoint=arguments.checkpoint,
         name=arguments.name,
         version=arguments.version,
         repository=arguments.repository,
-        command=shlex.join(["python", "-m", "export", *argv]),
+        command=shlex.join(command),
         architecture=arguments.arch,
         architecture_options=dict(arguments.arch_option),
         labels=read_labels(arguments.labels) if arguments.labels else None,
@@ -110,12 +111,12 @@ def _request(arguments: argparse.Namespace, argv: Sequence[str]) -> Request:
     )
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(prog: str = "python -m export") -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m export",
+        prog=prog,
         description="Turn a PyTorch checkpoint, or a classifier in ONNX, into a verified bundle, whole or not at all.",
-        epilog="python -m export inspect BUNDLE shows what a bundle is; python -m export verify BUNDLE checks it; "
-        "python -m export evaluate BUNDLE DIR measures its accuracy.",
+        epilog="aaserve inspect BUNDLE shows what a bundle is; aaserve verify BUNDLE checks it; "
+        "aaserve evaluate BUNDLE DIR measures its accuracy.",
     )
     add = parser.add_argument
     add("checkpoint", type=Path, help="safetensors, a state dict of torch.save, or an ONNX model")
@@ -224,8 +225,8 @@ def _parser() -> argparse.ArgumentParser:
         "--parity-images",
         type=Path,
         metavar="DIR",
-        default=Path("examples"),
-        help="pictures for the comparison with PyTorch or with the ONNX file (default: %(default)s)",
+        default=PHOTOGRAPHS,
+        help="pictures for the comparison with PyTorch or with the ONNX file (default: those that ship)",
     )
     add(
         "--max-batch-size",

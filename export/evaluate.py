@@ -29,9 +29,9 @@ from aaserve.export.judgement.samples import BATCH_SIZE, Sample, find_samples
 TOP = 5
 
 
-def main(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str], prog: str = "python -m export evaluate") -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m export evaluate",
+        prog=prog,
         description="Measure top-1 and top-5 on labelled pictures, and write them into the manifest.",
     )
     parser.add_argument("bundle", type=Path, help="NAME/VERSION folder")

@@ -17,6 +17,7 @@ from aaserve.export.graph.check import checked_bytes
 from aaserve.export.graph.fp16 import check_range, to_fp16
 from aaserve.export.graph.quantise import quantise
 from aaserve.export.graph.runtime import Graph
+from aaserve.export.graph.trial import check_loads
 from aaserve.export.judgement.loss import check_loss, judge
 from aaserve.export.judgement.samples import Sample, find_samples, read_batches, split_samples
 from aaserve.export.judgement.speed import Speed, measure_speed
@@ -78,6 +79,7 @@ def lower(
     else:
         report("converting to float16 and checking the range of all values")
         lowered_model = to_fp16(model)
+        check_loads(lowered_model, request.precision)
         check_range(lowered_model, parity_pixels, preprocessing)
     lowered_model = _renamed(lowered_model, request.precision)
     lowered = Graph(lowered_model, preprocessing)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from aaserve.bundle.manifest import Accuracy, Precision, StoredWeights
+from aaserve.bundle.shipped import PHOTOGRAPHS
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Request:
     stored_weights: StoredWeights = "float32"
     calibration: Path | None = None
     allowed_drop: float = 1.0
-    parity_images: Path = Path("examples")
+    parity_images: Path = PHOTOGRAPHS
     max_batch_size: int = 32
     accuracy: Measurement | None = None
     replace: bool = False

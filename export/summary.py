@@ -15,10 +15,8 @@ from aaserve.bundle.manifest import Lowered, Manifest
 LABELS_SHOWN = 8
 
 
-def main(argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m export inspect", description="Show what a bundle is and what it contains."
-    )
+def main(argv: Sequence[str], prog: str = "python -m export inspect") -> int:
+    parser = argparse.ArgumentParser(prog=prog, description="Show what a bundle is and what it contains.")
     parser.add_argument("bundle", type=Path, help="NAME/VERSION folder")
     parser.add_argument("--json", action="store_true", help="print the manifest, after checking it")
     arguments = parser.parse_args(argv)

@@ -25,20 +25,24 @@ from aaserve.bundle.manifest import Manifest
 from aaserve.bundle.model_input import pixels_input, read_input
 from aaserve.bundle.probe import PROBE, probe_pixels, probe_tolerance
 from aaserve.bundle.references import Reference, attention_difference, difference, read_references
+from aaserve.bundle.shipped import PHOTOGRAPHS
 from aaserve.export.errors import ExportError
 from aaserve.export.judgement.pictures import MAX_PIXELS
 
 SUM_TOLERANCE = 1e-2  # float16 rounds each share
 
 
-def main(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str], prog: str = "python -m export verify") -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m export verify",
+        prog=prog,
         description="Check a bundle: checksums, schema, and its answers to known pictures.",
     )
     parser.add_argument("bundle", type=Path, help="NAME/VERSION folder")
     parser.add_argument(
-        "--images", type=Path, metavar="DIR", help="the pictures (default: --parity-images of the export, or examples)"
+        "--images",
+        type=Path,
+        metavar="DIR",
+        help="the pictures (default: --parity-images of the export, or those that ship)",
     )
     arguments = parser.parse_args(argv)
     try:
@@ -59,11 +63,11 @@ def main(argv: Sequence[str]) -> int:
 def _images_of(manifest: Manifest) -> Path:
     """The folder of pictures that the export was given."""
     parser = argparse.ArgumentParser(add_help=False, exit_on_error=False)
-    parser.add_argument("--parity-images", type=Path, default=Path("examples"))
+    parser.add_argument("--parity-images", type=Path, default=PHOTOGRAPHS)
     try:
         return parser.parse_known_args(shlex.split(manifest.provenance.command))[0].parity_images
     except (ValueError, argparse.ArgumentError):  # the recorded command cannot be parsed
-        return Path("examples")
+        return PHOTOGRAPHS
 
 
 def check(session: onnxruntime.InferenceSession, manifest: Manifest, reference: Reference, images: Path) -> float:

@@ -45,6 +45,7 @@ _lite = partial(EfficientNetLite0, least_reduction=16)
 _AA_SMALL_WIDE_RESNET = Augmentation(augmented_stages=(3,), kappa=0.5, upsilon=0.25, num_heads=4)
 
 _NETWORKS: dict[str, tuple[Callable[..., Network], Augmentation]] = {
+    "resnet18": (partial(ResNet, 18), _RESNET),
     "resnet34": (partial(ResNet, 34), _RESNET),
     "resnet50": (partial(ResNet, 50), _RESNET),
     "resnet101": (partial(ResNet, 101), _RESNET),
@@ -53,6 +54,7 @@ _NETWORKS: dict[str, tuple[Callable[..., Network], Augmentation]] = {
     "se_resnet50": (partial(_se_resnet, 50), _RESNET),
     "se_resnet101": (partial(_se_resnet, 101), _RESNET),
     "se_resnet152": (partial(_se_resnet, 152), _RESNET),
+    "aa_resnet18": (partial(ResNet, 18), replace(_AA_RESNET, kappa=0.25, upsilon=0.25)),
     "aa_resnet34": (partial(ResNet, 34), replace(_AA_RESNET, kappa=0.25, upsilon=0.25)),
     "aa_resnet50": (partial(ResNet, 50), _AA_RESNET),
     "aa_resnet101": (partial(ResNet, 101), _AA_RESNET),
@@ -100,6 +102,18 @@ def list_models(pattern: str = "*") -> list[str]:
     return sorted(fnmatch.filter(_NETWORKS, pattern))
 
 
+def check_name(name: str) -> str:
+    """Return the name.
+
+    Raises:
+        ValueError: no such network; the message lists near misses.
+    """
+    if name not in _NETWORKS:
+        near = difflib.get_close_matches(name, _NETWORKS, n=3) or list_models()
+        raise ValueError(f"no network named {name!r}; did you mean {', '.join(near)}?")
+    return name
+
+
 def create_model(
     name: str, *, num_classes: int | None = None, image_size: int | tuple[int, int] | None = None, **overrides: Any
 ) -> Network:
@@ -113,9 +127,7 @@ def create_model(
     Raises:
         ValueError: no such name (the message lists near misses), or arguments that the network rejects.
     """
-    if name not in _NETWORKS:
-        near = difflib.get_close_matches(name, _NETWORKS, n=3) or list_models()
-        raise ValueError(f"no network named {name!r}; did you mean {', '.join(near)}?")
+    check_name(name)
     if num_classes is not None:
         if num_classes < 1:
             raise ValueError(f"num_classes must be at least 1, got {num_classes}")

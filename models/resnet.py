@@ -4,8 +4,8 @@
 
 Sources: He et al. 2016, in the form "v1.5" (a bottleneck's stride is on its 3x3, which the paper's 8.2 GFLOPs for
 ResNet-50 imply); Bello et al. 2019, section 4.2: the 3x3 convolutions of the last three stages are augmented, in
-ResNet-34 the first of each block; the first augmented stage attends at half its resolution. State-dict names are
-torchvision's, and `se.fc1`, `se.fc2` are timm's.
+ResNet-34 the first of each block, and so in ResNet-18, which the paper does not have; the first augmented stage attends
+at half its resolution. State-dict names are torchvision's, and `se.fc1`, `se.fc2` are timm's.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,7 @@ class ResNet(nn.Module):
     """ResNet-`depth`; maps (B, 3, H, W) to logits (B, num_classes).
 
     Args:
-        depth: 34 (basic blocks), 50, 101 or 152 (bottlenecks).
+        depth: 18, 34 (basic blocks), 50, 101 or 152 (bottlenecks).
         image_size: (H, W) of the input, at least 32 each; an augmented network takes no other.
         augmentation: the attention of the stages 1..4, in their 3x3 convolutions.
         excite: builds, from a number of channels, the layer that rescales a residual (SqueezeExcite).
@@ -185,6 +185,7 @@ def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module:
 
 # Depth: its block, and how many of them each stage has.
 _BLOCKS: dict[int, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int, int]]] = {
+    18: (BasicBlock, (2, 2, 2, 2)),
     34: (BasicBlock, (3, 4, 6, 3)),
     50: (Bottleneck, (3, 4, 6, 3)),
     101: (Bottleneck, (3, 4, 23, 3)),

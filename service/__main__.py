@@ -49,7 +49,7 @@ from aaserve.service.process.supervisor import HUNG, Supervisor, Worker
 from aaserve.service.process.tls import Certificate
 from aaserve.service.repository.default_model import read_default_model
 from aaserve.service.resources import allowed_connections
-from aaserve.service.settings import Settings, as_written, unknown_variables
+from aaserve.service.settings import Settings, as_written, first_problem, unknown_variables
 from aaserve.service.threads import take_turns
 
 if TYPE_CHECKING:
@@ -61,6 +61,8 @@ log = logging.getLogger("aaserve")
 
 def main() -> int:
     try:
+        if sys.argv[0] == __file__:  # else it is "aaserve serve"
+            sys.argv[0] = "python -m service"  # which --help shows
         settings = CliApp.run(Settings)
         with _about("repository"):
             found = scan_repository(settings.repository)
@@ -77,11 +79,7 @@ def main() -> int:
         tracing = _open_tracing() if settings.tracing else None
         listening = socket.socket(fileno=worker.listening) if worker else _listen(settings)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        message = first["msg"].removeprefix("Value error, ")
-        if not first["loc"]:  # settings that do not go together
-            return _fail(message)
-        return _fail(f"{as_written(str(first['loc'][0]))}: {message}, found {first['input']!r}")
+        return _fail(first_problem(error))
     except (StartFailed, LoadFailed, OSError) as error:
         return _fail(str(error))
     logs = configure_logging(settings.log_format, settings.log_level, *([tracing.logs] if tracing else []))

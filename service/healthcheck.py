@@ -3,16 +3,20 @@
 For the image: it has no curl, and its HEALTHCHECK needs no shell. Standard library only, as it runs every few seconds.
 """
 
+import argparse
 import http.client
 import os
 import ssl
 import sys
+from collections.abc import Sequence
 
 TIMEOUT = 2.0  # seconds
 LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # a container need not know "localhost"
 
 
-def main() -> int:
+def main(argv: Sequence[str], prog: str = "python -m service.healthcheck") -> int:
+    description = "Exit with 0 if the service on this machine is ready, at the AASERVE_PORT of the environment."
+    argparse.ArgumentParser(prog=prog, description=description).parse_args(argv)
     host, port_text = _variable("AASERVE_HOST", "127.0.0.1"), _variable("AASERVE_PORT", "8080")
     try:
         port = int(port_text)
@@ -52,4 +56,4 @@ def _failed(message: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -1,9 +1,10 @@
-"""What the machine grants this process: processor cores and open files."""
+"""What the machine grants this process: processor cores, open files, processes of its own."""
 
 import logging
 import math
 import os
 import resource
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -53,3 +54,16 @@ def allowed_connections(wanted: int) -> int:
     allowed = max(1, soft - RESERVED)
     log.warning("max_connections is %d, and the limit of open files (%d) allows %d", wanted, soft, allowed)
     return allowed
+
+
+def own_python(module: str) -> list[str]:
+    """The command that runs a module of ours in a process of its own, with `own_path` in its environment.
+
+    Without -P, Python would import what lies in the current folder first, such as a user's `json.py`.
+    """
+    return [sys.executable, "-P", "-m", module]
+
+
+def own_path() -> dict[str, str]:
+    """The environment in which such a process finds the modules that this one has."""
+    return {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}

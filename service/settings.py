@@ -7,11 +7,12 @@ import sys
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from aaserve.bundle.manifest import NAME
+from aaserve.bundle.shipped import MODELS
 from aaserve.service.origins import normal_origins
 from aaserve.service.resources import available_cores
 
@@ -36,7 +37,6 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         frozen=True,
         env_prefix=_PREFIX,
-        cli_prog_name="python -m service",
         cli_kebab_case=True,
         cli_hide_none_type=True,
         cli_implicit_flags=True,  # --strict and --no-strict
@@ -47,7 +47,7 @@ class Settings(BaseSettings):
     )
     port: int = Field(8080, ge=0, le=65535, description="TCP port. 0 takes any free port and logs it.")
     repository: Path = Field(
-        Path("model_repository"),
+        MODELS,
         description=(
             "Folder of bundles, NAME/VERSION/. The highest version of each name is served, unless its "
             "serving.toml says otherwise."
@@ -349,6 +349,15 @@ def as_written(name: str) -> str:
     if given & {option, f"--no-{option[2:]}"}:
         return option
     return next((variable for variable in os.environ if variable.upper() == _PREFIX + name.upper()), name)
+
+
+def first_problem(error: ValidationError) -> str:
+    """What is wrong with the settings, as one line."""
+    first = error.errors(include_url=False)[0]
+    message = first["msg"].removeprefix("Value error, ")
+    if not first["loc"]:  # settings that do not go together
+        return message
+    return f"{as_written(str(first['loc'][0]))}: {message}, found {first['input']!r}"
 
 
 def unknown_variables() -> list[str]:

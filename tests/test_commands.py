@@ -8,8 +8,9 @@ How to write one:
 - ```python: a script; `# → text` in it is part of what it prints.
 - `<!-- not run: REASON -->` above a block: it is not. `<!-- with NAME -->` above a Python script: in the environment
   of tests/clients/NAME.txt.
-- A document is one shell session, from top to bottom. `make serve` and `python -m service` stay in the background
-  until the document ends. 8080 stands for a free port, 8081 and so on for others; a second service on a port fails.
+- A document is one shell session, from top to bottom. `make serve`, `aaserve serve` and `python -m service`
+  stay in the background until the document ends. 8080 stands for a free port, 8081 and so on for others; a second
+  service on a port fails.
 - The runbook is for those who have the image, so it is run with the folders of the image only: IMAGE.
 - The test environment has everything installed, so installing is skipped: SUBSTITUTES.
 """
@@ -34,11 +35,15 @@ SUBSTITUTES = {
     r"make serve\b.*": "python -m service",
     r"make install": "true",
     r"\. \.venv/bin/activate": "true",
+    r"pip install '\.\[.*\]'": "true",
+    r"aaserve (.*)": r"python -m aaserve \1",  # of the copy of the tree, and not of what is installed
 }
 LEFT_OUT = shutil.ignore_patterns(".git", ".venv*", "runs", "build", "*_cache", "__pycache__", ".hypothesis")
-STARTS_SERVICE = re.compile(r"^((?:\w+=\S* )*python -m service\b(?:.*\\\n)*.*?) *(?:&|# .*)? *$", re.MULTILINE)
+STARTS_SERVICE = re.compile(
+    r"^((?:\w+=\S* )*python -m (?:aaserve serve|service)\b(?:.*\\\n)*.*?) *(?:&|# .*)? *$", re.MULTILINE
+)
 COMMAND_WITHOUT_FENCE = re.compile(
-    r"^ {4,}(\$ |(\.venv/bin/)?python |curl |docker |helm |kubectl |make |pip ).*", re.MULTILINE
+    r"^ {4,}(\$ |(\.venv/bin/)?(aaserve|python) |curl |docker |helm |kubectl |make |pip ).*", re.MULTILINE
 )
 COPIED = re.findall(r"^COPY (\w+) ", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
 IMAGE = [name for name in COPIED if (ROOT / name).is_dir()]
@@ -246,6 +251,7 @@ def test_no_command_hides_from_these_tests(document: Path) -> None:
         ("<!-- not run: -->\n```sh\nfalse\n```", "status None"),
         ("```console\n$ python -m service --repository nowhere\nerror: --repository: nowhere…\n```", None),
         ("```console\n$ python -m service\n```", None),
+        ("```console\n$ aaserve serve\n```", None),
         ("```console\n$ python -m service --max-batch-size 0\n```", "status 1"),
         ("```console\n$ python -m service\n$ python -m service\n```", "in use"),
         ("```console\n$ python -m service\n$ python -m service --port 8081\n```", None),

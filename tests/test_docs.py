@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from aaserve.command import SUBCOMMANDS
 from aaserve.export.command import _parser as export_parser
 from aaserve.service.http.app import create_app
 from aaserve.service.settings import Settings
@@ -52,6 +53,12 @@ def test_what_a_document_names_exists(document: Path) -> None:
         assert not anchor or anchor in anchors(linked), f"{path}#{anchor}"
     for module in re.findall(r"python -m ([a-z_.]+)", text):
         assert (ROOT / module.replace(".", "/")).is_dir() or (ROOT / f"{module.replace('.', '/')}.py").exists(), module
+
+
+@pytest.mark.parametrize("document", CURRENT, ids=lambda document: document.stem)
+def test_a_subcommand_that_a_document_names_exists(document: Path) -> None:
+    named = re.findall(r"(?:`|^|\$ )aaserve ([a-z]+)\b", document.read_text(), re.MULTILINE)
+    assert set(named) <= set(SUBCOMMANDS)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.stem)

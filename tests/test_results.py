@@ -51,3 +51,13 @@ def test_the_card_of_the_default_model_has_what_was_measured() -> None:
     assert [[float(cell) for cell in row.strip("| ").split(" | ")] for row in rows] == [
         [round(100 * sources[source][field], 1) for field in fields] for source in ("one_a_class", "imagenette")
     ]
+
+
+def test_a_plain_start_has_the_figures_that_were_measured() -> None:
+    means = json.loads((RESULTS / "2026-11-30-from-plain.json").read_text())["means"]
+    section = DOCUMENT.split("### A plain network as the start")[1].split("\n**Not run")[0]
+    found = re.findall(r"^\| ([a-z, ]+) \| [\d +]+ \| \**([\d.]+)\** \| \**([\d.]+)\** \|", section, re.MULTILINE)
+    names = ("augmented, from scratch", "augmented, from plain", "plain")
+    assert [(float(first), float(fifth)) for _, first, fifth in found] == [
+        (round(100 * means[name]["top_1"], 2), round(100 * means[name]["top_5"], 2)) for name in names
+    ]

@@ -1,9 +1,18 @@
-"""python -m training RECIPE.toml … | evaluate FILE …"""
+"""python -m training RECIPE.toml … | init-recipe FILE … | evaluate FILE …"""
 
 import sys
+from collections.abc import Sequence
 
-from aaserve.training import command, scoring
+from aaserve.training import command, init_recipe, scoring
+
+COMMANDS = {"evaluate": scoring.main, "init-recipe": init_recipe.main}
+
+
+def main(argv: Sequence[str], prog: str = "python -m training") -> int:
+    if argv and argv[0] in COMMANDS:
+        return COMMANDS[argv[0]](argv[1:], f"{prog} {argv[0]}")
+    return command.main(argv, prog)
+
 
 if __name__ == "__main__":
-    arguments = sys.argv[1:]
-    sys.exit(scoring.main(arguments[1:]) if arguments[:1] == ["evaluate"] else command.main(arguments))
+    sys.exit(main(sys.argv[1:]))

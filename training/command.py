@@ -16,8 +16,8 @@ from aaserve.training.stop import Stop
 from aaserve.training.trainer import train
 
 
-def main(argv: Sequence[str]) -> int:
-    arguments = _parser().parse_args(argv)
+def main(argv: Sequence[str], prog: str = "python -m training") -> int:
+    arguments = _parser(prog).parse_args(argv)
     output = arguments.output or Path("runs") / arguments.recipe.stem
     # Of several processes only the first tells how far all of them are.
     console = Console(stderr=True, quiet=os.environ.get("RANK", "0") != "0")
@@ -53,9 +53,9 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m training",
+        prog=prog,
         description="Train a network as a recipe says.",
         epilog="Exit status: 0 trained, 1 error, 75 time is up, 130 or 143 stopped by SIGINT or SIGTERM; after the "
         "last three --resume goes on. "

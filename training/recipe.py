@@ -5,10 +5,11 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from aaserve.bundle.preprocessing import Preprocessing, normalisation_problem
 from aaserve.bundle.text import read_text
+from aaserve.models.registry import check_name
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -18,17 +19,23 @@ class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+Architecture = Annotated[str, AfterValidator(check_name)]
+
+
 class Network(_Section):
-    architecture: str = Field(description="As python -m models lists them.")
+    architecture: Architecture = Field(description="As python -m models lists them.")
     options: dict[str, Any] = Field({}, description="Further arguments of models.create_model, such as position.")
     initial_weights: str | None = Field(
         None,
-        description="File of weights to begin with, or package:NAME/FILE; attention that they lack begins at zero.",
+        description="File of weights to begin with, or package:NAME/FILE; attention that they lack and a head of other "
+        "classes are new.",
     )
 
 
 class Distillation(_Section):
-    teacher: str = Field(description="Architecture of the network to learn from, as python -m models lists them.")
+    teacher: Architecture = Field(
+        description="Architecture of the network to learn from, as python -m models lists them."
+    )
     teacher_options: dict[str, Any] = Field({}, description="Further arguments of models.create_model for it.")
     teacher_weights: str = Field(description="Its weights: a file, or package:NAME/FILE.")
     labels: str | None = Field(
@@ -155,7 +162,8 @@ def _described(error: ValidationError) -> str:
         elif one["type"] == "missing":
             problems["missing"].append(name)
         else:
-            problems["wrong"].append(f"{name}: {one['msg']}" if name else one["msg"])
+            message = one["msg"].removeprefix("Value error, ")
+            problems["wrong"].append(f"{name}: {message}" if name else message)
     missing = [f"missing: {', '.join(problems['missing'])}"] if problems["missing"] else []
     return "; ".join([*problems["unknown"], *missing, *problems["wrong"]])
 

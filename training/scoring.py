@@ -22,9 +22,9 @@ from aaserve.training.recipe import Recipe
 COLUMNS = "{:<16} {:<10} {:>8} {:>8} {:>8} {:>14}"
 
 
-def main(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str], prog: str = "python -m training evaluate") -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m training evaluate",
+        prog=prog,
         description="Score a trained network on the test pictures, all together and by source, beside its teacher.",
     )
     add = parser.add_argument

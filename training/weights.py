@@ -18,25 +18,30 @@ from torch import Tensor, nn
 from aaserve.models.attention import AttentionAugmentedConv2d
 from aaserve.models.efficientnet_lite import timm_names
 from aaserve.models.inverted_residual import InvertedResidualNet
+from aaserve.models.state_dict import head_of, misfits, told, without_counters
 
 PACKAGE = "package:"
-LISTED = 5
 LIKENESS = 10.0  # logit of a position for itself, over the mean square of its input
 
 
 @dataclass(frozen=True)
 class Taken:
-    """How many tensors were taken whole, and the layers whose attention is new, with the filters that they keep."""
+    """How many tensors were taken whole, the layers whose attention is new, with the filters that they keep, and the
+    number of classes that the weights have a head for, if that is not the network's.
+    """
 
     whole: int
     augmented: dict[str, str]
+    other_classes: int | None = None
 
     def __str__(self) -> str:
         text = f"{self.whole} tensors taken"
-        if not self.augmented:
-            return text
-        layers = ", ".join(f"{name} ({filters})" for name, filters in self.augmented.items())
-        return f"{text}; attention is new beside the filters kept in {layers}"
+        if self.augmented:
+            layers = ", ".join(f"{name} ({filters})" for name, filters in self.augmented.items())
+            text += f"; attention is new beside the filters kept in {layers}"
+        if self.other_classes is not None:
+            text += f"; the head is new, since theirs is for {self.other_classes} classes"
+        return text
 
 
 def find_weights(source: str) -> Path:
@@ -81,19 +86,18 @@ def read_weights(source: str) -> dict[str, Tensor]:
 
 def number_of_classes(network: nn.Module, weights: Mapping[str, Tensor]) -> int | None:
     """Rows of the head in the weights of a network like `network`; None if there is no such head."""
-    head = next(name for name, module in reversed(list(network.named_modules())) if isinstance(module, nn.Linear))
-    weight = weights.get(f"{head}.weight")
+    weight = weights.get(f"{head_of(network)}.weight")
     return None if weight is None else len(weight)
 
 
 def take(network: nn.Module, weights: Mapping[str, Tensor], source: str) -> Taken:
-    """Put the weights into the network; layers of attention may lack theirs.
+    """Put the weights into the network; layers of attention may lack theirs, and a head for other classes stays new.
 
     Raises:
         ValueError: others are missing, or some have no place in the network.
     """
-    weights = {name: value for name, value in weights.items() if not name.endswith("num_batches_tracked")}
-    wanted = {name: value for name, value in network.state_dict().items() if not name.endswith("num_batches_tracked")}
+    weights, wanted = without_counters(weights), without_counters(network.state_dict())
+    head, classes = _take_off_head(network, weights)
     found, augmented = {}, {}
     attention = {
         name: module
@@ -116,22 +120,23 @@ def take(network: nn.Module, weights: Mapping[str, Tensor], source: str) -> Take
             found[f"{name}.conv.weight"] = filters[:kept]
         augmented[name] = f"{kept} of {len(filters)}"
     whole = {name: value for name, value in weights.items() if name in wanted}
-    found |= whole
-    problems = {
-        "missing": [name for name in wanted if name not in found],
-        "without a place": [name for name in weights if name not in wanted],
-        "of another shape": [
-            f"{name} (expected {tuple(wanted[name].shape)}, found {tuple(value.shape)})"
-            for name, value in found.items()
-            if value.shape != wanted[name].shape
-        ],
-        "not finite": [name for name, value in found.items() if not value.isfinite().all()],
-    }
-    if any(problems.values()):
-        text = "; ".join(f"{len(names)} {kind}: {_listed(names)}" for kind, names in problems.items() if names)
-        raise ValueError(f"{source}: the weights do not fit the network: {text}")
+    found |= whole | head
+    if problems := misfits(wanted, {**weights, **found}):
+        raise ValueError(f"{source}: the weights do not fit the network: {told(problems)}")
     network.load_state_dict(network.state_dict() | found)
-    return Taken(len(whole), augmented)
+    return Taken(len(whole), augmented, classes)
+
+
+def _take_off_head(network: nn.Module, weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], int | None]:
+    """If the head of `weights` is for other classes, remove it and return the network's own, and their number."""
+    name, number = head_of(network), number_of_classes(network, weights)
+    own = {f"{name}.{key}": value for key, value in network.get_submodule(name).state_dict().items()}
+    weight = weights.get(f"{name}.weight")
+    if number is None or weight.shape[1:] != own[f"{name}.weight"].shape[1:] or len(own[f"{name}.weight"]) == number:
+        return {}, None
+    for key in own:
+        weights.pop(key, None)
+    return own, number
 
 
 @torch.no_grad()
@@ -156,7 +161,3 @@ def _begin(layer: AttentionAugmentedConv2d, replaced: Tensor) -> None:
     for table in (layer.key_rel_h, layer.key_rel_w):
         if table is not None:
             nn.init.zeros_(table)
-
-
-def _listed(names: list[str]) -> str:
-    return f"{', '.join(names[:LISTED])}{', …' if len(names) > LISTED else ''}"

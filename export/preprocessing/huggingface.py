@@ -1,24 +1,57 @@
 """preprocessor_config.json of HuggingFace --> the fields of `Preprocessing` that it states.
 
-The class that it names decides what its numbers mean, so only classes whose resize and crop are known are read:
-https://github.com/huggingface/transformers, src/transformers/models/*/image_processing_*.py.
+The class that it names decides what its numbers mean, and what it does where the file is silent. So only classes whose
+resize and crop are known are read, as in transformers 4.46 and 5.24 (src/transformers/models/*/image_processing_*.py);
+where the two differ, the file has to state it. Centre crops of an odd margin begin a pixel earlier there than here.
 """
 
 import math
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from aaserve.export.errors import ExportError
 
-# "size" given as one number is both sides for some, and the shorter one for the others.
-BOTH_SIDES = ("Beit", "DeiT", "EfficientNet", "Siglip", "ViT")
-SHORTER_SIDE = ("Bit", "CLIP", "ConvNext", "Levit", "MobileNetV1", "MobileNetV2")
 FILTERS = ("nearest", "lanczos", "bilinear", "bicubic")  # by Pillow's numbers
+BILINEAR, BICUBIC = 2, 3
 CONVNEXT_UNCROPPED = 384  # from this size on, the class resizes both sides and crops nothing
+CONVNEXT_CROP = 224 / 256
+
+
+@dataclass(frozen=True)
+class Processor:
+    """What a class does unless the file says otherwise; None: its versions differ.
+
+    Attributes:
+        square: a size given as one number is both sides, not the shorter one.
+        crops: whether it cuts out the centre, of `crop_size`.
+        resample: Pillow's number of the filter.
+    """
+
+    square: bool
+    crops: bool | None
+    resample: int | None
+
+
+PROCESSORS = {
+    "Beit": Processor(square=True, crops=None, resample=BICUBIC),
+    "Bit": Processor(square=False, crops=True, resample=BICUBIC),
+    "CLIP": Processor(square=False, crops=True, resample=BICUBIC),
+    "ConvNext": Processor(square=False, crops=False, resample=None),
+    "DeiT": Processor(square=True, crops=True, resample=BICUBIC),
+    "EfficientNet": Processor(square=True, crops=False, resample=None),
+    "Levit": Processor(square=False, crops=True, resample=BICUBIC),
+    "MobileNetV1": Processor(square=False, crops=True, resample=BILINEAR),
+    "MobileNetV2": Processor(square=False, crops=True, resample=BILINEAR),
+    "Siglip": Processor(square=False, crops=False, resample=BICUBIC),
+    "ViT": Processor(square=True, crops=False, resample=BILINEAR),
+}
+_STEPS = {"do_resize", "do_normalize", "do_rescale", "image_mean", "image_std"}
 
 
 def is_huggingface(content: Mapping[str, Any]) -> bool:
-    return bool({"image_processor_type", "feature_extractor_type"} & set(content))
+    return bool(({"image_processor_type", "feature_extractor_type"} | _STEPS) & set(content))
 
 
 def from_huggingface(content: Mapping[str, Any]) -> dict[str, object]:
@@ -27,10 +60,13 @@ def from_huggingface(content: Mapping[str, Any]) -> dict[str, object]:
     Raises:
         ExportError: a class that is not known, or a step that the service does not have.
     """
-    stated = str(content.get("image_processor_type") or content.get("feature_extractor_type"))
-    kind = stated.removesuffix("Fast").removesuffix("ImageProcessor").removesuffix("FeatureExtractor")
-    if kind not in BOTH_SIDES + SHORTER_SIDE:
-        known = ", ".join(sorted(BOTH_SIDES + SHORTER_SIDE))
+    content = {name: value for name, value in content.items() if value is not None}
+    stated = content.get("image_processor_type") or content.get("feature_extractor_type")
+    if stated is None:  # older files: transformers takes the class from the model's config.json
+        raise ExportError('expected image_processor_type, found none; add it, such as "ViTImageProcessor" for a ViT')
+    kind = re.sub(r"(ImageProcessor|FeatureExtractor)(Fast|Pil)?$", "", str(stated))
+    if kind not in PROCESSORS:
+        known = ", ".join(PROCESSORS)
         raise ExportError(f"expected an image processor of {known}, found {stated}; say it all by options or in TOML")
     for name, supported in (
         ("do_resize", True),
@@ -42,26 +78,35 @@ def from_huggingface(content: Mapping[str, Any]) -> dict[str, object]:
         if content.get(name, supported) != supported:
             raise ExportError(f"expected {name} {str(supported).lower()}, found {content[name]!r}")
     fields: dict[str, object] = {"colour": "RGB", **_resize_and_crop(content, kind), **_normalisation(content, kind)}
-    if (number := content.get("resample")) is not None:
-        if number not in range(len(FILTERS)):
-            raise ExportError(f"expected a resample of 0 to {len(FILTERS) - 1} ({', '.join(FILTERS)}), found {number}")
-        fields["interpolation"] = FILTERS[number]
-    return fields
+    number = content.get("resample", PROCESSORS[kind].resample)
+    if number is None:
+        return fields
+    if number not in range(len(FILTERS)):
+        raise ExportError(f"expected a resample of 0 to {len(FILTERS) - 1} ({', '.join(FILTERS)}), found {number}")
+    return fields | {"interpolation": FILTERS[number]}
 
 
 def _resize_and_crop(content: Mapping[str, Any], kind: str) -> dict[str, object]:
     if "size" not in content:
         return {}
-    size = _sides(content["size"], square=kind in BOTH_SIDES)
-    if kind == "ConvNext" and isinstance(size, int):
+    size = _sides(content["size"], square=PROCESSORS[kind].square)
+    if kind == "ConvNext":
+        if not isinstance(size, int):
+            raise ExportError("expected a size of shortest_edge, as the class does, found height and width")
         if size >= CONVNEXT_UNCROPPED:
             return {"resize": (size, size), "crop": (size, size)}
-        return {"resize": int(size / content["crop_pct"]), "crop": (size, size)} if content.get("crop_pct") else {}
+        return {"resize": int(size / content.get("crop_pct", CONVNEXT_CROP)), "crop": (size, size)}
     if kind == "Levit" and isinstance(size, int):
         size = int(256 / 224 * size)
-    if content.get("do_center_crop", "crop_size" in content):
-        crop = _sides(content["crop_size"], square=True) if "crop_size" in content else None
-        return {"resize": size, "crop": crop} if crop else {"resize": size}
+    crops = content.get("do_center_crop", PROCESSORS[kind].crops)
+    if crops is None:
+        raise ExportError("expected do_center_crop true or false, found none")
+    if crops:
+        return (
+            {"resize": size, "crop": _sides(content["crop_size"], square=True)}
+            if "crop_size" in content
+            else {"resize": size}
+        )
     if isinstance(size, int):
         raise ExportError("expected do_center_crop true or a size with height and width, found neither")
     return {"resize": size, "crop": size}
@@ -80,12 +125,14 @@ def _sides(size: Any, *, square: bool) -> int | tuple[int, int]:
 
 def _normalisation(content: Mapping[str, Any], kind: str) -> dict[str, object]:
     """Mean and std for RGB in 0..1, converted from those for the file's rescale_factor."""
+    stated = {name: content[name] for name in ("image_mean", "image_std") if name in content}
+    again = kind == "EfficientNet" and content.get("include_top", True)  # the class divides once more
     if not content.get("do_normalize", True):
-        stated = {"image_mean": (0.0, 0.0, 0.0), "image_std": (1.0, 1.0, 1.0)}
-    else:
-        stated = {name: content[name] for name in ("image_mean", "image_std") if name in content}
-        if kind == "EfficientNet" and "image_std" in stated and content.get("include_top", True):
-            stated["image_std"] = [value**2 for value in stated["image_std"]]  # the class divides by it twice
+        stated = {"image_mean": (0.0, 0.0, 0.0), "image_std": (1.0, 1.0, 1.0)} | (
+            {"image_std": content["image_std"]} if again else {}
+        )
+    elif again and "image_std" in stated:
+        stated["image_std"] = [value**2 for value in stated["image_std"]]
     times = 255 * float(content.get("rescale_factor", 1 / 255))
     if math.isclose(times, 1, rel_tol=1e-6):
         times = 1.0

@@ -1,6 +1,6 @@
 """`pretrained_cfg` of timm (in config.json) and its checkpoints --> the fields of `Preprocessing` that it states.
 
-As timm.data.create_transform evaluates with it: https://github.com/huggingface/pytorch-image-models, timm/data.
+As timm.data.create_transform evaluates with it in timm 1.0.31 (timm/data/transforms_factory.py).
 """
 
 import math
@@ -16,6 +16,7 @@ def from_timm(config: Mapping[str, Any]) -> dict[str, object]:
     Raises:
         ExportError: a way to crop that the service does not have.
     """
+    config = {name: value for name, value in config.items() if value is not None}
     fields: dict[str, object] = {
         "colour": "RGB",
         **{name: tuple(config[name]) for name in ("mean", "std") if name in config},

@@ -30,6 +30,7 @@ from prometheus_client.multiprocess import mark_process_dead
 
 from aaserve.service.observability.metrics import worker_restarts
 from aaserve.service.process.connection_counts import ConnectionCounts
+from aaserve.service.resources import own_path, own_python
 
 VARIABLE = "_AASERVE_WORKER"
 METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"  # the client library's name: set, it counts in files that workers share
@@ -140,8 +141,8 @@ class Supervisor:
         signal.pthread_sigmask(signal.SIG_BLOCK, _DEFERRED)
         try:
             process = subprocess.Popen(
-                [sys.executable, "-m", "aaserve.service", *sys.argv[1:]],
-                env={**os.environ, VARIABLE: json.dumps(asdict(worker))},
+                [*own_python("aaserve.service"), *sys.argv[1:]],
+                env={**os.environ, **own_path(), VARIABLE: json.dumps(asdict(worker))},
                 pass_fds=(worker.listening, worker.lifeline),
                 start_new_session=True,  # Ctrl-C reaches the supervisor only, which passes it on once
             )

@@ -14,7 +14,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from math import ceil
 from pathlib import Path
@@ -25,6 +24,7 @@ from aaserve.bundle.model_input import pixels_input
 from aaserve.bundle.probe import probe_pixels
 from aaserve.service.errors import StartFailed
 from aaserve.service.repository import trial_process
+from aaserve.service.resources import own_path, own_python
 
 _GRACE = 5  # seconds more after which the process ends by itself, if the service could not end it
 _POLL = 0.05  # seconds; one process cannot wait for another's lock without a thread that nothing ends
@@ -104,8 +104,8 @@ async def try_model(bundle: Bundle, seconds: float) -> str | None:
     """
     message = await asyncio.to_thread(_message, bundle, seconds)
     process = subprocess.Popen(
-        [sys.executable, "-m", trial_process.__name__],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        own_python(trial_process.__name__),
+        env={**os.environ, **own_path()},
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

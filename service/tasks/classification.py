@@ -9,6 +9,7 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from aaserve.bundle.manifest import Manifest
+from aaserve.service.errors import InvalidParameter
 
 SCORES = "scores"
 
@@ -34,6 +35,19 @@ def softmax(logits: NDArray[Any]) -> NDArray[np.float64]:
 def with_scores(outputs: Mapping[str, NDArray[Any]], manifest: Manifest) -> dict[str, NDArray[Any]]:
     """The model's outputs, and beside them SCORES, the softmax probabilities (N, num_classes)."""
     return {SCORES: softmax(outputs[manifest.outputs[0].name]), **outputs}
+
+
+def labels_wanted(top_k: int | None, manifest: Manifest) -> int:
+    """The number of labels to return: `top_k`, or 5.
+
+    Raises:
+        InvalidParameter: the model has not so many.
+    """
+    if top_k is None:
+        return min(5, len(manifest.labels))
+    if top_k > len(manifest.labels):
+        raise InvalidParameter(f"top_k is too large; {manifest.name} has {len(manifest.labels)} classes")
+    return top_k
 
 
 def rank(row: Mapping[str, NDArray[Any]], manifest: Manifest, top_k: int) -> list[ClassScore]:

@@ -22,7 +22,7 @@ from tests.helpers import ROOT
 def dry_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
     """The folder of a whole run, as a user would start it."""
     work = tmp_path_factory.mktemp("gpu")
-    return work, command("--device", "cpu", "--work", str(work))
+    return work, command("--device", "cpu", "--work", str(work), "--max-minutes", "60")
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -16,6 +16,7 @@ def parameters(name: str, **overrides: Any) -> int:
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
+        ("resnet18", 11_689_512),  # torchvision: 11.69 M
         ("resnet34", 21_797_672),
         ("resnet50", 25_557_032),
         ("resnet101", 44_549_160),

@@ -6,7 +6,13 @@ import torch
 from aaserve.models import create_model
 from aaserve.models.attention import AttentionAugmentedConv2d
 
-BLOCKS = {"resnet34": (3, 4, 6, 3), "resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3), "resnet152": (3, 8, 36, 3)}
+BLOCKS = {
+    "resnet18": (2, 2, 2, 2),
+    "resnet34": (3, 4, 6, 3),
+    "resnet50": (3, 4, 6, 3),
+    "resnet101": (3, 4, 23, 3),
+    "resnet152": (3, 8, 36, 3),
+}
 
 
 def torchvision_shapes(name: str) -> dict[str, tuple[int, ...]]:
@@ -25,11 +31,12 @@ def torchvision_shapes(name: str) -> dict[str, tuple[int, ...]]:
     channels = 64
     for stage, blocks in enumerate(BLOCKS[name]):
         width = 64 << stage
-        out_channels = width if name == "resnet34" else 4 * width
+        basic = name in ("resnet18", "resnet34")
+        out_channels = width if basic else 4 * width
         for index in range(blocks):
             prefix = f"layer{stage + 1}.{index}"
             sizes = [(width, channels, 3), (width, width, 3)]
-            if name != "resnet34":
+            if not basic:
                 sizes = [(width, channels, 1), (width, width, 3), (out_channels, width, 1)]
             for number, size in enumerate(sizes, start=1):
                 conv(f"{prefix}.conv{number}", *size)
@@ -43,7 +50,8 @@ def torchvision_shapes(name: str) -> dict[str, tuple[int, ...]]:
 
 
 @pytest.mark.parametrize(
-    ("name", "entries"), [("resnet34", 218), ("resnet50", 320), ("resnet101", 626), ("resnet152", 932)]
+    ("name", "entries"),
+    [("resnet18", 122), ("resnet34", 218), ("resnet50", 320), ("resnet101", 626), ("resnet152", 932)],
 )
 def test_state_dicts_of_torchvision_load_as_they_are(name: str, entries: int) -> None:
     with torch.device("meta"):

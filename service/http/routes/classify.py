@@ -8,14 +8,13 @@ from starlette.responses import Response
 
 from aaserve.bundle.manifest import Manifest
 from aaserve.service.engine.predictor import Predictor
-from aaserve.service.errors import InvalidParameter
 from aaserve.service.http import schemas
 from aaserve.service.http.answers import json_array, json_object
 from aaserve.service.http.body.images import ImageUpload
 from aaserve.service.http.direct_route import DirectRoute
 from aaserve.service.http.inference import by_parameters, take_in
 from aaserve.service.http.params import Asked, ModelName, ModelVersion, TimeoutMs, TopK
-from aaserve.service.tasks.classification import ClassScore, rank
+from aaserve.service.tasks.classification import ClassScore, labels_wanted, rank
 
 router = APIRouter(route_class=DirectRoute)
 _BODY = schemas.image_body(schemas.MODEL | schemas.LABELS)
@@ -56,12 +55,7 @@ async def classified(
 
 def wanted_labels(predictor: Predictor, asked: Asked) -> int:
     """The number of labels that a request asks for, or InvalidParameter."""
-    manifest, top_k = predictor.manifest, asked["top_k"]
-    if top_k is None:
-        return min(5, len(manifest.labels))
-    if top_k > len(manifest.labels):
-        raise InvalidParameter(f"top_k is too large; {manifest.name} has {len(manifest.labels)} classes")
-    return int(top_k)
+    return labels_wanted(asked["top_k"], predictor.manifest)
 
 
 def _answer_body(manifest: Manifest, predictions: list[ClassScore]) -> bytes:

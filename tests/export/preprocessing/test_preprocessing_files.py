@@ -31,9 +31,31 @@ FILES = {  # content as such models have it, and what it means
         COMMON | {"image_processor_type": "ViTImageProcessor", "size": {"height": 224, "width": 224}},
         {"resize": (224, 224), "crop": (224, 224), "interpolation": "bilinear", **HALF},
     ),
-    "an older ViT": (
-        {"feature_extractor_type": "ViTFeatureExtractor", "do_normalize": True, "do_resize": True, "resample": 2}
+    "an older ViT": (  # without a filter, which is then the class's
+        {"feature_extractor_type": "ViTFeatureExtractor", "do_normalize": True, "do_resize": True}
         | {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "size": 224},
+        {"resize": (224, 224), "crop": (224, 224), "interpolation": "bilinear", **HALF},
+    ),
+    "a ViT with a crop that its class does not use": (
+        COMMON
+        | {"image_processor_type": "ViTImageProcessor", "size": {"height": 256, "width": 256}}
+        | {"crop_size": {"height": 224, "width": 224}},
+        {"resize": (256, 256), "crop": (256, 256), "interpolation": "bilinear", **HALF},
+    ),
+    "openai/clip-vit-base-patch32": (
+        {"feature_extractor_type": "CLIPFeatureExtractor", "do_center_crop": True, "do_normalize": True}
+        | {"do_resize": True, "crop_size": 224, "resample": 3, "size": 224}
+        | {"image_mean": [0.5] * 3, "image_std": [0.5] * 3},
+        {"resize": 224, "crop": (224, 224), "interpolation": "bicubic", **HALF},
+    ),
+    "microsoft/beit-base-patch16-224": (
+        {"feature_extractor_type": "BeitFeatureExtractor", "do_center_crop": False, "do_normalize": True}
+        | {"do_resize": True, "crop_size": 224, "resample": 2, "size": 224}
+        | {"image_mean": [0.5] * 3, "image_std": [0.5] * 3},
+        {"resize": (224, 224), "crop": (224, 224), "interpolation": "bilinear", **HALF},
+    ),
+    "google/siglip-base-patch16-224": (
+        COMMON | {"image_processor_type": "SiglipImageProcessor", "size": {"height": 224, "width": 224}},
         {"resize": (224, 224), "crop": (224, 224), "interpolation": "bilinear", **HALF},
     ),
     "facebook/deit-base": (
@@ -45,6 +67,10 @@ FILES = {  # content as such models have it, and what it means
     "microsoft/resnet-50": (
         IMAGENET_COMMON
         | {"feature_extractor_type": "ConvNextFeatureExtractor", "size": {"shortest_edge": 224}, "crop_pct": 0.875},
+        {"resize": 256, "crop": (224, 224), "interpolation": "bicubic", **IMAGENET},
+    ),
+    "facebook/convnext-tiny-224": (  # without crop_pct, which is then the class's
+        IMAGENET_COMMON | {"feature_extractor_type": "ConvNextFeatureExtractor", "size": 224},
         {"resize": 256, "crop": (224, 224), "interpolation": "bicubic", **IMAGENET},
     ),
     "facebook/convnext-xlarge-384": (
@@ -69,6 +95,16 @@ FILES = {  # content as such models have it, and what it means
         | {"do_center_crop": False, "include_top": True, "resample": 0, "rescale_offset": False}
         | {"image_mean": [0.485, 0.456, 0.406], "image_std": EFFICIENTNET_STD},
         {"resize": (224, 224), "crop": (224, 224), "interpolation": "nearest", **SQUARED},
+    ),
+    "an EfficientNet with a crop that its class does not use by itself": (
+        COMMON
+        | {"image_processor_type": "EfficientNetImageProcessor", "size": {"height": 346, "width": 346}}
+        | {"crop_size": {"height": 289, "width": 289}, "include_top": False},
+        {"resize": (346, 346), "crop": (346, 346), "interpolation": "bilinear", **HALF},
+    ),
+    "an EfficientNet that only divides": (
+        COMMON | {"image_processor_type": "EfficientNetImageProcessor", "size": 224, "do_normalize": False},
+        {"resize": (224, 224), "crop": (224, 224), "interpolation": "bilinear", "mean": (0, 0, 0), "std": HALF["std"]},
     ),
     "not normalised": (
         COMMON
@@ -136,10 +172,26 @@ REFUSED = {
     "BGR": (VIT | {"do_flip_channel_order": True}, "expected do_flip_channel_order false, found True"),
     "padded": (VIT | {"do_pad": True}, "expected do_pad false, found True"),
     "a filter": (VIT | {"resample": 4}, "expected a resample of 0 to 3 (nearest, lanczos, bilinear, bicubic), found 4"),
+    "a class unsaid, as google/vit-base-patch16-224": (
+        {"do_normalize": True, "do_resize": True, "image_mean": [0.5] * 3, "image_std": [0.5] * 3, "size": 224},
+        'expected image_processor_type, found none; add it, such as "ViTImageProcessor" for a ViT',
+    ),
+    "a crop that versions differ in": (
+        COMMON | {"image_processor_type": "BeitImageProcessor", "size": 256, "crop_size": 224},
+        "expected do_center_crop true or false, found none",
+    ),
+    "SigLIP's shorter side": (
+        COMMON | {"image_processor_type": "SiglipImageProcessor", "size": 224},
+        "expected do_center_crop true or a size with height and width, found neither",
+    ),
+    "ConvNeXT with both sides": (
+        RESNET | {"size": {"height": 224, "width": 224}},
+        "expected a size of shortest_edge, as the class does, found height and width",
+    ),
     "not cropped": (BIT | {"do_center_crop": False}, "expected do_center_crop true or a size with height and width"),
     "another size": (BIT | {"size": {"longest_edge": 224}}, "found longest_edge"),
     "text for numbers": (VIT | {"image_mean": "a"}, "expected numbers as the format has them"),
-    "null for numbers": (VIT | {"size": None}, "expected numbers as the format has them"),
+    "a list for numbers": (VIT | {"size": []}, "expected numbers as the format has them"),
     "text for a crop": (RESNET | {"crop_pct": "a"}, "expected numbers as the format has them"),
     "timm's border": ({"pretrained_cfg": TIMM | {"crop_mode": "border"}}, "found border of 224x224"),
     "timm, no square": ({"pretrained_cfg": TIMM | {"input_size": [3, 224, 192]}}, "found center of 224x192"),
@@ -165,6 +217,22 @@ def test_settings_of_a_model_that_the_service_cannot_follow_are_refused_in_one_l
     assert str(caught.value).startswith(f"{path}: ")
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "unsaid"),
+    [
+        (RESNET | {"resample": None}, "--interpolation"),  # the class's differs between versions
+        ({"pretrained_cfg": TIMM | {"mean": None}}, "--mean"),
+        ({"pretrained_cfg": TIMM | {"crop_pct": None}}, "--resize"),
+    ],
+    ids=["resample", "mean", "crop_pct"],
+)
+def test_null_is_unsaid(content: dict[str, object], unsaid: str, tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(ExportError, match=f"not stated; give {unsaid}$"):
+        choose_preprocessing(read_preprocessing(str(path)), None, UNSAID)
 
 
 def test_a_table_may_leave_fields_to_options(tmp_path: Path) -> None:

@@ -1,0 +1,104 @@
+"""Ray Data on two nodes of this machine: deploy/ray/classify.py answers as the service does."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.helpers import EXAMPLES, REPOSITORY, ROOT, RunningService
+
+SCRIPT = """
+import json, sys
+import pyarrow as pa
+import ray
+from ray.cluster_utils import Cluster
+from deploy.ray.classify import Classify, classify, main
+
+class Located(Classify):
+    def __call__(self, batch):
+        answers = super().__call__(batch)
+        node = ray.get_runtime_context().get_node_id()
+        return answers.append_column("node", pa.array([node] * len(answers)))
+
+pictures, output = sys.argv[1:]
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+cluster.add_node(num_cpus=1)
+ray.init(address=cluster.address, log_to_driver=False)
+options = {"model": None, "version": None, "top_k": 3}
+rows = classify([pictures], options, actors=2, cpus=1, actor=Located).take_all()
+assert main([pictures, "--output", output, "--format", "json", "--top-k", "1"]) == 0
+ray.shutdown()
+cluster.shutdown()
+print(json.dumps(rows))
+"""
+
+
+@pytest.fixture(scope="module")
+def python() -> Path:
+    """The interpreter that has Ray and the service installed."""
+    made = subprocess.run(
+        ["make", f"PYTHON={sys.executable}", ".venv-ray/.installed"], cwd=ROOT, capture_output=True, text=True
+    )
+    if made.returncode:
+        pytest.skip(f"Ray could not be installed: {made.stderr.strip().splitlines()[-1:]}")
+    return ROOT / ".venv-ray" / "bin" / "python"
+
+
+def test_actors_on_two_nodes_answer_as_the_service(python: Path, service: RunningService, tmp_path: Path) -> None:
+    folder = tempfile.mkdtemp(prefix="ray-")  # pytest's own folders are too long for the names of Ray's sockets
+    pictures, output = tmp_path / "pictures", tmp_path / "answers"
+    pictures.mkdir()
+    for number in range(80):  # some batches
+        for example in EXAMPLES.glob("*.jpg"):
+            (pictures / f"{example.stem}-{number}.jpg").symlink_to(example)
+    (pictures / "text.png").write_bytes(b"no picture")
+    (pictures / "notes.txt").write_text("left out")
+    environment = {
+        "PYTHONPATH": str(ROOT),
+        "AASERVE_REPOSITORY": str(REPOSITORY),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_TMPDIR": folder,
+    }
+    try:
+        done = subprocess.run(
+            [python, "-c", SCRIPT, pictures, output],
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout.splitlines()[-1])
+    assert len({row["node"] for row in rows}) == 2
+    answers = {Path(row["path"]).name: row for row in rows}
+    assert len(answers) == len(rows) == 4 * 80 + 1
+    refused = service.classify(b"no picture").json()
+    assert [answers.pop("text.png")[name] for name in ("code", "detail", "labels")] == [
+        refused["code"],
+        refused["detail"],
+        None,
+    ]
+    for example in EXAMPLES.glob("*.jpg"):
+        expected = service.classify(example.read_bytes(), top_k=3).json()
+        for number in (0, 79):
+            assert predictions(answers[f"{example.stem}-{number}.jpg"]) == expected["predictions"]
+    written = [json.loads(line) for file in output.iterdir() for line in file.read_text().splitlines()]
+    assert {Path(row["path"]).name: row["labels"][:1] for row in written if row["labels"]} == {
+        name: row["labels"][:1] for name, row in answers.items()
+    }
+
+
+def predictions(row: dict[str, Any]) -> list[dict[str, Any]]:
+    """As `POST /classify` has them."""
+    return [
+        {"label": label, "class_index": index, "score": pytest.approx(score, rel=1e-4)}
+        for label, index, score in zip(row["labels"], row["class_indices"], row["scores"], strict=True)
+    ]
