@@ -89,7 +89,7 @@ def test_no_page_needs_anything_from_elsewhere(service: RunningService, path: st
 def test_every_decision_says_whether_it_still_holds() -> None:
     for record in sorted((ROOT / "docs" / "decisions").glob("*.md")):
         status = record.read_text().split("\n\n")[1]
-        assert re.match(r"\*\*Status\.\*\* (Accepted|Superseded)\b", status), record.name
+        assert re.match(r"\*\*Status\.\*\* (Accepted|Superseded)\b", status), f"{record.name}: {status!r}"
         assert all(list(record.parent.glob(f"{number}-*.md")) for number in re.findall(r"\b\d{4}\b(?!-)", status)), (
             status
         )
