@@ -11,7 +11,7 @@ rounding down gives its parameter counts, rounding up does not (docs/networks.md
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
 
 from aaserve.models.attention import AttentionAugmentedConv2d
 
@@ -58,6 +58,11 @@ class Augmentation:
                 raise ValueError(
                     f"{name} must be among {', '.join(map(str, stages))}, got {tuple(getattr(self, name))}"
                 )
+
+    def check_image_size(self, x: Tensor, image_size: tuple[int, int]) -> None:
+        """Raise ValueError if the images (B, C, H, W) are of another size than the attention was built for."""
+        if self.augmented_stages and tuple(x.shape[-2:]) != image_size:
+            raise ValueError(f"built for images of {image_size}, got {tuple(x.shape[-2:])}")
 
     def conv2d(
         self,

@@ -129,8 +129,7 @@ class InvertedResidualNet(nn.Module):
         Raises:
             ValueError: the network is augmented and was built for another image size.
         """
-        if self.augmentation.augmented_stages and tuple(x.shape[-2:]) != self.image_size:
-            raise ValueError(f"built for images of {self.image_size}, got {tuple(x.shape[-2:])}")
+        self.augmentation.check_image_size(x, self.image_size)
         x = self.activation(self.bn1(self.conv_stem(x)))  # (B, stem, H/2, W/2)
         x = self.blocks(x)  # (B, last stage, H/32, W/32)
         x = self.activation(self.bn2(self.conv_head(x)))  # (B, 1280, H/32, W/32)

@@ -97,8 +97,7 @@ class ResNet(nn.Module):
         Raises:
             ValueError: the network is augmented and was built for another image size.
         """
-        if self.augmentation.augmented_stages and tuple(x.shape[-2:]) != self.image_size:
-            raise ValueError(f"built for images of {self.image_size}, got {tuple(x.shape[-2:])}")
+        self.augmentation.check_image_size(x, self.image_size)
         x = F.relu(self.bn1(self.conv1(x)))  # (B, 64, H/2, W/2)
         x = F.max_pool2d(x, 3, stride=2, padding=1)  # (B, 64, H/4, W/4)
         x = self.layer1(x)  # (B, 64e, H/4, W/4), e the block's expansion

@@ -43,9 +43,10 @@ def listed(names: list[str]) -> str:
     return f"{', '.join(names[:LISTED])}{', …' if len(names) > LISTED else ''}"
 
 
-def head_of(network: nn.Module) -> str:
-    """The name of the last linear layer."""
-    return next(name for name, module in reversed(list(network.named_modules())) if isinstance(module, nn.Linear))
+def head_of(network: nn.Module) -> str | None:
+    """The name of the last linear layer, if there is one."""
+    linear = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]
+    return linear[-1] if linear else None
 
 
 def _unusable(name: str, value: Tensor, wanted: Tensor) -> str | None:

@@ -100,8 +100,7 @@ class WideResNet(nn.Module):
         Raises:
             ValueError: the network is augmented and was built for another image size.
         """
-        if self.augmentation.augmented_stages and tuple(x.shape[-2:]) != self.image_size:
-            raise ValueError(f"built for images of {self.image_size}, got {tuple(x.shape[-2:])}")
+        self.augmentation.check_image_size(x, self.image_size)
         x = self.conv1(x)  # (B, 16, H, W)
         x = self.layer1(x)  # (B, 16k, H, W)
         x = self.layer2(x)  # (B, 32k, H/2, W/2)

@@ -4,7 +4,9 @@ Blue has to be 255 everywhere: it is the constant that makes the queries.
 """
 
 import json
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -58,19 +60,29 @@ def looking_picture(*red: tuple[int, int]) -> bytes:
     return encode(Image.fromarray(pixels), "PNG")
 
 
-def write_looking_bundle(repository: Path, *, form: str = "uint8") -> Path:
-    """looking/1 in `repository`, with its map as an output; replaces an old one."""
+@cache
+def _graph(form: str) -> bytes:
     network = Looking().eval()
     layers = {LAYER: network.get_submodule(LAYER)}
+    if form == "float32":
+        return convert(network, torch.zeros(2, 3, *GRID), {}, layers)
+    preprocessing = Preprocessing.model_validate(_manifest()["preprocessing"])
+    return convert(PixelInput(network, preprocessing).eval(), torch.zeros(2, *GRID, 3, dtype=torch.uint8), {}, layers)
+
+
+def _manifest() -> dict[str, Any]:
+    """The shipped model's, with the preprocessing of this one."""
     document = json.loads((REPOSITORY / "aa-cifar100" / "1" / MANIFEST_FILE).read_text())
     document["preprocessing"] |= {"resize": GRID, "crop": GRID, "interpolation": "nearest"}
     document["preprocessing"] |= {"mean": [0, 0, 0], "std": [1, 1, 1]}
-    if form == "uint8":
-        traced = PixelInput(network, Preprocessing.model_validate(document["preprocessing"])).eval()
-        example, shape, layout = torch.zeros(2, *GRID, 3, dtype=torch.uint8), [*GRID, 3], "NHWC"
-    else:
-        traced, example, shape, layout = network, torch.zeros(2, 3, *GRID), [3, *GRID], "NCHW"
-    files = {MODEL_FILE: convert(traced, example, {}, layers), REFERENCES_FILE: b"[]"}
+    return document
+
+
+def write_looking_bundle(repository: Path, *, form: str = "uint8") -> Path:
+    """looking/1 in `repository`, with its map as an output; replaces an old one."""
+    document = _manifest()
+    shape, layout = ([*GRID, 3], "NHWC") if form == "uint8" else ([3, *GRID], "NCHW")
+    files = {MODEL_FILE: _graph(form), REFERENCES_FILE: b"[]"}
     maps = {"layer": LAYER, "output": output_name(LAYER), "dtype": "float32", "num_heads": 2, "grid": GRID}
     document |= {
         "name": LAYER,

@@ -130,9 +130,11 @@ def take(network: nn.Module, weights: Mapping[str, Tensor], source: str) -> Take
 def _take_off_head(network: nn.Module, weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], int | None]:
     """If the head of `weights` is for other classes, remove it and return the network's own, and their number."""
     name, number = head_of(network), number_of_classes(network, weights)
+    if name is None or number is None:
+        return {}, None
     own = {f"{name}.{key}": value for key, value in network.get_submodule(name).state_dict().items()}
-    weight = weights.get(f"{name}.weight")
-    if number is None or weight.shape[1:] != own[f"{name}.weight"].shape[1:] or len(own[f"{name}.weight"]) == number:
+    weight = weights[f"{name}.weight"]
+    if weight.shape[1:] != own[f"{name}.weight"].shape[1:] or len(own[f"{name}.weight"]) == number:
         return {}, None
     for key in own:
         weights.pop(key, None)

@@ -66,7 +66,7 @@ class Acceptor:
     def _go_on(self) -> None:
         self._watch()
         if self.balance is None or self.balance.may_take():
-            self._accept()  # what nobody else has taken
+            self._accept()  # if no other worker has taken it
 
     def _accept(self) -> None:
         try:
@@ -86,7 +86,7 @@ class Acceptor:
     async def _greet(self, connection: socket.socket) -> None:
         try:
             await self.welcome(connection)
-        except OSError:  # it has left, or failed at TLS, which concerns nobody else
+        except OSError:  # it has left, or failed at TLS; other connections go on
             connection.close()
 
 

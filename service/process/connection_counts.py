@@ -10,7 +10,7 @@ from pathlib import Path
 _FILE = "connections"
 _BYTES = 4
 _ABSENT = 2**32 - 1  # takes none
-_LOADING = _ABSENT - 1  # takes some as long as nobody is ready
+_LOADING = _ABSENT - 1  # takes some as long as none is ready
 
 
 class ConnectionCounts:
@@ -28,7 +28,7 @@ class ConnectionCounts:
 
     @staticmethod
     def create(folder: str, workers: int) -> None:
-        """Make the file; nobody takes connections yet."""
+        """Make the file; no worker takes connections yet."""
         (Path(folder) / _FILE).write_bytes(_ABSENT.to_bytes(_BYTES, "little") * workers)
 
     def ready(self, connections: int) -> None:

@@ -13,7 +13,7 @@ class Received:
         self._last = b""  # bytes of the piece before: a blank line may come in two pieces
 
     def add(self, data: bytes) -> None:
-        """Put `data` behind what is there."""
+        """Put `data` behind the bytes that are left."""
         self._bytes = self._bytes[-self.left :] + data if self.left else data
         self.left = len(self._bytes)
 

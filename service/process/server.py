@@ -4,7 +4,7 @@ SIGTERM --> readiness off --> grace: still serving --> no more connections --> a
 SIGHUP --> models as the repository says now, and the certificate as its files are
 
 Load balancers learn of the readiness while the grace lasts; answers then carry `Connection: close`, so that clients who
-keep connections open take their next request elsewhere. Whoever was given no such answer, because the connection was
+keep connections open take their next request elsewhere. Clients that got no such answer, because the connection was
 opened or last answered a moment ago, may be about to send: such a connection is closed only once it has been silent.
 
 A worker that loads takes connections only as long as none is ready (`ConnectionCounts`).
@@ -27,7 +27,7 @@ from aaserve.service.process.tls import Certificate
 
 HANDSHAKE = 5.0  # seconds; TLS takes the client's part in it
 HANDSHAKE_AT_MOST = 600.0  # seconds: `client_timeout_ms`, which `Connection` sees to, is never longer
-SETTLE = 0.05  # seconds; whatever a connection has already sent is read by then
+SETTLE = 0.05  # seconds; all that a connection has already sent is read by then
 SILENCE = 2.0  # seconds, at most the grace; who has been silent that long is not about to send
 log = logging.getLogger("aaserve")
 
@@ -72,7 +72,7 @@ class Server(uvicorn.Server):
             self._joining = asyncio.create_task(self._join(self._balance))
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """First signal: drain. SIGINT (somebody waits at a terminal) and every further one: no grace."""
+        """First signal: drain. SIGINT (a user waits at a terminal) and every further one: no grace."""
         if self._draining or not self.started or sig != signal.SIGTERM:
             self._drain_grace = 0
             super().handle_exit(sig, frame)
@@ -133,7 +133,7 @@ class Server(uvicorn.Server):
             raise
 
     async def _silence(self) -> None:
-        """Return when nobody has been connected or answered so lately that a request may be on its way."""
+        """Wait until no connection is recent enough to have a request in transit."""
         patience = min(SILENCE, self._drain_grace)
         end = self._loop.time() + patience
         while (now := self._loop.time()) < end and any(

@@ -4,8 +4,8 @@ supervisor: bind --> N times python -m service on that socket --> one that is ki
             no process to be had --> try again later; a worker that is stopped (SIGSTOP) --> the others take all
 worker:     its slot, the socket and the supervisor's lifeline, from the environment
 
-All workers listen from their start. One that loads leaves connections to those that are ready, so that nobody is
-refused who could be served (`ConnectionCounts`); where none is ready, it takes them and answers that it loads.
+All workers listen from their start. One that loads leaves connections to those that are ready, so that no
+request is refused that could be answered (`ConnectionCounts`); where none is ready, it takes them and says so.
 
 A worker that ends by itself with an error (a bundle that broke, a provider that went away) would fail again, so it ends
 the service with its status. A worker that a signal kills, or that ends because a model call hangs, is replaced.

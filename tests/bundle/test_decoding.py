@@ -126,7 +126,8 @@ def test_formats_of_phones_are_refused_with_a_hint(brands: bytes, name: str) -> 
 
 def test_no_other_decoder_is_even_loaded_when_one_fails() -> None:
     script = (
-        "import sys\nfrom aaserve.bundle.decoding import decode\nfrom aaserve.bundle.errors import InvalidImage\n"
+        "import sys\nfrom aaserve.bundle.decoding import decode\n"
+        "from aaserve.bundle.errors import InvalidImage\n"
         "for magic in (b'BM', b'II*\\0', b'\\xff\\xd8\\xff', b'RIFF0000WEBP'):\n"
         "    try: decode(magic + bytes(99), max_pixels=9, background=(0, 0, 0), exif_orientation=True)\n"
         "    except InvalidImage: pass\n"

@@ -1,6 +1,10 @@
-"""Every network exports to a graph with the same answers; small and not square, to keep it quick."""
+"""Every network exports to a graph with the same answers; small and not square, to keep it quick.
 
-import re
+Tracing takes seconds for each network, so one of each kind is exported. The others have to be of the same kind: the
+same layers in the same order, with other numbers of channels.
+"""
+
+from collections.abc import Iterator
 
 import numpy as np
 import onnx
@@ -15,31 +19,55 @@ from aaserve.export.judgement.originals import PyTorch
 from aaserve.export.judgement.parity import check_parity
 from aaserve.models import create_model, list_models
 
-NETWORKS = [(name, {}) for name in list_models()]
-NETWORKS += [("aa_wide_resnet10_1", {"position": position}) for position in ("none", "sinusoidal", "coordconv")]
-# Networks that differ from another one only in width or in the number of blocks.
-SIBLINGS = re.compile(r"(resnet1\d\d|mnasnet1_\d+|wide_resnet(16_4|22_2|28_10))$")
+EXPORTED = [
+    *("aa_efficientnet_lite0", "efficientnet_lite0", "aa_mnasnet1_0", "mnasnet1_0"),
+    *("aa_resnet34", "aa_resnet50", "fa_resnet50", "resnet34", "resnet50", "se_resnet34", "se_resnet50"),
+    "aa_wide_resnet28_10",
+    *(f"{kind}wide_resnet{size}" for kind in ("aa_", "ge_", "se_", "") for size in ("10_1", "16_2")),
+]
+POSITIONS = [("aa_wide_resnet10_1", {"position": position}) for position in ("none", "sinusoidal", "coordconv")]
+CASES = [(name, {}) for name in EXPORTED] + POSITIONS
 FROM_SHAPES = {"Shape", "Size", "Expand", "ConstantOfShape", "Gather", "Range"}
 
 
-def shallow(network: nn.Module, blocks: int) -> nn.Module:
-    """The network with the first `blocks` of each stage: tracing all blocks of all networks takes eight minutes.
+def stages(network: nn.Module) -> list[tuple[nn.Module, str, nn.Sequential]]:
+    """The stages that repeat a block, each with its parent and its name there."""
+    found = []
+    for name, stage in network.named_modules():
+        kinds = {type(block) for block in stage} if isinstance(stage, nn.Sequential) else set()
+        if len(kinds) == 1 and kinds != {nn.Sequential}:
+            parent, _, child = name.rpartition(".")
+            found.append((network.get_submodule(parent), child, stage))
+    return found
+
+
+def small(name: str, **overrides: str) -> nn.Module:
+    """The network for a small image, with one block of each stage, and two of the last stage that has several.
 
     The first block of a stage changes resolution and channels, the second one is like all later ones.
     """
-    for name, stage in list(network.named_modules()):
-        if isinstance(stage, nn.Sequential) and len({type(block) for block in stage}) == 1:
-            parent, _, child = name.rpartition(".")
-            setattr(network.get_submodule(parent), child, stage[:blocks])
+    torch.manual_seed(0)
+    size = (16, 32) if "wide" in name else (32, 64)
+    network = create_model(name, num_classes=7, image_size=size, **overrides)
+    found = stages(network)
+    last = max((index for index, (*_, stage) in enumerate(found) if len(stage) > 1), default=None)
+    for index, (parent, child, stage) in enumerate(found):
+        setattr(parent, child, stage[: 2 if index == last else 1])
     return network
 
 
-@pytest.mark.parametrize(("name", "overrides"), NETWORKS, ids=[f"{name} {over or ''}" for name, over in NETWORKS])
+def layers(network: nn.Module) -> Iterator[tuple[object, ...]]:
+    """Name, class and options of each layer, without its numbers of channels."""
+    for name, module in network.named_modules():
+        options = ("kernel_size", "stride", "padding", "dilation", "num_heads", "feature_size", "position")
+        depthwise = isinstance(module, nn.Conv2d) and module.groups > 1
+        yield name, type(module), depthwise, *(str(getattr(module, option, None)) for option in options)
+
+
+@pytest.mark.parametrize(("name", "overrides"), CASES, ids=[f"{name} {over or ''}" for name, over in CASES])
 def test_the_exported_graph_answers_as_the_network(name: str, overrides: dict) -> None:
-    torch.manual_seed(0)
-    height, width = (16, 32) if "wide" in name else (32, 64)
-    network = create_model(name, num_classes=7, image_size=(height, width), **overrides)
-    network = shallow(network, 1 if SIBLINGS.search(name) else 2)
+    network = small(name, **overrides)
+    height, width = network.image_size
     pixels = np.random.default_rng(0).integers(0, 256, (8, height, width, 3), dtype=np.uint8)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -62,3 +90,10 @@ def test_the_exported_graph_answers_as_the_network(name: str, overrides: dict) -
     check_parity(PyTorch(network, preprocessing), model, pixels, preprocessing, batch_sizes=[1, 3])
     # These run on the host: a GPU would wait for them, and could not replay the graph.
     assert not {node.op_type for node in onnx.load_model_from_string(model).graph.node} & FROM_SHAPES
+
+
+def test_the_other_networks_have_the_layers_of_one_that_is_exported() -> None:
+    with torch.device("meta"):  # layers without numbers
+        found = {name: list(layers(small(name))) for name in list_models()}
+    exported = [found[name] for name in EXPORTED]
+    assert not [name for name in found if found[name] not in exported]

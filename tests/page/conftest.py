@@ -12,7 +12,7 @@ from tests.helpers import RunningService
 CHROMIUM = shutil.which("chromium")
 
 
-@pytest.fixture(scope="module")  # not longer: while it lives, no other event loop runs in this thread
+@pytest.fixture(scope="package")  # not longer: while it lives, no other event loop runs in this thread
 def browser() -> Iterator[Browser]:
     """Debian's Chromium without a window."""
     if CHROMIUM is None:
@@ -24,15 +24,21 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def context(browser: Browser, service: RunningService) -> Iterator[BrowserContext]:
-    context = browser.new_context(base_url=str(service.client.base_url), reduced_motion="reduce")
+def shown(service: RunningService) -> RunningService:
+    """The service whose page the browser shows; a module may have another."""
+    return service
+
+
+@pytest.fixture
+def context(browser: Browser, shown: RunningService) -> Iterator[BrowserContext]:
+    context = browser.new_context(base_url=str(shown.client.base_url), reduced_motion="reduce")
     context.set_default_timeout(20_000)
     yield context
     context.close()
 
 
 @pytest.fixture
-def tab(context: BrowserContext, service: RunningService) -> Iterator[Page]:
+def tab(context: BrowserContext, shown: RunningService) -> Iterator[Page]:
     """A tab. The test fails if it logs an error or fetches from another host."""
     tab = context.new_page()
     complaints: list[str] = []
@@ -41,7 +47,7 @@ def tab(context: BrowserContext, service: RunningService) -> Iterator[Page]:
     tab.on("pageerror", lambda error: complaints.append(str(error)))
     tab.on("request", lambda request: addresses.append(request.url))
     yield tab
-    own = (str(service.client.base_url), "data:", f"blob:{service.client.base_url}")
+    own = (str(shown.client.base_url), "data:", f"blob:{shown.client.base_url}")
     assert [address for address in addresses if not address.startswith(own)] == []
     # Chromium itself notes each answer of 4xx and 5xx, and each broken connection.
     assert [text for text in complaints if not text.startswith("Failed to load resource")] == []

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, expect
+from playwright.sync_api import Browser, Page, expect
 
 from tests.helpers import RunningService, running_service
 from tests.looking_bundle import looking_picture, write_looking_bundle
@@ -26,22 +26,16 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]
 
 
 @pytest.fixture
-def context(browser: Browser, models: RunningService) -> Iterator[BrowserContext]:
-    context = browser.new_context(base_url=str(models.client.base_url), reduced_motion="reduce")
-    context.set_default_timeout(20_000)
-    yield context
-    context.close()
+def shown(models: RunningService) -> RunningService:
+    return models
 
 
 @pytest.fixture
-def tab(context: BrowserContext) -> Iterator[Page]:
-    tab = context.new_page()
-    complaints: list[str] = []
-    tab.on("pageerror", lambda error: complaints.append(str(error)))
+def tab(tab: Page) -> Page:
+    """The page with the default model chosen."""
     tab.goto("/")
     expect(tab.locator("#about .name")).to_contain_text("wide")
-    yield tab
-    assert complaints == []
+    return tab
 
 
 def test_the_default_model_is_chosen_and_answers(tab: Page) -> None:

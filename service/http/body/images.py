@@ -1,4 +1,4 @@
-"""The images in a request, whichever way they were sent, and the text of the other fields that the address takes.
+"""The images in a request, for all ways to send them, and the text of the other fields that the address takes.
 
 raw | multipart | JSON with base64 or data URIs --> images
 """

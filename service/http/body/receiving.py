@@ -89,7 +89,7 @@ class ReceiveStage:
     """The bodies of all requests of a process.
 
     Args:
-        max_bytes: of all bodies in memory, at most. A single body is always let in, whatever its size.
+        max_bytes: of all bodies in memory, at most. A single body of any size is always let in.
     """
 
     def __init__(self, max_bytes: int) -> None:

@@ -103,14 +103,18 @@ def test_attention_becomes_matrix_products_and_a_softmax() -> None:
     assert found["Slice"] == 0
 
 
-def test_slices_of_weights_are_computed_at_export() -> None:
-    network = unlike_fresh(create_model("aa_wide_resnet22_2", num_classes=3, image_size=16))
-    found = operators(convert(network, torch.zeros(2, 3, 16, 16), {}))
+@pytest.fixture(scope="module")
+def whole_network() -> bytes:
+    network = unlike_fresh(create_model("aa_wide_resnet10_1", num_classes=3, image_size=16))
+    return convert(network, torch.zeros(2, 3, 16, 16), {})
+
+
+def test_slices_of_weights_are_computed_at_export(whole_network: bytes) -> None:
+    found = operators(whole_network)
     assert found["Slice"] == found["Identity"] == 0
 
 
-def test_every_initializer_is_used() -> None:
-    network = unlike_fresh(create_model("aa_wide_resnet10_1", num_classes=3, image_size=16))
-    graph = onnx.load_from_string(convert(network, torch.zeros(2, 3, 16, 16), {})).graph
+def test_every_initializer_is_used(whole_network: bytes) -> None:
+    graph = onnx.load_from_string(whole_network).graph
     used = {name for node in graph.node for name in node.input}
     assert {tensor.name for tensor in graph.initializer} <= used

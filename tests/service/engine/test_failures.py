@@ -22,6 +22,7 @@ from tests.helpers import EXAMPLES, REPOSITORY, served, wait_until
 from tests.toy_bundles import write_fragile_bundle
 
 JPEG = (EXAMPLES / "rocket.jpg").read_bytes()
+PATIENT = {"request_timeout_ms": 60_000, "model_call_timeout_ms": 600_000}  # while a call is held
 
 
 @contextmanager
@@ -262,8 +263,10 @@ def test_explanations_have_a_part_of_the_places(monkeypatch: pytest.MonkeyPatch)
             assert go.wait(60)
         return run(session, batch, names)
 
-    threads_of_the_model = {"max_queue_size": 8, "intra_op_num_threads": 2}
-    with serving(**threads_of_the_model) as (client, app), ThreadPoolExecutor(3) as threads:
+    with (
+        serving(max_queue_size=8, intra_op_num_threads=2, **PATIENT) as (client, app),
+        ThreadPoolExecutor(3) as threads,
+    ):
         wait_until(lambda: client.get("/health/ready").status_code == 200)
         monkeypatch.setattr(OnnxSession, "run", held)
         asked = [threads.submit(explain, client) for _ in range(3)]
@@ -293,7 +296,7 @@ def test_one_explanation_is_computed_and_drawn_before_the_next(monkeypatch: pyte
         assert go.wait(60)
         return draw(*arguments)  # type: ignore[arg-type]
 
-    with serving(decode_threads=4) as (client, _), ThreadPoolExecutor(3) as threads:
+    with serving(decode_threads=4, **PATIENT) as (client, _), ThreadPoolExecutor(3) as threads:
         wait_until(lambda: client.get("/health/ready").status_code == 200)
         monkeypatch.setattr(OnnxSession, "run", counted)
         monkeypatch.setitem(FORMS, "image/png", held)

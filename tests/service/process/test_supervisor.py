@@ -83,6 +83,7 @@ def test_a_killed_worker_is_replaced_without_disturbing_the_others() -> None:
 
 def test_sighup_reaches_workers_that_are_still_starting() -> None:
     with running_service("--workers", "2", ready=False) as service:
+        wait_until(lambda: len(children(service.process.pid)) == 2)
         service.process.send_signal(signal.SIGHUP)
         wait_until(lambda: sum("reloaded" in line for line in service.log) == 2, 30)
         assert all_ready(service)

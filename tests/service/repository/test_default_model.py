@@ -1,25 +1,23 @@
 """Which model answers a request that names none: a setting, the repository's own word, or the only model there is."""
 
 import base64
-import hashlib
 import os
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
 
+from aaserve.service.errors import LoadFailed
 from aaserve.service.healthcheck import main as healthcheck
-from aaserve.service.http.app import create_app
+from aaserve.service.repository.default_model import read_default_model
 from aaserve.service.settings import Settings
-from tests.helpers import RunningService, running_service, served, start_that_fails, wait_until
+from tests.helpers import RunningService, running_service, start_that_fails, wait_until
 from tests.looking_bundle import looking_picture, write_looking_bundle
+from tests.service.repository.serving import serving
 from tests.toy_bundles import picture, write_fragile_bundle
 
 PNG = picture(3)
-KEY = {"Authorization": "Bearer key"}
 SERVING_FILE = "serving.toml"
 
 
@@ -30,17 +28,6 @@ def repository(tmp_path: Path) -> Path:
     write_fragile_bundle(repository, name="big", labels=("A", "B", "C", "D"))
     write_fragile_bundle(repository, name="small", version="2")
     return repository
-
-
-@contextmanager
-def serving(repository: Path, **options: str) -> Iterator[httpx.Client]:
-    keys = repository.parent / "keys"
-    keys.write_text(f"admin,infer,metrics {hashlib.sha256(b'key').hexdigest()}\n")
-    app = create_app(Settings(repository=repository, provider="cpu", api_keys_file=keys, **options))
-    with served(app) as (client, _):
-        client.headers.update(KEY)
-        wait_until(lambda: app.state.lifecycle.state != "starting")
-        yield client
 
 
 def ask_in_every_way(client: httpx.Client, **query: str) -> dict[str, httpx.Response]:
@@ -62,7 +49,7 @@ def answering(answers: dict[str, httpx.Response]) -> set[str]:
 
 
 def test_the_default_model_answers_every_request_that_names_none(repository: Path) -> None:
-    with serving(repository, default_model="small") as client:
+    with serving(repository, default_model="small") as (client, _):
         assert answering(ask_in_every_way(client)) == {"small"}
         assert answering(ask_in_every_way(client, model="big")) == {"big"}
         named = client.post("/classify", files={"image": PNG}, data={"model": "big"})
@@ -71,7 +58,7 @@ def test_the_default_model_answers_every_request_that_names_none(repository: Pat
 
 
 def test_a_version_without_a_name_is_one_of_the_default_model(repository: Path) -> None:
-    with serving(repository, default_model="big") as client:
+    with serving(repository, default_model="big") as (client, _):
         assert answering(ask_in_every_way(client, version="1")) == {"big"}
         assert answering(ask_in_every_way(client, version="2")) == {"404"}
 
@@ -79,16 +66,16 @@ def test_a_version_without_a_name_is_one_of_the_default_model(repository: Path) 
 def test_explain_asks_the_default_model_too(repository: Path) -> None:
     write_looking_bundle(repository)
     picture_of_it = {"content": looking_picture(), "headers": {"Content-Type": "image/png"}}
-    with serving(repository, default_model="looking") as client:
+    with serving(repository, default_model="looking") as (client, _):
         assert client.post("/explain", **picture_of_it).json()["model"] == "looking"
-    with serving(repository, default_model="big") as client:
+    with serving(repository, default_model="big") as (client, _):
         refused = client.post("/explain", **picture_of_it)
         assert (refused.status_code, refused.json()["code"]) == (404, "no_attention")
         assert client.post("/explain", params={"model": "looking"}, **picture_of_it).status_code == 200
 
 
 def test_protocols_whose_addresses_name_the_model_reach_each(repository: Path) -> None:
-    with serving(repository, default_model="small") as client:
+    with serving(repository, default_model="small") as (client, _):
         for model, best in (("big", "D"), ("small", "d")):
             torchserve = client.put(f"/predictions/{model}", content=PNG).json()
             assert max(torchserve, key=torchserve.__getitem__) == best
@@ -98,7 +85,7 @@ def test_protocols_whose_addresses_name_the_model_reach_each(repository: Path) -
 
 
 def test_without_a_default_a_request_must_name_one_of_several_models(repository: Path) -> None:
-    with serving(repository) as client:
+    with serving(repository) as (client, _):
         answers = ask_in_every_way(client)
         assert answering(answers) == {"404"}
         assert {answer.json()["detail"] for answer in answers.values()} == {
@@ -110,22 +97,22 @@ def test_without_a_default_a_request_must_name_one_of_several_models(repository:
 
 def test_a_single_model_needs_no_default(tmp_path: Path) -> None:
     write_fragile_bundle(tmp_path / "repository")
-    with serving(tmp_path / "repository") as client:
+    with serving(tmp_path / "repository") as (client, _):
         assert answering(ask_in_every_way(client)) == {"fragile"}
         assert client.get("/models").json()["default_model"] == "fragile"
 
 
 def test_a_repository_may_name_its_default_and_the_setting_overrides_it(repository: Path) -> None:
     (repository / SERVING_FILE).write_text('default_model = "small"\n')
-    with serving(repository) as client:
+    with serving(repository) as (client, _):
         assert answering(ask_in_every_way(client)) == {"small"}
-    with serving(repository, default_model="big") as client:
+    with serving(repository, default_model="big") as (client, _):
         assert answering(ask_in_every_way(client)) == {"big"}
 
 
 def test_no_other_model_answers_for_a_default_that_is_not_loaded(repository: Path) -> None:
     (repository / "big" / "1" / "model.onnx").write_bytes(b"no model")
-    with serving(repository, default_model="big") as client:
+    with serving(repository, default_model="big") as (client, _):
         answers = ask_in_every_way(client)
         assert answering(answers) == {"404"}
         details = {answer.json()["detail"] for answer in answers.values()}
@@ -170,13 +157,14 @@ def test_a_missing_default_model_stops_the_start_in_one_line(
         (b"\xff\xfed\0", "expected UTF-8 text, found UTF-16"),
     ],
 )
-def test_a_serving_file_of_the_repository_that_is_off_stops_the_start(
+def test_a_serving_file_of_the_repository_that_is_off_is_refused(
     repository: Path, content: bytes, complaint: str
 ) -> None:
     (repository / SERVING_FILE).write_bytes(content)
-    status, said = start_that_fails(repository=repository)
-    assert (status, said.count("\n")) == (1, 1)
-    assert said.startswith(f"error: {repository}/{SERVING_FILE}: {complaint}")
+    with pytest.raises(LoadFailed) as refused:
+        read_default_model(Settings(repository=repository), ["big", "small"])
+    assert str(refused.value).startswith(f"{repository}/{SERVING_FILE}: {complaint}")
+    assert "\n" not in str(refused.value)
 
 
 def test_a_reload_reads_the_default_again_and_keeps_it_where_the_new_one_is_off(repository: Path) -> None:

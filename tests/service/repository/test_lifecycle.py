@@ -21,6 +21,7 @@ from tests.helpers import (
     start_that_fails,
     wait_until,
 )
+from tests.service.repository.serving import serving
 
 JPEG = (EXAMPLES / "rocket.jpg").read_bytes()
 
@@ -73,15 +74,23 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize(("damage", "message"), DAMAGES.values(), ids=DAMAGES.keys())
-def test_a_damaged_bundle_stops_the_start_with_one_line(repository: Path, damage, message: str) -> None:  # type: ignore[no-untyped-def]
+def test_a_damaged_bundle_fails_the_start_for_a_reason_of_one_line(repository: Path, damage, message: str) -> None:  # type: ignore[no-untyped-def]
+    damage(repository / "aa-cifar100" / "1")
+    with serving(repository) as (_, app):
+        failure = app.state.lifecycle.failure
+    assert message in failure
+    assert str(repository) in failure
+    assert "\n" not in failure
+
+
+def test_a_start_that_fails_ends_the_process_with_that_line(repository: Path) -> None:
+    damage, message = next(iter(DAMAGES.values()))
     damage(repository / "aa-cifar100" / "1")
     status, stderr = start_that_fails(repository=repository)
     errors = [line for line in stderr.splitlines() if line.startswith("error: ")]
-    assert status == 1
-    assert len(errors) == 1
-    assert "Traceback" not in stderr
+    assert (status, len(errors)) == (1, 1)
     assert message in errors[0]
-    assert str(repository) in errors[0]
+    assert "Traceback" not in stderr
 
 
 def test_an_empty_or_missing_repository_stops_the_start(tmp_path: Path) -> None:

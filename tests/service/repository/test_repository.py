@@ -15,7 +15,8 @@ import pytest
 
 from aaserve.service.engine.client_usage import ClientUsage
 from aaserve.service.engine.cpu_pool import CpuPool
-from aaserve.service.errors import LoadFailed
+from aaserve.service.errors import LoadFailed, StartFailed
+from aaserve.service.http.keys import Keys
 from aaserve.service.observability.metrics import Metrics
 from aaserve.service.repository.loader import VersionLoader
 from aaserve.service.repository.repository import open_repository
@@ -30,11 +31,13 @@ from tests.helpers import (
     start_that_fails,
     wait_until,
 )
+from tests.service.repository.serving import serving
 from tests.toy_bundles import SIDE, picture, write_fragile_bundle
 
 JPEG = (EXAMPLES / "rocket.jpg").read_bytes()
 OLD, NEW = ("a", "b", "c", "d"), ("A", "B", "C", "D")
 KEY = "correct horse battery staple"
+PICTURE = {"Content-Type": "application/octet-stream"}
 AUTHORIZED = {"Authorization": f"Bearer {KEY}"}
 
 
@@ -115,15 +118,26 @@ def test_rows_that_wait_are_bounded_in_bytes_too(repository: Path) -> None:
         ("= =", "expected TOML"),
     ],
 )
-def test_a_model_that_cannot_be_served_leaves_the_others_alone(repository: Path, content: str, reason: str) -> None:
+def test_a_model_that_cannot_be_served_leaves_the_others_alone(
+    repository: Path, caplog: pytest.LogCaptureFixture, content: str, reason: str
+) -> None:
     (repository / "fragile" / "serving.toml").write_text(content)
-    with running_service(repository=repository) as service:
-        assert service.classify(JPEG).status_code == 200
-        assert ask(service, model="fragile").status_code == 404
-        assert [line for line in service.log if reason in line]
+    with serving(repository) as (client, _):
+        statuses = {
+            model: client.post(f"/classify?model={model}", content=JPEG, headers=PICTURE).status_code
+            for model in ("aa-cifar100", "fragile")
+        }
+        assert statuses == {"aa-cifar100": 200, "fragile": 404}
+    assert [record for record in caplog.records if reason in record.message]
+    with serving(repository, strict=True) as (_, app):
+        assert reason in app.state.lifecycle.failure
+
+
+def test_a_model_that_cannot_be_served_ends_a_strict_service(repository: Path) -> None:
+    (repository / "fragile" / "serving.toml").write_text("versions = [7]")
     status, stderr = start_that_fails("--strict", repository=repository)
     assert status == 1
-    assert reason in stderr.splitlines()[-1]
+    assert "expected versions among 1, 2, found 7" in stderr.splitlines()[-1]
 
 
 def test_a_new_version_is_served_after_sighup_and_rolled_back_by_key(repository: Path, keys: Path) -> None:
@@ -267,12 +281,15 @@ def test_without_keys_no_client_changes_anything(service: RunningService) -> Non
 
 
 @pytest.mark.parametrize("content", ["admin", "admin 12ab", f"root {'0' * 64}", "secret"])
-def test_a_file_that_holds_no_keys_stops_the_start(tmp_path: Path, content: str) -> None:
+def test_a_file_that_holds_no_keys_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "keys").write_text(content)
-    status, stderr = start_that_fails("--api-keys-file", str(tmp_path / "keys"))
-    assert status == 1
-    assert "expected `scope[,scope] sha256`" in stderr
-    assert start_that_fails("--api-keys-file", str(tmp_path / "none"))[0] == 1
+    with pytest.raises(StartFailed, match=r"expected `scope\[,scope\] sha256`"):
+        Keys(tmp_path / "keys")
+
+
+def test_a_missing_file_of_keys_stops_the_start(tmp_path: Path) -> None:
+    status, stderr = start_that_fails("--api-keys-file", str(tmp_path / "none"))
+    assert (status, stderr.count("\n")) == (1, 1)
 
 
 def digest(key: str) -> str:

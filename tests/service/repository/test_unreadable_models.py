@@ -2,25 +2,18 @@
 
 import asyncio
 import errno
-import hashlib
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
-from fastapi import FastAPI
 
 from aaserve.bundle.bundle import scan_repository
 from aaserve.bundle.errors import BundleError
-from aaserve.service.http.app import create_app
-from aaserve.service.settings import Settings
-from tests.helpers import served, wait_until
+from tests.helpers import wait_until
+from tests.service.repository.serving import serving
 from tests.toy_bundles import picture, write_fragile_bundle
-
-HEADERS = {"Authorization": "Bearer key"}
 
 
 @pytest.fixture
@@ -29,17 +22,6 @@ def repository(tmp_path: Path) -> Path:
     write_fragile_bundle(folder, name="good")
     write_fragile_bundle(folder, name="bad")
     return folder
-
-
-@contextmanager
-def serving(repository: Path, **options: object) -> Iterator[tuple[httpx.Client, FastAPI]]:
-    keys = repository.parent / "keys"
-    keys.write_text(f"admin,infer,metrics {hashlib.sha256(b'key').hexdigest()}\n")
-    app = create_app(Settings(repository=repository, provider="cpu", api_keys_file=keys, **options))
-    with served(app) as (client, _):
-        client.headers.update(HEADERS)
-        wait_until(lambda: app.state.lifecycle.state != "starting")
-        yield client, app
 
 
 def unreadable(monkeypatch: pytest.MonkeyPatch, *folders: Path, number: int = errno.EACCES) -> None:

@@ -1,7 +1,6 @@
 """Which version is served: after a rollback and a restart, where the newest one is broken, and what is said of it."""
 
 import errno
-import hashlib
 import json
 import os
 import shutil
@@ -14,12 +13,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from aaserve.service.http.app import create_app
 from aaserve.service.settings import Settings
-from tests.helpers import ROOT, served, wait_until
+from tests.helpers import ROOT
+from tests.service.repository.serving import serving as serving_models
 from tests.toy_bundles import picture, write_fragile_bundle
-
-HEADERS = {"Authorization": "Bearer key", "Content-Type": "image/png"}
 
 
 @pytest.fixture
@@ -62,13 +59,9 @@ class Service:
 
 
 @contextmanager
-def serving(repository: Path, **options: object) -> Iterator[Service]:
-    keys = repository.parent / "keys"
-    keys.write_text(f"admin,infer,metrics {hashlib.sha256(b'key').hexdigest()}\n")
-    app = create_app(Settings(repository=repository, provider="cpu", api_keys_file=keys, **options))
-    with served(app) as (client, _):
-        client.headers.update(HEADERS)
-        wait_until(lambda: app.state.lifecycle.state != "starting")
+def serving(repository: Path, **settings: object) -> Iterator[Service]:
+    with serving_models(repository, **settings) as (client, _):
+        client.headers["Content-Type"] = "image/png"
         yield Service(client)
 
 
