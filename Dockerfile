@@ -1,4 +1,5 @@
 # docker build --target cpu -t aaserve:cpu .     `make image` adds version and commit as labels
+# docker build --target openvino -t aaserve:openvino .     CPUs with OpenVINO
 # docker build --target gpu -t aaserve:gpu .     NVIDIA GPUs: CUDA and cuDNN come as wheels, the driver (580 or newer) is the host's
 # What serving needs of aaserve, as a wheel: the links in aaserve/ to folders that are not copied lead nowhere, and setuptools
 # leaves them out.
@@ -61,6 +62,19 @@ COPY --from=install-gpu /venv /venv
 # (benchmarks/results/2026-11-28-gpu-throughput.json).
 ENV AASERVE_PROVIDER=cuda AASERVE_MAX_BATCH_SIZE=64 AASERVE_MAX_QUEUE_SIZE=1024 \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
+
+# Without openvino-telemetry, OpenVINO cannot report (bundle/telemetry.py keeps it from that in any case). Plug-ins for
+# other devices and readers of other formats are 70 MB.
+FROM install-cpu AS install-openvino
+RUN pip --python /venv/bin/python install --no-cache-dir --constraint constraints.txt '.[cpu,openvino,otel]' \
+    && pip --python /venv/bin/python uninstall --yes aaserve openvino-telemetry \
+    && cd /venv/lib/python3*/site-packages/openvino/libs \
+    && rm cache.json libopenvino_*gpu* libopenvino_*npu* libopenvino_gguf* libopenvino_jax* libopenvino_paddle* \
+        libopenvino_pytorch* libopenvino_tensorflow*
+
+FROM runtime AS openvino
+COPY --from=install-openvino /venv /venv
+ENV AASERVE_PROVIDER=openvino
 
 FROM runtime AS cpu
 COPY --from=install-cpu /venv /venv

@@ -24,6 +24,7 @@ class Subcommand:
 SUBCOMMANDS = {
     "serve": Subcommand("aaserve.service", "serve models over HTTP", "cpu (or gpu)"),
     "classify": Subcommand("aaserve.service.offline.command", "classify files without HTTP", "cpu (or gpu)"),
+    "tune": Subcommand("aaserve.service.tuning.command", "find the fastest settings on this machine", "cpu (or gpu)"),
     "export": Subcommand("aaserve.export.__main__", "make a bundle of a PyTorch checkpoint or ONNX file", "cpu,export"),
     "inspect": Subcommand("aaserve.export.summary", "show what a bundle contains", "export"),
     "verify": Subcommand("aaserve.export.verify", "check a bundle and its answers", "cpu"),

@@ -1,11 +1,13 @@
 """manifest.json: the machine-read facts that travel with a model. Schema version 1."""
 
+import re
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from aaserve.bundle.preprocessing import Preprocessing
 
+REFERENCE_PICTURE = r"reference-[1-8]\.png"
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 Name = Annotated[str, Field(pattern=NAME)]
 Version = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,8}$", description="A whole number; the highest is the default.")]
@@ -13,7 +15,7 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Size = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Precision = Literal["fp32", "fp16", "int8"]
-StoredWeights = Literal["float32", "float16"]
+StoredWeights = Literal["float32", "float16", "int8"]
 
 
 class _Section(BaseModel):
@@ -132,7 +134,9 @@ class Manifest(_Section):
     labels: tuple[str, ...]
     precision: Precision = Field(description="Of the arithmetic.")
     stored_weights: StoredWeights = Field(
-        "float32", description="Type of the large weights in the file of an fp32 bundle; loading it widens float16."
+        "float32",
+        description="Of the large weights in the file of an fp32 bundle, widened at load. int8: those of Linear "
+        "layers, while the others are float16.",
     )
     max_batch_size: Size | None = Field(
         None,
@@ -175,7 +179,10 @@ class Manifest(_Section):
         forms = (("float32", "NCHW", (3, *crop)), ("uint8", "NHWC", (*crop, 3)))
         if found not in forms:
             raise ValueError(f"expected an input {forms[0]} or {forms[1]}, found {found}")
-        if set(self.files) != {"model.onnx", "references.json"}:
+        if {name for name in self.files if not re.fullmatch(REFERENCE_PICTURE, name)} != {
+            "model.onnx",
+            "references.json",
+        }:
             raise ValueError(f"expected the files model.onnx and references.json, found {sorted(self.files)}")
         if len({output.name for output in self.all_outputs}) != len(self.all_outputs):
             raise ValueError("expected outputs of different names, found one twice")
@@ -186,7 +193,9 @@ class Manifest(_Section):
                 f"expected lowered in a bundle below fp32 and only there, found it otherwise in {self.precision}"
             )
         if self.stored_weights != "float32" and self.precision != "fp32":
-            raise ValueError(f"expected stored_weights float16 in an fp32 bundle only, found it in {self.precision}")
+            raise ValueError(
+                f"expected stored_weights {self.stored_weights} in an fp32 bundle only, found it in {self.precision}"
+            )
         if (self.precision == "int8") != (self.lowered is not None and self.lowered.calibrated is not None):
             raise ValueError(
                 f"expected calibrated in an int8 bundle and only there, found it otherwise in {self.precision}"

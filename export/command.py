@@ -106,6 +106,7 @@ def _request(arguments: argparse.Namespace, command: Sequence[str]) -> Request:
         allowed_drop=arguments.allow_drop,
         parity_images=arguments.parity_images,
         max_batch_size=arguments.max_batch_size,
+        store_reference_pictures=arguments.store_reference_pictures,
         accuracy=_measurement(arguments.accuracy) if arguments.accuracy else None,
         replace=arguments.force,
     )
@@ -202,9 +203,10 @@ def _parser(prog: str = "python -m export") -> argparse.ArgumentParser:
     )
     add(
         "--store-weights",
-        choices=("float32", "float16"),
+        choices=("float32", "float16", "int8"),
         default="float32",
-        help="float16 rounds large weights and halves the file; the arithmetic stays fp32 (default: %(default)s)",
+        help="float16 rounds large weights and halves the file; int8 does so too, and rounds those of Linear layers to "
+        "int8; the arithmetic stays fp32 (default: %(default)s)",
     )
     add(
         "--calibration",
@@ -234,6 +236,11 @@ def _parser(prog: str = "python -m export") -> argparse.ArgumentParser:
         metavar="N",
         default=32,
         help="largest batch of that comparison, in rows (default: %(default)s)",
+    )
+    add(
+        "--store-reference-pictures",
+        action="store_true",
+        help="put the first 8 of them into the bundle, so that a server can compare precisions on them",
     )
     add("--accuracy", type=Path, metavar="FILE", help="JSON of python -m benchmarks.accuracy, for the manifest")
     return parser

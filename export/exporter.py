@@ -15,6 +15,7 @@ import numpy as np
 
 from aaserve.bundle.bundle import MODEL_FILE, REFERENCES_FILE, check_absent, sha256_of, write_bundle
 from aaserve.bundle.manifest import Input, Lowered, Manifest, Output, Parity, Provenance
+from aaserve.bundle.reference_pictures import stored_pictures
 from aaserve.bundle.references import Reference, references_json
 from aaserve.export.errors import ExportError
 from aaserve.export.graph.convert import INPUT_NAME, OUTPUT_NAME
@@ -96,6 +97,8 @@ def export(request: Request, report: Callable[[str], None] = lambda step: None) 
 
     report("writing the bundle")
     files = {MODEL_FILE: model, REFERENCES_FILE: references_json(references)}
+    if request.store_reference_pictures:
+        files |= stored_pictures([picture.pixels for picture in pictures])
     manifest = _manifest(request, source, converted, files, parity, cost)
     folder = write_bundle(request.repository, manifest, files, replace=request.replace)
     return Exported(folder, manifest, {name: len(content) for name, content in files.items()}, speed)

@@ -12,14 +12,14 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from aaserve.bundle.manifest import AttentionMap, Precision
+from aaserve.bundle.manifest import AttentionMap, Precision, StoredWeights
 from aaserve.bundle.preprocessing import Preprocessing
 from aaserve.export.errors import ExportError
 from aaserve.export.graph.attention_outputs import output_name
 from aaserve.export.graph.convert import OPSET, convert
 from aaserve.export.graph.foreign import convert_file
 from aaserve.export.graph.normalisation import PixelInput
-from aaserve.export.graph.storage import round_weights, store_as_float16
+from aaserve.export.graph.storage import round_weights, store_rounded
 from aaserve.export.judgement.file_answers import FileAnswers
 from aaserve.export.judgement.originals import Original, PyTorch, difference, logits_of
 from aaserve.export.request import Request
@@ -74,13 +74,13 @@ def open_checkpoint(request: Request) -> Source:
         report(f"building {description.architecture} for {preprocessing.crop[0]}x{preprocessing.crop[1]} pixels")
         network = build_network(request, description, checkpoint, report)
         layers = _attention_layers(network, preprocessing) if request.with_attention else {}
-        as_float16 = request.stored_weights == "float16"
-        if as_float16:
-            report(_rounded(network, pixels, preprocessing))
+        stored = request.stored_weights
+        if stored != "float32":
+            report(_rounded(network, stored, pixels, preprocessing))
         report("tracing and folding the graph")
         model = _convert(network, layers, request, description, _metadata(description, checkpoint.sha256))
-        if as_float16:
-            model = store_as_float16(model, network)
+        if stored != "float32":
+            model = store_rounded(model, network, stored)
         original = PyTorch(network, preprocessing, report)
         return Converted(model, original, _attention_maps(layers, request.precision), OPSET, None)
 
@@ -119,14 +119,15 @@ def open_file(request: Request) -> Source:
     return Source("the file", description, file.sha256, converted)
 
 
-def _rounded(network: nn.Module, pixels: Pixels, preprocessing: Preprocessing) -> str:
-    """Round the weights of `network` to float16, in place; return what that changes, in words."""
+def _rounded(network: nn.Module, stored: StoredWeights, pixels: Pixels, preprocessing: Preprocessing) -> str:
+    """Round the weights of `network` as they are stored, in place; return what that changes, in words."""
     before = logits_of(network, pixels, preprocessing)
-    count = round_weights(network)
+    rounded = round_weights(network, stored)
     after = logits_of(network, pixels, preprocessing)
     same = int((before.argmax(1) == after.argmax(1)).sum())
+    counts = " and ".join(f"{count:,} weights rounded to {kind}" for kind, count in rounded.items())
     return (
-        f"{count:,} weights rounded to float16: logits change by up to {difference(after, before):.1e} of the largest, "
+        f"{counts}: logits change by up to {difference(after, before):.1e} of the largest, "
         f"the best class of {same} of {len(pixels)} pictures is the same"
     )
 

@@ -51,5 +51,6 @@ class Request:
     allowed_drop: float = 1.0
     parity_images: Path = PHOTOGRAPHS
     max_batch_size: int = 32
+    store_reference_pictures: bool = False
     accuracy: Measurement | None = None
     replace: bool = False

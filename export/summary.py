@@ -36,7 +36,7 @@ def summary(opened: Bundle) -> str:
     operators = Counter(node.op_type for node in graph.node)
     size = opened.model_path.stat().st_size
     accuracy, cost = manifest.accuracy, manifest.lowered
-    stored = "weights stored as float16, " if manifest.stored_weights == "float16" else ""
+    stored = "" if manifest.stored_weights == "float32" else f"weights stored as {manifest.stored_weights}, "
     batch = manifest.max_batch_size or "batch"
     rows = {
         "what": f"{manifest.name} version {manifest.version}: {manifest.architecture}, {manifest.precision}",

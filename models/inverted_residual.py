@@ -162,6 +162,27 @@ class InvertedResidualNet(nn.Module):
             weights[f"{block}.conv_pwl.weight"] = weights[f"{block}.conv_pwl.weight"][:, order]
         return weights
 
+    def expansion_inputs(self, weights: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+        """Mean and standard deviation of each expansion's input, (in,) each, by the layer's name.
+
+        Batch normalisation says them. Along shortcuts, means and variances add up, as of independent features.
+
+        Args:
+            weights: of the plain or the augmented network.
+        """
+        found: dict[str, tuple[Tensor, Tensor]] = {}
+        mean = variance = torch.zeros(())
+        for name, block in self.blocks.named_modules(prefix="blocks"):
+            if isinstance(block, InvertedResidual):
+                found[f"{name}.conv_pw"] = mean, variance.sqrt()
+            elif not isinstance(block, SeparableConv2d):
+                continue
+            last = f"{name}.{'bn3' if isinstance(block, InvertedResidual) else 'bn2'}"
+            shortcut = isinstance(block, InvertedResidual) and block.has_shortcut
+            mean = weights[f"{last}.bias"] + (mean if shortcut else 0)
+            variance = weights[f"{last}.weight"].square() + (variance if shortcut else 0)
+        return found
+
 
 class SeparableConv2d(nn.Module):
     """Depthwise, then pointwise convolution: the first block, which has neither expansion nor shortcut."""

@@ -1,4 +1,4 @@
-"""python -m service [--repository DIR] [--host H] [--port P] [--provider auto|cpu|cuda|tensorrt] [--workers N] …
+"""python -m service [--repository DIR] [--host H] [--port P] [--provider auto|cpu|cuda|openvino|…] [--workers N] …
 
 settings --> port bound --> models opened, checked and warmed up --> ready ... SIGTERM --> drained
 
@@ -10,7 +10,7 @@ import signal
 import sys
 
 if __name__ == "__main__":  # before the other imports, which take half a second and open files
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, lambda *_: None)  # SIG_IGN would drop one that the supervisor has blocked until here
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: os._exit(0))  # there is nothing to stop yet
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # which the supervisor blocks until here

@@ -16,7 +16,8 @@ from aaserve.bundle.shipped import MODELS
 from aaserve.service.origins import normal_origins
 from aaserve.service.resources import available_cores
 
-ProviderName = Literal["auto", "cpu", "cuda", "tensorrt"]
+ProviderName = Literal["auto", "cpu", "cuda", "tensorrt", "openvino"]
+CpuPrecision = Literal["fp32", "bf16"]
 LogFormat = Literal["auto", "console", "json"]
 LogLevel = Literal["info", "warning", "error"]
 LoggedRequests = Literal["all", "errors", "none"]
@@ -89,6 +90,13 @@ class Settings(BaseSettings):
         description=(
             "Execution provider. auto takes CUDA if it is available, else the CPU, and logs which. The start "
             "fails if a provider that is named is not available."
+        ),
+    )
+    cpu_precision: CpuPrecision = Field(
+        "fp32",
+        description=(
+            "Arithmetic of fp32 operators on a CPU. bf16 is faster and less exact; it needs provider openvino "
+            "and a processor with bf16 instructions."
         ),
     )
     workers: int = Field(1, ge=1, le=256, description="Processes that serve on one port. They share the cores.")
@@ -330,6 +338,15 @@ class Settings(BaseSettings):
         if (self.tls_certificate is None) != (self.tls_key is None):
             found = "tls_key" if self.tls_certificate is None else "tls_certificate"
             raise ValueError(f"expected tls_certificate and tls_key together, found only {as_written(found)}")
+        return self
+
+    @model_validator(mode="after")
+    def _precision_of_the_provider(self) -> Self:
+        if self.cpu_precision != "fp32" and self.provider != "openvino":
+            raise ValueError(
+                f"{as_written('cpu_precision')} {self.cpu_precision}: expected {as_written('provider')} openvino, "
+                f"found {self.provider}"
+            )
         return self
 
     @model_validator(mode="after")

@@ -61,6 +61,27 @@ def test_onnx_runtime_neither_identifies_the_machine_nor_reports(module: str, tm
     assert list(tmp_path.rglob("*")) == []
 
 
+def test_openvino_neither_identifies_the_machine_nor_reports(tmp_path: Path) -> None:
+    """It would at its import, to Google Analytics, in a process that it forks; it keeps still under CI."""
+    pytest.importorskip("openvino", reason="the extra openvino is not installed")
+    script = f"""
+import os, sys, threading
+def watch(event, arguments):
+    if event.startswith(("socket.", "os.fork", "subprocess.")):
+        os._exit(3)
+sys.addaudithook(watch)
+from aaserve.service.engine import openvino_runtime
+import numpy
+compiled = openvino_runtime.compiled(open({str(MODEL)!r}, "rb").read(), precision="fp32", streams=1, threads=1)
+compiled.infer_new_request({{"image": numpy.zeros((1, 32, 32, 3), numpy.uint8)}})
+assert not [name for name, module in sys.modules.items() if name.startswith("openvino_telemetry") and module]
+"""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("CI", "XDG_"))}
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=environment | {"HOME": str(tmp_path)})
+    assert done.returncode == 0
+    assert list(tmp_path.rglob("*")) == []
+
+
 def test_what_serving_installs_contains_neither_torch_nor_ray() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
@@ -100,6 +121,7 @@ ALLOWED = {
     "service/observability/logs.py": {"urllib"},  # quote, which makes a path printable
     "service/http/error_responses.py": {"http"},  # HTTPStatus, the names of the numbers
     "service/repository/trials.py": {"subprocess"},  # a part of this service, which tries a model
+    "service/tuning/command.py": {"subprocess"},  # a part of this service, which measures a model
     "service/process/supervisor.py": {"subprocess"},  # this service itself, N times
 }
 

@@ -44,13 +44,29 @@ def test_files_and_recipes_that_are_named_exist() -> None:
 
 
 def test_the_card_of_the_default_model_has_what_was_measured() -> None:
-    sources = json.loads((RESULTS / "2026-11-30-held-out-aa-imagenet.json").read_text())["sources"]
+    sources = json.loads((RESULTS / "2026-11-30-held-out-aa-imagenet-soft.json").read_text())["sources"]
     card = DOCUMENT.split("## Model card: `aa-imagenet`")[1].split("## Model card")[0]
     rows = re.findall(r"^  \| \d+ of [^|]+((?:\| [\d.]+ )+)\|$", card, re.MULTILINE)
     fields = ("top_1_of_model", "top_5_of_model", "top_1_of_teacher", "top_5_of_teacher", "same_first_class")
     assert [[float(cell) for cell in row.strip("| ").split(" | ")] for row in rows] == [
         [round(100 * sources[source][field], 1) for field in fields] for source in ("one_a_class", "imagenette")
     ]
+
+
+def test_providers_are_compared_as_they_were_measured() -> None:
+    document = (ROOT / "docs" / "providers.md").read_text()
+    figures = ("batch_1_processor_ms", "batch_8_processor_ms", "lone_ms", "memory_mib")
+    for network, name in (("AA-ResNet-50", "cpu-engines"), ("`aa-imagenet`", "cpu-engines-aa-imagenet")):
+        engines = json.loads((RESULTS / f"2026-11-30-{name}.json").read_text())["engines"]
+        for precision in ("fp32", "bf16"):
+            measured, base = engines[f"openvino, {precision}"], engines["onnxruntime, fp32"]
+            shares = " | ".join(f"{measured[figure] / base[figure]:.2f}" for figure in figures)
+            assert f"| {network}, {precision} | {shares} |" in document
+    bf16 = json.loads((RESULTS / "2026-11-30-bf16.json").read_text())
+    assert f"| same best class | {bf16['same_best_class']:.1%}".replace("%", " %") in document
+    assert f"| {bf16['top_1']['fp32']:.1%}, {bf16['top_1']['bf16']:.1%} |".replace("%", " %") in document
+    for name in ("logit_difference", "largest_shift_of_a_heads_gaze"):
+        assert f"| {bf16[name]['median']:.3f}, {bf16[name]['99 %']:.3f} |" in document
 
 
 def test_a_plain_start_has_the_figures_that_were_measured() -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from aaserve.models.attention import AttentionAugmentedConv2d
 from aaserve.models.efficientnet_lite import timm_names
@@ -21,7 +22,7 @@ from aaserve.models.inverted_residual import InvertedResidualNet
 from aaserve.models.state_dict import head_of, misfits, told, without_counters
 
 PACKAGE = "package:"
-LIKENESS = 10.0  # logit of a position for itself, over the mean square of its input
+LIKENESS = 4.0  # mean logit of a position for itself; docs/decisions/0040-soft-attention.md
 
 
 @dataclass(frozen=True)
@@ -98,33 +99,37 @@ def take(network: nn.Module, weights: Mapping[str, Tensor], source: str) -> Take
     """
     weights, wanted = without_counters(weights), without_counters(network.state_dict())
     head, classes = _take_off_head(network, weights)
-    found, augmented = {}, {}
     attention = {
         name: module
         for name, module in network.named_modules()
         if isinstance(module, AttentionAugmentedConv2d) and f"{name}.weight" in weights
     }
+    for name, module in attention.items():  # what the plain network has in its place
+        for key in module.state_dict():
+            del wanted[f"{name}.{key}"]
+        size = (weights[f"{name}.weight"] if module.conv is None else module.conv.weight).shape[1:]
+        wanted[f"{name}.weight"] = module.qkv.weight.new_empty(_kept(module) + module.value_channels, *size)
+    if problems := misfits(wanted, weights | head):
+        raise ValueError(f"{source}: the weights do not fit the network: {told(problems)}")
+    inputs: Mapping[str, tuple[Tensor, Tensor]] = {}
     if isinstance(network, InvertedResidualNet):
+        inputs = network.expansion_inputs(weights)
         weights = network.sorted_expansions(weights, attention)
+    found, augmented = dict(weights), {}
     for name, module in attention.items():
-        filters = weights.pop(f"{name}.weight")
-        kept = 0 if module.conv is None else len(module.conv.weight)
-        if len(filters) != kept + module.value_channels:
-            raise ValueError(
-                f"{source}: the weights do not fit the network: {name}: "
-                f"expected {kept + module.value_channels} filters, found {len(filters)}"
-            )
-        _begin(module, filters[kept:])
+        filters, kept = found.pop(f"{name}.weight"), _kept(module)
+        _begin(module, filters[kept:], inputs.get(name))
         found |= {f"{name}.{key}": value for key, value in module.state_dict().items()}
         if kept:
             found[f"{name}.conv.weight"] = filters[:kept]
         augmented[name] = f"{kept} of {len(filters)}"
-    whole = {name: value for name, value in weights.items() if name in wanted}
-    found |= whole | head
-    if problems := misfits(wanted, {**weights, **found}):
-        raise ValueError(f"{source}: the weights do not fit the network: {told(problems)}")
-    network.load_state_dict(network.state_dict() | found)
-    return Taken(len(whole), augmented, classes)
+    network.load_state_dict(network.state_dict() | found | head)
+    return Taken(len(weights) - len(attention), augmented, classes)
+
+
+def _kept(layer: AttentionAugmentedConv2d) -> int:
+    """Filters of the convolution beside the attention."""
+    return 0 if layer.conv is None else len(layer.conv.weight)
 
 
 def _take_off_head(network: nn.Module, weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], int | None]:
@@ -142,24 +147,33 @@ def _take_off_head(network: nn.Module, weights: dict[str, Tensor]) -> tuple[dict
 
 
 @torch.no_grad()
-def _begin(layer: AttentionAugmentedConv2d, replaced: Tensor) -> None:
+def _begin(layer: AttentionAugmentedConv2d, replaced: Tensor, inputs: tuple[Tensor, Tensor] | None) -> None:
     """Give new attention its first weights.
 
-    Of 1x1 filters: they are the values, and queries and keys are one and the same random projection of the input. So a
-    position attends to one whose input is large and like its own, often to itself, and the output has the spread that
-    the filters gave it; an average over many positions would have far less.
+    Of 1x1 filters: they are the values, and queries and keys are one and the same projection of the standardised input
+    to random orthogonal directions. So a position attends to those whose features are like its own. Without the
+    standardisation, few large channels decide, and nearly all attention goes to one position.
 
     Args:
         replaced: filters of the convolution that has no attention, (dv, in, k, k).
+        inputs: mean and standard deviation of the layer's input, (in,) each; None if the network does not know them.
     """
     nn.init.zeros_(layer.proj.weight)
-    if replaced.shape[2:] != (1, 1) or layer.qkv.in_channels != replaced.shape[1]:
+    if inputs is None or replaced.shape[2:] != (1, 1) or layer.qkv.in_channels != replaced.shape[1]:
         return
-    depth = layer.key_channels // layer.num_heads
-    alike = torch.randn(layer.key_channels, replaced.shape[1], 1, 1)
-    alike *= (LIKENESS / (replaced.shape[1] * depth**0.5)) ** 0.5
+    mean, deviation = inputs
+    depth, channels = layer.key_channels // layer.num_heads, replaced.shape[1]
+    common = F.normalize(mean / deviation, dim=0)  # what all positions share tells them not apart
+    heads = torch.cat([_orthogonal_rows(depth, channels) for _ in range(layer.num_heads)])  # (dk, in)
+    heads = (heads - (heads @ common)[:, None] * common) / deviation
+    alike = (heads * (LIKENESS / depth**0.5) ** 0.5)[:, :, None, None]
     layer.qkv.weight.copy_(torch.cat([alike, alike, replaced]))
     layer.proj.weight.copy_(torch.eye(len(replaced))[:, :, None, None])
     for table in (layer.key_rel_h, layer.key_rel_w):
         if table is not None:
             nn.init.zeros_(table)
+
+
+def _orthogonal_rows(rows: int, columns: int) -> Tensor:
+    """Random (rows, columns) whose rows have length 1 and, up to `columns` of them, are orthogonal."""
+    return nn.init.orthogonal_(torch.empty(rows, columns))

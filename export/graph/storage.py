@@ -1,12 +1,14 @@
-"""Weights stored as float16 and widened when the model is loaded: half the file, the arithmetic stays float32.
+"""Weights stored in fewer bytes and widened when the model is loaded: a smaller file, the arithmetic stays float32.
 
-    network --round_weights--> network with values of float16 --convert--> fp32 graph --store_as_float16-->
+    network --round_weights--> network with the values that are stored --convert--> fp32 graph --store_rounded-->
         weight (float16) --Cast--> float32 [--Mul: factor of the folded normalisation--> ] --> Conv, MatMul, …
+        weight of a Linear layer (int8) --Cast--> float32 --Mul: scale of each row--> Gemm
 
 ONNX Runtime computes these casts and products once, when it loads the model. So a call costs what it costs with float32
 weights, and the answers are those of the network with rounded weights, which parity compares with.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 
 import numpy as np
@@ -16,46 +18,61 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from aaserve.bundle.manifest import StoredWeights
 from aaserve.export.errors import ExportError
 from aaserve.export.graph.check import checked_bytes
 from aaserve.models.attention import AttentionAugmentedConv2d
 
 LARGE = 1024  # numbers; storing fewer in half the bytes saves nothing
+LARGEST_INT8 = 127
 _SAME = 4e-7  # of a weight: three roundings of float32
 
+Parts = tuple[NDArray[np.float16] | NDArray[np.int8], NDArray[np.float32] | None]
 
-def round_weights(network: nn.Module) -> int:
-    """Round the weights of `network` to values of float16, in place; return how many numbers that are.
+
+def round_weights(network: nn.Module, stored: StoredWeights) -> Counter[str]:
+    """Round the weights of `network` in place, as they are stored; return how many numbers became which type.
 
     Vectors are left alone: biases, and the normalisations, which are precise and small.
+
+    Args:
+        stored: "float16", or "int8" for int8 with a scale for each row in Linear layers, and float16 elsewhere.
 
     Raises:
         ExportError: a weight is out of the range of float16.
     """
-    rounded = 0
-    for name, weight in network.named_parameters():
-        if weight.ndim > 1:
-            half = weight.detach().half()
+    rounded: Counter[str] = Counter()
+    linear = _linear_weights(network) if stored == "int8" else set()
+    for name, parameter in network.named_parameters():
+        weight = parameter.detach()
+        if weight.ndim < 2:
+            continue
+        if name in linear:
+            scale = torch.from_numpy(_row_scale(weight.numpy()))
+            weight.copy_((weight / scale).round() * scale)
+        else:
+            half = weight.half()
             if not half.isfinite().all():
                 raise ExportError(
-                    f"--store-weights float16: expected weights up to {np.finfo(np.float16).max:.0f}, "
+                    f"--store-weights {stored}: expected weights up to {np.finfo(np.float16).max:.0f}, "
                     f"found more in {name}"
                 )
-            with torch.no_grad():
-                weight.copy_(half)
-            rounded += weight.numel()
+            weight.copy_(half)
+        rounded["int8" if name in linear else "float16"] += weight.numel()
     return rounded
 
 
-def store_as_float16(model: bytes, network: nn.Module) -> bytes:
-    """Store the large weights of `model`, the graph of `network`, as float16.
+def store_rounded(model: bytes, network: nn.Module, stored: StoredWeights) -> bytes:
+    """Store the large weights of `model`, the graph of `network`, in fewer bytes.
 
     Args:
         network: after `round_weights`.
+        stored: as there.
     """
     graph_model = ir.serde.deserialize_model(onnx.load_model_from_string(model))
     graph = graph_model.graph
     parameters = {name: weight.detach().numpy() for name, weight in network.named_parameters()}
+    linear = _linear_weights(network) if stored == "int8" else set()
     queries = [
         layer.qkv.weight.detach()[: layer.key_channels].flatten(1).T.numpy()  # as the layer multiplies with them
         for layer in network.modules()
@@ -66,14 +83,17 @@ def store_as_float16(model: bytes, network: nn.Module) -> bytes:
         weight = value.const_value.numpy()
         if value.dtype != ir.DataType.FLOAT or weight.ndim < 2 or weight.size < LARGE:
             continue
-        parameter = _parameter(name, parameters)
-        sources = [parameter] if parameter is not None else queries
-        parts = _half(weight) or next(filter(None, (_half_and_factor(weight, source) for source in sources)), None)
+        parameter = _parameter_name(name, parameters)
+        if parameter in linear:
+            parts = _int8_and_factor(weight)
+        else:
+            sources = queries if parameter is None else [parameters[parameter]]
+            parts = _half(weight) or next(filter(None, (_half_and_factor(weight, source) for source in sources)), None)
         if parts is None:
             continue
-        half, factor = parts
-        stored = _initializer(graph, f"{name}.float16", half)
-        widen = ir.Node("", "Cast", [stored], [ir.AttrInt64("to", ir.DataType.FLOAT)], name=f"{name}.widen")
+        small, factor = parts
+        smaller = _initializer(graph, f"{name}.{small.dtype}", small)
+        widen = ir.Node("", "Cast", [smaller], [ir.AttrInt64("to", ir.DataType.FLOAT)], name=f"{name}.widen")
         nodes = [widen]
         if factor is not None:
             scale = _initializer(graph, f"{name}.factor", factor)
@@ -90,25 +110,40 @@ def store_as_float16(model: bytes, network: nn.Module) -> bytes:
     return checked_bytes(ir.to_proto(graph_model))
 
 
-def _parameter(name: str, parameters: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32] | None:
+def _linear_weights(network: nn.Module) -> set[str]:
+    return {f"{name}.weight" for name, module in network.named_modules() if isinstance(module, nn.Linear)}
+
+
+def _parameter_name(name: str, parameters: Mapping[str, NDArray[np.float32]]) -> str | None:
     """The network's parameter behind an initializer, whose name may have the prefix of a wrapper."""
     while name not in parameters:
         _, dot, name = name.partition(".")
         if not dot:
             return None
-    return parameters[name]
+    return name
 
 
-def _half(weight: NDArray[np.float32]) -> tuple[NDArray[np.float16], None] | None:
+def _row_scale(weight: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What one step of int8 is worth in each row of (rows, columns): (rows, 1)."""
+    scale = np.abs(weight).max(axis=1, keepdims=True) / np.float32(LARGEST_INT8)
+    return np.where(scale == 0, np.float32(1), scale)
+
+
+def _int8_and_factor(weight: NDArray[np.float32]) -> Parts | None:
+    """Split a weight of rounded rows into int8 and the scale of each row; None if the graph has changed it."""
+    scale = _row_scale(weight)
+    steps = np.rint(weight / scale)
+    return (steps.astype(np.int8), scale) if np.allclose(steps * scale, weight, rtol=_SAME, atol=0) else None
+
+
+def _half(weight: NDArray[np.float32]) -> Parts | None:
     """The weight in float16, if that loses nothing."""
     with np.errstate(over="ignore"):
         half = weight.astype(np.float16)
     return (half, None) if np.array_equal(half.astype(np.float32), weight) else None
 
 
-def _half_and_factor(
-    weight: NDArray[np.float32], source: NDArray[np.float32]
-) -> tuple[NDArray[np.float16], NDArray[np.float32]] | None:
+def _half_and_factor(weight: NDArray[np.float32], source: NDArray[np.float32]) -> Parts | None:
     """Split `weight` into `source`, whose values are those of float16, and a factor for each of its rows.
 
     None if it is not made of the two.

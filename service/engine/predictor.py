@@ -22,6 +22,7 @@ from aaserve.bundle.decoding import sniff_format
 from aaserve.bundle.manifest import Manifest
 from aaserve.bundle.model_input import read_input
 from aaserve.service.engine.admission import Admission
+from aaserve.service.engine.agreement import Agreement
 from aaserve.service.engine.batcher import DynamicBatcher
 from aaserve.service.engine.cpu_pool import CpuPool
 from aaserve.service.engine.queued_request import Inference, Outputs, joined
@@ -79,8 +80,17 @@ class Predictor:
 
     @property
     def provider(self) -> str:
-        """ONNX Runtime's name of what the model runs on."""
+        """What the model runs on, by its name in ONNX Runtime; or OpenVINO."""
         return self.runner.provider
+
+    @property
+    def on_cpu(self) -> bool:
+        return self.runner.on_cpu
+
+    @property
+    def agreement(self) -> Agreement | None:
+        """How the answers agree with full precision, where the settings ask for less."""
+        return self.runner.agreement
 
     @property
     def ready(self) -> bool:

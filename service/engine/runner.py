@@ -20,7 +20,8 @@ from aaserve.bundle.model_input import pixels_input
 from aaserve.bundle.preprocessing import normalisation_problem
 from aaserve.bundle.probe import PROBE, probe_pixels, probe_tolerance
 from aaserve.bundle.references import attention_difference, difference, parse_references
-from aaserve.service.engine.session import OnnxSession
+from aaserve.service.engine.agreement import Agreement, compare
+from aaserve.service.engine.model_session import ModelSession
 from aaserve.service.engine.watchdog import Watchdog
 from aaserve.service.errors import ModelLost, StartFailed
 from aaserve.service.settings import Settings
@@ -31,7 +32,7 @@ _WORTH_IT = 1.2  # times as fast; less is not worth a second copy of the weights
 
 
 class ModelRunner:
-    """An OnnxSession, warmed up, perhaps with a second one beside it, and their successors.
+    """A session, warmed up, perhaps with a second one beside it, and their successors.
 
     Args:
         open_session: a bundle and a number of threads in, a session out; called again for a successor.
@@ -45,7 +46,7 @@ class ModelRunner:
     def __init__(
         self,
         served: Bundle,
-        open_session: Callable[[Bundle, int], OnnxSession],
+        open_session: Callable[[Bundle, int], ModelSession],
         settings: Settings,
         on_reopen: Callable[[], None],
     ) -> None:
@@ -55,11 +56,12 @@ class ModelRunner:
         self._threads = settings.intra_op_num_threads
         self._on_reopen = on_reopen
         self.watchdog = Watchdog(call_timeout)
+        self.agreement: Agreement | None = None  # with full precision, where the settings ask for less
         self._session = self._open(served)
         self.seconds_of_one_row = self._session.seconds_of_one_row()  # in one thread
         self.provider = self._session.provider
-        self.decodes_in_lanes = self._session.on_cpu
-        if self._session.on_cpu:
+        self.on_cpu = self.decodes_in_lanes = self._session.on_cpu
+        if self.on_cpu:
             self.lanes = self._threads
             rows = int(settings.cpu_batch_ms / 1000 / self.seconds_of_one_row)
             self.max_rows = max(1, min(rows, settings.max_batch_size))
@@ -72,7 +74,7 @@ class ModelRunner:
         self.ready = True
 
     def run(self, batch: NDArray[Any], names: Sequence[str] = (), all_cores: bool = False) -> dict[str, NDArray[Any]]:
-        """As `OnnxSession.run`, in any inference thread; with all cores `speedup` times as fast, if that is above 1."""
+        """As `ModelSession.run`, in any inference thread; with all cores `speedup` times as fast, if above 1."""
         with self.watchdog.watching():
             return ((all_cores and self._wide) or self._session).run(batch, names)
 
@@ -108,21 +110,26 @@ class ModelRunner:
         self.ready = True
         log.info("%s works again", name)
 
-    def _open(self, served: Bundle, threads: int = 1) -> OnnxSession:
+    def _open(self, served: Bundle, threads: int = 1) -> ModelSession:
         session = self._open_session(served, threads)
         session.warm_up()
-        self._compare(session, served)
+        if exact := session.in_fp32():
+            exact.warm_up()
+            self._compare(exact, served)
+            self.agreement = compare(session, exact, served)
+        else:
+            self._compare(session, served)
         return session
 
-    def _open_wide(self, served: Bundle) -> tuple[OnnxSession | None, float]:
+    def _open_wide(self, served: Bundle) -> tuple[ModelSession | None, float]:
         """A session of all the threads and how many times as fast it is, where it is worth its memory."""
-        if self._threads == 1 or self.seconds_of_one_row < _LONG_CALL or not self._session.on_cpu:
+        if self._threads == 1 or self.seconds_of_one_row < _LONG_CALL or not self.on_cpu:
             return None, 1.0
         wide = self._open(served, self._threads)
         speedup = self.seconds_of_one_row / wide.seconds_of_one_row()
         return (wide, speedup) if speedup >= _WORTH_IT else (None, 1.0)
 
-    def _compare(self, session: OnnxSession, served: Bundle) -> None:
+    def _compare(self, session: ModelSession, served: Bundle) -> None:
         """Ask about the probe: does this machine answer as the one did where the bundle was made?"""
         manifest = served.manifest
         tolerance = probe_tolerance(manifest)

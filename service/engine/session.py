@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -13,23 +12,22 @@ from numpy.typing import NDArray
 from aaserve.bundle.bundle import MODEL_FILE, Bundle
 from aaserve.service.engine import providers
 from aaserve.service.engine.memory_file import model_file
+from aaserve.service.engine.model_session import Declared, ModelSession, line
 from aaserve.service.errors import ProviderMissing, StartFailed
 from aaserve.service.settings import ProviderName, Settings
 
 _FATAL = 4  # of ONNX Runtime's severities
-_TENSOR_TYPES = {
-    "float32": "tensor(float)",
-    "float16": "tensor(float16)",
-    "uint8": "tensor(uint8)",
-    "int64": "tensor(int64)",
+_DTYPES = {
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(uint8)": "uint8",
+    "tensor(int64)": "int64",
 }
 log = logging.getLogger("aaserve")
 
 
-class OnnxSession:
-    """One loaded model; `run` computes in the thread that calls it, without the interpreter lock.
-
-    Any number of threads may call it at once, and on the CPU the weights are held once for all of them.
+class OnnxSession(ModelSession):
+    """A model in ONNX Runtime.
 
     On GPUs batches are padded to sizes that are warm, and with CUDA each of these has a session of its own: a session
     plans all its convolutions anew whenever the shape is not that of the call before (docs/decisions/0023).
@@ -49,15 +47,15 @@ class OnnxSession:
         onnxruntime.disable_telemetry_events()  # on Windows; elsewhere bundle.telemetry has prevented it
         # What goes wrong is raised too; lines of its own could stall in a pipe, and are no JSON.
         onnxruntime.set_default_logger_severity(_FATAL)
-        self._bundle = bundle
+        super().__init__(bundle)
+        self.precision = bundle.manifest.precision
         self._settings = settings
         self._threads = threads
-        self._names = bundle.manifest.output_names
         # TensorRT names its engines after the model's file, so that file cannot have a number for a name.
         with model_file(bundle, as_path=settings.provider != "tensorrt") as model:
             session = self._open_best(model) if settings.provider == "auto" else self._open(settings.provider, model)
-            self._check_shapes(session)
-            self.provider: str = session.get_providers()[0]
+            self._check_declared(_declared(session.get_inputs()), _declared(session.get_outputs()))
+            self.provider = session.get_providers()[0]
             self.on_cpu = self.provider == "CPUExecutionProvider"
             self._fixed_shapes = not self.on_cpu if fixed_shapes is None else fixed_shapes
             largest = settings.max_batch_size
@@ -69,10 +67,6 @@ class OnnxSession:
             log.warning("%s: on the CPU instead of %s: %s", bundle.model_path, self.provider, ", ".join(nodes))
 
     def run(self, batch: NDArray[Any], names: Sequence[str] = ()) -> dict[str, NDArray[Any]]:
-        """Map a batch of the manifest's input to the outputs of these names, each (B, ...), or to those of the task.
-
-        The graph computes all of them anyway; only the named ones are fetched.
-        """
         names = names or self._names
         rows = len(batch)
         size = next((size for size in self.warm_sizes if size >= rows), self.warm_sizes[-1])
@@ -82,44 +76,12 @@ class OnnxSession:
         return {name: values[:rows] for name, values in zip(names, found, strict=True)}
 
     def warm_up(self, sizes: Sequence[int] | None = None) -> None:
-        """Run every size that must be warm (or `sizes`), so that the first caller does not pay for it.
-
-        Raises:
-            StartFailed: the model cannot run, or does not answer one finite row for each it is given.
-        """
-        sizes = sizes or self.warm_sizes
-        if self._fixed_shapes:  # each in a session of its own, and most of it is planning in a single core
-            with ThreadPoolExecutor(len(sizes)) as pool:
-                list(pool.map(self._warm_up, reversed(sizes)))
-        else:
-            for size in sizes:
-                self._warm_up(size)
-
-    def _warm_up(self, size: int) -> None:
-        manifest = self._bundle.manifest
-        try:
-            outputs = self.run(np.zeros((size, *manifest.input.shape), manifest.input.dtype))
-        except Exception as error:
-            raise StartFailed(f"{self._bundle.model_path}: warm-up at batch {size} failed: {_line(error)}") from error
-        for output in manifest.outputs:
-            expected, values = (size, *output.shape), outputs[output.name]
-            if values.shape != expected or not np.isfinite(values).all():
-                raise StartFailed(
-                    f"{self._bundle.model_path}: expected finite {output.name} {expected} in warm-up, "
-                    f"found {values.shape}"
-                )
-
-    def seconds_of_one_row(self) -> float:
-        """How long a call takes, the fastest of a few: other work on the machine can only slow it down."""
-        manifest = self._bundle.manifest
-        row = np.zeros((1, *manifest.input.shape), manifest.input.dtype)
-
-        def call() -> float:
-            started = perf_counter()
-            self.run(row)
-            return perf_counter() - started
-
-        return min(call() for _ in range(3))
+        if not self._fixed_shapes:
+            super().warm_up(sizes)
+            return
+        sizes = sizes or self.warm_sizes  # each in a session of its own, and most of it is planning in a single core
+        with ThreadPoolExecutor(len(sizes)) as pool:
+            list(pool.map(self._warm_up, reversed(sizes)))
 
     def _open_best(self, model: str | bytes) -> onnxruntime.InferenceSession:
         if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
@@ -157,7 +119,7 @@ class OnnxSession:
             # Without it, onnxruntime itself goes on with the CPU where a provider fails, at any call, and prints that.
             session = onnxruntime.InferenceSession(model, options, providers=wanted, enable_fallback=0)
         except Exception as error:
-            reason = _line(error) if isinstance(model, bytes) else _line(error).replace(model, MODEL_FILE)
+            reason = line(error) if isinstance(model, bytes) else line(error).replace(model, MODEL_FILE)
             raise StartFailed(
                 f"{self._bundle.model_path}: expected a model that {names[0]} loads, found: {reason}"
             ) from error
@@ -167,17 +129,9 @@ class OnnxSession:
             raise ProviderMissing(f"provider: expected {', '.join(names)}, found {', '.join(found)}")
         return session
 
-    def _check_shapes(self, session: onnxruntime.InferenceSession) -> None:
-        manifest = self._bundle.manifest
-        for role, declared, values in (
-            ("input", [manifest.input], session.get_inputs()),
-            ("output", manifest.all_outputs, session.get_outputs()),
-        ):
-            found = [(value.name, value.type, tuple(value.shape[1:])) for value in values]
-            wanted = [(tensor.name, _TENSOR_TYPES[tensor.dtype], tensor.shape) for tensor in declared]
-            if found != wanted:
-                words = ", ".join(map(str, wanted))
-                raise StartFailed(f"{self._bundle.model_path}: expected the {role} {words}, found {found}")
+
+def _declared(values: Sequence[Any]) -> list[Declared]:
+    return [(value.name, _DTYPES.get(value.type, value.type), tuple(value.shape[1:])) for value in values]
 
 
 def left_to_the_cpu(session: onnxruntime.InferenceSession) -> list[str]:
@@ -194,7 +148,3 @@ def left_to_the_cpu(session: onnxruntime.InferenceSession) -> list[str]:
 def _buckets(max_batch_size: int) -> list[int]:
     """1, 2, 4, 8, … and the largest: a padded row costs little."""
     return [*(1 << power for power in range((max_batch_size - 1).bit_length())), max_batch_size]
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())

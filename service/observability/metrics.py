@@ -24,6 +24,17 @@ ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 REFRESH = 1.0  # seconds between two looks at what workers report
 
 
+class Agreement(Protocol):
+    """How a model in a lower precision answers, compared with full precision."""
+
+    @property
+    def pictures(self) -> int: ...
+    @property
+    def same_best_class(self) -> int: ...
+    @property
+    def max_difference(self) -> float: ...
+
+
 class Reporting(Protocol):
     """What a version of a model says of itself."""
 
@@ -31,6 +42,10 @@ class Reporting(Protocol):
 
     @property
     def provider(self) -> str: ...
+    @property
+    def on_cpu(self) -> bool: ...
+    @property
+    def agreement(self) -> Agreement | None: ...
     @property
     def ready(self) -> bool: ...
     @property
@@ -124,6 +139,16 @@ class Metrics:
             "1 while it answers; 0 for a broken version (empty: broken folder) of a model of which nothing is served.",
             ["model", "version"],
         )
+        self.lower_precision_agreement = lowest(
+            "aaserve_lower_precision_agreement",
+            "With cpu_precision bf16: share of the images compared at load with the best class of fp32.",
+            ["model", "version"],
+        )
+        self.lower_precision_difference = highest(
+            "aaserve_lower_precision_difference",
+            "With cpu_precision bf16: largest difference of a logit from fp32, as a share of the largest logit.",
+            ["model", "version"],
+        )
         self.models_missing = highest(
             "aaserve_models_missing",
             "Models of the repository, or required, that are not served; unloaded ones only if required or default.",
@@ -152,7 +177,7 @@ class Metrics:
         for gauge, labels in self._versions.pop(name, []):
             self._forget(gauge, labels)
         reported = self._versions[name] = []
-        if self._gpu is None and any(version.provider != "CPUExecutionProvider" for version in versions):
+        if self._gpu is None and any(not version.on_cpu for version in versions):
             self._gpu = GpuMetrics(self._gpu_device_id)
             self.registry.register(self._gpu)  # which is what is scraped, beside the files of all workers
         for version in versions:
@@ -163,6 +188,10 @@ class Metrics:
             self.model_info.labels(*info).set(1)
             self._report(self.model_ready.labels(*ready), partial(getattr, version, "ready"))
             reported += [(self.model_info, info), (self.model_ready, ready)]
+            if agreement := version.agreement:
+                self.lower_precision_agreement.labels(*ready).set(agreement.same_best_class / agreement.pictures)
+                self.lower_precision_difference.labels(*ready).set(agreement.max_difference)
+                reported += [(self.lower_precision_agreement, ready), (self.lower_precision_difference, ready)]
         for failed_version in failed:
             self._report(self.model_ready.labels(name, failed_version), lambda: 0)
             reported.append((self.model_ready, (name, failed_version)))
@@ -194,6 +223,8 @@ class Metrics:
         if self._is_worker:  # whose files keep what they once had
             series = gauge.labels(*labels)
             self._reported.pop(series, None)
-            series.set(nan if gauge is self.model_ready else 0)  # where 0 means: does not answer
+            series.set(
+                nan if gauge in (self.model_ready, self.lower_precision_agreement) else 0
+            )  # where 0 means: does not answer
         else:
             gauge.remove(*labels)

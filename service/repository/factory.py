@@ -20,6 +20,8 @@ from aaserve.service.engine.admission import Admission
 from aaserve.service.engine.batcher import DynamicBatcher
 from aaserve.service.engine.cpu_pool import CpuPool
 from aaserve.service.engine.inference_threads import InferenceThreads
+from aaserve.service.engine.model_session import ModelSession
+from aaserve.service.engine.openvino_session import OpenVinoSession
 from aaserve.service.engine.predictor import Predictor
 from aaserve.service.engine.queued_request import Outputs
 from aaserve.service.engine.runner import ModelRunner
@@ -58,8 +60,9 @@ async def open_predictor(
         rows = min(settings.max_batch_size, manifest.max_batch_size)
         settings = settings.model_copy(update={"max_batch_size": rows})
 
-    def open_session(served: Bundle, threads: int) -> OnnxSession:
-        return OnnxSession(served, settings, threads=threads)
+    def open_session(served: Bundle, threads: int) -> ModelSession:
+        kind = OpenVinoSession if settings.provider == "openvino" else OnnxSession
+        return kind(served, settings, threads=threads)
 
     def run(batch: NDArray[Any], names: tuple[str, ...], all_cores: bool) -> Outputs:
         batch_size.observe(len(batch))
@@ -72,6 +75,16 @@ async def open_predictor(
     reopened = metrics.model_reopened.labels(manifest.name)
     runner = await asyncio.to_thread(ModelRunner, served, open_session, settings, reopened.inc)
     log.info("%s version %s is loaded and warmed up on %s", manifest.name, manifest.version, runner.provider)
+    if agreement := runner.agreement:
+        log.info(
+            "%s: %s has the best class of fp32 for %d of %d pictures (%s); logits differ by at most %.1e",
+            manifest.name,
+            agreement.precision,
+            agreement.same_best_class,
+            agreement.pictures,
+            "the probe and those in the bundle" if agreement.pictures > 1 else "the probe, as the bundle has none",
+            agreement.max_difference,
+        )
 
     queue_size = _queue_size(manifest, settings)
     statistics = Statistics()

@@ -93,7 +93,7 @@ class VersionLoader:
             for loaded in (model.serving.get(version), model.standby.get(version)):
                 if loaded and (loaded.bundle.manifest, loaded.serving_file) == (bundle.manifest, serving_file):
                     return loaded
-            await self.trials.check(bundle)
+            await self.trials.check(bundle, settings)
             lifetime = AsyncExitStack()
             predictor = await lifetime.enter_async_context(
                 open_predictor(bundle, settings, self.pool, self.metrics, self.tracing, self.on_lost)

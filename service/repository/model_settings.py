@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
 
 from aaserve.bundle.text import NotText, check_regular, read_text
 from aaserve.service.errors import LoadFailed
-from aaserve.service.settings import ProviderName, Settings
+from aaserve.service.settings import CpuPrecision, ProviderName, Settings
 
 SERVING_FILE = "serving.toml"
 Content = TypeVar("Content", bound=BaseModel)
@@ -25,6 +25,7 @@ class ModelSettings(BaseModel):
 
     versions: Literal["latest", "all"] | tuple[PositiveInt, ...] = "latest"
     provider: ProviderName | None = None
+    cpu_precision: CpuPrecision | None = None
     intra_op_num_threads: int | None = None
     max_batch_size: int | None = None
     cpu_batch_ms: float | None = None
@@ -87,6 +88,8 @@ def read_toml(path: Path, kind: type[Content]) -> Content:
 
 def _invalid(path: Path, error: ValidationError) -> LoadFailed:
     first = error.errors(include_url=False)[0]
+    if not first["loc"]:  # settings that do not go together
+        return LoadFailed(f"{path}: {first['msg'].removeprefix('Value error, ')}")
     where = ".".join(map(str, first["loc"]))
     return LoadFailed(f"{path}: {where}: {first['msg']}, found {first['input']!r}")
 

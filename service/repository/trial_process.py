@@ -9,13 +9,16 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 
+from aaserve.service.engine import openvino_runtime
+
+Run = Callable[["np.ndarray[Any, Any]"], object]
 FATAL = 4  # of ONNX Runtime's severities
 
 
@@ -27,19 +30,27 @@ def main() -> None:
     model = sys.stdin.buffer.read(head["model_bytes"])
     row = np.frombuffer(sys.stdin.buffer.read(), head["dtype"]).reshape(1, *head["shape"])
     with suppress(Exception):
-        _run(model, row, head["input"])
+        run = _openvino(model, head) if head["provider"] == "openvino" else _onnxruntime(model, head)
+        zeros = np.zeros_like(row)
+        for batch in (zeros, row, np.concatenate([zeros, zeros])):  # the pair last: a graph may take one row only
+            run(batch)
     os._exit(0)  # a crash at the end would say nothing of the model's answers
 
 
-def _run(model: bytes, row: np.ndarray[Any, Any], name: str) -> None:
+def _onnxruntime(model: bytes, head: dict[str, Any]) -> Run:
+    import onnxruntime  # here, as only one of both is needed
+
     onnxruntime.disable_telemetry_events()
     onnxruntime.set_default_logger_severity(FATAL)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    zeros = np.zeros_like(row)
-    for batch in (zeros, row, np.concatenate([zeros, zeros])):  # the pair last: a graph may take one row only
-        session.run(None, {name: batch})
+    return lambda batch: session.run(None, {head["input"]: batch})
+
+
+def _openvino(model: bytes, head: dict[str, Any]) -> Run:
+    compiled = openvino_runtime.compiled(model, precision=head["cpu_precision"], streams=1, threads=1)
+    return lambda batch: compiled.infer_new_request({head["input"]: batch})
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Tries a model in a process of its own: if it crashes ONNX Runtime, or never comes back, only that process is lost.
+"""Tries a model in a process of its own: if it crashes the runtime, or never comes back, only that process is lost.
 
 a bundle --the bytes that were checked--> trial_process: load, run --> ended well | crashed | did not finish in time
 
-Always on the CPU: a GPU may have no memory to spare for a second copy. A bundle that ended well is not tried again. The
-workers of a service share a folder with a locked file for each bundle: one tries, those that wait take its verdict. A
-model that failed is tried again when it is asked for again, because a machine may have had too little memory or time
-for it.
+Always on the CPU: a GPU may have no memory to spare for a second copy. It is OpenVINO that tries a model if that will
+serve it, else ONNX Runtime. A bundle that ended well is not tried again. The workers of a service share a folder with a
+locked file for each bundle: one tries, those that wait take its verdict. A model that failed is tried again when it is
+asked for again, because a machine may have had too little memory or time for it.
 """
 
 import asyncio
@@ -15,6 +15,8 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Awaitable, Callable
+from functools import partial
 from math import ceil
 from pathlib import Path
 from typing import TextIO
@@ -25,6 +27,7 @@ from aaserve.bundle.probe import probe_pixels
 from aaserve.service.errors import StartFailed
 from aaserve.service.repository import trial_process
 from aaserve.service.resources import own_path, own_python
+from aaserve.service.settings import Settings
 
 _GRACE = 5  # seconds more after which the process ends by itself, if the service could not end it
 _POLL = 0.05  # seconds; one process cannot wait for another's lock without a thread that nothing ends
@@ -42,14 +45,14 @@ class Trials:
     def __init__(self, seconds: float, folder: Path | None = None) -> None:
         self._seconds = seconds
         self._folder = folder
-        self._sound: set[str] = set()  # sha256 of manifests, which name the sha256 of the model
+        self._sound: set[str] = set()  # names of trials
 
     @property
     def of_workers(self) -> bool:
         """Whether this process is one of several workers."""
         return self._folder is not None
 
-    async def check(self, bundle: Bundle) -> None:
+    async def check(self, bundle: Bundle, settings: Settings) -> None:
         """Return if the bundle's model can be loaded and run without harm, at once if that is known.
 
         Raises:
@@ -57,28 +60,38 @@ class Trials:
             BundleError: it is no longer what the manifest says.
             OSError: no process can be started.
         """
-        if bundle.manifest_sha256 in self._sound:
+        name = _name(bundle, settings)
+        if name in self._sound:
             return
-        failure = await (self._shared(bundle, self._folder) if self._folder else try_model(bundle, self._seconds))
+        trial = partial(try_model, bundle, settings, self._seconds)
+        failure = await (_shared(self._folder / f"trial-{name}", trial) if self._folder else trial())
         if failure:
             raise StartFailed(f"{bundle.model_path}: expected a model that loads and runs in a trial, but {failure}")
-        self._sound.add(bundle.manifest_sha256)
+        self._sound.add(name)
 
-    async def _shared(self, bundle: Bundle, folder: Path) -> str | None:
-        asked = time.monotonic()  # of the machine: all workers have the same
-        with (folder / f"trial-{bundle.manifest_sha256}").open("a+") as file:
-            while not _locked(file):
-                await asyncio.sleep(_POLL)
-            file.seek(0)
-            tried, _, verdict = file.read().partition(" ")
-            if verdict == _SOUND:
-                return None
-            if verdict and float(tried) > asked:  # while this process waited
-                return verdict
-            failure = await try_model(bundle, self._seconds)
-            file.truncate(0)
-            file.write(f"{time.monotonic()} {failure or _SOUND}")
-            return failure
+
+def _name(bundle: Bundle, settings: Settings) -> str:
+    """Of a trial: its manifest names the sha256 of the model."""
+    runtime = f"openvino-{settings.cpu_precision}" if settings.provider == "openvino" else "onnxruntime"
+    return f"{bundle.manifest_sha256}-{runtime}"
+
+
+async def _shared(path: Path, trial: Callable[[], Awaitable[str | None]]) -> str | None:
+    """The verdict in a file that all workers lock; one of them makes the trial."""
+    asked = time.monotonic()  # of the machine: all workers have the same
+    with path.open("a+") as file:
+        while not _locked(file):
+            await asyncio.sleep(_POLL)
+        file.seek(0)
+        tried, _, verdict = file.read().partition(" ")
+        if verdict == _SOUND:
+            return None
+        if verdict and float(tried) > asked:  # while this process waited
+            return verdict
+        failure = await trial()
+        file.truncate(0)
+        file.write(f"{time.monotonic()} {failure or _SOUND}")
+        return failure
 
 
 def _locked(file: TextIO) -> bool:
@@ -90,19 +103,20 @@ def _locked(file: TextIO) -> bool:
     return True
 
 
-async def try_model(bundle: Bundle, seconds: float) -> str | None:
+async def try_model(bundle: Bundle, settings: Settings, seconds: float) -> str | None:
     """Load and run the bundle's model in a process of its own; how that ended if not well, in a few words.
 
     The process does not outlive this call, however it ends.
 
     Args:
+        settings: of the model.
         seconds: that it may take.
 
     Raises:
         BundleError: the model is no longer what the manifest says.
         OSError: no process can be started.
     """
-    message = await asyncio.to_thread(_message, bundle, seconds)
+    message = await asyncio.to_thread(_message, bundle, settings, seconds)
     process = subprocess.Popen(
         own_python(trial_process.__name__),
         env={**os.environ, **own_path()},
@@ -119,13 +133,15 @@ async def try_model(bundle: Bundle, seconds: float) -> str | None:
         await asyncio.wait([ended])
 
 
-def _message(bundle: Bundle, seconds: float) -> bytes:
+def _message(bundle: Bundle, settings: Settings, seconds: float) -> bytes:
     """What the process reads: a line of JSON, the model's bytes, those of one row."""
     manifest = bundle.manifest
     model = bundle.content(MODEL_FILE)
     head = {
         "seconds": ceil(seconds) + _GRACE,
         "model_bytes": len(model),
+        "provider": settings.provider,
+        "cpu_precision": settings.cpu_precision,
         "input": manifest.input.name,
         "dtype": manifest.input.dtype,
         "shape": manifest.input.shape,

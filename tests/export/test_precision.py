@@ -25,7 +25,10 @@ from aaserve.export.judgement.samples import CALIBRATION_PICTURES, Sample, find_
 from aaserve.export.judgement.speed import measure_speed
 from aaserve.export.preprocessing.presets import read_preprocessing
 from aaserve.models import create_model
+from aaserve.service.engine.openvino_session import OpenVinoSession
+from aaserve.service.engine.runner import ModelRunner
 from aaserve.service.engine.session import OnnxSession
+from aaserve.service.errors import StartFailed
 from aaserve.service.settings import Settings
 from tests.helpers import EXAMPLES
 
@@ -120,6 +123,26 @@ def test_fp16_and_int8_bundles_can_be_served_and_verified_and_record_their_loss(
     assert verify.main([str(opened.folder), "--images", str(EXAMPLES)]) == 0, capsys.readouterr().err
     assert summary.main([str(opened.folder)]) == 0
     assert f"aa_wide_resnet10_1, {precision}" in capsys.readouterr().out
+
+
+def test_openvino_answers_fp16_and_is_refused_the_int8_that_it_gets_wrong(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """OpenVINO 2026.4 moves an int8 sum with a shortcut of added channels out of its range; the probe shows it."""
+    pytest.importorskip("openvino", reason="the extra openvino is not installed")
+    settings = Settings(provider="openvino", intra_op_num_threads=1)
+
+    def serve(precision: str, version: str) -> ModelRunner:
+        options = ("--precision", precision, "--calibration", str(trained / "pictures"), "--with-attention")
+        assert export(trained, tmp_path, *options, version=version) == 0, capsys.readouterr().err
+        opened = open_bundle(tmp_path / "small" / version)
+        return ModelRunner(opened, lambda served, threads: OpenVinoSession(served, settings), settings, lambda: None)
+
+    serve("fp16", "1").close()
+    with pytest.raises(
+        StartFailed, match=r"expected the stored answer to the probe within 2e-01, found .* on OpenVINO"
+    ):
+        serve("int8", "2")
 
 
 def test_int8_computes_convolutions_in_8_bits_and_attention_in_float(trained: Path, tmp_path: Path) -> None:

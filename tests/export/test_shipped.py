@@ -17,7 +17,7 @@ from tests.helpers import SHIPPED as MODEL_REPOSITORY
 
 SHIPPED = REPOSITORY / "aa-cifar100"
 MODELS = sorted(path.name for path in MODEL_REPOSITORY.iterdir() if path.is_dir())
-LARGEST = 10 * 2**20  # bytes of a model in the repository, which every clone fetches
+LARGEST = 10_000_000  # bytes of a model in the repository, which every clone fetches
 
 
 def test_exporting_the_shipped_checkpoint_gives_the_shipped_bundles_answers(

@@ -1,6 +1,7 @@
 """Learning from a teacher, with a plain Wide-ResNet of random weights as the teacher of an augmented one."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from aaserve.models import create_model
-from aaserve.models.attention import AttentionAugmentedConv2d
 from aaserve.training import scoring
 from aaserve.training.distillation import divergence, relative_error
 from aaserve.training.recipe import Recipe
@@ -144,20 +144,41 @@ def test_an_augmented_network_begins_as_the_plain_one_without_the_filters_that_a
     )
 
 
-def test_attention_in_the_place_of_1x1_filters_begins_as_nearly_these() -> None:
-    """Of clearly different positions each attends to itself, so the layer computes what the convolution did."""
+def lite_weights() -> dict[str, Tensor]:
+    """Of a plain network whose normalisations differ from channel to channel."""
     torch.manual_seed(0)
-    layer = AttentionAugmentedConv2d(
-        64, 24, 1, key_channels=128, value_channels=8, num_heads=2, feature_size=(4, 4), position="relative"
-    )
-    network = nn.ModuleDict({"expansion": layer})
-    filters = torch.randn(24, 64, 1, 1)
-    take(network, {"expansion.weight": filters}, "teacher")
-    images = torch.randn(2, 64, 4, 4)
+    network = create_model("efficientnet_lite0", num_classes=CLASSES, image_size=64)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.bias, std=3)
+            nn.init.uniform_(module.weight, 0.1, 10)
+    return network.state_dict()
+
+
+def test_attention_in_the_place_of_1x1_filters_begins_as_these_averaged_over_positions_that_are_alike() -> None:
+    weights = lite_weights()
+    network = create_model("aa_efficientnet_lite0", num_classes=CLASSES, image_size=64)
+    take(network, weights, "teacher")
+    name = "blocks.3.2.conv_pw"  # of the first shortcut in stage 4, at 4x4
+    layer = network.get_submodule(name)
+    filters = network.sorted_expansions(weights, [name])[f"{name}.weight"]
+    mean = weights["blocks.3.0.bn3.bias"] + weights["blocks.3.1.bn3.bias"]
+    variance = weights["blocks.3.0.bn3.weight"].square() + weights["blocks.3.1.bn3.weight"].square()
+    halves = mean + variance.sqrt() * torch.randn(2, 80)  # features of the left and of the right half
+    image = halves.repeat_interleave(2, dim=0).T.reshape(1, 80, 1, 4).expand(1, 80, 4, 4)
+    image = image + 0.3 * variance.sqrt()[:, None, None] * torch.randn(1, 80, 4, 4)
     with torch.inference_mode():
-        found, expected = layer(images), nn.functional.conv2d(images, filters)
-    torch.testing.assert_close(found[:, :16], expected[:, :16])
-    assert (found[:, 16:] - expected[:, 16:]).square().mean() < 0.05 * expected[:, 16:].square().mean()
+        found, expected = layer(image), nn.functional.conv2d(image, filters)
+        maps = layer.attention_map(image).unflatten(3, (4, 4))[0]  # (heads, queries, rows, columns)
+    left, right = maps[:, 0, :, :2], maps[:, 3, :, 2:]
+    for half in (left, right):
+        assert (half.sum(dim=(1, 2)) > 0.6).all()
+        assert half.sum(dim=(1, 2)).mean() > 0.8
+        assert (half < 0.5).all()  # no cell alone
+    kept = len(layer.conv.weight)
+    torch.testing.assert_close(found[:, :kept], expected[:, :kept])
+    wrong = (found[:, kept:] - expected[:, kept:]).square().mean()
+    assert wrong < 0.2 * expected[:, kept:].square().mean()
 
 
 def test_the_losses_are_zero_for_equal_answers_and_scale_free() -> None:
@@ -218,6 +239,33 @@ def test_weights_that_do_not_fit_are_refused(
     wrong = saved(network, tmp_path / "wrong.safetensors", **replaced)
     said = refusal(distilling(wrong, photographs), photographs, tmp_path)
     assert said.startswith(f"{wrong}: the weights do not fit the network: {message}")
+
+
+@pytest.mark.parametrize(
+    ("name", "replacement", "message"),
+    [
+        ("blocks.3.1.bn2.weight", None, "1 missing: blocks.3.1.bn2.weight"),
+        ("blocks.2.0.bn3.bias", None, "1 missing: blocks.2.0.bn3.bias"),
+        ("blocks.3.1.bn2.bias", torch.zeros(7), "1 of another shape: blocks.3.1.bn2.bias (expected (480,), found (7,)"),
+        (
+            "blocks.3.1.conv_pw.weight",
+            torch.zeros(240, 80, 1, 1),
+            "1 of another shape: blocks.3.1.conv_pw.weight (expected (480, 80, 1, 1), found (240, 80, 1, 1)",
+        ),
+    ],
+    ids=["sorting", "spread of the input", "shape", "filters"],
+)
+def test_weights_that_attention_cannot_begin_from_are_refused(
+    name: str, replacement: Tensor | None, message: str
+) -> None:
+    weights = lite_weights()
+    if replacement is None:
+        del weights[name]
+    else:
+        weights[name] = replacement
+    network = create_model("aa_efficientnet_lite0", num_classes=CLASSES, image_size=64)
+    with pytest.raises(ValueError, match=f"^teacher: the weights do not fit the network: {re.escape(message)}"):
+        take(network, weights, "teacher")
 
 
 def test_weights_of_another_network_are_refused(teacher: Path, photographs: Path, tmp_path: Path) -> None:

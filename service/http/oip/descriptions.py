@@ -2,12 +2,13 @@
 
 from typing import Any
 
+from aaserve.service.engine.openvino_session import PROVIDER
 from aaserve.service.engine.predictor import Predictor
 from aaserve.service.engine.statistics import Duration, Statistics
 from aaserve.service.http.oip.view import BYTES, TensorSpec, View
 from aaserve.service.version import VERSION
 
-_PLATFORM = "onnxruntime_onnx"
+_ONNX_RUNTIME, _OPENVINO = "onnxruntime_onnx", "openvino_onnx"
 _STAGES = ("success", "fail", "queue", "compute_input", "compute_infer", "compute_output")
 _NONE = {"count": 0, "ns": 0}
 
@@ -19,11 +20,11 @@ def server_metadata() -> Json:
     return {"name": "aaserve", "version": VERSION, "extensions": [*extensions, "parameters", "statistics"]}
 
 
-def model_metadata(view: View, versions: list[str]) -> Json:
+def model_metadata(view: View, predictor: Predictor, versions: list[str]) -> Json:
     return {
         "name": view.name,
         "versions": versions,
-        "platform": _PLATFORM,
+        "platform": _platform(predictor),
         "inputs": [_metadata(view.input)],
         "outputs": [_metadata(spec) for spec in view.outputs],
     }
@@ -36,11 +37,11 @@ def model_config(view: View, predictor: Predictor, *, max_rows: int) -> Json:
         max_rows: of one request; the scheduler splits and joins requests into calls of its own preferred size.
     """
     layout = "FORMAT_NONE" if view.pictures else f"FORMAT_{view.manifest.input.layout}"
-    kind = "KIND_CPU" if predictor.provider == "CPUExecutionProvider" else "KIND_GPU"
+    kind = "KIND_CPU" if predictor.on_cpu else "KIND_GPU"
     return {
         "name": view.name,
-        "platform": _PLATFORM,
-        "backend": "onnxruntime",
+        "platform": _platform(predictor),
+        "backend": _platform(predictor).partition("_")[0],
         "version_policy": {"latest": {"num_versions": 1}},
         "max_batch_size": max_rows,
         "input": [{**_config(view.input), "format": layout, "is_shape_tensor": False, "optional": False}],
@@ -51,6 +52,10 @@ def model_config(view: View, predictor: Predictor, *, max_rows: int) -> Json:
             "max_queue_delay_microseconds": round(predictor.settings.max_queue_delay_ms * 1000),
         },
     }
+
+
+def _platform(predictor: Predictor) -> str:
+    return _OPENVINO if predictor.provider == PROVIDER else _ONNX_RUNTIME
 
 
 def model_statistics(view: View, statistics: Statistics) -> Json:

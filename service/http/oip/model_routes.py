@@ -91,8 +91,8 @@ async def all_statistics(request: Request) -> Response:
 @router.get(_VERSION, response_model=Json)
 async def metadata(request: Request, model: str, version: str | None = None) -> Response:
     """Inputs and outputs of a model."""
-    _, view = find(request, model, version)
-    return JSONResponse(model_metadata(view, _versions(request, view)))
+    predictor, view = find(request, model, version)
+    return JSONResponse(model_metadata(view, predictor, _versions(request, view)))
 
 
 @router.get(_MODEL + "/versions", response_model=Json)

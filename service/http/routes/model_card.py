@@ -12,14 +12,27 @@ from aaserve.bundle.preprocessing import Preprocessing
 from aaserve.service.repository.served_model import LoadedVersion, ServedModel
 
 
+class Agreement(BaseModel):
+    """How answers in a lower precision agree with those in fp32, as compared when the model was loaded."""
+
+    precision: str
+    pictures: int = Field(description="A made-up one, and the reference pictures that are in the bundle.")
+    same_best_class: int
+    max_difference: float = Field(description="Of any logit, as a share of the picture's largest logit or of 1.")
+
+
+LowerPrecision = Annotated[Agreement | None, Field(exclude_if=lambda agreement: agreement is None)]
+
+
 class VersionCard(BaseModel):
     """One version of a model: what it is, how it was made, how good it is."""
 
     version: str
     state: str = Field(description="ready, recovering, failed, or standby: kept in memory for a rollback.")
     architecture: str
-    provider: str = Field(description="ONNX Runtime's execution provider.")
-    precision: str
+    provider: str = Field(description="ONNX Runtime's execution provider, or OpenVINO.")
+    precision: str = Field(description="Of the file's arithmetic.")
+    lower_precision: LowerPrecision = Field(description="Of the arithmetic here, where it is less; see cpu_precision.")
     stored_weights: str
     opset: int
     input: Input
@@ -120,13 +133,14 @@ def _failures(model: ServedModel) -> list[Failure]:
 
 
 def _version_card(loaded: LoadedVersion, state: str) -> VersionCard:
-    manifest = loaded.bundle.manifest
+    manifest, agreement = loaded.bundle.manifest, loaded.predictor.agreement
     return VersionCard(
         version=manifest.version,
         state=state,
         architecture=manifest.architecture,
         provider=loaded.predictor.provider,
         precision=manifest.precision,
+        lower_precision=Agreement.model_validate(agreement, from_attributes=True) if agreement else None,
         stored_weights=manifest.stored_weights,
         opset=manifest.opset,
         input=manifest.input,

@@ -23,7 +23,7 @@ from aaserve.service.engine.predictor import Predictor
 from aaserve.service.http.app import create_app
 from aaserve.service.observability.gpu_metrics import GpuMetrics, cuda_uuid
 from aaserve.service.settings import Settings
-from tests.helpers import REPOSITORY, running_service, served, wait_until
+from tests.helpers import REPOSITORY, ROOT, running_service, served, wait_until
 
 CARD, OTHER = uuid.UUID(int=1), uuid.UUID(int=2)
 GPU = f"GPU-{CARD}"
@@ -169,7 +169,7 @@ def test_cuda_is_asked_whose_number_it_is(tmp_path: Path, monkeypatch: pytest.Mo
 @pytest.fixture
 def on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Models that run on the CPU and say that they run on CUDA, on the first card."""
-    monkeypatch.setattr(Predictor, "provider", "CUDAExecutionProvider")
+    monkeypatch.setattr(Predictor, "on_cpu", False)
     monkeypatch.setattr("aaserve.service.observability.gpu_metrics.cuda_uuid", [CARD].__getitem__)
 
 
@@ -221,9 +221,9 @@ def test_workers_do_not_add_up_the_card_they_share(tmp_path: Path, monkeypatch: 
         "    from aaserve.service.engine.predictor import Predictor\n"
         "    from aaserve.service.observability import gpu_metrics\n"
         "    gpu_metrics.cuda_uuid = lambda number: uuid.UUID(int=number)\n"
-        "    Predictor.provider = 'CUDAExecutionProvider'\n"
+        "    Predictor.on_cpu = False\n"
     )
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(REPOSITORY.parent)]))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(ROOT)]))
     with running_service("--workers", "2", "--gpu-device-id", "7") as service:
         wait_until(lambda: sum("ready" in line for line in service.log) >= 2)
         for _ in range(6):  # of either worker

@@ -68,7 +68,7 @@ DAMAGES = {
                 {"layer": "x", "output": "attention.x", "dtype": "float32", "num_heads": 4, "grid": [8, 8]},
             ],
         ),
-        "expected the output ('logits', 'tensor(float)', (100,)), ('attention.x'",
+        "expected the output ('logits', 'float32', (100,)), ('attention.x'",
     ),
 }
 

@@ -22,6 +22,7 @@ from tests.toy_bundles import picture, write_fragile_bundle
 AUTHORIZED = {"Authorization": "Bearer key"}
 CRASH = "expected a model that loads and runs in a trial, but it crashed with signal 8 (SIGFPE)"
 LONG = 600.0  # seconds
+SETTINGS = Settings(provider="cpu")
 pytestmark = pytest.mark.skipif(
     platform.machine() != "x86_64", reason="elsewhere, a division that overflows is no crash"
 )
@@ -64,7 +65,7 @@ def test_a_service_of_which_every_model_crashes_ends_with_one_line(tmp_path: Pat
 def test_a_model_that_never_answers_is_given_up(tmp_path: Path) -> None:
     bundle = open_bundle(write_fragile_bundle(tmp_path, fault="hangs"))
     with pytest.raises(StartFailed, match=r"it did not finish within 0.2 s \(model_load_timeout_ms\)"):
-        asyncio.run(Trials(0.2).check(bundle))
+        asyncio.run(Trials(0.2).check(bundle, SETTINGS))
     assert trial_processes(os.getpid()) == []
 
 
@@ -92,7 +93,7 @@ def test_a_trial_ends_when_its_caller_stops_waiting(tmp_path: Path) -> None:
     bundle = open_bundle(write_fragile_bundle(tmp_path, fault="hangs"))
 
     async def scenario() -> None:
-        trial = asyncio.create_task(try_model(bundle, LONG))
+        trial = asyncio.create_task(try_model(bundle, SETTINGS, LONG))
         while not trial_processes(os.getpid()):
             await asyncio.sleep(0.01)
         trial.cancel()
@@ -106,12 +107,12 @@ def test_a_trial_ends_when_its_caller_stops_waiting(tmp_path: Path) -> None:
 def test_a_tried_bundle_is_not_tried_again_by_any_process(tmp_path: Path) -> None:
     bundle = open_bundle(write_fragile_bundle(tmp_path / "repository"))
     first, second, alone = Trials(LONG, tmp_path), Trials(LONG, tmp_path), Trials(LONG)
-    asyncio.run(first.check(bundle))
+    asyncio.run(first.check(bundle, SETTINGS))
     bundle.model_path.unlink()  # what is tried must be read
-    asyncio.run(first.check(bundle))
-    asyncio.run(second.check(bundle))
+    asyncio.run(first.check(bundle, SETTINGS))
+    asyncio.run(second.check(bundle, SETTINGS))
     with pytest.raises(BundleError, match="expected a plain file, found none"):
-        asyncio.run(alone.check(bundle))
+        asyncio.run(alone.check(bundle, SETTINGS))
 
 
 def test_workers_that_wait_for_a_trial_take_its_verdict_and_later_ones_try_again(
@@ -120,16 +121,18 @@ def test_workers_that_wait_for_a_trial_take_its_verdict_and_later_ones_try_again
     bundle = open_bundle(write_fragile_bundle(tmp_path / "repository", fault="crashes"))
     tried = []
 
-    async def counted(bundle: Bundle, seconds: float) -> str | None:
+    async def counted(bundle: Bundle, settings: Settings, seconds: float) -> str | None:
         tried.append(bundle)
-        return await try_model(bundle, seconds)
+        return await try_model(bundle, settings, seconds)
 
     async def scenario() -> None:
-        found = await asyncio.gather(*(Trials(LONG, tmp_path).check(bundle) for _ in range(3)), return_exceptions=True)
+        found = await asyncio.gather(
+            *(Trials(LONG, tmp_path).check(bundle, SETTINGS) for _ in range(3)), return_exceptions=True
+        )
         assert [str(error) for error in found] == [f"{bundle.model_path}: {CRASH}"] * 3
         assert len(tried) == 1
         with pytest.raises(StartFailed):
-            await Trials(LONG, tmp_path).check(bundle)
+            await Trials(LONG, tmp_path).check(bundle, SETTINGS)
         assert len(tried) == 2
 
     monkeypatch.setattr("aaserve.service.repository.trials.try_model", counted)
@@ -142,7 +145,7 @@ def test_the_model_that_is_loaded_is_the_one_that_was_checked(tmp_path: Path) ->
     content = bundle.model_path.read_bytes()
     settings = Settings(provider="cpu", max_batch_size=1)
     shutil.copy(other / MODEL_FILE, bundle.model_path)  # sound, and not what the manifest says
-    for use in (lambda: OnnxSession(bundle, settings), lambda: asyncio.run(try_model(bundle, LONG))):
+    for use in (lambda: OnnxSession(bundle, settings), lambda: asyncio.run(try_model(bundle, SETTINGS, LONG))):
         with pytest.raises(BundleError, match=r"model\.onnx: expected sha256"):
             use()
     bundle.model_path.write_bytes(content)

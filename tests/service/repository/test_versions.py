@@ -338,7 +338,7 @@ def test_a_version_that_a_worker_replaced_does_not_count_as_one_that_does_not_an
         "def version(number):\n"
         "    manifest = types.SimpleNamespace(version=number, files={'model.onnx': 'x'}, precision='fp32')\n"
         "    figures = {'provider': 'CPUExecutionProvider', 'ready': True, 'queue_depth': 0, 'queue_capacity': 1}\n"
-        "    return types.SimpleNamespace(manifest=manifest, **figures)\n"
+        "    return types.SimpleNamespace(manifest=manifest, on_cpu=True, agreement=None, **figures)\n"
         "metrics = Metrics(0)\n"
         "metrics.watch_model('m', [version('1')]); metrics.watch_model('m', [version('2')]); metrics.refresh()\n"
         "print(prometheus_client.generate_latest(metrics.registry).decode())\n"

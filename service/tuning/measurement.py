@@ -1,0 +1,108 @@
+"""python -m aaserve.service.tuning.measurement: one candidate, in a process of its own, which memory is that of.
+
+stdin: a line of JSON --> the model opened as the service does, asked by 1, 8 and 32 clients --> stdout: a line of JSON
+
+Pictures go through decoding, batching and the model; HTTP is left out.
+"""
+
+import asyncio
+import itertools
+import json
+import sys
+import warnings
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from aaserve.bundle.bundle import open_bundle
+from aaserve.bundle.errors import BundleError
+from aaserve.service.engine.client_usage import ClientUsage
+from aaserve.service.engine.cpu_pool import CpuPool
+from aaserve.service.engine.predictor import Predictor
+from aaserve.service.errors import ServiceError, StartFailed
+from aaserve.service.observability.metrics import Metrics
+from aaserve.service.repository.factory import open_predictor
+from aaserve.service.settings import Settings
+
+_PATIENCE = 600.0  # seconds for one answer
+
+
+async def measure(order: dict[str, Any]) -> dict[str, Any]:
+    """The figures of one candidate.
+
+    Raises:
+        BundleError, StartFailed: the model cannot be opened so.
+        ServiceError: a picture cannot be answered.
+    """
+    settings = Settings.model_validate(order["settings"])
+    pictures = [Path(path).read_bytes() for path in order["pictures"]]
+    with closing(CpuPool(settings.decode_threads, ClientUsage())) as pool:
+        bundle = open_bundle(Path(order["bundle"]))
+        async with open_predictor(bundle, settings, pool, Metrics(None, 0), None, lambda error: None) as predictor:
+            classes = await _classes(predictor, pictures)
+            load = {
+                clients: await _load(predictor, pictures, clients, order["seconds"]) for clients in order["clients"]
+            }
+            return {"classes": classes, "load": load, "memory_mib": _memory_mib()}
+
+
+async def _classes(predictor: Predictor, pictures: list[bytes]) -> list[int]:
+    """The best class of each picture; a few at once, as queues are bounded."""
+    found: list[int] = []
+    for some in _batches(pictures):
+        answers = await asyncio.gather(*(_scores(predictor, picture, "tune") for picture in some))
+        found += [int(scores.argmax()) for scores in answers]
+    return found
+
+
+async def _load(predictor: Predictor, pictures: list[bytes], clients: int, seconds: float) -> dict[str, float]:
+    loop = asyncio.get_running_loop()
+    rotation = itertools.cycle(pictures)
+    took: list[float] = []
+    started = loop.time()
+
+    async def client(name: str) -> None:
+        while (asked := loop.time()) < started + seconds:
+            await _scores(predictor, next(rotation), name)
+            took.append(loop.time() - asked)
+
+    await asyncio.gather(*(client(f"client {number}") for number in range(clients)))
+    p50, p99 = np.percentile(took, [50, 99]) * 1000
+    return {"images_per_second": len(took) / (loop.time() - started), "p50_ms": float(p50), "p99_ms": float(p99)}
+
+
+async def _scores(predictor: Predictor, picture: bytes, client: str) -> np.ndarray[Any, Any]:
+    deadline = asyncio.get_running_loop().time() + _PATIENCE
+    inference = await predictor.infer_picture(picture, client=client, deadline=deadline)
+    scores: np.ndarray[Any, Any] = inference.outputs[predictor.manifest.outputs[0].name][0]
+    return scores
+
+
+def _batches(pictures: list[bytes]) -> list[list[bytes]]:
+    return [pictures[first : first + 8] for first in range(0, len(pictures), 8)]
+
+
+def _memory_mib() -> float:
+    """What the process has in memory now (Linux), or 0."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return 0.0
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
+
+
+def main() -> int:
+    warnings.filterwarnings("ignore", module="PIL")
+    order = json.loads(sys.stdin.readline())
+    try:
+        answer = asyncio.run(measure(order))
+    except (BundleError, StartFailed, ServiceError, OSError, ValueError) as error:
+        answer = {"failure": " ".join(str(error).split())}
+    sys.stdout.write(json.dumps(answer) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
