@@ -3,10 +3,11 @@
 import asyncio
 import json
 import tempfile
+import time
 from pathlib import Path
 
 from tests.faults.findings import Findings, nothing_left, tally
-from tests.faults.running import running
+from tests.faults.running import later, running
 from tests.faults.traffic import Traffic
 
 _SET_BACK = """
@@ -26,7 +27,9 @@ async def clock_set_back(seconds: float) -> Findings:
             async with Traffic(service, timeout_ms=5000) as traffic:
                 for change in (lambda: None, flag.touch, flag.unlink):
                     change()
+                    changed = time.monotonic()
                     await asyncio.sleep(seconds / 3)
+                    await later(lambda: traffic.since(changed))  # noqa: B023 (awaited here)
             days = {json.loads(line)["time"][:10] for line in service.log.read_text().splitlines()}
             counted = service.counted()
             slowest = max(ended.at - ended.began for ended in traffic.ended)
