@@ -38,26 +38,29 @@ format: $(VENV)/.installed  ## rewrite the code as `make check` wants it
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
 
+reference: $(VENV)/.installed  ## write the tables of docs/reference.md from the code
+	$(VENV)/bin/python -m docs.reference
+
 export: $(VENV)/.installed  ## make the bundle aa-cifar100 again from its checkpoint, into runs/export/
 	rm -rf runs/export
 	$(VENV)/bin/python -m export model_repository/aa-cifar100/checkpoint.safetensors --name aa-cifar100 --version 1 --repository runs/export --with-attention
-
-ray-check: $(RAY_VENV)/.installed  ## Ray Serve on three nodes in network namespaces (needs root, 10 minutes); result in runs/
-	$(RAY_VENV)/bin/python -m benchmarks.ray_serve --output runs/ray-serve.json
 
 image:  ## build the container image (TARGET=gpu for NVIDIA GPUs)
 	docker build --target $(TARGET) --tag aaserve:$(TARGET) \
 		--build-arg VERSION=$$($(PYTHON) -c 'from aaserve.service.version import VERSION; print(VERSION)') \
 		--build-arg REVISION=$$(git rev-parse HEAD) .
 
-image-check: $(VENV)/.installed  ## build and run the image without Docker, report its size (Debian, root; a few minutes)
-	$(VENV)/bin/python -m benchmarks.image --target $(TARGET) --output runs/image.json
-
 bench: $(VENV)/.installed  ## against the peers that are installed, one workload, a few minutes; into benchmarks/results/
 	$(VENV)/bin/python -m benchmarks.peers --workloads W1 --rounds 2 --seconds 2 --no-open-loops --output benchmarks/results/$(shell date -u +%F)-peers-short.json
 
-soak: $(VENV)/.installed  ## mixed traffic for MINUTES=10, result in benchmarks/results/
-	$(VENV)/bin/python -m benchmarks.soak --minutes $(MINUTES) --output benchmarks/results/$(shell date -u +%F)-soak.json
+faults: $(VENV)/.installed  ## the tests of faults under load, five times as long as in `make test`
+	AASERVE_FAULT_SCALE=5 $(VENV)/bin/python -m pytest -q tests/faults/test_faults.py
+
+hostile: $(VENV)/.installed  ## 20,000 damaged images in place of the few of `make test`
+	AASERVE_DAMAGED_IMAGES=20000 $(VENV)/bin/python -m pytest -q tests/hostile/test_pictures.py
+
+soak: $(VENV)/.installed  ## mixed traffic for MINUTES=10; result in runs/
+	$(VENV)/bin/python -m tests.faults.soak --minutes $(MINUTES) --output runs/soak.json
 
 up:  ## the service in a container, with Prometheus and Grafana
 	docker compose up --build
@@ -74,7 +77,7 @@ $(SERVE_VENV)/.installed: pyproject.toml constraints.txt
 $(RAY_VENV)/.installed: pyproject.toml constraints.txt
 	@$(call create-venv,$(RAY_VENV))
 	@echo "installing the service with Ray into $(RAY_VENV) …"
-	@$(RAY_VENV)/bin/$(PIP_INSTALL) --editable '.[cpu,ray,benchmarks]'
+	@$(RAY_VENV)/bin/$(PIP_INSTALL) --editable '.[cpu,ray]'
 	@touch $@
 
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -88,4 +91,4 @@ $(PYTHON) -c 'import sys; sys.exit("aaserve needs Python 3.11 or newer, found " 
 	&& $(PYTHON) -m venv $(1) || { echo "could not create $(1): on Debian and Ubuntu, apt install python3-venv" >&2; exit 1; }
 endef
 
-.PHONY: help serve test check audit fuzz install format export ray-check image image-check bench soak up clean
+.PHONY: help serve test check audit fuzz install format reference export image bench faults hostile soak up clean

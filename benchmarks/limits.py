@@ -1,7 +1,7 @@
 """python -m benchmarks.limits [--workloads W1 W2 W3] [--seconds S] [--output FILE]
 
 What no server of these workloads can exceed on this machine: images a second of ONNX Runtime alone, of decoding alone,
-answers a second of HTTP alone, and of the least that does all three (benchmarks/bare_service.py), a process a core.
+and of the least that does both behind HTTP (benchmarks/bare_service.py), a process a core.
 "Share of raw" elsewhere is a server's throughput over the first of these, the best of all ways to call ONNX Runtime.
 """
 
@@ -22,7 +22,6 @@ from rich.table import Table
 import aaserve.bundle.telemetry  # noqa: F401  (before onnxruntime)
 from aaserve.bundle.bundle import open_bundle
 from aaserve.bundle.model_input import read_input
-from benchmarks.bare_http import answering
 from benchmarks.bare_service import BareService
 from benchmarks.circumstances import write_result
 from benchmarks.generator import Generator
@@ -136,14 +135,6 @@ def _per_second(call: Callable[[int], object], *, callers: int, seconds: float) 
     return sum(counts) / (time.monotonic() - end[0] + seconds)  # the last calls end after the time is up
 
 
-def http_per_second(workload: Workload, clients: int, seconds: float) -> float:
-    """uvicorn without any application, asked as the service is."""
-    requests = [post_request("/classify", one, {"Content-Type": workload.media_type}) for one in workload.pictures()]
-    with answering(200, cores=None) as port, Generator([("127.0.0.1", port)], requests) as generator:
-        generator.closed_loop(clients=clients, seconds=0.5)
-        return generator.closed_loop(clients=clients, seconds=seconds).answered_per_second
-
-
 def bare_per_second(workload: Workload, clients: int, seconds: float) -> float:
     """All that has to be done, and nothing else, asked as the service is."""
     requests = [post_request("/classify", one, {"Content-Type": workload.media_type}) for one in workload.pictures()]
@@ -158,7 +149,6 @@ def bare_per_second(workload: Workload, clients: int, seconds: float) -> float:
 def measure(workload: Workload, seconds: float, console: Console) -> dict[str, object]:
     best, found = best_way(Raw(workload), seconds)
     decoded = {str(threads): round(decoded_per_second(workload, threads, seconds), 1) for threads in (1, CORES)}
-    http = {str(clients): round(http_per_second(workload, clients, seconds), 1) for clients in (8, 32)}
     bare = {str(clients): round(bare_per_second(workload, clients, seconds), 1) for clients in (8, 32)}
     batches = sorted({way.batch for way in found})
     table = Table(title=f"{workload.name}: {workload.words}; images per second")
@@ -167,7 +157,7 @@ def measure(workload: Workload, seconds: float, console: Console) -> dict[str, o
     for words in dict.fromkeys(way.words for way in found):
         table.add_row(words, *(f"{rate:,.0f}" for way, rate in found.items() if way.words == words))
     console.print(table)
-    console.print(f"decoding, by threads: {decoded}; HTTP alone, by clients: {http}; bare service: {bare}\n")
+    console.print(f"decoding, by threads: {decoded}; bare service: {bare}\n")
     return {
         "words": workload.words,
         "raw": round(found[best], 1),
@@ -183,7 +173,6 @@ def measure(workload: Workload, seconds: float, console: Console) -> dict[str, o
             for way, rate in found.items()
         ],
         "decoded_per_second_by_threads": decoded,
-        "http_answers_per_second_by_clients": http,
         "bare_service_answers_per_second_by_clients": bare,
     }
 

@@ -1,4 +1,7 @@
-"""Every way a request can fail, with its HTTP status and stable code. Messages may be shown to any client."""
+"""Every way a request can fail, with its HTTP status and stable code. Messages may be shown to any client.
+
+The docstring of each says when it happens and what its client can do: docs/reference.md is made from them.
+"""
 
 from typing import Self
 
@@ -6,7 +9,10 @@ _LONGEST = 500  # characters of a message, quoted input included
 
 
 class ServiceError(Exception):
-    """Base of all: ours unless a subclass says otherwise. Details belong in the log, not in the message."""
+    """The service failed.
+
+    Look for the request id in the log.
+    """
 
     status = 500
     code = "internal"
@@ -29,69 +35,136 @@ class ServiceError(Exception):
 
 
 class InvalidImage(ServiceError):
+    """The file is empty, truncated or damaged, or its pixels have no defined colour.
+
+    Send another file.
+    """
+
     status = 400
     code = "invalid_image"
 
 
 class InvalidRequest(ServiceError):
+    """Malformed HTTP, multipart or JSON; no image, or more than one; two Authorization headers where keys are
+    in use.
+
+    See requests.md.
+    """
+
     status = 400
     code = "invalid_request"
 
 
 class Unauthorized(ServiceError):
+    """Keys are in use, and the request has none or an unknown one. Its body was not read.
+
+    Send Authorization: Bearer KEY.
+    """
+
     status = 401
     code = "unauthorized"
     message = "a key is needed: Authorization: Bearer KEY"
 
 
 class Forbidden(ServiceError):
+    """The key does not have the scope for this; or a model should be changed, and no keys are in use.
+
+    Use a key with the scope that the detail names.
+    """
+
     status = 403
     code = "forbidden"
 
 
 class ModelNotFound(ServiceError):
+    """No such model or version is served.
+
+    The detail lists what is served.
+    """
+
     status = 404
     code = "model_not_found"
 
 
 class NoAttention(ServiceError):
+    """/explain of a model that was exported without attention maps.
+
+    Export it with --with-attention.
+    """
+
     status = 404
     code = "no_attention"
 
 
 class NotAcceptable(ServiceError):
+    """Accept names no format that /explain has.
+
+    The detail lists the formats.
+    """
+
     status = 406
     code = "not_acceptable"
 
 
 class HeadTimeout(ServiceError):
+    """A request was begun, and its head did not arrive within client_timeout_ms.
+
+    Send the head at once.
+    """
+
     status = 408
     code = "head_timeout"
     message = "the head of the request did not come in time"
 
 
 class BodyTimeout(ServiceError):
+    """The body arrives slower than 1,000 bytes a second, after 2 s without a minimum.
+
+    Send the body at once.
+    """
+
     status = 408
     code = "body_timeout"
     message = "the body of the request came too slowly"
 
 
 class Conflict(ServiceError):
+    """The model cannot be loaded, or several workers cannot share the change. Nothing was changed.
+
+    The detail, or GET /models/NAME, says why.
+    """
+
     status = 409
     code = "conflict"
 
 
 class BodyTooLarge(ServiceError):
+    """The body has more than max_body_bytes, or more than 65,536 chunks.
+
+    Send a smaller body.
+    """
+
     status = 413
     code = "body_too_large"
 
 
 class ImageTooLarge(ServiceError):
+    """The image has more than max_image_pixels (WebP: a quarter of it).
+
+    The detail names both sizes.
+    """
+
     status = 413
     code = "image_too_large"
 
 
 class UnsupportedMediaType(ServiceError):
+    """Not JPEG, PNG, WebP, GIF, BMP or TIFF (HEIC, for example), or an unknown Content-Type or
+    Content-Encoding.
+
+    Convert the image; see the detail or the header Accept-Encoding.
+    """
+
     status = 415
     code = "unsupported_media_type"
 
@@ -101,23 +174,43 @@ class UnsupportedEncoding(UnsupportedMediaType):
 
 
 class InvalidParameter(ServiceError):
+    """A value is out of range or given twice with different values; an unknown name in a form or in JSON; a
+    misspelt name in the query.
+
+    The detail names it.
+    """
+
     status = 422
     code = "invalid_parameter"
 
 
 class TooManyRows(ServiceError):
+    """More than max_batch_items images in one request.
+
+    Send several requests.
+    """
+
     status = 413
     code = "too_many_images"
 
 
 class HeadTooLarge(ServiceError):
+    """More than 65,536 bytes or 100 headers before the body, or in its trailers.
+
+    Send fewer headers.
+    """
+
     status = 431
     code = "head_too_large"
     message = "the head of the request is too large, or has too many headers"
 
 
 class QueueFull(ServiceError):
-    """Refused at once; `retry_after` is when what is ahead should be answered."""
+    """max_queue_size, max_queue_bytes or max_inflight_bytes is reached; the estimated wait is longer than the deadline;
+    or a quarter of max_queue_size is taken by /explain and by clients whose images take long to decode.
+
+    Retry after Retry-After, or add replicas.
+    """
 
     status = 429
     code = "queue_full"
@@ -129,6 +222,12 @@ class QueueFull(ServiceError):
 
 
 class NotReady(ServiceError):
+    """Models are loading or warming up, or one died. /health/ready also: one of required_models, or
+    the default model that was named, is not served.
+
+    Retry after Retry-After.
+    """
+
     status = 503
     code = "not_ready"
     message = "starting: models are being loaded and warmed up"
@@ -136,6 +235,11 @@ class NotReady(ServiceError):
 
 
 class Draining(ServiceError):
+    """The process is stopping.
+
+    Retry elsewhere.
+    """
+
     status = 503
     code = "draining"
     message = "stopping: no new requests are taken"
@@ -143,6 +247,11 @@ class Draining(ServiceError):
 
 
 class TooManyConnections(ServiceError):
+    """More than max_connections are open.
+
+    Retry after Retry-After, or add replicas.
+    """
+
     status = 503
     code = "too_many_connections"
     message = "too many connections are open"
@@ -150,6 +259,11 @@ class TooManyConnections(ServiceError):
 
 
 class DeadlineExceeded(ServiceError):
+    """No answer within the deadline.
+
+    Allow more time, or add replicas.
+    """
+
     status = 504
     code = "deadline_exceeded"
     message = "no answer within the request's deadline"

@@ -43,132 +43,269 @@ class Settings(BaseSettings):
         cli_implicit_flags=True,  # --strict and --no-strict
     )
 
-    host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for all.")
-    port: int = Field(8080, ge=0, le=65535, description="TCP port; 0 for any free one.")
-    repository: Path = Field(MODELS, description="Folder of bundles, NAME/VERSION/.")
+    host: str = Field(
+        "127.0.0.1", description="Address to listen on. The container image sets 0.0.0.0, which means all."
+    )
+    port: int = Field(8080, ge=0, le=65535, description="TCP port. 0 takes any free port and logs it.")
+    repository: Path = Field(
+        MODELS,
+        description=(
+            "Folder of bundles, NAME/VERSION/. The highest version of each name is served, unless its "
+            "serving.toml says otherwise."
+        ),
+    )
     default_model: str = Field(
         "",
         pattern=rf"^({_NAME})?$",
-        description="Model that answers requests that name none; without it, as serving.toml in the repository says.",
+        description=(
+            "Model that answers requests that name none. Default: the one named by serving.toml in the "
+            "repository, else the only one that is served. The start fails if the repository does not have "
+            "it."
+        ),
     )
-    strict: bool = Field(False, description="Let one model that cannot be served stop the start.")
+    strict: bool = Field(
+        False,
+        description=(
+            "Fail the start if any model cannot be served. Without it the others are served, and GET /models "
+            "says why one is not."
+        ),
+    )
     broken_version: Literal["fall_back", "fail"] = Field(
-        "fall_back", description="Where the version to serve is broken: serve the newest older one, or not the model."
+        "fall_back",
+        description=(
+            "What to do if the version to serve is broken: fall_back serves the newest older version and "
+            "reports it; fail serves nothing of that model."
+        ),
     )
     required_models: str = Field(
         "",
         pattern=rf"^({_NAME}( *, *{_NAME})*)?$",
-        description="Names, separated by commas, of models without which the service is not ready.",
+        description=(
+            "Names, separated by commas, of models without which /health/ready answers 503. A default model "
+            "that is named is one of them."
+        ),
     )
     provider: ProviderName = Field(
-        "auto", description="Execution provider; one that is asked for and not there stops the start."
+        "auto",
+        description=(
+            "Execution provider. auto takes CUDA if it is available, else the CPU, and logs which. The start "
+            "fails if a provider that is named is not available."
+        ),
     )
     cpu_precision: CpuPrecision = Field(
-        "fp32", description="Arithmetic of fp32 operators on a CPU; bf16 is faster and less exact, for openvino."
+        "fp32",
+        description=(
+            "Arithmetic of fp32 operators on a CPU. bf16 is faster and less exact; it needs provider openvino "
+            "and a processor with bf16 instructions."
+        ),
     )
-    workers: int = Field(1, ge=1, le=256, description="Processes that serve; they share the cores.")
+    workers: int = Field(1, ge=1, le=256, description="Processes that serve on one port. They share the cores.")
     intra_op_num_threads: int = Field(
         default_factory=_cores_of_a_worker,
         ge=1,
-        description="Threads of one model: on CPUs so many batches side by side, or all of them on one.",
+        description=(
+            "Threads of one model. On CPUs, as many batches are decoded and computed side by side, with one "
+            "thread each. Default: the cores of the process (affinity, container quota), divided by workers."
+        ),
     )
     decode_threads: int = Field(
         default_factory=_cores_of_a_worker,
         ge=1,
         le=256,
-        description="Images decoded at once beside the model: all on GPUs, those of /explain on CPUs.",
+        description=(
+            "Threads that decode images beside the model: all images if a GPU computes, only those of "
+            "/explain on CPUs. They also parse large JSON and write large answers. Default: as "
+            "intra_op_num_threads."
+        ),
     )
     intra_op_spinning: bool = Field(
-        True, description="Let threads that share a model call wait busily for each other: those of a lone request."
+        True,
+        description=("Spin instead of sleeping between operators. Applies only to the session for single requests."),
     )
     gpu_device_id: int = Field(0, ge=0, description="Number of the GPU, for cuda and tensorrt.")
     gpu_lanes: int = Field(
-        1, ge=1, le=16, description="Batches of one model in flight on a GPU: one is copied while another computes."
+        1,
+        ge=1,
+        le=16,
+        description=(
+            "Batches of one model in flight on a GPU: one is copied while another computes. Not yet proven on a GPU."
+        ),
     )
-    gpu_memory_bytes: int = Field(0, ge=0, description="Bytes that CUDA may take for tensors; 0 for no limit.")
-    tf32: bool = Field(False, description="Let CUDA round products of fp32 bundles to 10 bits of fraction.")
-    engine_cache: Path = Field(Path("~/.cache/aaserve"), description="Folder that keeps TensorRT's engines.")
-    max_batch_size: int = Field(8, ge=1, le=1024, description="Rows in one model call, at most.")
+    gpu_memory_bytes: int = Field(
+        0,
+        ge=0,
+        description=("Bytes that CUDA may take for the tensors of one batch size, weights included. 0 for no limit."),
+    )
+    tf32: bool = Field(
+        False,
+        description=(
+            "Let CUDA round products of fp32 bundles to 10 bits of fraction: faster, with slightly different "
+            "answers. fp16 bundles may use tensor cores in any case."
+        ),
+    )
+    engine_cache: Path = Field(
+        Path("~/.cache/aaserve"), description="Folder for TensorRT's engines, which take minutes to build."
+    )
+    max_batch_size: int = Field(
+        8,
+        ge=1,
+        le=1024,
+        description=("Maximum rows in one model call. On CPUs usually fewer, see cpu_batch_ms. The GPU image sets 64."),
+    )
     cpu_batch_ms: float = Field(
-        20, ge=0, le=10_000, description="Milliseconds that rows may take together on a CPU; a single one always may."
+        20,
+        ge=0,
+        le=10_000,
+        description=(
+            "Maximum milliseconds that the rows of a batch may take together on a CPU, estimated from one "
+            "row at the start. A single row is always computed."
+        ),
     )
     max_queue_delay_ms: float = Field(
-        0, ge=0, le=1000, description="Milliseconds a batch waits for company when the model is free; 0 is greedy."
+        0,
+        ge=0,
+        le=1000,
+        description=(
+            "Milliseconds that a batch waits for more rows while the model is free. 0 takes what is queued at once."
+        ),
     )
     max_queue_size: int = Field(
         128,
         ge=1,
         le=100_000,
-        description="Rows waiting for decoding or for the model, at most; beyond that 429.",
+        description=(
+            "Maximum rows that wait for decoding or for one model. Beyond that, 429. The GPU image sets 1024."
+        ),
     )
     max_queue_bytes: int = Field(
         2**30,
         ge=1,
-        description="Bytes of waiting rows as the model takes them; of large rows, fewer than max_queue_size may wait.",
+        description=(
+            "Maximum bytes of the rows that wait for one model. Large rows reach it before max_queue_size; "
+            "aaserve_queue_capacity shows how many fit."
+        ),
     )
     max_batch_items: int = Field(
-        32, ge=1, le=10_000, description="Images in one request of /classify/batch, at most; beyond that 413."
+        32,
+        ge=1,
+        le=10_000,
+        description=(
+            "Maximum images in one request of /classify/batch, and never more than max_queue_size. Beyond that, 413."
+        ),
     )
     request_timeout_ms: int = Field(
-        10_000, ge=1, le=600_000, description="Milliseconds to answer in, if X-Request-Timeout-Ms does not say less."
+        10_000,
+        ge=1,
+        le=600_000,
+        description=(
+            "Milliseconds in which a request must be answered, body included. The header "
+            "X-Request-Timeout-Ms may ask for less."
+        ),
     )
     client_timeout_ms: int = Field(
         10_000,
         ge=1,
         le=600_000,
-        description="Milliseconds for a client to finish TLS and send a request's head, and to go on taking an answer.",
+        description=(
+            "Milliseconds in which a client must finish TLS and send the head of a request (else 408), and "
+            "in which it must go on reading its answer."
+        ),
     )
     keep_alive_ms: int = Field(
         75_000,
         ge=1000,
         le=3_600_000,
-        description="Milliseconds a connection stays open between two requests; more than the proxy in front keeps it.",
+        description=(
+            "Milliseconds that a connection stays open between two requests. Must be longer than proxies and "
+            "clients keep connections (nginx, AWS ALB: 60 s), or they send requests on connections that are "
+            "being closed."
+        ),
     )
     max_connections: int = Field(
         4096,
         ge=1,
         le=1_000_000,
-        description="Connections of one process, at most; beyond that the longest idle one is closed, or 503.",
+        description=(
+            "Maximum connections of one process. Beyond that, the connection that has been idle longest is "
+            "closed; if none is idle, new ones get 503, and only probes and /metrics are answered. Lowered, "
+            "with a warning, to 128 below the hard limit of open files."
+        ),
     )
     model_call_timeout_ms: int = Field(
         30_000,
         ge=100,
         le=3_600_000,
-        description="Milliseconds of one model call, at most; a process whose model hangs longer ends.",
+        description="Maximum milliseconds of one model call. A process whose model hangs longer ends.",
     )
     model_load_timeout_ms: int = Field(
         60_000,
         ge=100,
         le=3_600_000,
-        description="Milliseconds for the trial of a version in a process of its own, before it is served.",
+        description=("Maximum milliseconds for the trial of a version in its own process, before it is served."),
     )
-    max_body_bytes: int = Field(10 * 2**20, ge=1, description="Bytes of a request body, at most; beyond that 413.")
+    max_body_bytes: int = Field(
+        10 * 2**20,
+        ge=1,
+        description="Maximum bytes of a request body, before and after decompression. Beyond that, 413.",
+    )
     max_inflight_bytes: int = Field(
-        256 * 2**20, ge=1, description="Bytes of all request bodies in memory, at most; beyond that 429."
+        256 * 2**20,
+        ge=1,
+        description=(
+            "Maximum bytes of all request bodies in memory. Beyond that, 429. Bytes count once they have "
+            "arrived; a single body is always admitted."
+        ),
     )
     max_image_pixels: int = Field(
-        50_000_000, ge=1, description="Width times height of an image, at most; beyond that 413."
+        50_000_000,
+        ge=1,
+        description="Maximum width times height of an image. Beyond that, 413, before anything is decoded.",
     )
     api_keys_file: Path | None = Field(
-        None, description="File of hashed keys; without it, all may classify and none may change models."
+        None, description=("File of hashed API keys. Without it, everyone may classify and no one may change models.")
     )
-    tls_certificate: Path | None = Field(None, description="PEM file, the whole chain; with tls_key, for HTTPS.")
+    tls_certificate: Path | None = Field(
+        None,
+        description=(
+            "PEM file of the certificate chain, the server's own certificate first. With tls_key, the "
+            "service speaks HTTPS."
+        ),
+    )
     tls_key: Path | None = Field(None, description="PEM file of the certificate's key, without a password.")
     cors_origins: str = Field(
         "",
-        description="Whose pages may ask from a browser: https://HOST[:PORT], separated by commas, or *.",
+        description=(
+            "Origins whose pages may call the service from a browser: https://HOST[:PORT], separated by "
+            "commas, or *. None by default. Letter case, default ports and a trailing slash are ignored."
+        ),
     )
     drain_grace_ms: int = Field(
-        0, ge=0, le=600_000, description="Milliseconds after SIGTERM in which readiness is off and requests are taken."
+        0,
+        ge=0,
+        le=600_000,
+        description=(
+            "Milliseconds after SIGTERM in which readiness is off and requests are still taken. The image sets 5000."
+        ),
     )
-    log_format: LogFormat = Field("auto", description="console, json, or auto: console on a terminal, else json.")
-    log_level: LogLevel = Field("info", description="Least severe lines that are logged: info, warning or error.")
+    log_format: LogFormat = Field("auto", description="console, json, or auto: console on a terminal, JSON elsewhere.")
+    log_level: LogLevel = Field(
+        "info",
+        description=(
+            "Least severe lines to log: info, warning or error. Request lines, the port and readiness are info."
+        ),
+    )
     log_requests: LoggedRequests = Field(
-        "all", description="Requests that get a log line each: all, errors (answered with 4xx or 5xx), or none."
+        "all", description="Requests that get a log line: all, errors (answered with 4xx or 5xx), or none."
     )
-    tracing: bool = Field(False, description="Send traces over OTLP, as OTEL_* say; needs the extra otel.")
+    tracing: bool = Field(
+        False, description="Send traces over OTLP, configured by OTEL_* variables. Needs the extra otel."
+    )
     metrics_compat: Literal["none", "triton"] = Field(
-        "none", description="triton: the same figures also under Triton's names, nv_inference_*; for one process."
+        "none",
+        description=(
+            "triton adds the same figures under Triton's names, nv_inference_*. For one process, not for "
+            "several workers."
+        ),
     )
 
     @classmethod

@@ -48,7 +48,7 @@ def test_importing_the_service_reads_no_settings_and_starts_nothing() -> None:
 
 @pytest.mark.parametrize(
     "module",
-    ["aaserve.service.engine.session", "aaserve.export.graph.runtime", "aaserve.export.verify", "benchmarks.attention"],
+    ["aaserve.service.engine.session", "aaserve.export.graph.runtime", "aaserve.export.verify", "benchmarks.limits"],
 )
 def test_onnx_runtime_neither_identifies_the_machine_nor_reports(module: str, tmp_path: Path) -> None:
     """ONNX Runtime keeps still under CI of its own accord, so the test takes that variable away."""

@@ -226,7 +226,8 @@ def test_a_marked_command(block: Block) -> None:
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.stem)
 def test_no_command_hides_from_these_tests(document: Path) -> None:
     for block in blocks(document):
-        assert block.language in {"console", "sh", "python", "text", "json", "toml", "yaml"}, block.place
+        # js: tests/clients/test_documented_clients.py runs it
+        assert block.language in {"console", "sh", "python", "js", "text", "json", "toml", "yaml"}, block.place
         assert block.language != "console" or block.text.startswith("$ "), block.place
     prose = re.sub(r"^```.*?^```$", "", document.read_text(), flags=re.DOTALL | re.MULTILINE)
     assert not COMMAND_WITHOUT_FENCE.search(prose), f"{document}: a command without ```console or ```sh"

@@ -1,6 +1,6 @@
 """python -m benchmarks.gpu [STEP …] --device cuda|cpu [--work runs/gpu] [--max-minutes 7] [--retry]
 
-    ceilings --> parity --> serving --> throughput --> attention --> memory --> compiled
+    parity --> serving --> throughput --> memory
 
 Each step writes WORK/results/STEP.json after each of its cases. When the time is up the command ends with status 75,
 and the same command again goes on where it was. Status 1: all is done, and some cases failed; the files say why, and
@@ -17,7 +17,7 @@ from pathlib import Path
 from benchmarks.circumstances import ROOT
 from benchmarks.gpu.plan import FULL, SMALL
 
-STEPS = ("ceilings", "parity", "serving", "throughput", "attention", "memory", "compiled")
+STEPS = ("parity", "serving", "throughput", "memory")
 
 
 def main() -> int:

@@ -19,11 +19,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from aaserve.bundle.bundle import MODEL_FILE, REFERENCES_FILE, sha256_of, write_bundle
 from aaserve.bundle.manifest import Input, Manifest, Output
-from benchmarks.faults.running import HOST, Service, running, wait_until
 from benchmarks.gpu.bundles import SHIPPED
 from benchmarks.gpu.plan import Plan
 from benchmarks.gpu.results import Results
 from benchmarks.gpu.serving import options
+from tests.faults.running import HOST, Service, running, wait_until
 
 SIDE, CLASSES = 8, 4
 HUNGRY = 200  # a red from here on wants 16 TiB

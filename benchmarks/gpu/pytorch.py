@@ -23,11 +23,6 @@ def eager(name: str, device: str) -> Callable[[torch.Tensor], torch.Tensor]:
     return forward
 
 
-def compiled(name: str, device: str) -> Callable[[torch.Tensor], torch.Tensor]:
-    """The same by `torch.compile(mode="max-autotune")`: kernels chosen by trial, replayed as a CUDA graph."""
-    return torch.compile(eager(name, device), mode="max-autotune", dynamic=False)
-
-
 def call(forward: Callable[[torch.Tensor], torch.Tensor], name: str, rows: int, device: str) -> Callable[[], object]:
     """One call on random pictures."""
     batch = torch.from_numpy(pixels(name, rows)).to(device)

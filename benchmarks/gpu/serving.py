@@ -18,7 +18,6 @@ from typing import Any
 from aaserve.bundle.model_input import read_input
 from aaserve.service.engine.session import OnnxSession
 from aaserve.service.settings import Settings
-from benchmarks.faults.running import HOST, Service, running, wait_until
 from benchmarks.generator import Generator
 from benchmarks.gpu.bundles import bundle, pixels
 from benchmarks.gpu.device import wall_milliseconds
@@ -27,6 +26,7 @@ from benchmarks.gpu.results import Results
 from benchmarks.load import post_request
 from benchmarks.pictures import photographs
 from benchmarks.samples import percentiles
+from tests.faults.running import HOST, Service, running, wait_until
 
 STAGES = ("receive", "decode", "queue", "inference", "respond")
 _LOOK = 0.5  # seconds between two looks at the card

@@ -14,13 +14,12 @@ import torch
 from aaserve.bundle.bundle import Bundle
 from aaserve.service.engine import providers
 from aaserve.service.settings import Settings
-from benchmarks.gpu.bundles import SHIPPED
 
-PROVIDERS = {"cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider", "cpu": "CPUExecutionProvider"}
+PROVIDERS = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
 
 
 def open_session(
-    model: Bundle | bytes, device: str, *, tf32: bool = False, cuda_graph: bool = False, **more: Any
+    model: Bundle, device: str, *, tf32: bool = False, cuda_graph: bool = False, **more: Any
 ) -> onnxruntime.InferenceSession:
     """A session of the provider `device` with the service's own options.
 
@@ -34,18 +33,14 @@ def open_session(
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-    source, manifest = (model, SHIPPED.manifest) if isinstance(model, bytes) else (model.model_path, model.manifest)
     if device == "cpu":
-        return onnxruntime.InferenceSession(source, options, providers=[PROVIDERS["cpu"]])
+        return onnxruntime.InferenceSession(model.model_path, options, providers=[PROVIDERS["cpu"]])
     onnxruntime.preload_dlls()  # CUDA and cuDNN lie beside PyTorch
     onnxruntime.set_default_logger_severity(4)  # cuDNN's own attempts, as in the service
-    wanted = providers.with_options("cuda", manifest, Settings(tf32=tf32))
-    if device == "tensorrt":
-        wanted = [(PROVIDERS["tensorrt"], more), *wanted]
-    else:
-        own = {**wanted[0][1], "user_compute_stream": str(torch.cuda.current_stream().cuda_stream)}
-        wanted = [(PROVIDERS["cuda"], {**own, "enable_cuda_graph": int(cuda_graph), **more})]
-    session = onnxruntime.InferenceSession(source, options, providers=wanted, enable_fallback=0)
+    wanted = providers.with_options("cuda", model.manifest, Settings(tf32=tf32))
+    own = {**wanted[0][1], "user_compute_stream": str(torch.cuda.current_stream().cuda_stream)}
+    wanted = [(PROVIDERS["cuda"], {**own, "enable_cuda_graph": int(cuda_graph), **more})]
+    session = onnxruntime.InferenceSession(model.model_path, options, providers=wanted, enable_fallback=0)
     if session.get_providers()[0] != PROVIDERS[device]:
         raise RuntimeError(f"expected {PROVIDERS[device]}, found {session.get_providers()}")
     return session

@@ -1,14 +1,13 @@
-"""Step: time of a call over the batch size, ours against PyTorch, attention against none, and how far from the limit.
+"""Step: time of a call over the batch size, ours against PyTorch, attention against none.
 
 Ours in float16 from uint8 pixels, inputs and outputs on the device: `nhwc` computes convolutions channels last, `graph`
 replays a CUDA graph. `as the service calls it` includes copies to and from the card, from several threads at once.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from importlib.util import find_spec
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from aaserve.service.settings import Settings
 from benchmarks.gpu import pytorch
 from benchmarks.gpu.bundles import bundle, pixels
 from benchmarks.gpu.device import milliseconds
-from benchmarks.gpu.limit import row
 from benchmarks.gpu.plan import Plan
 from benchmarks.gpu.results import Results
 from benchmarks.gpu.sessions import Bound, open_session
@@ -27,40 +25,27 @@ Prepare = Callable[[int], Callable[[], object]]  # rows in, a call on so many ou
 
 @dataclass(frozen=True)
 class Way:
-    """A form of the network, options of the CUDA provider, and whether a few batch sizes are enough to judge it."""
+    """How ONNX Runtime computes: options of the CUDA provider, and whether it replays a CUDA graph."""
 
-    form: str
+    options: dict[str, Any]
     cuda_graph: bool = False
-    options: dict[str, Any] = field(default_factory=dict)
-    few: bool = False
 
 
-NHWC, NCHW = {"prefer_nhwc": 1}, {"prefer_nhwc": 0}
 WAYS = {
-    "fp16, nhwc": Way("fp16", options=NHWC),
-    "fp16, nhwc, graph": Way("fp16", True, NHWC),
-    "fp16, nchw": Way("fp16", options=NCHW),
-    "fp16, nhwc, exhaustive search": Way("fp16", options={**NHWC, "cudnn_conv_algo_search": "EXHAUSTIVE"}, few=True),
-    "fp16, nhwc, bias fused": Way("fp16", options={**NHWC, "fuse_conv_bias": 1}, few=True),
-    "fp16, nhwc, no tf32": Way("fp16", options={**NHWC, "use_tf32": 0}, few=True),
-    "fp32, nhwc": Way("fp32", options=NHWC, few=True),
+    "fp16, nhwc": Way({"prefer_nhwc": 1}),
+    "fp16, nhwc, graph": Way({"prefer_nhwc": 1}, cuda_graph=True),
+    "fp16, nchw": Way({"prefer_nhwc": 0}),
 }
 
 
 def run(plan: Plan, results: Results, work: Path) -> None:
-    def curve(name: str, words: str, batches: Sequence[int], prepare: Callable[[], Prepare]) -> None:
-        results.case(f"{name}, {words}", lambda: _curve(name, batches, plan, work, prepare()))
-
-    def ours(name: str, ways: Mapping[str, Way]) -> None:
-        for words, way in ways.items():
-            batches = plan.few_batches if way.few else plan.batches
-            curve(name, words, batches, lambda way=way: _ours(name, way, plan, work))
+    def curve(name: str, words: str, prepare: Callable[[], Prepare]) -> None:
+        results.case(f"{name}, {words}", lambda: _curve(plan, prepare()))
 
     for name in (plan.augmented, plan.plain):
-        ours(name, WAYS)
-        curve(name, "torch eager", plan.batches, lambda name=name: _eager(name, plan))
-    if plan.device == "cuda" and find_spec("tensorrt_libs"):  # of which PyPI has no wheel
-        curve(plan.augmented, "tensorrt", plan.few_batches, lambda: _tensorrt(plan, work))
+        for words, way in WAYS.items():
+            curve(name, words, lambda name=name, way=way: _ours(name, way, plan, work))
+        curve(name, "torch eager", lambda name=name: _eager(name, plan))
     for threads in (1, 2, 3):
         results.case(
             f"{plan.augmented}, fp16, as the service calls it, {threads} threads",
@@ -68,15 +53,16 @@ def run(plan: Plan, results: Results, work: Path) -> None:
         )
 
 
-def _curve(name: str, batches: Sequence[int], plan: Plan, work: Path, prepare: Prepare) -> dict[str, Any]:
+def _curve(plan: Plan, prepare: Prepare) -> dict[str, Any]:
     def measured(rows: int) -> dict[str, Any]:
-        return row(name, rows, milliseconds(prepare(rows), plan.device, plan.seconds), work)
+        taken = milliseconds(prepare(rows), plan.device, plan.seconds)
+        return {"ms": taken, "images_per_second": rows / taken * 1000}
 
-    return {"by_batch": {rows: measured(rows) for rows in batches}}
+    return {"by_batch": {rows: measured(rows) for rows in plan.batches}}
 
 
 def _ours(name: str, way: Way, plan: Plan, work: Path) -> Prepare:
-    model = bundle(name, way.form, work)
+    model = bundle(name, "fp16", work)
     options = way.options if plan.device == "cuda" else {}
     graph = way.cuda_graph and plan.device == "cuda"
     session = open_session(model, plan.device, cuda_graph=graph, **options)
@@ -90,15 +76,6 @@ def _ours(name: str, way: Way, plan: Plan, work: Path) -> Prepare:
         return bound
 
     return prepare
-
-
-def _tensorrt(plan: Plan, work: Path) -> Prepare:
-    model = bundle(plan.augmented, "fp16", work)
-    session = open_session(model, "tensorrt", trt_fp16_enable=True)
-    manifest = model.manifest
-    return lambda rows: Bound(
-        session, {manifest.input.name: pixels(plan.augmented, rows)}, (rows, *manifest.outputs[0].shape)
-    )
 
 
 def _eager(name: str, plan: Plan) -> Prepare:

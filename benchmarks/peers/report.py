@@ -1,14 +1,13 @@
 """Turns of several rounds --> medians, ratios, a table in Markdown, curves of latency over throughput as PNG."""
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
 from benchmarks.peers.turn import CLIENTS, SHARES
-from benchmarks.tables import table
 
 CLOSED = [f"{clients} clients" for clients in CLIENTS]
 OPEN = [f"{share:.0%} of capacity" for share in SHARES]
@@ -22,6 +21,12 @@ HEAD = (
     "CPU ms each",
     "MB",
 )
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Markdown; every column but the first is right-aligned."""
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *([str(cell) for cell in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def median_of(turns: Sequence[Mapping[str, Any]]) -> Any:

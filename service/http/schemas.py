@@ -19,7 +19,7 @@ class Problem(BaseModel):
     title: str
     status: int
     detail: str
-    code: str = Field(description="Stable; docs/operations.md lists them.")
+    code: str = Field(description="Stable; docs/reference.md lists them.")
     request_id: str
 
 

@@ -22,7 +22,7 @@ from prometheus_client.metrics_core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 _DOCUMENTATION = {
-    "memory_used_bytes": "Memory of the card that is taken, by whomever.",
+    "memory_used_bytes": "Memory in use on the card, by all processes.",
     "memory_total_bytes": "Memory of the card.",
     "utilisation_ratio": "Share of the last moments in which the card computed anything, 0 to 1.",
 }

@@ -1,4 +1,4 @@
-"""Prometheus metrics: names, labels and buckets. docs/operations.md lists them for those who scrape.
+"""Prometheus metrics: names, labels and buckets. docs/reference.md lists them.
 
 One process counts in memory. Workers count in files, one set for each slot, so that a replacement goes on where its
 predecessor was killed, and the worker that is scraped adds all of them up.
@@ -64,7 +64,7 @@ class Receiving(Protocol):
 def worker_restarts(registry: CollectorRegistry | None) -> Counter:
     """The metric that the supervisor of several workers counts and that each of them shows."""
     return Counter(
-        "aaserve_worker_restarts_total", "Workers that were killed or hung, and replaced.", registry=registry
+        "aaserve_worker_restarts_total", "Workers that were killed or hung, and were replaced.", registry=registry
     )
 
 
@@ -93,22 +93,26 @@ class Metrics:
         summed = partial(Gauge, registry=registry, multiprocess_mode="livesum")
         highest = partial(Gauge, registry=registry, multiprocess_mode="livemax")
         lowest = partial(Gauge, registry=registry, multiprocess_mode="livemin")
-        self.requests = counter("aaserve_requests_total", "HTTP requests answered.", ["endpoint", "model", "code"])
+        self.requests = counter(
+            "aaserve_requests_total",
+            "Answers, by HTTP status. 499 is a client that disconnected.",
+            ["endpoint", "model", "code"],
+        )
         self.request_duration = histogram(
             "aaserve_request_duration_seconds",
-            "From the request's head to the end of its answer.",
+            "Time from the head of a request to the end of its answer.",
             ["endpoint", "model"],
             buckets=SECONDS,
         )
         self.stage_duration = histogram(
             "aaserve_stage_duration_seconds",
-            "Where the time of answered requests went.",
+            "Time by stage: receive, decode, queue, inference, render (/explain only), respond.",
             ["stage", "model"],
             buckets=SECONDS,
         )
         self.batch_size = histogram("aaserve_batch_size", "Rows in one model call.", ["model"], buckets=ROWS)
-        self.queue_depth = summed("aaserve_queue_depth", "Rows waiting for the model.", ["model"])
-        self.queue_capacity = summed("aaserve_queue_capacity", "Rows that may wait.", ["model"])
+        self.queue_depth = summed("aaserve_queue_depth", "Rows waiting for decoding or for the model.", ["model"])
+        self.queue_capacity = summed("aaserve_queue_capacity", "Maximum rows that may wait.", ["model"])
         self.inflight = summed(
             "aaserve_inflight_requests", "Requests being answered, health checks and scrapes excluded."
         )
@@ -117,35 +121,46 @@ class Metrics:
         self.receiving = summed("aaserve_receiving_requests", "Requests whose body is being received.")
         self.body_bytes = summed("aaserve_body_bytes", "Bytes of request bodies in memory.")
         self.rejected = counter(
-            "aaserve_rejected_total", "Requests (of a batch: images) not answered as asked.", ["reason"]
+            "aaserve_rejected_total",
+            "Requests (of a batch: images) not answered as asked, by error code, or disconnected.",
+            ["reason"],
         )
         self.rejected.labels("model_not_found")  # from 0, so that the first one is an increase
-        self.images = counter("aaserve_images_total", "Images received.", ["format", "outcome"])
+        self.images = counter(
+            "aaserve_images_total", "Images received, by format and outcome: decoded or refused.", ["format", "outcome"]
+        )
         self.model_info = highest(
             "aaserve_model_info",
-            "What is served; always 1.",
+            "Served models; always 1.",
             ["model", "version", "sha256", "provider", "precision"],
         )
-        self.model_ready = lowest("aaserve_model_ready", "1 while the model answers.", ["model", "version"])
+        self.model_ready = lowest(
+            "aaserve_model_ready",
+            "1 while it answers; 0 for a broken version (empty: broken folder) of a model of which nothing is served.",
+            ["model", "version"],
+        )
         self.lower_precision_agreement = lowest(
             "aaserve_lower_precision_agreement",
-            "Share of the bundle's pictures with the best class of fp32, where cpu_precision asks for less.",
+            "With cpu_precision bf16: share of the images compared at load with the best class of fp32.",
             ["model", "version"],
         )
         self.lower_precision_difference = highest(
             "aaserve_lower_precision_difference",
-            "Largest difference of a logit from fp32, as a share of the largest, where cpu_precision asks for less.",
+            "With cpu_precision bf16: largest difference of a logit from fp32, as a share of the largest logit.",
             ["model", "version"],
         )
         self.models_missing = highest(
-            "aaserve_models_missing", "Models of the repository or of required_models that are not served."
+            "aaserve_models_missing",
+            "Models of the repository, or required, that are not served; unloaded ones only if required or default.",
         )
         self.model_fallback = highest(
             "aaserve_model_fallback",
             "1 while an older version is served because a newer one is broken.",
             ["model"],
         )
-        self.reloads = counter("aaserve_reloads_total", "Models loaded, or not.", ["model", "outcome"])
+        self.reloads = counter(
+            "aaserve_reloads_total", "Loads of a model, also at the start: loaded or failed.", ["model", "outcome"]
+        )
         self.model_reopened = counter(
             "aaserve_model_reopened_total", "Sessions that died and were opened again.", ["model"]
         )

@@ -10,18 +10,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import pytest
 
-from aaserve.models import create_model
-from aaserve.service.engine.session import left_to_the_cpu
 from benchmarks.gpu.__main__ import STEPS
-from benchmarks.gpu.attention import graph, operands
-from benchmarks.gpu.limit import work_of
-from benchmarks.gpu.plan import FULL
 from benchmarks.gpu.results import Results
-from benchmarks.gpu.sessions import Bound, open_session, placement
 from tests.helpers import ROOT
 
 
@@ -29,7 +22,7 @@ from tests.helpers import ROOT
 def dry_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
     """The folder of a whole run, as a user would start it."""
     work = tmp_path_factory.mktemp("gpu")
-    return work, command("--device", "cpu", "--work", str(work))
+    return work, command("--device", "cpu", "--work", str(work), "--max-minutes", "60")
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -46,8 +39,6 @@ def test_every_step_runs_without_a_card(dry_run: tuple[Path, subprocess.Complete
     work, done = dry_run
     assert done.returncode == 0, done.stdout + done.stderr
     for step in STEPS:
-        if step == "compiled":  # takes a minute on a CPU, and is PyTorch's own
-            continue
         found = cases(work, step)
         assert found
         assert not [name for name, row in found.items() if "error" in row]
@@ -60,8 +51,7 @@ def test_the_steps_measure_what_they_are_for(dry_run: tuple[Path, subprocess.Com
     assert parity["shipped onnxruntime, cpu, fp32"]["nodes"]["CPUExecutionProvider"]["Softmax"] == 3
     assert 1e-6 < parity["shipped onnxruntime, cpu, fp16"]["relative_error"] < 1e-2
     throughput = cases(work, "throughput")
-    row = throughput["shipped, fp16, nhwc"]["by_batch"]["2"]
-    assert row["of_limit"] == pytest.approx(row["limit_ms"] / row["ms"])
+    assert throughput["shipped, fp16, nhwc"]["by_batch"]["2"]["images_per_second"] > 0
     assert throughput["shipped, fp16, as the service calls it, 2 threads"]["images_per_second"]["2"] > 0
     served = cases(work, "serving")["1 workers, 1 lanes"]["2 clients"]
     assert served["per_second"] > 0
@@ -73,16 +63,16 @@ def test_the_steps_measure_what_they_are_for(dry_run: tuple[Path, subprocess.Com
 
 def test_existing_measurements_are_not_repeated(dry_run: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     work, _ = dry_run
-    before = (work / "results" / "ceilings.json").read_text()
-    done = command("ceilings", "--device", "cpu", "--work", str(work))
+    before = (work / "results" / "parity.json").read_text()
+    done = command("parity", "--device", "cpu", "--work", str(work))
     assert (done.returncode, done.stdout) == (0, "")
-    assert (work / "results" / "ceilings.json").read_text() == before
+    assert (work / "results" / "parity.json").read_text() == before
 
 
 def test_a_run_whose_time_is_up_says_what_is_left(tmp_path: Path) -> None:
-    done = command("ceilings", "--device", "cpu", "--work", str(tmp_path), "--max-minutes", "0")
+    done = command("parity", "--device", "cpu", "--work", str(tmp_path), "--max-minutes", "0")
     assert done.returncode == 75
-    assert "the time is up; left: 6 cases, ceilings: product fp32 next" in done.stderr
+    assert "the time is up; left: 3 cases, parity: shipped torch, cpu, fp32 next" in done.stderr
     assert not list(tmp_path.glob("results/*.json"))
 
 
@@ -115,37 +105,6 @@ def test_a_case_that_fails_is_kept_with_its_reason_and_tried_again_only_if_asked
     again.case("a", lambda: {"ms": 2})
     again.case("b", fail)
     assert (again.failed, len(calls)) == ([], 1)
-
-
-@pytest.mark.parametrize("alignment", [None, 0, 8])
-def test_the_three_forms_of_attention_compute_the_same(alignment: int | None) -> None:
-    shape = (2, 12, 20, 5)
-    given = operands(3, shape, half=False)
-    q, k, v = given.values()
-    logits = np.exp(q @ k)
-    bound = Bound(open_session(graph(shape, alignment, half=False), "cpu"), given, (3, 2, 12, 5))
-    bound()
-    np.testing.assert_allclose(bound.answer(), logits / logits.sum(-1, keepdims=True) @ v, atol=1e-5)
-
-
-def test_the_nodes_of_each_provider_are_counted_and_those_of_the_cpu_named() -> None:
-    session = open_session(graph((2, 12, 20, 5), 0, half=False), "cpu")
-    assert placement(session)["CPUExecutionProvider"]["Attention"] == 1
-    assert [name.split()[0] for name in left_to_the_cpu(session)].count("Attention") == 1
-
-
-def test_operations_and_bytes_are_counted() -> None:
-    [one, two] = [work_of("wide_resnet16_2", rows) for rows in (1, 2)]
-    weights = 2 * sum(parameter.numel() for parameter in create_model("wide_resnet16_2").parameters())
-    assert two[0] == 2 * one[0]
-    assert 2 * one[1] - two[1] == weights
-
-
-def test_the_layers_of_the_full_plan_are_those_of_its_networks() -> None:
-    from benchmarks.attention import attention_shapes
-
-    shapes = {shape for name in ("aa_resnet50", "aa_wide_resnet28_10") for shape in attention_shapes(name)}
-    assert set(FULL.attention) == shapes - {(8, 196, 48, 1)}  # the one with the shallowest values is left out
 
 
 def test_the_made_up_graphs_are_valid() -> None:

@@ -16,10 +16,10 @@ from aaserve.bundle.errors import ImageError, ImageTooLarge
 from aaserve.bundle.manifest import Manifest
 from aaserve.bundle.preprocessing import Preprocessing, read_pixels
 from aaserve.bundle.resizing import Box
-from benchmarks.bad_pictures import damaged_pictures
 from tests.bundle.test_decoding import TRANSPOSES
 from tests.bundle.test_preprocessing import SPEC, spec
 from tests.helpers import EXAMPLES, REPOSITORY, SHARED, encode, photograph
+from tests.hostile.bad_pictures import damaged_pictures
 
 BAD_IMAGES = SHARED / "data" / "bad_images"
 IN_FULL = spec(resize=32, crop=(32, 32), interpolation="bicubic")

@@ -1,4 +1,4 @@
-"""What of the image can be tested without building it; `make image-check` builds and runs it."""
+"""What can be tested of the image without building it; CI builds and runs it."""
 
 import http.server
 import os

@@ -342,7 +342,7 @@ def test_the_target_of_the_autoscalers_follows_from_the_measured_work() -> None:
     [scaler], [scaled] = plain("HorizontalPodAutoscaler"), plain("ScaledObject")
     assert [metric["pods"]["target"]["averageValue"] for metric in scaler["spec"]["metrics"]] == [str(target)]
     assert [trigger["metadata"]["threshold"] for trigger in scaled["spec"]["triggers"]] == [str(target)]
-    # The estimate of docs/scaling.md is on the safe side of the simulation, and near it.
+    # The estimate of docs/scaling.md is on the safe side of what was measured, and near it.
     work = sizing["work_ms"]
     s = work["http"] + work["decode"] + work["batch of 1"]
     d = sizing["objective_ms"] / sizing["worst_p99_measured_over_simulated"]

@@ -1,4 +1,4 @@
-"""Ray Serve on two raylets of this machine, with the configuration that ships. `make ray-check` does more."""
+"""Ray Serve on two raylets of this machine, with the configuration that ships."""
 
 import os
 import shutil
@@ -16,10 +16,11 @@ import pytest
 import yaml
 
 from aaserve.service.settings import Settings
-from benchmarks.ray_cluster import Cluster
-from benchmarks.ray_serve import MODES, RAYSERVICE, configuration
-from tests.helpers import EXAMPLES, ROOT, RunningService
+from tests.deploy.ray_cluster import Cluster
+from tests.helpers import EXAMPLES, REPOSITORY, ROOT, RunningService
 
+RAYSERVICE = yaml.safe_load((ROOT / "deploy" / "ray" / "rayservice.yaml").read_text())["spec"]
+HEAD = RAYSERVICE["rayClusterConfig"]["headGroupSpec"]["template"]["spec"]["containers"][0]
 SERVE = yaml.safe_load(RAYSERVICE["serveConfigV2"])
 REPLICAS = SERVE["applications"][0]["deployments"][0]
 
@@ -49,12 +50,19 @@ def cluster(ray: Path) -> Iterator[Cluster]:
     """A head and a worker with one replica each; `url` is where they are asked."""
     folder = Path(tempfile.mkdtemp(prefix="ray-"))  # pytest's own folders are too long for the names of Ray's sockets
     ports = free_ports("gcs", "dashboard", "client", "stats", "metrics", "http")
-    config = configuration(num_replicas=2)
+    config = yaml.safe_load(RAYSERVICE["serveConfigV2"])
     config["proxy_location"] = "HeadOnly"  # both nodes have the same address
     config["http_options"] |= {"host": "127.0.0.1", "port": ports["http"]}
-    config["applications"][0]["args"]["metrics_port"] = 0
+    [application] = config["applications"]
+    application["args"]["metrics_port"] = 0
+    application["runtime_env"]["env_vars"]["AASERVE_REPOSITORY"] = str(REPOSITORY)
+    [replicas] = application["deployments"]
+    replicas["ray_actor_options"]["num_cpus"] = 1
+    replicas["num_replicas"] = 2
+    del replicas["autoscaling_config"]
+    environment = {each["name"]: each["value"] for each in HEAD["env"]}
     try:
-        with Cluster(folder, MODES["haproxy"], workers=1, ports=ports, apart=False, ray=ray) as cluster:
+        with Cluster(folder, environment, workers=1, ports=ports, ray=ray) as cluster:
             cluster.deploy(config)
             yield cluster
     finally:

@@ -57,7 +57,7 @@ def test_every_alert_has_a_test_a_severity_and_a_line_in_the_runbook() -> None:
     tests = [test for path in RULE_TESTS for test in yaml.safe_load(path.read_text())["tests"]]
     fired = {rule["alertname"] for test in tests for rule in test.get("alert_rule_test", []) if rule["exp_alerts"]}
     alerts = {rule["alert"]: rule for rule in rules() if "alert" in rule}
-    runbook = (ROOT / "docs" / "operations.md").read_text().split("\n## Alerts\n")[1].split("\n## ")[0]
+    runbook = (ROOT / "docs" / "monitoring.md").read_text().split("\n## Alerts\n")[1].split("\n## ")[0]
     assert fired == set(alerts)
     assert set(re.findall(r"^\| `(\w+)` \|", runbook, re.MULTILINE)) == set(alerts)
     assert {rule["labels"]["severity"] for rule in alerts.values()} == {"page", "ticket"}

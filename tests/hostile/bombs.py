@@ -7,7 +7,7 @@ from math import ceil
 
 from PIL import Image
 
-from benchmarks.bad_pictures import encoded
+from tests.hostile.bad_pictures import encoded
 
 DATA = 8  # offset of what tiff() puts before its directory
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from aaserve.service.observability.log_writer import LINE, LogWriter
-from benchmarks.faults.running import running
+from tests.faults.running import running
 from tests.helpers import ROOT, running_service
 from tests.toy_bundles import OUT_OF_RANGE, picture, write_fragile_bundle
 
@@ -78,7 +78,7 @@ def test_after_a_torn_line_the_next_one_begins_anew(tmp_path: Path) -> None:
     """In a child, because the limit is one of the process."""
     script = """
 import os, resource, sys
-from benchmarks.faults.running import running
+from tests.faults.running import running
 from aaserve.service.observability.log_writer import LogWriter
 writer = LogWriter(1)
 dropped = []
