@@ -15,7 +15,7 @@ import httpx
 import numpy as np
 from rich.progress import track
 
-from aaserve.training.cifar import Split, as_png, read_labels, read_split
+from aaserve.training.datasets.cifar import Split, as_png, read_labels, read_split
 from benchmarks.circumstances import write_result
 
 CLIENTS = 4

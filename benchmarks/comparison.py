@@ -30,12 +30,12 @@ from aaserve.export.sources.checkpoint import read_checkpoint
 from aaserve.models import create_model
 from aaserve.models.flops import count_flops
 from aaserve.training.command import minutes
-from aaserve.training.data import open_data
+from aaserve.training.datasets.data import open_data
 from aaserve.training.log import Row, draw_curves
 from aaserve.training.machine import Machine, open_machine
+from aaserve.training.optimisation.step import batches, train_step
 from aaserve.training.recipe import Recipe, read_recipe
 from aaserve.training.run import Run
-from aaserve.training.step import batches, train_step
 from aaserve.training.stop import Stop
 from aaserve.training.trainer import train
 from benchmarks.circumstances import write_result

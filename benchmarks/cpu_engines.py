@@ -22,9 +22,9 @@ from rich.table import Table
 
 import aaserve.bundle.telemetry  # noqa: F401  (before onnxruntime and openvino)
 from aaserve.bundle.bundle import Bundle, open_bundle
-from aaserve.service.engine.model_session import ModelSession
-from aaserve.service.engine.openvino_session import OpenVinoSession
-from aaserve.service.engine.session import OnnxSession
+from aaserve.service.engine.runtime.model_session import ModelSession
+from aaserve.service.engine.runtime.openvino_session import OpenVinoSession
+from aaserve.service.engine.runtime.session import OnnxSession
 from aaserve.service.settings import Settings
 from benchmarks.circumstances import ROOT, write_result
 from benchmarks.stored_weights import memory_mib

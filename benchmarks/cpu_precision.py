@@ -16,7 +16,7 @@ import aaserve.bundle.telemetry  # noqa: F401  (before openvino)
 from aaserve.bundle.attention import gaze
 from aaserve.bundle.bundle import Bundle, open_bundle
 from aaserve.bundle.model_input import read_input
-from aaserve.service.engine.openvino_session import OpenVinoSession
+from aaserve.service.engine.runtime.openvino_session import OpenVinoSession
 from aaserve.service.settings import Settings
 from benchmarks.circumstances import write_result
 

@@ -4,7 +4,7 @@ For files that were expected to be something else: a picture, a checkpoint. Fail
 all kinds of files.
 """
 
-from aaserve.bundle.decoding import sniff_format
+from aaserve.bundle.pictures.decoding import sniff_format
 
 HEAD_BYTES = 4096  # enough for every kind here
 ONNX_MODEL = "an ONNX model"

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from aaserve.bundle.decoding import Decoded, decode_reduced
-from aaserve.bundle.resizing import resize
+from aaserve.bundle.pictures.decoding import Decoded, decode_reduced
+from aaserve.bundle.pictures.resizing import resize
 
 Side = Annotated[int, Field(ge=1, le=4096)]
 Byte = Annotated[int, Field(ge=0, le=255)]

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from aaserve.bundle.bundle import Bundle
-from aaserve.bundle.decoding import decode
 from aaserve.bundle.errors import BundleError, ImageError
 from aaserve.bundle.manifest import REFERENCE_PICTURE
+from aaserve.bundle.pictures.decoding import decode
 
 MOST = 8
 

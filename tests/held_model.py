@@ -9,8 +9,8 @@ import numpy as np
 
 from aaserve.service.engine.batch import RunBatch
 from aaserve.service.engine.batcher import DynamicBatcher
-from aaserve.service.engine.client_usage import ClientUsage
 from aaserve.service.engine.inference_threads import InferenceThreads
+from aaserve.service.engine.queueing.client_usage import ClientUsage
 
 ROW = np.ones((1, 3), np.float32)
 

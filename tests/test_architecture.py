@@ -48,7 +48,12 @@ def test_importing_the_service_reads_no_settings_and_starts_nothing() -> None:
 
 @pytest.mark.parametrize(
     "module",
-    ["aaserve.service.engine.session", "aaserve.export.graph.runtime", "aaserve.export.verify", "benchmarks.limits"],
+    [
+        "aaserve.service.engine.runtime.session",
+        "aaserve.export.graph.runtime",
+        "aaserve.export.verify",
+        "benchmarks.limits",
+    ],
 )
 def test_onnx_runtime_neither_identifies_the_machine_nor_reports(module: str, tmp_path: Path) -> None:
     """ONNX Runtime keeps still under CI of its own accord, so the test takes that variable away."""
@@ -70,7 +75,7 @@ def watch(event, arguments):
     if event.startswith(("socket.", "os.fork", "subprocess.")):
         os._exit(3)
 sys.addaudithook(watch)
-from aaserve.service.engine import openvino_runtime
+from aaserve.service.engine.runtime import openvino_runtime
 import numpy
 compiled = openvino_runtime.compiled(open({str(MODEL)!r}, "rb").read(), precision="fp32", streams=1, threads=1)
 compiled.infer_new_request({{"image": numpy.zeros((1, 32, 32, 3), numpy.uint8)}})

@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from aaserve.training.data import LAYOUTS
+from aaserve.training.datasets.data import LAYOUTS
 from aaserve.training.machine import open_machine
 from aaserve.training.recipe import read_recipe
 from aaserve.training.stop import Stop

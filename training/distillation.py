@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aaserve.models import create_model
-from aaserve.training.augmentation import to_inputs
-from aaserve.training.data import Data, Pictures
-from aaserve.training.numbered import UNKNOWN
+from aaserve.training.datasets.augmentation import to_inputs
+from aaserve.training.datasets.data import Data, Pictures
+from aaserve.training.datasets.numbered import UNKNOWN
 from aaserve.training.recipe import Distillation, Recipe
 from aaserve.training.weights import number_of_classes, read_weights, take
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from aaserve.bundle.preprocessing import Preprocessing, normalise
-from aaserve.training.data import Pictures
+from aaserve.training.datasets.data import Pictures
 from aaserve.training.machine import Machine
 
 BATCH_SIZE = 250

@@ -17,7 +17,7 @@ from aaserve.bundle.text import read_text
 from aaserve.models import create_model
 from aaserve.models.registry import check_name
 from aaserve.models.state_dict import head_of
-from aaserve.training.data import open_data
+from aaserve.training.datasets.data import open_data
 from aaserve.training.recipe import read_recipe
 
 TEMPLATE = Path(__file__).parent / "recipes" / "folder.toml"

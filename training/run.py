@@ -11,13 +11,13 @@ import torch
 from torch import nn
 
 from aaserve.models import create_model
-from aaserve.training.data import Data
+from aaserve.training.datasets.data import Data
 from aaserve.training.distillation import Teacher
-from aaserve.training.ema import averaged
 from aaserve.training.log import Row
 from aaserve.training.machine import Machine
-from aaserve.training.optimiser import create_optimiser
-from aaserve.training.precision import depthwise_in_float32
+from aaserve.training.optimisation.ema import averaged
+from aaserve.training.optimisation.optimiser import create_optimiser
+from aaserve.training.optimisation.precision import depthwise_in_float32
 from aaserve.training.recipe import Recipe
 from aaserve.training.weights import read_weights, take
 

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from aaserve.models import create_model
 from aaserve.training.checkpoint import METADATA_KEY, load_state
-from aaserve.training.data import LAYOUTS, open_data
+from aaserve.training.datasets.data import LAYOUTS, open_data
+from aaserve.training.datasets.numbered import class_names
 from aaserve.training.distillation import load_teacher
 from aaserve.training.evaluate import Score, evaluate
 from aaserve.training.machine import open_machine
-from aaserve.training.numbered import class_names
 from aaserve.training.recipe import Recipe
 
 COLUMNS = "{:<16} {:<10} {:>8} {:>8} {:>8} {:>14}"

@@ -13,15 +13,15 @@ from pathlib import Path
 from rich.progress import Progress
 
 from aaserve.training.checkpoint import load_state, save_state, save_weights
-from aaserve.training.data import open_data
+from aaserve.training.datasets.data import open_data
+from aaserve.training.datasets.numbered import class_names
 from aaserve.training.distillation import OutputsInMemory
 from aaserve.training.evaluate import Score, evaluate
 from aaserve.training.log import draw_curves, write_log
 from aaserve.training.machine import Machine
-from aaserve.training.numbered import class_names
+from aaserve.training.optimisation.step import batches, train_step
 from aaserve.training.recipe import Recipe
 from aaserve.training.run import Run
-from aaserve.training.step import batches, train_step
 from aaserve.training.stop import Stop
 
 SAVE = 1  # what may be due after a step, beside an exit status to stop with, which is larger

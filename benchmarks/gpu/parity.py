@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from aaserve.export.judgement.parity import TOLERANCES
-from aaserve.service.engine.session import left_to_the_cpu
+from aaserve.service.engine.runtime.session import left_to_the_cpu
 from benchmarks.gpu.bundles import bundle, network, pixels
 from benchmarks.gpu.plan import Plan
 from benchmarks.gpu.results import Results

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from aaserve.bundle.model_input import read_input
-from aaserve.service.engine.session import OnnxSession
+from aaserve.service.engine.runtime.session import OnnxSession
 from aaserve.service.settings import Settings
 from benchmarks.generator import Generator
 from benchmarks.gpu.bundles import bundle, pixels

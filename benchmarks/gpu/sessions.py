@@ -12,7 +12,7 @@ import onnxruntime
 import torch
 
 from aaserve.bundle.bundle import Bundle
-from aaserve.service.engine import providers
+from aaserve.service.engine.runtime import providers
 from aaserve.service.settings import Settings
 
 PROVIDERS = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}

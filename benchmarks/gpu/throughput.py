@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aaserve.service.engine.session import OnnxSession
+from aaserve.service.engine.runtime.session import OnnxSession
 from aaserve.service.settings import Settings
 from benchmarks.gpu import pytorch
 from benchmarks.gpu.bundles import bundle, pixels

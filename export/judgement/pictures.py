@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from aaserve.bundle.bundle import sha256_of
 from aaserve.bundle.errors import ImageError
-from aaserve.bundle.picture_files import find_pictures, told
+from aaserve.bundle.pictures.picture_files import find_pictures, told
 from aaserve.bundle.preprocessing import Preprocessing, read_pixels
 from aaserve.export.errors import ExportError
 

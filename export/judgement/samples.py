@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from aaserve.bundle.picture_files import find_pictures, told, total
+from aaserve.bundle.pictures.picture_files import find_pictures, told, total
 from aaserve.bundle.preprocessing import Preprocessing
 from aaserve.export.errors import ExportError
 from aaserve.export.judgement.pictures import read_picture

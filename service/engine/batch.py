@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from aaserve.service.engine.client_usage import ClientUsage
-from aaserve.service.engine.queued_request import Array, Computed, Outputs, RowSlice
+from aaserve.service.engine.queueing.client_usage import ClientUsage
+from aaserve.service.engine.queueing.queued_request import Array, Computed, Outputs, RowSlice
 from aaserve.service.errors import InferenceFailed
 
 if TYPE_CHECKING:

@@ -19,10 +19,10 @@ from itertools import islice
 from typing import TYPE_CHECKING, Self
 
 from aaserve.service.engine.batch import Batch, Outcome, Postponed, RunBatch, compute, inference_failed
-from aaserve.service.engine.client_usage import ClientUsage
 from aaserve.service.engine.inference_threads import InferenceThreads
-from aaserve.service.engine.queue import RowQueue
-from aaserve.service.engine.queued_request import Array, Computed, Inference, QueuedRequest
+from aaserve.service.engine.queueing.client_usage import ClientUsage
+from aaserve.service.engine.queueing.queue import RowQueue
+from aaserve.service.engine.queueing.queued_request import Array, Computed, Inference, QueuedRequest
 from aaserve.service.errors import DeadlineExceeded, Draining, InferenceFailed, ModelLost, QueueFull, TooManyRows
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
-from aaserve.service.engine.client_usage import ClientUsage
-from aaserve.service.engine.fair_queue import FairQueue
+from aaserve.service.engine.queueing.client_usage import ClientUsage
+from aaserve.service.engine.queueing.fair_queue import FairQueue
 from aaserve.service.errors import DeadlineExceeded
 from aaserve.service.threads import DECODING, OnEnd, ended, lower_priority
 

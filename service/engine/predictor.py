@@ -18,15 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 import aaserve.bundle.errors
-from aaserve.bundle.decoding import sniff_format
 from aaserve.bundle.manifest import Manifest
 from aaserve.bundle.model_input import read_input
-from aaserve.service.engine.admission import Admission
-from aaserve.service.engine.agreement import Agreement
+from aaserve.bundle.pictures.decoding import sniff_format
 from aaserve.service.engine.batcher import DynamicBatcher
 from aaserve.service.engine.cpu_pool import CpuPool
-from aaserve.service.engine.queued_request import Inference, Outputs, joined
-from aaserve.service.engine.runner import ModelRunner
+from aaserve.service.engine.queueing.admission import Admission
+from aaserve.service.engine.queueing.queued_request import Inference, Outputs, joined
+from aaserve.service.engine.runtime.agreement import Agreement
+from aaserve.service.engine.runtime.runner import ModelRunner
 from aaserve.service.engine.statistics import Statistics
 from aaserve.service.errors import (
     DeadlineExceeded,

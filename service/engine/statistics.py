@@ -9,7 +9,7 @@ import time
 from collections import defaultdict
 from dataclasses import dataclass, field
 
-from aaserve.service.engine.queued_request import Inference
+from aaserve.service.engine.queueing.queued_request import Inference
 
 
 @dataclass(slots=True)

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 
 from aaserve.bundle.bundle import scan_repository
 from aaserve.bundle.manifest import Manifest
-from aaserve.service.engine.client_usage import ClientUsage
 from aaserve.service.engine.cpu_pool import CpuPool
 from aaserve.service.engine.predictor import Predictor
+from aaserve.service.engine.queueing.client_usage import ClientUsage
 from aaserve.service.errors import BodyTooLarge, InferenceFailed, LoadFailed, ModelLost, ServiceError
 from aaserve.service.observability.metrics import Metrics
 from aaserve.service.repository.default_model import read_default_model

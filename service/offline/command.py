@@ -18,7 +18,7 @@ from typing import Any, get_args
 from pydantic import ValidationError
 
 from aaserve.bundle.errors import BundleError
-from aaserve.bundle.picture_files import told
+from aaserve.bundle.pictures.picture_files import told
 from aaserve.service.errors import LoadFailed, ModelHung, ModelLost, ServiceError, StartFailed
 from aaserve.service.offline.classifier import open_classifier
 from aaserve.service.offline.files import STDIN, find_files

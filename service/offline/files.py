@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from aaserve.bundle.picture_files import find_pictures
+from aaserve.bundle.pictures.picture_files import find_pictures
 
 STDIN = "-"
 

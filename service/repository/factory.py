@@ -16,18 +16,18 @@ from numpy.typing import NDArray
 
 from aaserve.bundle.bundle import Bundle
 from aaserve.bundle.manifest import Manifest
-from aaserve.service.engine.admission import Admission
 from aaserve.service.engine.batcher import DynamicBatcher
 from aaserve.service.engine.cpu_pool import CpuPool
 from aaserve.service.engine.inference_threads import InferenceThreads
-from aaserve.service.engine.model_session import ModelSession
-from aaserve.service.engine.openvino_session import OpenVinoSession
 from aaserve.service.engine.predictor import Predictor
-from aaserve.service.engine.queued_request import Outputs
-from aaserve.service.engine.runner import ModelRunner
-from aaserve.service.engine.session import OnnxSession
+from aaserve.service.engine.queueing.admission import Admission
+from aaserve.service.engine.queueing.queued_request import Outputs
+from aaserve.service.engine.queueing.throughput import Throughput
+from aaserve.service.engine.runtime.model_session import ModelSession
+from aaserve.service.engine.runtime.openvino_session import OpenVinoSession
+from aaserve.service.engine.runtime.runner import ModelRunner
+from aaserve.service.engine.runtime.session import OnnxSession
 from aaserve.service.engine.statistics import Statistics
-from aaserve.service.engine.throughput import Throughput
 from aaserve.service.errors import ModelHung, ModelLost
 from aaserve.service.observability.metrics import Metrics
 from aaserve.service.settings import Settings

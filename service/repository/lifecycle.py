@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from aaserve.bundle.errors import BundleError
-from aaserve.service.engine.client_usage import ClientUsage
 from aaserve.service.engine.cpu_pool import CpuPool
+from aaserve.service.engine.queueing.client_usage import ClientUsage
 from aaserve.service.errors import (
     Draining,
     LoadFailed,

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from aaserve.service.engine import openvino_runtime
+from aaserve.service.engine.runtime import openvino_runtime
 
 Run = Callable[["np.ndarray[Any, Any]"], object]
 FATAL = 4  # of ONNX Runtime's severities

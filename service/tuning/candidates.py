@@ -9,7 +9,7 @@ from typing import Any
 
 import onnxruntime
 
-from aaserve.service.engine import openvino_runtime
+from aaserve.service.engine.runtime import openvino_runtime
 from aaserve.service.settings import CpuPrecision, ProviderName, Settings
 
 CLIENTS = (1, 8, 32)

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from aaserve.bundle.bundle import scan_repository
 from aaserve.bundle.errors import BundleError
-from aaserve.bundle.picture_files import find_pictures
+from aaserve.bundle.pictures.picture_files import find_pictures
 from aaserve.service.errors import LoadFailed
 from aaserve.service.repository.default_model import read_default_model
 from aaserve.service.repository.model_settings import read_model_settings

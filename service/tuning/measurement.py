@@ -18,9 +18,9 @@ import numpy as np
 
 from aaserve.bundle.bundle import open_bundle
 from aaserve.bundle.errors import BundleError
-from aaserve.service.engine.client_usage import ClientUsage
 from aaserve.service.engine.cpu_pool import CpuPool
 from aaserve.service.engine.predictor import Predictor
+from aaserve.service.engine.queueing.client_usage import ClientUsage
 from aaserve.service.errors import ServiceError, StartFailed
 from aaserve.service.observability.metrics import Metrics
 from aaserve.service.repository.factory import open_predictor

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aaserve.bundle.decoding import decode, sniff_format
 from aaserve.bundle.errors import ImageTooLarge, InvalidImage, UnsupportedImage
+from aaserve.bundle.pictures.decoding import decode, sniff_format
 from tests.helpers import ROOT, encode, noise
 
 RAMP = np.arange(0, 65536, 256, dtype=np.uint16).reshape(16, 16)  # 16-bit grey whose high bytes are 0..255
@@ -126,7 +126,7 @@ def test_formats_of_phones_are_refused_with_a_hint(brands: bytes, name: str) -> 
 
 def test_no_other_decoder_is_even_loaded_when_one_fails() -> None:
     script = (
-        "import sys\nfrom aaserve.bundle.decoding import decode\n"
+        "import sys\nfrom aaserve.bundle.pictures.decoding import decode\n"
         "from aaserve.bundle.errors import InvalidImage\n"
         "for magic in (b'BM', b'II*\\0', b'\\xff\\xd8\\xff', b'RIFF0000WEBP'):\n"
         "    try: decode(magic + bytes(99), max_pixels=9, background=(0, 0, 0), exif_orientation=True)\n"

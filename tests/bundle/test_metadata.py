@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aaserve.bundle.containers.jpeg import MAX_TABLE_BYTES
-from aaserve.bundle.containers.stored import MAX_PARTS
-from aaserve.bundle.decoding import decode
 from aaserve.bundle.errors import InvalidImage
+from aaserve.bundle.pictures.containers.jpeg import MAX_TABLE_BYTES
+from aaserve.bundle.pictures.containers.stored import MAX_PARTS
+from aaserve.bundle.pictures.decoding import decode
 from tests.encoders import (
     bmp,
     gif,

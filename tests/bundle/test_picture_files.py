@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from aaserve.bundle.picture_files import find_pictures, told
+from aaserve.bundle.pictures.picture_files import find_pictures, told
 from tests.helpers import encode, noise
 
 PNG = encode(noise(8, 8), "PNG")

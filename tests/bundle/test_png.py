@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import ImageOps
 
-from aaserve.bundle.decoding import decode
 from aaserve.bundle.errors import ImageError, ImageTooLarge, InvalidImage
+from aaserve.bundle.pictures.decoding import decode
 from tests.encoders import SIGNATURE, opened, png, png_chunk
 from tests.helpers import SHARED, encode, noise, photograph
 

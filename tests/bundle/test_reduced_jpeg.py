@@ -10,12 +10,13 @@ from hypothesis import strategies as st
 from PIL import Image
 from pydantic import ValidationError
 
-from aaserve.bundle import preprocessing, resizing
-from aaserve.bundle.decoding import decode, decode_reduced
+from aaserve.bundle import preprocessing
 from aaserve.bundle.errors import ImageError, ImageTooLarge
 from aaserve.bundle.manifest import Manifest
+from aaserve.bundle.pictures import resizing
+from aaserve.bundle.pictures.decoding import decode, decode_reduced
+from aaserve.bundle.pictures.resizing import Box
 from aaserve.bundle.preprocessing import Preprocessing, read_pixels
-from aaserve.bundle.resizing import Box
 from tests.bundle.test_decoding import TRANSPOSES
 from tests.bundle.test_preprocessing import SPEC, spec
 from tests.helpers import EXAMPLES, REPOSITORY, SHARED, encode, photograph

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from aaserve.bundle.resizing import resize
+from aaserve.bundle.pictures.resizing import resize
 from tests.helpers import noise
 
 FILTERS = ["nearest", "bilinear", "bicubic", "lanczos"]
@@ -68,7 +68,7 @@ import platform, sys
 sys.platform, platform.machine = "linux", lambda: "aarch64"
 sys.modules["cykooz_resizer"] = None
 import numpy as np
-from aaserve.bundle.resizing import Image, resize
+from aaserve.bundle.pictures.resizing import Image, resize
 from tests.helpers import noise
 image = noise(90, 70)
 for name in ("nearest", "bilinear", "bicubic", "lanczos"):

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aaserve.bundle.decoding import decode
 from aaserve.bundle.errors import InvalidImage
+from aaserve.bundle.pictures.decoding import decode
 from tests.encoders import (
     LONG,
     LONG8,

@@ -25,9 +25,9 @@ from aaserve.export.judgement.samples import CALIBRATION_PICTURES, Sample, find_
 from aaserve.export.judgement.speed import measure_speed
 from aaserve.export.preprocessing.presets import read_preprocessing
 from aaserve.models import create_model
-from aaserve.service.engine.openvino_session import OpenVinoSession
-from aaserve.service.engine.runner import ModelRunner
-from aaserve.service.engine.session import OnnxSession
+from aaserve.service.engine.runtime.openvino_session import OpenVinoSession
+from aaserve.service.engine.runtime.runner import ModelRunner
+from aaserve.service.engine.runtime.session import OnnxSession
 from aaserve.service.errors import StartFailed
 from aaserve.service.settings import Settings
 from tests.helpers import EXAMPLES

@@ -12,7 +12,7 @@ from tests.faults.traffic import Traffic
 _EVERY_THIRD = """
 import weakref
 from pathlib import Path
-from aaserve.service.engine.session import OnnxSession
+from aaserve.service.engine.runtime.session import OnnxSession
 
 run, calls = OnnxSession.run, weakref.WeakKeyDictionary()
 

@@ -21,12 +21,12 @@ from PIL import Image
 from pydantic import ValidationError
 
 from aaserve.bundle.bundle import MANIFEST_FILE, sha256_of
-from aaserve.bundle.containers.exif import orientation_of
-from aaserve.bundle.containers.jpeg import check_scans
-from aaserve.bundle.containers.tiff import read_layout
-from aaserve.bundle.decoding import decode
 from aaserve.bundle.errors import BundleError, ImageError
 from aaserve.bundle.manifest import Manifest
+from aaserve.bundle.pictures.containers.exif import orientation_of
+from aaserve.bundle.pictures.containers.jpeg import check_scans
+from aaserve.bundle.pictures.containers.tiff import read_layout
+from aaserve.bundle.pictures.decoding import decode
 from aaserve.bundle.references import read_references
 from aaserve.service.errors import InvalidRequest, ServiceError
 from aaserve.service.http.body.compression import coding_of

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aaserve.bundle.containers.jpeg import MAX_SCANS, check_scans
-from aaserve.bundle.decoding import decode
 from aaserve.bundle.errors import ImageError, InvalidImage
+from aaserve.bundle.pictures.containers.jpeg import MAX_SCANS, check_scans
+from aaserve.bundle.pictures.decoding import decode
 from tests.encoders import SIGNATURE, png_chunk
 from tests.helpers import EXAMPLES, ROOT, SHARED, RunningService, encode, photograph
 from tests.hostile.bad_pictures import damaged_pictures
@@ -200,7 +200,7 @@ def test_files_of_other_formats_never_reach_a_decoder() -> None:
 import json, sys, pathlib
 from PIL import Image, ImageFile
 Image.init()
-import aaserve.bundle.decoding
+import aaserve.bundle.pictures.decoding
 reached = []
 def trip(self, *_, **__):
     reached.append(type(self).__name__)
@@ -236,7 +236,7 @@ print(json.dumps([len(guarded), decoded_count, reached]))
 
 def test_the_picture_in_front_of_a_multi_picture_file_is_read_without_its_plugin() -> None:
     script = (
-        "import sys\nfrom aaserve.bundle.decoding import decode\n"
+        "import sys\nfrom aaserve.bundle.pictures.decoding import decode\n"
         "picture = bytes.fromhex(sys.argv[1])\n"
         "image = decode(picture, max_pixels=10**6, background=(0, 0, 0), exif_orientation=True)\n"
         "print(image.getpixel((3, 3))[0] > 250, 'PIL.MpoImagePlugin' in sys.modules)"

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from aaserve.bundle.preprocessing import normalise
-from aaserve.training.augmentation import DRAWS_PER_IMAGE, augment, crop_and_mirror
-from aaserve.training.mixing import Mix, draw_mix, mix
+from aaserve.training.datasets.augmentation import DRAWS_PER_IMAGE, augment, crop_and_mirror
+from aaserve.training.datasets.mixing import Mix, draw_mix, mix
 from aaserve.training.recipe import Augmentation
 from tests.helpers import photograph
 from tests.training.tiny import recipe

@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from aaserve.bundle.preprocessing import read_pixels
-from aaserve.training.cifar import read_labels, read_split
-from aaserve.training.data import Data, open_data
+from aaserve.training.datasets.cifar import read_labels, read_split
+from aaserve.training.datasets.data import Data, open_data
 from aaserve.training.stop import Stop
 from aaserve.training.trainer import train
 from tests.helpers import encode, noise

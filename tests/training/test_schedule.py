@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from aaserve.training.optimiser import create_optimiser
-from aaserve.training.schedule import learning_rate, momentum, set_schedule
+from aaserve.training.optimisation.optimiser import create_optimiser
+from aaserve.training.optimisation.schedule import learning_rate, momentum, set_schedule
 from tests.training.tiny import recipe
 
 

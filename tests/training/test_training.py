@@ -12,14 +12,14 @@ from safetensors.torch import load_file
 from aaserve.bundle.preprocessing import normalise, preprocess
 from aaserve.export.sources.checkpoint import read_checkpoint
 from aaserve.training import command
-from aaserve.training.augmentation import augment
 from aaserve.training.checkpoint import load_state
-from aaserve.training.data import Data, open_data
-from aaserve.training.ema import averaged
+from aaserve.training.datasets.augmentation import augment
+from aaserve.training.datasets.data import Data, open_data
 from aaserve.training.evaluate import Score, evaluate
+from aaserve.training.optimisation.ema import averaged
+from aaserve.training.optimisation.step import batches, train_step
 from aaserve.training.recipe import Recipe, read_recipe
 from aaserve.training.run import Run
-from aaserve.training.step import batches, train_step
 from aaserve.training.stop import Stop
 from aaserve.training.trainer import train
 from tests.helpers import encode, noise
@@ -113,7 +113,8 @@ def test_averaged_weights_are_those_evaluated_and_kept(
 def test_random_numbers_differ_from_step_to_step(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = []
     monkeypatch.setattr(
-        "aaserve.training.step.augment", lambda *arguments: drawn.append(arguments[-1].tobytes()) or augment(*arguments)
+        "aaserve.training.optimisation.step.augment",
+        lambda *arguments: drawn.append(arguments[-1].tobytes()) or augment(*arguments),
     )
     one = Run(recipe(), opened(data, recipe()), CPU)
     for _ in range(2):

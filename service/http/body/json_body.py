@@ -7,7 +7,7 @@ that is given twice.
 import json
 from typing import Any
 
-from aaserve.bundle.decoding import sniff_format
+from aaserve.bundle.pictures.decoding import sniff_format
 from aaserve.service.errors import InvalidRequest
 from aaserve.service.http.body.long_values import LongText, NumberArray, shortened
 

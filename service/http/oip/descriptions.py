@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from aaserve.service.engine.openvino_session import PROVIDER
 from aaserve.service.engine.predictor import Predictor
+from aaserve.service.engine.runtime.openvino_session import PROVIDER
 from aaserve.service.engine.statistics import Duration, Statistics
 from aaserve.service.http.oip.view import BYTES, TensorSpec, View
 from aaserve.service.version import VERSION

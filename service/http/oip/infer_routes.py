@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from aaserve.service.engine.queued_request import Outputs
+from aaserve.service.engine.queueing.queued_request import Outputs
 from aaserve.service.http.answers import compressed
 from aaserve.service.http.body.body import Parsed, read_body
 from aaserve.service.http.body.receiving import Receipt

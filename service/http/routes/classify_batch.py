@@ -8,7 +8,7 @@ from pydantic_core import to_json
 from starlette.responses import Response
 
 from aaserve.bundle.manifest import Manifest
-from aaserve.service.engine.queued_request import Inference
+from aaserve.service.engine.queueing.queued_request import Inference
 from aaserve.service.errors import ServiceError
 from aaserve.service.http import schemas
 from aaserve.service.http.answers import json_array, json_object

@@ -9,7 +9,7 @@ from starlette.responses import Response
 from aaserve.service.attention.render import FORMS, NPY, PNG, Explanation, for_form
 from aaserve.service.attention.selection import AttentionSelection, checked_selection
 from aaserve.service.engine.predictor import Predictor
-from aaserve.service.engine.queued_request import Outputs
+from aaserve.service.engine.queueing.queued_request import Outputs
 from aaserve.service.http import schemas
 from aaserve.service.http.answers import preferred
 from aaserve.service.http.body.images import ImageUpload

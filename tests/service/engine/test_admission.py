@@ -5,9 +5,9 @@ from contextlib import ExitStack
 
 import pytest
 
-from aaserve.service.engine.admission import Admission
-from aaserve.service.engine.client_usage import ClientUsage
-from aaserve.service.engine.throughput import Throughput
+from aaserve.service.engine.queueing.admission import Admission
+from aaserve.service.engine.queueing.client_usage import ClientUsage
+from aaserve.service.engine.queueing.throughput import Throughput
 from aaserve.service.errors import QueueFull, TooManyRows
 
 

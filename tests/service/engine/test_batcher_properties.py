@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aaserve.service.engine.batcher import DynamicBatcher
-from aaserve.service.engine.client_usage import ClientUsage
+from aaserve.service.engine.queueing.client_usage import ClientUsage
 from aaserve.service.errors import (
     DeadlineExceeded,
     Draining,

@@ -5,8 +5,8 @@ import threading
 
 import pytest
 
-from aaserve.service.engine.client_usage import ClientUsage
 from aaserve.service.engine.cpu_pool import CpuPool
+from aaserve.service.engine.queueing.client_usage import ClientUsage
 from aaserve.service.errors import DeadlineExceeded
 
 

@@ -14,7 +14,7 @@ from fastapi import FastAPI
 
 from aaserve.bundle.bundle import Bundle
 from aaserve.service.attention.render import FORMS
-from aaserve.service.engine.session import OnnxSession
+from aaserve.service.engine.runtime.session import OnnxSession
 from aaserve.service.errors import StartFailed
 from aaserve.service.http.app import create_app
 from aaserve.service.settings import Settings
@@ -175,7 +175,7 @@ def test_a_bug_in_the_batcher_ends_the_service(monkeypatch: pytest.MonkeyPatch) 
 
     with serving() as (client, app):
         wait_until(lambda: client.get("/health/ready").status_code == 200)
-        monkeypatch.setattr("aaserve.service.engine.queue.RowQueue.take", take)
+        monkeypatch.setattr("aaserve.service.engine.queueing.queue.RowQueue.take", take)
         assert classify(client).status_code == 500
         wait_until(lambda: app.state.lifecycle.failure)
         assert client.get("/health/live").status_code == 503

@@ -8,14 +8,14 @@ from contextlib import closing
 import numpy as np
 import pytest
 
-from aaserve.service.engine.admission import Admission
 from aaserve.service.engine.batch import DECODE_BUDGET, Batch, Outcome, Postponed, compute
-from aaserve.service.engine.client_usage import HALF_LIFE, LONG, ClientUsage
 from aaserve.service.engine.cpu_pool import CpuPool
-from aaserve.service.engine.fair_queue import FairQueue
 from aaserve.service.engine.inference_threads import InferenceThreads
-from aaserve.service.engine.queued_request import Computed, QueuedRequest, RowSlice
-from aaserve.service.engine.throughput import Throughput
+from aaserve.service.engine.queueing.admission import Admission
+from aaserve.service.engine.queueing.client_usage import HALF_LIFE, LONG, ClientUsage
+from aaserve.service.engine.queueing.fair_queue import FairQueue
+from aaserve.service.engine.queueing.queued_request import Computed, QueuedRequest, RowSlice
+from aaserve.service.engine.queueing.throughput import Throughput
 from aaserve.service.errors import QueueFull
 from tests.held_model import Model, batching, run, soon, waiting
 

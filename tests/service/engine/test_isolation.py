@@ -78,7 +78,7 @@ def test_a_bad_item_of_a_batch_request_fails_alone(fragile: RunningService) -> N
 
 DYING = """
 import pathlib, sys
-from aaserve.service.engine.session import OnnxSession
+from aaserve.service.engine.runtime.session import OnnxSession
 
 died, run = pathlib.Path({flag!r}), OnnxSession.run
 
@@ -137,7 +137,7 @@ class DyingService:
 
 REOPENING_IS_HELD = """
 import pathlib, sys, time
-from aaserve.service.engine.session import OnnxSession
+from aaserve.service.engine.runtime.session import OnnxSession
 
 died, go = pathlib.Path({died!r}), pathlib.Path({go!r})
 run, init = OnnxSession.run, OnnxSession.__init__

@@ -15,12 +15,12 @@ from aaserve.bundle.attention import gaze
 from aaserve.bundle.bundle import MODEL_FILE, Bundle, open_bundle, sha256_of, write_bundle
 from aaserve.bundle.model_input import read_input
 from aaserve.bundle.reference_pictures import stored_pictures
-from aaserve.service.engine import openvino_runtime
-from aaserve.service.engine.agreement import compare
-from aaserve.service.engine.model_session import ModelSession
-from aaserve.service.engine.openvino_session import OpenVinoSession
-from aaserve.service.engine.runner import ModelRunner
-from aaserve.service.engine.session import OnnxSession
+from aaserve.service.engine.runtime import openvino_runtime
+from aaserve.service.engine.runtime.agreement import compare
+from aaserve.service.engine.runtime.model_session import ModelSession
+from aaserve.service.engine.runtime.openvino_session import OpenVinoSession
+from aaserve.service.engine.runtime.runner import ModelRunner
+from aaserve.service.engine.runtime.session import OnnxSession
 from aaserve.service.errors import ProviderMissing, StartFailed
 from aaserve.service.settings import Settings
 from tests.detector_bundle import write_detector

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from aaserve.bundle.bundle import Bundle, open_bundle
-from aaserve.service.engine.runner import ModelRunner
-from aaserve.service.engine.session import OnnxSession
+from aaserve.service.engine.runtime.runner import ModelRunner
+from aaserve.service.engine.runtime.session import OnnxSession
 from aaserve.service.errors import StartFailed
 from aaserve.service.settings import Settings
 from tests.helpers import EXAMPLES, REPOSITORY, running_service

@@ -9,8 +9,8 @@ import pytest
 from onnxruntime.capi.onnxruntime_pybind11_state import EPFail
 
 from aaserve.bundle.bundle import Bundle, open_bundle
-from aaserve.service.engine.providers import with_options
-from aaserve.service.engine.session import OnnxSession, left_to_the_cpu
+from aaserve.service.engine.runtime.providers import with_options
+from aaserve.service.engine.runtime.session import OnnxSession, left_to_the_cpu
 from aaserve.service.errors import StartFailed
 from aaserve.service.settings import Settings
 from tests.detector_bundle import write_detector

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import httpx
 
-from aaserve.service.engine.watchdog import Watchdog
+from aaserve.service.engine.runtime.watchdog import Watchdog
 from aaserve.service.process.supervisor import HUNG
 from tests.helpers import running_service, slow_body_service, wait_until
 from tests.toy_bundles import HANGS, OUT_OF_RANGE, picture, write_fragile_bundle

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aaserve.service.engine.client_usage import ClientUsage
 from aaserve.service.engine.cpu_pool import CpuPool
+from aaserve.service.engine.queueing.client_usage import ClientUsage
 from aaserve.service.http.answers import PIECE, json_array, json_object
 from aaserve.service.http.inference import WRITTEN_INLINE, Taken
 

@@ -8,7 +8,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from aaserve.service.engine.client_usage import LONG, ClientUsage
+from aaserve.service.engine.queueing.client_usage import LONG, ClientUsage
 from aaserve.service.http.app import create_app
 from aaserve.service.http.auth import client_of
 from aaserve.service.settings import Settings

@@ -18,7 +18,7 @@ HOLD = """
 import json, os, pathlib
 
 if worker := json.loads(os.environ.get("_AASERVE_WORKER", "null")):
-    from aaserve.service.engine.session import OnnxSession
+    from aaserve.service.engine.runtime.session import OnnxSession
 
     pipe = pathlib.Path(__file__).parent / f"slot-{worker['slot']}"
     warm_up = OnnxSession.warm_up

@@ -74,7 +74,7 @@ def test_a_new_version_takes_over(service: RunningService, tmp_path: Path) -> No
 
 
 def test_bf16_is_said_in_the_log_on_the_card_and_in_metrics(tmp_path: Path) -> None:
-    openvino_runtime = pytest.importorskip("aaserve.service.engine.openvino_runtime")
+    openvino_runtime = pytest.importorskip("aaserve.service.engine.runtime.openvino_runtime")
     pytest.importorskip("openvino", reason="the extra openvino is not installed")
     if not openvino_runtime.has_bf16():
         pytest.skip("this processor has no instructions for bf16")

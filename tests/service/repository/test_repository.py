@@ -13,8 +13,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from aaserve.service.engine.client_usage import ClientUsage
 from aaserve.service.engine.cpu_pool import CpuPool
+from aaserve.service.engine.queueing.client_usage import ClientUsage
 from aaserve.service.errors import LoadFailed, StartFailed
 from aaserve.service.http.keys import Keys
 from aaserve.service.observability.metrics import Metrics

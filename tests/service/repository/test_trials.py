@@ -12,7 +12,7 @@ import pytest
 
 from aaserve.bundle.bundle import MODEL_FILE, Bundle, open_bundle
 from aaserve.bundle.errors import BundleError
-from aaserve.service.engine.session import OnnxSession
+from aaserve.service.engine.runtime.session import OnnxSession
 from aaserve.service.errors import StartFailed
 from aaserve.service.repository.trials import Trials, try_model
 from aaserve.service.settings import Settings

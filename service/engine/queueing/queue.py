@@ -1,9 +1,9 @@
 """Who waits for the model. Counts rows; bounds nothing, waits for nothing."""
 
 from aaserve.service.engine.batch import Batch
-from aaserve.service.engine.client_usage import ClientUsage
-from aaserve.service.engine.fair_queue import FairQueue
-from aaserve.service.engine.queued_request import QueuedRequest, RowSlice
+from aaserve.service.engine.queueing.client_usage import ClientUsage
+from aaserve.service.engine.queueing.fair_queue import FairQueue
+from aaserve.service.engine.queueing.queued_request import QueuedRequest, RowSlice
 
 
 class RowQueue(FairQueue[QueuedRequest]):

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from aaserve.training.augmentation import DRAWS_PER_IMAGE, augment
-from aaserve.training.mixing import draw_mix, mix
+from aaserve.training.datasets.augmentation import DRAWS_PER_IMAGE, augment
+from aaserve.training.datasets.mixing import draw_mix, mix
+from aaserve.training.optimisation.schedule import set_schedule
 from aaserve.training.run import Run
-from aaserve.training.schedule import set_schedule
 
 
 def batches(run: Run) -> Iterator[tuple[Tensor, Tensor]]:

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Self
 
-from aaserve.service.engine.client_usage import ClientUsage
-from aaserve.service.engine.throughput import Throughput
+from aaserve.service.engine.queueing.client_usage import ClientUsage
+from aaserve.service.engine.queueing.throughput import Throughput
 from aaserve.service.errors import QueueFull, TooManyRows
 
 # The prediction is an average of the last seconds. Refusals slow the service too, and a late answer is wasted work.

@@ -11,7 +11,7 @@ from aaserve.bundle.bundle import Bundle
 from aaserve.bundle.model_input import pixels_input
 from aaserve.bundle.probe import PROBE_TOLERANCES, probe_pixels
 from aaserve.bundle.reference_pictures import read_reference_pictures
-from aaserve.service.engine.model_session import ModelSession
+from aaserve.service.engine.runtime.model_session import ModelSession
 from aaserve.service.errors import StartFailed
 
 # Share of the reference pictures whose best class may change. A network that bf16 suits changes it on about one picture

@@ -10,8 +10,8 @@ from struct import Struct
 
 from PIL.GifImagePlugin import GifImageFile
 
-from aaserve.bundle.containers.stored import MAX_PARTS, Canvas, Stored, check_size
 from aaserve.bundle.errors import InvalidImage
+from aaserve.bundle.pictures.containers.stored import MAX_PARTS, Canvas, Stored, check_size
 
 _SCREEN = Struct("<6sHHBBB")
 _FRAME = Struct("<cHHHHB")

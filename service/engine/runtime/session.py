@@ -10,9 +10,9 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from aaserve.bundle.bundle import MODEL_FILE, Bundle
-from aaserve.service.engine import providers
-from aaserve.service.engine.memory_file import model_file
-from aaserve.service.engine.model_session import Declared, ModelSession, line
+from aaserve.service.engine.runtime import providers
+from aaserve.service.engine.runtime.memory_file import model_file
+from aaserve.service.engine.runtime.model_session import Declared, ModelSession, line
 from aaserve.service.errors import ProviderMissing, StartFailed
 from aaserve.service.settings import ProviderName, Settings
 

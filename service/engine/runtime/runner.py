@@ -20,9 +20,9 @@ from aaserve.bundle.model_input import pixels_input
 from aaserve.bundle.preprocessing import normalisation_problem
 from aaserve.bundle.probe import PROBE, probe_pixels, probe_tolerance
 from aaserve.bundle.references import attention_difference, difference, parse_references
-from aaserve.service.engine.agreement import Agreement, compare
-from aaserve.service.engine.model_session import ModelSession
-from aaserve.service.engine.watchdog import Watchdog
+from aaserve.service.engine.runtime.agreement import Agreement, compare
+from aaserve.service.engine.runtime.model_session import ModelSession
+from aaserve.service.engine.runtime.watchdog import Watchdog
 from aaserve.service.errors import ModelLost, StartFailed
 from aaserve.service.settings import Settings
 

@@ -4,7 +4,7 @@ import struct
 
 from PIL import Image
 
-from aaserve.bundle.containers.directory import read_directory
+from aaserve.bundle.pictures.containers.directory import read_directory
 
 _ORIENTATION = 274
 UNTURNED = 1

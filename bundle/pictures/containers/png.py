@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from aaserve.bundle.containers.exif import orientation_of
-from aaserve.bundle.containers.stored import MAX_PARTS, Stored, by_strips, check_size
 from aaserve.bundle.errors import InvalidImage
+from aaserve.bundle.pictures.containers.exif import orientation_of
+from aaserve.bundle.pictures.containers.stored import MAX_PARTS, Stored, by_strips, check_size
 
 _HEADER_BEGINS = b"\0\0\0\rIHDR"
 _HEADER_ENDS = 33  # bytes, with the signature and the checksum

@@ -10,9 +10,9 @@ from struct import Struct
 
 from PIL.WebPImagePlugin import WebPImageFile
 
-from aaserve.bundle.containers.exif import orientation_of
-from aaserve.bundle.containers.stored import MAX_PARTS, Canvas, Stored, check_size
 from aaserve.bundle.errors import InvalidImage
+from aaserve.bundle.pictures.containers.exif import orientation_of
+from aaserve.bundle.pictures.containers.stored import MAX_PARTS, Canvas, Stored, check_size
 
 # Memory that libwebp and Pillow take for a pixel (16 bytes) over what a JPEG takes (4); Pillow also holds the
 # interpreter lock while libwebp decodes, and that time grows with the pixels.

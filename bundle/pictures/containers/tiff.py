@@ -17,10 +17,10 @@ import numpy as np
 from PIL import Image, ImageChops
 from PIL.TiffImagePlugin import TiffImageFile
 
-from aaserve.bundle.containers.directory import Directory, read_directory
-from aaserve.bundle.containers.exif import UNTURNED, upright
-from aaserve.bundle.containers.stored import Stored, by_strips, check_size, upper_byte
 from aaserve.bundle.errors import InvalidImage
+from aaserve.bundle.pictures.containers.directory import Directory, read_directory
+from aaserve.bundle.pictures.containers.exif import UNTURNED, upright
+from aaserve.bundle.pictures.containers.stored import Stored, by_strips, check_size, upper_byte
 
 MAX_PIECES = 65_536  # strips or tiles
 _WIDTH, _LENGTH, _TILE_WIDTH, _TILE_LENGTH = 256, 257, 322, 323

@@ -13,9 +13,9 @@ import re
 import numpy as np
 from PIL.JpegImagePlugin import JpegImageFile
 
-from aaserve.bundle.containers.exif import orientation_of
-from aaserve.bundle.containers.stored import MAX_PARTS, Stored, check_size
 from aaserve.bundle.errors import InvalidImage
+from aaserve.bundle.pictures.containers.exif import orientation_of
+from aaserve.bundle.pictures.containers.stored import MAX_PARTS, Stored, check_size
 
 MAX_TABLE_BYTES = 65_536  # in front of the first scan; Pillow reads tables in Python, and four of each kind take 2,000
 MAX_SCANS = 100  # libtiff's own limit too (LIBTIFF_JPEG_MAX_ALLOWED_SCAN_NUMBER); progressive files have about 10

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from aaserve.bundle.picture_files import find_pictures, told, total
+from aaserve.bundle.pictures.picture_files import find_pictures, told, total
 from aaserve.bundle.text import read_text
 from aaserve.training.recipe import Recipe
 

@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from aaserve.bundle.decoding import decode
 from aaserve.bundle.errors import ImageError
-from aaserve.bundle.picture_files import find_pictures, told, total
+from aaserve.bundle.pictures.decoding import decode
+from aaserve.bundle.pictures.picture_files import find_pictures, told, total
 from aaserve.bundle.preprocessing import Preprocessing, read_pixels
 from aaserve.bundle.text import is_one_line
 

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aaserve.bundle.bundle import MODEL_FILE, Bundle
-from aaserve.service.engine import openvino_runtime
-from aaserve.service.engine.model_session import Declared, ModelSession, line
+from aaserve.service.engine.runtime import openvino_runtime
+from aaserve.service.engine.runtime.model_session import Declared, ModelSession, line
 from aaserve.service.errors import ProviderMissing, StartFailed
 from aaserve.service.settings import Settings
 from aaserve.service.threads import INFERENCE, lower_priority

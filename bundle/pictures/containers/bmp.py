@@ -13,8 +13,8 @@ import numpy as np
 from PIL import Image
 from PIL.BmpImagePlugin import BmpImageFile
 
-from aaserve.bundle.containers.stored import Stored, check_size
 from aaserve.bundle.errors import InvalidImage
+from aaserve.bundle.pictures.containers.stored import Stored, check_size
 
 MAX_RUNS = 500_000  # half a second; a screenshot has less than half as many
 _FILE_HEADER = 14

@@ -14,16 +14,16 @@ from typing import NamedTuple
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
-from aaserve.bundle.containers.bmp import read_bmp
-from aaserve.bundle.containers.exif import UNTURNED, upright
-from aaserve.bundle.containers.gif import read_gif
-from aaserve.bundle.containers.jpeg import read_jpeg
-from aaserve.bundle.containers.png import read_png
-from aaserve.bundle.containers.stored import Canvas, by_strips
-from aaserve.bundle.containers.tiff import read_tiff
-from aaserve.bundle.containers.webp import read_webp
 from aaserve.bundle.errors import ImageError, ImageTooLarge, InvalidImage, UnsupportedImage
-from aaserve.bundle.reduced_jpeg import SWAPPED, Box, reduce, upright_box
+from aaserve.bundle.pictures.containers.bmp import read_bmp
+from aaserve.bundle.pictures.containers.exif import UNTURNED, upright
+from aaserve.bundle.pictures.containers.gif import read_gif
+from aaserve.bundle.pictures.containers.jpeg import read_jpeg
+from aaserve.bundle.pictures.containers.png import read_png
+from aaserve.bundle.pictures.containers.stored import Canvas, by_strips
+from aaserve.bundle.pictures.containers.tiff import read_tiff
+from aaserve.bundle.pictures.containers.webp import read_webp
+from aaserve.bundle.pictures.reduced_jpeg import SWAPPED, Box, reduce, upright_box
 
 _MAGIC_NUMBERS = (
     (b"\xff\xd8\xff", "JPEG"),

@@ -7,7 +7,7 @@ client, such as a proxy, the order is that of arrival.
 
 from typing import Generic, Protocol, TypeVar
 
-from aaserve.service.engine.client_usage import ClientUsage
+from aaserve.service.engine.queueing.client_usage import ClientUsage
 
 
 class Waiting(Protocol):
