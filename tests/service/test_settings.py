@@ -143,7 +143,7 @@ def test_the_start_warns_of_a_misspelt_variable_and_the_url_of_ipv6_is_one() -> 
         [warning] = [line for line in service.log if "is no setting" in line]
         assert "did you mean AASERVE_MAX_QUEUE_SIZE?" in warning
         with variables(port=str(service.client.base_url.port)):
-            assert healthcheck.main() == 0
+            assert healthcheck.main([]) == 0
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_the_health_check_reads_variables_as_the_service_does(
     port: str, line: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with variables(port=port, host="127.0.0.2", tls_certificate=""):  # where nothing listens
-        assert healthcheck.main() == 1
+        assert healthcheck.main([]) == 1
     assert re.fullmatch(f"error: {line}\n", capsys.readouterr().err)
 
 
