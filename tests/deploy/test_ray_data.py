@@ -17,6 +17,7 @@ SCRIPT = """
 import json, sys
 import pyarrow as pa
 import ray
+import ray.data
 from ray.cluster_utils import Cluster
 from deploy.ray.classify import Classify, classify, main
 
@@ -30,6 +31,7 @@ pictures, output = sys.argv[1:]
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
 cluster.add_node(num_cpus=1)
 ray.init(address=cluster.address, log_to_driver=False)
+ray.data.DataContext.get_current().wait_for_min_actors_s = 300  # else the first one may have done it all
 options = {"model": None, "version": None, "top_k": 3}
 rows = classify([pictures], options, actors=2, cpus=1, actor=Located).take_all()
 assert main([pictures, "--output", output, "--format", "json", "--top-k", "1"]) == 0
@@ -81,7 +83,8 @@ def test_actors_on_two_nodes_answer_as_the_service(python: Path, service: Runnin
     answers = {Path(row["path"]).name: row for row in rows}
     assert len(answers) == len(rows) == 4 * 80 + 1
     refused = service.classify(b"no picture").json()
-    assert [answers.pop("text.png")[name] for name in ("code", "detail", "labels")] == [
+    wrong = answers.pop("text.png")
+    assert [wrong[name] for name in ("code", "detail", "labels")] == [
         refused["code"],
         refused["detail"],
         None,

@@ -12,7 +12,7 @@ from tests.helpers import RunningService
 CHROMIUM = shutil.which("chromium")
 
 
-@pytest.fixture(scope="package")  # not longer: while it lives, no other event loop runs in this thread
+@pytest.fixture(scope="module")  # not longer: while it lives, no other event loop runs in this thread
 def browser() -> Iterator[Browser]:
     """Debian's Chromium without a window."""
     if CHROMIUM is None:

@@ -32,16 +32,16 @@ _NOT_STRUCTURE = b"0123456789.eE+- \t\r\n"
 _BACKSLASH = ord("\\")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class LongText:
-    """A string as it is in the body: between its quotes, with its escapes."""
+    """A string as it is in the body: between its quotes, with its escapes. Equal only to itself."""
 
     content: memoryview
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class NumberArray:
-    """An array of numbers, or of such arrays: the body, and where in it the array is."""
+    """An array of numbers, or of such arrays: the body, and where in it the array is. Equal only to itself."""
 
     body: bytes
     start: int

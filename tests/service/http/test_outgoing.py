@@ -45,7 +45,7 @@ def test_python_is_asked_for_no_connection_and_no_program(tmp_path: Path) -> Non
     trials = [
         line
         for line in found
-        if line.startswith("subprocess.Popen") and f"['{sys.executable}', '-m', '{TRIAL}']" in line
+        if line.startswith("subprocess.Popen") and f"['{sys.executable}', '-P', '-m', '{TRIAL}']" in line
     ]
     assert len(trials) == 2  # of each version
     assert [line for line in found if "('127.0.0.1', 0)" not in line and line not in trials] == []

@@ -23,7 +23,7 @@ def test_a_hangup_while_the_program_is_being_loaded_does_not_end_it() -> None:
     try:
         hangup = 1 << (signal.SIGHUP - 1)
         status = Path(f"/proc/{process.pid}/status")
-        wait_until(lambda: int(re.findall(r"SigIgn:\s*(\w+)", status.read_text())[0], 16) & hangup)
+        wait_until(lambda: int(re.findall(r"SigCgt:\s*(\w+)", status.read_text())[0], 16) & hangup)
         process.send_signal(signal.SIGHUP)
         assert "listening on" in process.stderr.readline()
     finally:

@@ -192,7 +192,7 @@ def test_a_reload_reads_the_default_again_and_keeps_it_where_the_new_one_is_off(
 def test_the_healthcheck_asks_for_no_model(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with running_service(repository=repository) as service:
         monkeypatch.setenv("AASERVE_PORT", str(service.client.base_url.port))
-        assert healthcheck() == 0
+        assert healthcheck([]) == 0
 
 
 def test_a_worker_that_replaces_another_starts_with_a_default_that_is_wrong_by_now(tmp_path: Path) -> None:
