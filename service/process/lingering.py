@@ -19,12 +19,14 @@ RESET_CHECK = 0.1  # seconds between two looks for a reset
 _BEGINNING = b"HTTP/1.1 "  # of every answer
 _CONTINUE = b"100 "  # the status of what is sent before an answer
 _END_OF_HEAD = b"\r\n\r\n"
+_JOINED = 65_536  # bytes of a body that are copied behind the head, so that both are sent at once
 
 
 class LingeringTransport(asyncio.Transport):
     """What a `Connection` writes to.
 
-    The head of an answer waits for the first piece of its body, as ASGI has it, so that both are sent at once.
+    The head of an answer waits for the first piece of its body, as ASGI has it, so that both are sent at once if it is
+    short.
 
     Args:
         transport: the event loop's.
@@ -96,12 +98,16 @@ class LingeringTransport(asyncio.Transport):
         if data[-4:] == _END_OF_HEAD and data[:9] == _BEGINNING and data[9:13] != _CONTINUE:  # may be a memoryview
             self._head += data
             return
-        if self._head:
-            data, self._head = self._head + data, b""
+        head, self._head = self._head, b""
         if self._begun:
             self._begun = False
-            data = data.removeprefix(_BEGINNING)
-        self._transport.write(data)
+            head, data = (head.removeprefix(_BEGINNING), data) if head else (head, data.removeprefix(_BEGINNING))
+        if len(data) <= _JOINED:
+            self._transport.write(head + data)
+            return
+        if head:
+            self._transport.write(head)
+        self._transport.write(data)  # as it is: copying it would hold up the event loop
 
     def flush(self) -> None:
         """Send the head of an answer that has no body."""
