@@ -27,7 +27,6 @@ from aaserve.service.engine.runtime.openvino_session import OpenVinoSession
 from aaserve.service.engine.runtime.session import OnnxSession
 from aaserve.service.settings import Settings
 from benchmarks.circumstances import ROOT, write_result
-from benchmarks.stored_weights import memory_mib
 from benchmarks.workloads import WORKLOADS
 
 import onnxruntime  # isort: skip
@@ -60,6 +59,12 @@ class ExecutionProvider(ModelSession):
     def run(self, batch: np.ndarray, names: object = ()) -> dict[str, np.ndarray]:
         found = self._session.run(self._names, {self._bundle.manifest.input.name: batch})
         return dict(zip(self._names, found, strict=True))
+
+
+def memory_mib() -> float:
+    """What this process has in memory."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
 
 
 def opened(engine: str, bundle: Bundle, threads: int) -> ModelSession:
