@@ -31,6 +31,7 @@ from aaserve.models import create_model
 from aaserve.models.flops import count_flops
 from aaserve.training.command import minutes
 from aaserve.training.datasets.data import open_data
+from aaserve.training.evaluate import Score
 from aaserve.training.log import Row, draw_curves
 from aaserve.training.machine import Machine, open_machine
 from aaserve.training.optimisation.step import batches, train_step
@@ -103,19 +104,24 @@ def train_all(
                 continue
             console.print(f"{one.name}, seed {seed}")
             with Progress(console=console, disable=not console.is_terminal) as progress:
-                outcome = train(
-                    recipe,
-                    data,
-                    folder,
-                    machine=machine,
-                    stop=stop,
-                    progress=progress,
-                    resume=(folder / "last.pt").exists(),
-                    save_every=120,
-                )
+                outcome = train_on(recipe, data, folder, machine, stop, progress)
             if isinstance(outcome, int):
                 return outcome
     return 0
+
+
+def train_on(recipe: Recipe, data: Path, folder: Path, machine: Machine, stop: Stop, progress: Progress) -> Score | int:
+    """Train as `train`, going on where a run in the folder stopped."""
+    return train(
+        recipe,
+        data,
+        folder,
+        machine=machine,
+        stop=stop,
+        progress=progress,
+        resume=(folder / "last.pt").exists(),
+        save_every=120,
+    )
 
 
 def is_trained(folder: Path, recipe: Recipe) -> bool:

@@ -20,9 +20,8 @@ from rich.progress import Progress
 from aaserve.training.machine import open_machine
 from aaserve.training.recipe import Recipe, read_recipe
 from aaserve.training.stop import Stop
-from aaserve.training.trainer import train
 from benchmarks.circumstances import write_result
-from benchmarks.comparison import is_trained, read_log
+from benchmarks.comparison import is_trained, read_log, train_on
 
 AUGMENTED = "aa_"
 PLAIN, FROM_PLAIN, FROM_SCRATCH = "plain", "augmented, from plain", "augmented, from scratch"
@@ -53,16 +52,7 @@ def train_one(folder: Path, recipe: Recipe, data: Path, stop: Stop) -> int:
     before = cpu_seconds(folder)
     started = time.process_time()
     with open_machine("cpu") as machine, Progress(disable=True) as progress:
-        outcome = train(
-            recipe,
-            data,
-            folder,
-            machine=machine,
-            stop=stop,
-            progress=progress,
-            resume=(folder / "last.pt").exists(),
-            save_every=120,
-        )
+        outcome = train_on(recipe, data, folder, machine, stop, progress)
     (folder / "cpu-seconds").write_text(str(before + time.process_time() - started))
     return outcome if isinstance(outcome, int) else 0
 

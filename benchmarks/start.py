@@ -26,7 +26,7 @@ def start() -> dict[str, float]:
             if not any(line.rstrip().endswith("aaserve ready") for line in iter(process.stderr.readline, "")):
                 raise SystemExit("error: the service did not start")
             ready, processor = time.monotonic() - started, processor_seconds(process.pid)
-            time.sleep(1)  # whatever begins after readiness is over
+            time.sleep(1)  # work that begins after readiness is over
             before = processor_seconds(process.pid)
             time.sleep(REST)
             at_rest = (processor_seconds(process.pid) - before) / REST

@@ -1,4 +1,4 @@
-"""What ships beside the code, in a checkout and in a wheel alike, whatever the current folder is."""
+"""What ships beside the code, in a checkout and in a wheel alike; the current folder does not matter."""
 
 from pathlib import Path
 

@@ -1,7 +1,7 @@
 """A server and all that comes of it: started on given cores with its log in a file, ended to the last process.
 
 Daemons leave the session and the process group of who started them, and lose their parent when that ends first. But all
-inherit the environment: whoever has the mark in it belongs to the tree (tests/deploy/ray_cluster.py does the same).
+inherit the environment: a process with the mark in it belongs to the tree (tests/deploy/ray_cluster.py does the same).
 """
 
 import os

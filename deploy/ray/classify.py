@@ -2,7 +2,7 @@
 
 read_binary_files --> map_batches: in each actor one model with its batcher --> write_parquet or write_json
 
-PATH is whatever Ray Data reads: files and folders that all nodes see, s3://…, gs://…. A job starts anew each time.
+PATH is anything that Ray Data reads: files and folders that all nodes see, s3://…, gs://…. A job starts anew each time.
 Settings are AASERVE_* in the environment, as everywhere.
 """
 

@@ -34,7 +34,7 @@ log = logging.getLogger("aaserve")
 
 
 class Observer:
-    """Has every request in the metrics and in the log, whoever answered it."""
+    """Puts every request into the metrics and the log, whether a route or the connection answered it."""
 
     def __init__(self, metrics: Metrics, logged: LoggedRequests = "all") -> None:
         self.metrics = metrics
@@ -47,7 +47,7 @@ class Observer:
         self._rejected = lru_cache(maxsize=64)(metrics.rejected.labels)
 
     def ended(self, record: Record, method: str, path: str) -> None:
-        """Note that the answer is sent, or that nobody waits for it any more."""
+        """Note that the answer is sent, or that the client has left."""
         now = time.perf_counter()
         if record.predicted_at is not None:
             record.stages["respond"] = now - record.predicted_at

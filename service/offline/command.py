@@ -45,7 +45,7 @@ def main(argv: Sequence[str], prog: str = "aaserve classify") -> int:
         return asyncio.run(_classify(settings, paths, arguments))
     except ValidationError as error:
         return _failed(first_problem(error))
-    except BrokenPipeError:  # of stdout, which nobody reads any more
+    except BrokenPipeError:  # of stdout, whose reader has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # where Python flushes at its end
         return 1
     except ModelHung as error:

@@ -78,7 +78,7 @@ class Results:
         """Write a line, whole.
 
         Raises:
-            OSError: the disk is full, or nobody reads stdout any more.
+            OSError: the disk is full, or the reader of stdout has ended.
         """
         self.failed += isinstance(answer.outcome, ServiceError)
         line = memoryview(self._csv_line(answer) if self._csv else self._json_line(answer))

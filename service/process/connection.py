@@ -167,7 +167,7 @@ class Connection(HttpToolsProtocol):
         self.transport.flush()
         self.last_activity = self.loop.time()
         self._room.waits(self)
-        self.cycle.body = bytearray()  # what the application has not read, nobody will
+        self.cycle.body = bytearray()  # what the application has not read by now, it never will
         super().on_response_complete()
         if self.transport.is_closing():
             return

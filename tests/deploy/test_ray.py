@@ -4,8 +4,6 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from itertools import pairwise
@@ -35,14 +33,9 @@ def free_ports(*names: str) -> dict[str, int]:
 
 
 @pytest.fixture(scope="module")
-def ray() -> Path:
+def ray(ray_programs: Path) -> Path:
     """The command `ray`, where it and the service are installed."""
-    made = subprocess.run(
-        ["make", f"PYTHON={sys.executable}", ".venv-ray/.installed"], cwd=ROOT, capture_output=True, text=True
-    )
-    if made.returncode:
-        pytest.skip(f"Ray could not be installed: {made.stderr.strip().splitlines()[-1:]}")
-    return ROOT / ".venv-ray" / "bin" / "ray"
+    return ray_programs / "ray"
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -41,18 +40,7 @@ print(json.dumps(rows))
 """
 
 
-@pytest.fixture(scope="module")
-def python() -> Path:
-    """The interpreter that has Ray and the service installed."""
-    made = subprocess.run(
-        ["make", f"PYTHON={sys.executable}", ".venv-ray/.installed"], cwd=ROOT, capture_output=True, text=True
-    )
-    if made.returncode:
-        pytest.skip(f"Ray could not be installed: {made.stderr.strip().splitlines()[-1:]}")
-    return ROOT / ".venv-ray" / "bin" / "python"
-
-
-def test_actors_on_two_nodes_answer_as_the_service(python: Path, service: RunningService, tmp_path: Path) -> None:
+def test_actors_on_two_nodes_answer_as_the_service(ray_programs: Path, service: RunningService, tmp_path: Path) -> None:
     folder = tempfile.mkdtemp(prefix="ray-")  # pytest's own folders are too long for the names of Ray's sockets
     pictures, output = tmp_path / "pictures", tmp_path / "answers"
     pictures.mkdir()
@@ -69,7 +57,7 @@ def test_actors_on_two_nodes_answer_as_the_service(python: Path, service: Runnin
     }
     try:
         done = subprocess.run(
-            [python, "-c", SCRIPT, pictures, output],
+            [ray_programs / "python", "-c", SCRIPT, pictures, output],
             env={**os.environ, **environment},
             capture_output=True,
             text=True,

@@ -1,4 +1,4 @@
-"""Bodies leave memory with their request, whatever its outcome: nothing waits for the garbage collector."""
+"""Bodies leave memory with their request, answered or refused: nothing waits for the garbage collector."""
 
 import base64
 import gc
