@@ -82,8 +82,8 @@ class Admission:
             slow: whether the rows are slow ones.
         """
         self._find_slow()
-        waiting = self._rows - self.computing(False) - self.computing(True)
-        if waiting + arriving + rows > self.max_rows:
+        excess = self._rows + arriving + rows - self.max_rows
+        if excess > 0 and excess > self.computing(False) + self.computing(True):
             message = None if rows == 1 else f"the queue has no room for {rows} images"
             return QueueFull(message, retry_after=self._retry_after(slow))
         if slow and self.slow_rows and self.slow_rows + rows > 1 + max(1, self.max_rows // _SLOW_SHARE):
@@ -93,7 +93,7 @@ class Admission:
             )
         held = self._held_rows(slow)
         predicted = self._measured(slow).seconds_for(held + rows + (0 if slow else arriving))
-        if held > self.computing(slow) and predicted is not None and predicted * _MARGIN > timeout:
+        if predicted is not None and predicted * _MARGIN > timeout and held > self.computing(slow):
             return QueueFull(
                 "the estimated wait is longer than the request's deadline", retry_after=self._retry_after(slow)
             )
