@@ -196,7 +196,7 @@ def test_a_sequential_file_has_too_many_scans_only_if_the_decoder_reads_more_tha
     sequential = encode(photograph(), "JPEG")
     one_component = b"\xff\xda\0\x08\1\1\0\0\x3f\0"
     scans = one_component * (MAX_SCANS + 1)
-    decoded(sequential[:-2] + scans)  # all components are in the first scan
+    decoded(sequential + scans)  # all components are in the first scan, with which the picture ends
     with pytest.raises(InvalidImage, match=f"more than {MAX_SCANS} scans"):
         decoded(sequential[: sequential.index(b"\xff\xda")] + scans)
 
