@@ -49,9 +49,7 @@ class Classification:
         for index, pixels in zip(order, pictures.batches(order, seed), strict=True):
             yield pixels.to(device), torch.from_numpy(pictures.classes[index]).to(device)
 
-    def parts(
-        self, run: Run, batch: tuple[Tensor, Tensor], random: np.random.Generator
-    ) -> list[tuple[Tensor, Tensor]]:
+    def parts(self, run: Run, batch: tuple[Tensor, Tensor], random: np.random.Generator) -> list[tuple[Tensor, Tensor]]:
         """Images (b, 3, H, W), and classes (b,) or probabilities (b, num_classes)."""
         pixels, classes = batch
         settings, augmentation = self._recipe.optimisation, self._recipe.augmentation

@@ -24,10 +24,10 @@ def write_log(path: Path, history: Sequence[Row]) -> None:
 def draw_curves(path: Path, histories: dict[str, Sequence[Row]]) -> None:
     """Loss while training and the score on the test images over epochs, a line for each named run, as PNG."""
     first = next(iter(histories.values()))[0]
-    score, title = next((column, title) for column, title in SCORES.items() if column in first)
+    score = next(column for column in SCORES if column in first)
     figure = Figure(figsize=(11, 4.5), layout="constrained")
     for axes, column, title in zip(
-        figure.subplots(1, 2), ("loss", score), ("loss, training images", f"{title}, test images"), strict=True
+        figure.subplots(1, 2), ("loss", score), ("loss, training images", f"{SCORES[score]}, test images"), strict=True
     ):
         for name, history in histories.items():
             points = [(row["epoch"], row[column]) for row in history if row[column] is not None]

@@ -44,9 +44,7 @@ class Task(Protocol):
     def score(self, run: Run, row: Row) -> Score:
         """The score that a row of the log was made from."""
 
-    def batches(
-        self, run: Run, order: Sequence[NDArray[np.int64]], seed: Sequence[int]
-    ) -> Iterator[tuple[Any, ...]]:
+    def batches(self, run: Run, order: Sequence[NDArray[np.int64]], seed: Sequence[int]) -> Iterator[tuple[Any, ...]]:
         """What `parts` needs of each batch of indices of training pictures."""
 
     def parts(self, run: Run, batch: tuple[Any, ...], random: np.random.Generator) -> list[tuple[Any, ...]]:

@@ -17,7 +17,7 @@ from aaserve.training.distillation import OutputsInMemory
 from aaserve.training.log import draw_curves, write_log
 from aaserve.training.machine import Machine
 from aaserve.training.optimisation.step import batches, train_step
-from aaserve.training.recipe import CommonRecipe, Recipe
+from aaserve.training.recipe import CommonRecipe
 from aaserve.training.run import Run
 from aaserve.training.stop import Stop
 from aaserve.training.task import Score

@@ -136,7 +136,9 @@ def read_split(file: Path, images: Path) -> Split:
             found[index].append((box, numbers[annotation.category_id], annotation.iscrowd))
     if crowds := sum(crowd for boxes in found for _, _, crowd in boxes):
         changed["of crowds, which are not learned"] = crowds
-    pictures = [_picture(images / image.file_name, image, boxes) for image, boxes in zip(content.images, found, strict=True)]
+    pictures = [
+        _picture(images / image.file_name, image, boxes) for image, boxes in zip(content.images, found, strict=True)
+    ]
     if missing := [picture.path for picture in pictures if not picture.path.is_file()]:
         more = f", nor are {len(missing) - 1:,} more" if len(missing) > 1 else ""
         raise FileNotFoundError(f"{missing[0]}: listed in {file.name} and not there{more}")
@@ -185,7 +187,9 @@ def _clipped(
 def _picture(path: Path, image: _Image, found: Sequence[tuple[NDArray[np.float32], int, bool]]) -> Picture:
     boxes = np.array([box for box, _, _ in found], np.float32).reshape(-1, 4)
     classes = np.array([number for _, number, _ in found], np.int64)
-    return Picture(path, image.width, image.height, boxes, classes, np.array([crowd for _, _, crowd in found], np.bool_))
+    return Picture(
+        path, image.width, image.height, boxes, classes, np.array([crowd for _, _, crowd in found], np.bool_)
+    )
 
 
 def _some(labels: Sequence[str]) -> str:

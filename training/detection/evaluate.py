@@ -1,4 +1,4 @@
-"""COCO's average precision, as a user would see it: pictures go through bundle.preprocessing, boxes back to their pixels."""
+"""COCO's average precision as a user would see it: through bundle.preprocessing, boxes in pixels of the pictures."""
 
 import contextlib
 import io
@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from aaserve.models.retinanet.detections import detect
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import Tensor, nn
 
 from aaserve.bundle.pictures.fitting import placement, to_picture
 from aaserve.bundle.preprocessing import Preprocessing, normalise
-from aaserve.models.retinanet.detections import detect
 from aaserve.training.detection.coco import Picture
 from aaserve.training.detection.pictures import BoxedPictures
 from aaserve.training.log import Row
@@ -28,13 +28,16 @@ MAX_DETECTIONS = 100  # of a picture, as COCO counts them
 
 @dataclass(frozen=True)
 class DetectionScore:
-    """Average precision over IoU 0.50 to 0.95, at 0.50 and at 0.75; 0..1, or -1 if there is nothing to find."""
+    """Average precision over IoU 0.50 to 0.95, at 0.50 and at 0.75: means over the classes that there is something of.
+
+    `of_classes` are the three of each class, None for a class that there is nothing of.
+    """
 
     images: int
     ap: float
     ap_50: float
     ap_75: float
-    ap_50_of_classes: tuple[float, ...] = ()
+    of_classes: tuple[tuple[float | None, ...], ...] = ()
 
     def __str__(self) -> str:
         return f"AP {self.ap:.2%}, AP50 {self.ap_50:.2%}, AP75 {self.ap_75:.2%}"
@@ -87,9 +90,7 @@ def _in_picture(
     return Found(to_picture(boxes, placed, picture.width, picture.height), scores, classes)
 
 
-def average_precision(
-    pictures: Sequence[Picture], found: dict[int, Found], num_classes: int
-) -> DetectionScore:
+def average_precision(pictures: Sequence[Picture], found: dict[int, Found], num_classes: int) -> DetectionScore:
     """COCO's, by pycocotools; `found` is by the number of the picture."""
     annotations = [
         _annotation(number, box, kind) | {"iscrowd": int(crowd)}
@@ -97,7 +98,7 @@ def average_precision(
         for box, kind, crowd in zip(picture.boxes, picture.classes, picture.crowd, strict=True)
     ]
     if not annotations:
-        return DetectionScore(len(pictures), -1.0, -1.0, -1.0, (-1.0,) * num_classes)
+        raise ValueError("expected boxes to test on, found none")
     results = [
         _annotation(number, box, kind) | {"score": float(score)}
         for number, one in found.items()
@@ -115,13 +116,16 @@ def average_precision(
     precision = evaluation.eval["precision"][:, :, :, 0, -1]
     thresholds = evaluation.params.iouThrs.round(2).tolist()
 
-    def mean(values: np.ndarray) -> float:
-        known = values[values > -1]  # of classes that are there
-        return float(known.mean()) if known.size else -1.0
+    chosen = slice(None), thresholds.index(0.5), thresholds.index(0.75)
+    of_classes = tuple(tuple(_mean(precision[one, ..., number]) for one in chosen) for number in range(num_classes))
+    ap, ap_50, ap_75 = (_mean(precision[one]) or 0.0 for one in chosen)
+    return DetectionScore(len(pictures), ap, ap_50, ap_75, of_classes)
 
-    at_50, at_75 = (precision[thresholds.index(threshold)] for threshold in (0.5, 0.75))
-    of_classes = tuple(mean(at_50[:, number]) for number in range(num_classes))
-    return DetectionScore(len(pictures), mean(precision), mean(at_50), mean(at_75), of_classes)
+
+def _mean(precision: np.ndarray) -> float | None:
+    """Over the classes that there is something of; pycocotools says -1 of the others."""
+    known = precision[precision > -1]
+    return float(known.mean()) if known.size else None
 
 
 def _annotation(number: int, box: np.ndarray, kind: int) -> dict[str, Any]:

@@ -2,15 +2,15 @@
 
     anchors, boxes --assign--> a box, nothing, or ignored --focal loss of the classes, GIoU loss of the boxes--> number
 
-Sources: Lin et al. 2017, "Focal Loss for Dense Object Detection"; Rezatofighi et al. 2019, "Generalized Intersection over
-Union".
+Sources: Lin et al. 2017, "Focal Loss for Dense Object Detection"; Rezatofighi et al. 2019, "Generalized Intersection
+over Union".
 """
 
 import torch
+from aaserve.models.retinanet.boxes import area, decode, iou
 from torch import Tensor
 from torch.nn import functional as F
 
-from aaserve.models.retinanet.boxes import area, decode, iou
 from aaserve.training.recipe import Boxes
 
 ALPHA, GAMMA = 0.25, 2.0  # Lin et al. 2017, section 5.1
@@ -54,7 +54,9 @@ def focal_loss(logits: Tensor, assigned: Tensor, classes: Tensor) -> Tensor:
 
 def giou_loss(boxes: Tensor, wanted: Tensor) -> Tensor:
     """The sum of 1 - GIoU over pairs of boxes, (n, 4) each."""
-    both = (torch.minimum(boxes[:, 2:], wanted[:, 2:]) - torch.maximum(boxes[:, :2], wanted[:, :2])).clamp(min=0).prod(1)
+    both = (
+        (torch.minimum(boxes[:, 2:], wanted[:, 2:]) - torch.maximum(boxes[:, :2], wanted[:, :2])).clamp(min=0).prod(1)
+    )
     union = area(boxes) + area(wanted) - both
     around = (torch.maximum(boxes[:, 2:], wanted[:, 2:]) - torch.minimum(boxes[:, :2], wanted[:, :2])).prod(1)
     return (1 - both / union + (around - union) / around).sum()

@@ -2,8 +2,8 @@
 
     picture --scale, stretch, place--> part of the input --mirror--> --colour--> uint8 (H, W, 3), boxes in its pixels
 
-A mosaic is four pictures, each of which fills a part of the input (Bochkovskiy et al. 2020). Everything random follows from
-the seed, the epoch and the number of the picture.
+A mosaic is four pictures, each of which fills a part of the input (Bochkovskiy et al. 2020). Everything random follows
+from the seed, the epoch and the number of the picture.
 """
 
 import math
@@ -110,9 +110,15 @@ class BoxedPictures:
         placed = [self._place(pixels, *one, augmentation, random) for one in zip(regions, numbers, strict=True)]
         boxes, classes = (np.concatenate(parts) for parts in zip(*placed, strict=True))
         if augmentation.horizontal_flip and random.random() < 0.5:
-            pixels, boxes = pixels[:, ::-1], np.stack([width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], 1)
+            pixels, boxes = (
+                pixels[:, ::-1],
+                np.stack([width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], 1),
+            )
         if augmentation.vertical_flip and random.random() < 0.5:
-            pixels, boxes = pixels[::-1], np.stack([boxes[:, 0], height - boxes[:, 3], boxes[:, 2], height - boxes[:, 1]], 1)
+            pixels, boxes = (
+                pixels[::-1],
+                np.stack([boxes[:, 0], height - boxes[:, 3], boxes[:, 2], height - boxes[:, 1]], 1),
+            )
         if augmentation.colour:
             pixels = _recoloured(pixels, *random.uniform(1 - augmentation.colour, 1 + augmentation.colour, 3))
         return pixels, boxes, classes
@@ -125,7 +131,7 @@ class BoxedPictures:
         augmentation: DetectorAugmentation,
         random: np.random.Generator,
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Put a picture of random size at a random place of `region`; its boxes that show enough of themselves there."""
+        """Put a picture of random size at a random place of `region`; return its boxes that show enough there."""
         picture, image = self.pictures[number], self._image(number)
         usual = placement(self._preprocessing, image.width, image.height)
         scale = math.exp(random.uniform(*np.log(augmentation.scale)))

@@ -55,7 +55,7 @@ class Detection:
     def parts(
         self, run: Run, batch: tuple[Tensor, list[Tensor], list[Tensor]], random: np.random.Generator
     ) -> list[tuple[Tensor, ...]]:
-        """Images (b, 3, H, W), assignment (b, A), boxes and classes of positive anchors, and what their loss is a share of."""
+        """Images (b, 3, H, W), assignment (b, A), boxes and classes of the positive anchors, and their number."""
         pixels, boxes, classes = batch
         anchors, divided = run.network.anchors, self._recipe.optimisation.accumulation
         images = to_inputs(pixels, self._recipe.preprocessing)
@@ -119,8 +119,9 @@ def open_coco(folder: Path, recipe: DetectorRecipe, split: str | None = None) ->
         coco.check_same_labels(*splits)
         others = [file.name for name, (file, _) in tests.items() if name != chosen]
         found = (*map(str, splits), *(f"{other} is not read, since there is {splits[1].file.name}" for other in others))
-    if not any((~picture.crowd).any() for picture in splits[0].pictures):
-        raise ValueError(f"{splits[0].file}: expected boxes to learn from, found none")
+    for one in splits:
+        if not any((~picture.crowd).any() for picture in one.pictures):
+            raise ValueError(f"{one.file}: expected boxes, found none")
     threads = len(os.sched_getaffinity(0))
     preprocessing = recipe.preprocessing
     return Data(
