@@ -9,7 +9,8 @@ No bundle can take the second name from another: names of bundles have no colon.
 from dataclasses import dataclass
 from functools import cached_property
 
-from aaserve.bundle.manifest import Manifest, Output
+from aaserve.bundle.manifest import Manifest
+from aaserve.bundle.sections import Output
 from aaserve.service.tasks.classification import SCORES
 
 PICTURES_SUFFIX = ":pictures"

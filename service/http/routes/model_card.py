@@ -7,8 +7,9 @@ from typing import Annotated
 
 from pydantic import BaseModel, Field
 
-from aaserve.bundle.manifest import Accuracy, AttentionMap, Input, Parity, Provenance
+from aaserve.bundle.manifest import AnyAccuracy, AnyParity
 from aaserve.bundle.preprocessing import Preprocessing
+from aaserve.bundle.sections import AttentionMap, Input, Provenance
 from aaserve.service.repository.served_model import LoadedVersion, ServedModel
 
 
@@ -39,8 +40,8 @@ class VersionCard(BaseModel):
     preprocessing: Preprocessing
     labels: tuple[str, ...]
     attention: tuple[AttentionMap, ...] = Field(description="What POST /explain can show; empty if nothing.")
-    accuracy: Accuracy | None = Field(description="Null if it was never measured.")
-    parity: Parity
+    accuracy: AnyAccuracy | None = Field(description="Null if it was never measured.")
+    parity: AnyParity
     provenance: Provenance
     sha256: dict[str, str] = Field(description="Of each file of the bundle.")
 
