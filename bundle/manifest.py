@@ -103,6 +103,11 @@ class Manifest(Section):
     lowered: AnyLowered | None = Field(None, description="Present in every bundle below fp32, and only there.")
 
     @property
+    def has_boxes(self) -> bool:
+        """True if outputs are in pixels of the input: of a picture, they mean something only with its size."""
+        return self.task == "detection"
+
+    @property
     def output_names(self) -> tuple[str, ...]:
         """Of the outputs that the task needs."""
         return tuple(output.name for output in self.outputs)

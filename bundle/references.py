@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 
 from aaserve.bundle.attention import gaze
 from aaserve.bundle.detections import Detections
+from aaserve.bundle.detections import difference as compare
 from aaserve.bundle.errors import BundleError
 from aaserve.bundle.manifest import Manifest
 from aaserve.bundle.text import NotText, decode_text
@@ -96,6 +97,27 @@ def difference(found: NDArray[np.float32], reference: Reference) -> float:
     """Largest difference of any logit, as a share of the largest logit or of 1."""
     expected = np.asarray(reference.logits)
     return float(np.abs(found - expected).max() / max(1.0, np.abs(expected).max()))
+
+
+def detection_difference(found: Detections, reference: Reference, manifest: Manifest, *, tolerance: float) -> float:
+    """Largest difference of the score of any detection; one that the other answer has not counts with its score.
+
+    Two boxes of the same object are told apart by nothing but their scores: where these are nearly equal, another
+    machine may keep the other one. They overlap by more than the threshold of the suppression, which is why that is
+    enough here.
+
+    Args:
+        tolerance: detections whose scores are not so far above the threshold of the graph are left out.
+    """
+    expected, suppression = reference.detections, manifest.suppression
+    if expected is None or suppression is None:
+        return inf
+    return compare(
+        found,
+        expected.arrays,
+        score_threshold=suppression.score_threshold + tolerance,
+        least_iou=suppression.iou_threshold,
+    ).score
 
 
 def attention_difference(maps: Mapping[str, NDArray[np.floating]], reference: Reference, manifest: Manifest) -> float:

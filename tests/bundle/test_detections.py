@@ -22,10 +22,10 @@ EXPECTED = detections((BOX, 0.9, 0), (FAR, 0.6, 1))
         (EXPECTED, 0, 1, 4),
         (detections((FAR, 0.61, 1), (BOX, 0.6, 0)), 0.3, 1, 4),
         (detections(((10, 10, 30, 20), 0.9, 0), (FAR, 0.6, 1)), 0, 0.5, 4),
-        (detections((BOX, 0.9, 1), (FAR, 0.6, 1)), 0, 0, 2),
-        (detections((BOX, 0.9, 0)), 0, 0, 2),
-        (detections(), 0, 0, 0),
-        (detections((BOX, 0.9, 0), (BOX, 0.8, 0), (FAR, 0.6, 1)), 0, 0, 4),
+        (detections((BOX, 0.9, 1), (FAR, 0.6, 1)), 0.9, 0, 2),
+        (detections((BOX, 0.9, 0)), 0.6, 0, 2),
+        (detections(), 0.9, 0, 0),
+        (detections((BOX, 0.9, 0), (BOX, 0.8, 0), (FAR, 0.6, 1)), 0.8, 0, 4),
     ],
     ids=["the same", "other scores", "half a box", "another class", "one missing", "none", "one twice"],
 )
@@ -35,6 +35,12 @@ def test_each_detection_has_a_counterpart_or_counts_as_missing(
     result = difference(found, EXPECTED, score_threshold=0.5)
     assert result[:2] == (pytest.approx(score, abs=1e-6), pytest.approx(iou))
     assert result.matched == matched
+
+
+def test_boxes_that_overlap_too_little_do_not_belong_together() -> None:
+    found = detections(((10, 10, 30, 20), 0.8, 0), (FAR, 0.6, 1))
+    assert difference(found, EXPECTED, score_threshold=0.5, least_iou=0.5).matched == 4
+    assert difference(found, EXPECTED, score_threshold=0.5, least_iou=0.6) == Difference(pytest.approx(0.9), 0, 2, 4)
 
 
 def test_a_score_that_crosses_the_threshold_still_finds_its_counterpart() -> None:
