@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from aaserve.models.retinanet.detections import detect
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import Tensor, nn
 
 from aaserve.bundle.pictures.fitting import placement, to_picture
 from aaserve.bundle.preprocessing import Preprocessing, normalise
+from aaserve.models.retinanet.detections import detect
 from aaserve.training.detection.coco import Picture
 from aaserve.training.detection.pictures import BoxedPictures
 from aaserve.training.log import Row

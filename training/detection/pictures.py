@@ -71,6 +71,7 @@ class BoxedPictures:
         self._preprocessing, self._augmentation, self._threads = preprocessing, augmentation, threads
         self._decoded: dict[int, Image.Image] = {}
         self._free, self._lock = IN_MEMORY, Lock()
+        self._checked: set[int] = set()
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -93,6 +94,9 @@ class BoxedPictures:
         if self._augmentation:
             return self._varied(index, self._augmentation, np.random.default_rng((*seed, index)))
         picture = self.pictures[index]
+        if index not in self._checked:
+            decoded(picture, self._preprocessing)
+            self._checked.add(index)
         pixels = read_pixels(_bytes(picture), self._preprocessing, max_pixels=MAX_PIXELS)
         return pixels, picture.boxes, picture.classes
 

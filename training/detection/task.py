@@ -60,8 +60,8 @@ class Detection:
         anchors, divided = run.network.anchors, self._recipe.optimisation.accumulation
         images = to_inputs(pixels, self._recipe.preprocessing)
         assigned = torch.stack([assign(anchors, one, self._recipe.boxes) for one in boxes])  # (B, A)
-        # Of the whole batch, so that its parts together move the weights as it would.
-        share = (assigned >= 0).sum().clamp(min=1) / divided
+        # Of the whole batch of all processes, so that its parts together move the weights as it would.
+        share = (run.machine.sum((assigned >= 0).sum()) / run.machine.processes).clamp(min=1) / divided
         positive = [one[one >= 0] for one in assigned]
         wanted = [one[chosen] for one, chosen in zip(boxes, positive, strict=True)]
         kinds = [one[chosen] for one, chosen in zip(classes, positive, strict=True)]
