@@ -97,7 +97,7 @@ class NoAttention(ServiceError):
 
 
 class NotAcceptable(ServiceError):
-    """Accept names no format that /explain has.
+    """Accept names no format that /explain or /detect has.
 
     The detail lists the formats.
     """
@@ -182,6 +182,16 @@ class InvalidParameter(ServiceError):
 
     status = 422
     code = "invalid_parameter"
+
+
+class WrongTask(ServiceError):
+    """The model has another task: /classify and /explain are for classification, /detect is for detection.
+
+    The detail names the address that takes the model.
+    """
+
+    status = 422
+    code = "wrong_task"
 
 
 class TooManyRows(ServiceError):
