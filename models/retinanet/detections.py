@@ -44,6 +44,10 @@ def detect(
     Of all pairs of an anchor and a class, the CANDIDATES with the highest scores above `score_threshold` take part. Of
     two of one class whose intersection over union is above `iou_threshold`, the one with the lower score goes.
     """
+    # At least float32: boxes in bf16 would be off by pixels.
+    class_logits, box_deltas = (
+        values.to(torch.promote_types(values.dtype, torch.float32)) for values in (class_logits, box_deltas)
+    )
     rows = [
         _detect_one(
             logits,
@@ -54,7 +58,7 @@ def detect(
             iou_threshold=iou_threshold,
             max_detections=max_detections,
         )
-        for logits, deltas in zip(class_logits.float(), box_deltas.float(), strict=True)
+        for logits, deltas in zip(class_logits, box_deltas, strict=True)
     ]
     return Detections(*(torch.stack(values) for values in zip(*rows, strict=True)))
 
