@@ -55,7 +55,7 @@ def difference(
     there = _looked_for(expected, found, score_threshold, least_iou)
     back = _looked_for(found, expected, score_threshold, least_iou)
     return Difference(
-        max(there.score, back.score),
+        float(np.maximum(there.score, back.score)),  # NaN if one is
         min(there.iou, back.iou),
         there.matched + back.matched,
         there.compared + back.compared,
@@ -79,7 +79,8 @@ def _looked_for(wanted: Detections, among: Detections, score_threshold: float, l
     chosen = np.flatnonzero(wanted.scores >= score_threshold)
     overlaps = intersection_over_union(wanted.boxes[chosen], among.boxes)  # (n, m)
     overlaps[wanted.classes[chosen, None] != among.classes[None]] = -1
-    worst_score, worst_iou, matched = 0.0, 1.0, 0
+    worst_iou, matched = 1.0, 0
+    differences = np.zeros(len(chosen))
     for row, index in enumerate(chosen):
         best = int(overlaps[row].argmax()) if len(among.scores) else -1
         overlap, other_score = (float(overlaps[row, best]), float(among.scores[best])) if best >= 0 else (0.0, 0.0)
@@ -88,6 +89,6 @@ def _looked_for(wanted: Detections, among: Detections, score_threshold: float, l
             overlaps[:, best] = -1
         else:
             overlap = other_score = 0.0
-        worst_score = max(worst_score, abs(float(wanted.scores[index]) - other_score))
+        differences[row] = abs(float(wanted.scores[index]) - other_score)
         worst_iou = min(worst_iou, overlap)
-    return Difference(worst_score, worst_iou, matched, len(chosen))
+    return Difference(float(differences.max(initial=0)), worst_iou, matched, len(chosen))

@@ -217,7 +217,8 @@ class HeadTooLarge(ServiceError):
 
 class QueueFull(ServiceError):
     """max_queue_size, max_queue_bytes or max_inflight_bytes is reached; the estimated wait is longer than the deadline;
-    or a quarter of max_queue_size is taken by /explain and by clients whose images take long to decode.
+    or a quarter of max_queue_size is taken by /explain, by /detect with Accept: image/png and by clients whose images
+    take long to decode.
 
     Retry after Retry-After, or add replicas.
     """

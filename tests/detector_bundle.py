@@ -67,7 +67,8 @@ def write_detector(
         "input": {"name": "image", "dtype": "uint8", "layout": "NHWC", "shape": [*size, 3]},
         "outputs": OUTPUTS,
         "suppression": {"score_threshold": 0.2, "iou_threshold": 0.5},
-        "preprocessing": preprocessing | {"fit": fit, "crop": size, "background": [0, 0, 0]},
+        "preprocessing": preprocessing
+        | {"fit": fit, "crop": size, "background": [0, 0, 0], "interpolation": "bilinear"},
         "labels": LABELS,
         "files": {name: sha256_of(content) for name, content in files.items()},
         "parity": {

@@ -296,7 +296,7 @@ class ModelRepository:
             return name
         of_task = [model.name for model in self if model.serving and model.default.manifest.task == task]
         if len(of_task) > 1:
-            raise ModelNotFound(f"several models of {task} are served; add ?model= with one of {', '.join(of_task)}")
+            raise ModelNotFound(f"several models are served for {task}; add ?model= with one of {', '.join(of_task)}")
         return of_task[0] if of_task else name
 
     @property

@@ -49,6 +49,11 @@ def test_a_score_that_crosses_the_threshold_still_finds_its_counterpart() -> Non
     assert difference(found, expected, score_threshold=0.5) == Difference(pytest.approx(0.002, abs=1e-6), 1, 3, 3)
 
 
+def test_a_score_that_is_no_number_makes_the_difference_none() -> None:
+    found = detections((BOX, np.nan, 0), (FAR, 0.6, 1))
+    assert np.isnan(difference(found, EXPECTED, score_threshold=0.5).score)
+
+
 def test_pictures_without_detections_agree() -> None:
     assert difference(detections(), detections(), score_threshold=0.5) == Difference(0, 1, 0, 0)
 

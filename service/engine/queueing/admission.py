@@ -3,8 +3,9 @@
     body --admit--> decode --> queue --> model --> answer --release-->
 
 Everything behind admission is bounded by it. `refusal` also sheds load from a request's head, before the body is read.
-Slow rows are those of `/explain` and of clients whose pictures take long. They have a quarter of the places, beside one
-that is computed, and are measured apart: they neither fill the queue nor make the wait of others look long.
+Slow rows are those of `/explain`, of `/detect` as a PNG, and of clients whose pictures take long. They have a quarter
+of the places, beside one that is computed, and are measured apart: they neither fill the queue nor make the wait of
+others look long.
 Knows nothing of HTTP.
 """
 
@@ -88,7 +89,8 @@ class Admission:
             return QueueFull(message, retry_after=self._retry_after(slow))
         if slow and self.slow_rows and self.slow_rows + rows > 1 + max(1, self.max_rows // _SLOW_SHARE):
             return QueueFull(
-                "the queue has no more room for /explain, nor for clients whose images take long to decode",
+                "the queue has no more room for /explain and drawn images, nor for clients whose images take long to "
+                "decode",
                 retry_after=self._retry_after(slow),
             )
         held = self._held_rows(slow)
