@@ -7,7 +7,9 @@ import platform
 import shlex
 import subprocess
 import sys
-from importlib.metadata import version
+from collections.abc import Iterable
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -21,14 +23,22 @@ def write_result(path: Path, measured: dict[str, object], *packages: str) -> Non
 
 
 def circumstances(*packages: str) -> dict[str, object]:
-    """Command, date, machine, commit and the versions of `packages`."""
+    """Command, date, machine, commit and the versions of those of `packages` that are installed."""
     return {
         "command": shlex.join(["python", "-m", _main_module(), *sys.argv[1:]]),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "commit": _git("describe", "--always", "--dirty", "--abbrev=12"),
         "machine": f"{_processor()}, {len(os.sched_getaffinity(0))} cores, {_memory()}, {platform.system()}",
-        "versions": {"python": platform.python_version(), **{package: version(package) for package in packages}},
+        "versions": {"python": platform.python_version(), **_versions(packages)},
     }
+
+
+def _versions(packages: Iterable[str]) -> dict[str, str]:
+    found = {}
+    for package in packages:
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
 
 
 def _main_module() -> str:

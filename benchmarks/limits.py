@@ -193,7 +193,7 @@ def main() -> int:
     arguments = parser.parse_args()
     found = {name: measure(WORKLOADS[name], arguments.seconds, Console()) for name in arguments.workloads}
     if arguments.output:
-        write_result(arguments.output, {"workloads": found}, "onnxruntime", "pillow", "uvicorn", "numpy")
+        write_result(arguments.output, {"workloads": found}, "onnxruntime", "openvino", "pillow", "uvicorn", "numpy")
     return 0
 
 

@@ -5,12 +5,13 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from aaserve.service.version import VERSION
 from benchmarks import openvino_alone
 from benchmarks.circumstances import ROOT
+from benchmarks.limits import Raw, Way
 from benchmarks.peers import forms
 from benchmarks.peers.peer import Served, StartFailed, log_when_ready
 from benchmarks.peers.process_tree import process_tree
@@ -40,18 +41,26 @@ class Aaserve:
     def install(self) -> Path:
         return Path(sys.executable)
 
-    def alone(self, workload: Workload, seconds: float) -> float | None:
-        """Images a second of OpenVINO alone with the same model; None if it is not what computes."""
-        if self.openvino is None or (self.int8 and not _is_random(workload.bundle())):
-            return None
+    def alone(self, workload: Workload, way: Way, seconds: float) -> float:
+        """Images a second of the same runtime without a server, with the same model; ONNX Runtime is called in `way`.
+
+        Raises:
+            StartFailed: there is no such model.
+        """
         bundle = self._bundle(workload.bundle())
+        if self.openvino is None:
+            return Raw(replace(workload, bundle=lambda: bundle)).images_per_second(way, seconds)
         return max(openvino_alone.images_per_second(bundle, self.openvino, seconds).values())
 
     def _bundle(self, fp32: Path) -> Path:
-        """Where the model is; made if it is not there."""
+        """Where the model is; made if it is not there.
+
+        Raises:
+            StartFailed: as `alone`.
+        """
         if not self.int8:
             return fp32
-        if not _is_random(fp32):
+        if FOLDER not in fp32.parents:
             raise StartFailed("there is no int8 bundle of this network")
         return random_bundle(fp32.parent.parent.name, "int8")
 
@@ -76,10 +85,6 @@ class Aaserve:
                 found = re.search(r"listening on http://([\d.]+):(\d+)", lines)
                 assert found
                 yield Served(found[1], (int(found[2]),), "/classify", root.pid, forms.raw, forms.best)
-
-
-def _is_random(bundle: Path) -> bool:
-    return FOLDER in bundle.parents
 
 
 OURS = (

@@ -7,7 +7,9 @@ import pytest
 from PIL import Image
 
 from benchmarks.bare_service import BareService
-from benchmarks.peers.own import OURS
+from benchmarks.limits import Way
+from benchmarks.peers.own import OURS, Aaserve
+from benchmarks.peers.peer import StartFailed
 from benchmarks.peers.report import markdown, medians, plot
 from benchmarks.peers.turn import Plan, Server, take_turn
 from benchmarks.pictures import small_pngs
@@ -44,6 +46,20 @@ def test_ratios_are_within_a_round_and_figures_are_medians() -> None:
     assert found["aaserve"]["32 clients"]["share_of_raw"] == 0.5
     assert found["other"]["32 clients"]["codes"] == {"200": 23, "503": 4}
     assert "raw" not in found
+
+
+def test_a_share_is_of_the_runtime_that_the_server_has() -> None:
+    rounds = [{**one, "raw": {**one["raw"], "other": 600.0}} for one in ROUNDS]
+    assert medians(rounds)["other"]["8 clients"]["share_of_raw"] == 0.4  # of 0.5, 0.25, 0.4
+
+
+def test_a_workload_without_an_int8_bundle_is_refused_not_measured_in_fp32() -> None:
+    server = Aaserve("int8", int8=True)
+    shipped = Workload("W", "shipped", lambda: SHIPPED, small_pngs, "image/png")
+    with pytest.raises(StartFailed, match="no int8 bundle"):
+        server.alone(shipped, Way(batch=1, sessions=1, callers=1, threads=1), seconds=0)
+    with pytest.raises(StartFailed, match="no int8 bundle"), server.serve(SHIPPED):
+        pass
 
 
 def test_the_table_has_the_fastest_first_and_says_what_went_wrong(tmp_path: Path) -> None:
