@@ -11,6 +11,7 @@ from tests.helpers import EXAMPLES, ROOT, RunningService
 
 SCREENSHOTS = ROOT / "runs" / "screenshots"  # git-ignored; CI keeps them
 
+AXE_TAGS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 # For each text: its contrast with the nearest background that is not transparent, and what WCAG AA asks of its size.
 CONTRASTS = """() => {
     const canvas = new OffscreenCanvas(1, 1).getContext("2d", {willReadFrequently: true});
@@ -85,6 +86,20 @@ def test_every_text_has_the_contrast_that_wcag_aa_asks_for(
     texts = {text["text"] for text in found}
     assert {"rocket", "No answer", "Choose pictures", "Right now", "picture"} <= texts
     assert [text for text in found if text["ratio"] < text["needed"]] == []
+    tab.context.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 1440])
+def test_axe_finds_no_violation_of_wcag_aa(
+    browser: Browser, service: RunningService, broken: Path, width: int, scheme: str
+) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
+    tab = with_answers(browser, service, broken, viewport={"width": width, "height": 900}, color_scheme=scheme)
+    for summary in tab.locator("summary").all():
+        summary.click()
+    found = axe.Axe().run(tab, options={"runOnly": AXE_TAGS, "resultTypes": ["violations"]}).response["violations"]
+    assert [(rule["id"], node["target"], node["failureSummary"]) for rule in found for node in rule["nodes"]] == []
     tab.context.close()
 
 
