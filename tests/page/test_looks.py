@@ -120,7 +120,7 @@ def test_everything_that_can_be_used_has_a_name_and_room_for_a_finger(
     assert len(named) > 20
     assert [role for role, name in named if not name and role != "list" and role != "image"] == []
     assert ("button", "Choose pictures") in named
-    assert ("searchbox", "Find one") in named
+    assert ("searchbox", "Find a label") in named
     small = tab.evaluate(
         """() => [...document.querySelectorAll("button, summary, .button, nav a")]
             .filter((e) => e.checkVisibility()).map((e) => [e.textContent, e.getBoundingClientRect().height])
