@@ -20,7 +20,7 @@ from benchmarks.circumstances import write_result
 from benchmarks.generator import Generator
 from benchmarks.load import post_request, summary
 from benchmarks.overload import service
-from benchmarks.peers.turn import processor_seconds, resident_bytes
+from benchmarks.peers.process_tree import processor_seconds, resident_bytes
 from benchmarks.pictures import photograph, photographs, small_pngs
 from benchmarks.random_bundles import random_bundle
 

@@ -26,6 +26,7 @@ from PIL import Image
 from benchmarks.circumstances import REPOSITORY, ROOT, write_result
 from benchmarks.generator import Generator
 from benchmarks.load import post_request
+from benchmarks.peers.process_tree import processor_seconds
 from benchmarks.samples import Samples, percentiles
 
 LOADS = (1, 2, 5, 10)
@@ -68,12 +69,6 @@ def picture(path: Path, side: int | None) -> bytes:
     file = io.BytesIO()
     Image.open(path).convert("RGB").resize((side, side)).save(file, "JPEG", quality=75)
     return file.getvalue()
-
-
-def processor_seconds(process: int) -> float:
-    """Of another process, all its threads together."""
-    fields = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def summary(samples: Samples, *, seconds: float, deadline: float) -> dict[str, object]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from rich.progress import track
 
 from benchmarks.circumstances import ROOT, write_result
+from benchmarks.peers.process_tree import processor_seconds
 
 REST = 5.0  # seconds
 
@@ -38,12 +39,6 @@ def start() -> dict[str, float]:
             }
         finally:
             process.terminate()
-
-
-def processor_seconds(process: int) -> float:
-    """Of all threads, as Linux counts them, in hundredths."""
-    fields = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / 100
 
 
 def resident_mib(process: int) -> float:

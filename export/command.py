@@ -50,7 +50,7 @@ def main(argv: Sequence[str], prog: str = "python -m export") -> int:
         )
     except (ExportError, BundleError, ValueError, OSError) as error:
         return _failed(str(error), arguments.json)
-    except (MemoryError, RuntimeError) as error:  # PyTorch has no class of its own for memory of the CPU
+    except (MemoryError, RuntimeError) as error:  # PyTorch has no exception class for CPU memory
         if isinstance(error, RuntimeError) and "can't allocate memory" not in str(error):
             raise
         return _failed("not enough memory for this network at this image size", arguments.json)
@@ -70,9 +70,9 @@ def _document(exported: Exported, progress: Progress) -> str:
 
 
 def _failed(message: str, as_json: bool) -> int:
-    """One line on stderr; with --json a document on stdout too, so that its reader finds one in either case.
+    """Print one line on stderr; with --json also a document on stdout, so that a script always finds one.
 
-    Names in a file may be long and hold line breaks and terminal codes; question marks stand for those.
+    Names in a file may be long and contain line breaks and terminal codes, which are printed as question marks.
     """
     if len(message) > _MESSAGE_CHARACTERS:
         message = f"{message[:_MESSAGE_CHARACTERS]}…"
@@ -120,8 +120,8 @@ def _request(arguments: argparse.Namespace, command: Sequence[str]) -> Request:
 def _parser(prog: str = "python -m export") -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=prog,
-        description="Turn a PyTorch checkpoint, or a classifier in ONNX, into a verified bundle, whole or not at all.",
-        epilog="aaserve inspect BUNDLE shows what a bundle is; aaserve verify BUNDLE checks it; "
+        description="Turn a PyTorch checkpoint, or a classifier in ONNX, into a verified bundle, or write nothing.",
+        epilog="aaserve inspect BUNDLE shows a bundle; aaserve verify BUNDLE checks it; "
         "aaserve evaluate BUNDLE DIR measures its accuracy.",
     )
     add = parser.add_argument
@@ -142,7 +142,7 @@ def _parser(prog: str = "python -m export") -> argparse.ArgumentParser:
     add(
         "--arch",
         metavar="NAME|MODULE:FUNCTION",
-        help="network, as python -m models lists them, or what a function of your own returns",
+        help="network: a name that python -m models lists, or a function of your own that returns one",
     )
     add(
         "--arch-option",
@@ -150,21 +150,21 @@ def _parser(prog: str = "python -m export") -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="an argument of it, a Python literal or else text; may be repeated",
+        help="argument of the network, a Python literal or text; may be repeated",
     )
-    add("--labels", metavar="FILE", help="text file (a label a line), JSON list, or imagenet-1k for names that ship")
-    add("--num-classes", type=_positive, metavar="N", help="what the head must have; inferred from it otherwise")
+    add("--labels", metavar="FILE", help="text file (one label per line), JSON list, or imagenet-1k (built in)")
+    add("--num-classes", type=_positive, metavar="N", help="expected size of the head (default: any)")
     add("--nested-key", metavar="KEY", help="which of several state dicts in the file, such as state_dict_ema")
     add(
         "--key-prefix",
         metavar="PREFIX",
-        help="take the weights whose names begin so, without it (default: a shared one)",
+        help="use only weights with this prefix, and remove it (default: a prefix shared by all)",
     )
     add(
         "--image-size",
         type=parse_image_size,
         metavar="N|HxW",
-        help="other pixels than trained with; resizes embeddings",
+        help="image size, if it differs from the training; resizes relative embeddings",
     )
 
     group = parser.add_argument_group(
@@ -181,7 +181,7 @@ def _parser(prog: str = "python -m export") -> argparse.ArgumentParser:
     add(
         "--fit",
         choices=("crop", "stretch", "letterbox"),
-        help="resize and crop; or keep all of a picture, as detectors need it: stretched, or on the background",
+        help="crop: resize and crop. stretch, letterbox: keep the whole picture, as detectors need it",
     )
     add("--resize", type=parse_resize, metavar="N|HxW", help="shorter side, or both, in pixels")
     add(
@@ -192,14 +192,14 @@ def _parser(prog: str = "python -m export") -> argparse.ArgumentParser:
     )
     add("--interpolation", choices=("nearest", "bilinear", "bicubic", "lanczos"), help="of the resize")
     add("--mean", type=parse_three, metavar="R,G,B", help="subtracted from RGB in 0..1")
-    add("--std", type=parse_three, metavar="R,G,B", help="divides what is left")
-    add("--background", type=parse_three, metavar="R,G,B", help="0..255, seen through transparent pixels")
-    add("--exif-orientation", action=argparse.BooleanOptionalAction, help="turn pictures upright as EXIF says")
+    add("--std", type=parse_three, metavar="R,G,B", help="divides the result")
+    add("--background", type=parse_three, metavar="R,G,B", help="0..255, shown behind transparent pixels")
+    add("--exif-orientation", action=argparse.BooleanOptionalAction, help="apply the EXIF orientation")
     add(
         "--jpeg-reducing-gap",
         type=float,
         metavar="TIMES",
-        help="decode JPEG at 1/2, 1/4 or 1/8 of its size, never below so many times the resize (default: at its size)",
+        help="decode JPEG at 1/2, 1/4 or 1/8 of its size, but at least this many times the resize (default: full size)",
     )
 
     add = parser.add_argument_group("graph").add_argument
@@ -209,7 +209,7 @@ def _parser(prog: str = "python -m export") -> argparse.ArgumentParser:
         default="uint8",
         help="pixels NHWC, or normalised NCHW (default: %(default)s)",
     )
-    add("--with-attention", action="store_true", help="make the attention maps outputs too, for POST /explain")
+    add("--with-attention", action="store_true", help="add the attention maps as outputs, for POST /explain")
     add(
         "--precision",
         choices=("fp32", "fp16", "int8"),
@@ -220,14 +220,14 @@ def _parser(prog: str = "python -m export") -> argparse.ArgumentParser:
         "--store-weights",
         choices=("float32", "float16", "int8"),
         default="float32",
-        help="float16 rounds large weights and halves the file; int8 does so too, and rounds those of Linear layers to "
+        help="float16 rounds large weights and halves the file; int8 also rounds the weights of Linear layers to "
         "int8; the arithmetic stays fp32 (default: %(default)s)",
     )
     add(
         "--calibration",
         type=Path,
         metavar="DIR",
-        help="pictures, or folders of them named as labels: int8 calibrates with some, the others judge int8 or fp16",
+        help="pictures, or folders of pictures named by label: some calibrate int8, the others judge int8 or fp16",
     )
     add(
         "--allow-drop",
@@ -265,7 +265,7 @@ def _parser(prog: str = "python -m export") -> argparse.ArgumentParser:
         type=Path,
         metavar="DIR",
         default=PHOTOGRAPHS,
-        help="pictures for the comparison with PyTorch or with the ONNX file (default: those that ship)",
+        help="pictures for the comparison with PyTorch or with the ONNX file (default: the examples)",
     )
     add(
         "--max-batch-size",
@@ -277,9 +277,9 @@ def _parser(prog: str = "python -m export") -> argparse.ArgumentParser:
     add(
         "--store-reference-pictures",
         action="store_true",
-        help="put the first 8 of them into the bundle, so that a server can compare precisions on them",
+        help="store the first 8 of them in the bundle, so that a server can compare precisions on them",
     )
-    add("--accuracy", type=Path, metavar="FILE", help="JSON of python -m benchmarks.accuracy, for the manifest")
+    add("--accuracy", type=Path, metavar="FILE", help="result of python -m benchmarks.accuracy, for the manifest")
     return parser
 
 

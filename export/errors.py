@@ -1,4 +1,4 @@
-"""The error of an export: one line for the user of the command."""
+"""The error of an export: one line for the user."""
 
 
 class ExportError(Exception):

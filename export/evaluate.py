@@ -1,6 +1,6 @@
 """python -m export evaluate BUNDLE DIR: top-1 and top-5 on labelled pictures, DIR/LABEL/*, into the manifest.
 
-    pictures --read as the service reads them--> rows --ONNX Runtime on the CPU--> ranks of the right classes
+    pictures --read like the service--> rows --ONNX Runtime on the CPU--> ranks of the right classes
 
 Needs no torch.
 """
@@ -35,7 +35,7 @@ def main(argv: Sequence[str], prog: str = "python -m export evaluate") -> int:
         description="Measure top-1 and top-5 on labelled pictures, and write them into the manifest.",
     )
     parser.add_argument("bundle", type=Path, help="NAME/VERSION folder")
-    parser.add_argument("pictures", type=Path, help="folder of folders of pictures, each named as a label")
+    parser.add_argument("pictures", type=Path, help="folder with a folder of pictures per label")
     parser.add_argument("--dataset", help="what the pictures are, for the manifest (default: name of the folder)")
     parser.add_argument("--dry-run", action="store_true", help="print the accuracy and leave the manifest as it is")
     arguments = parser.parse_args(argv)
@@ -52,7 +52,7 @@ def main(argv: Sequence[str], prog: str = "python -m export evaluate") -> int:
             raise ExportError(f"{arguments.pictures}: expected folders named as labels, found pictures without one")
         dataset = arguments.dataset or arguments.pictures.resolve().name
         if not arguments.dry_run:
-            replace_manifest(opened.folder, manifest)  # what cannot be written is better known before than after
+            replace_manifest(opened.folder, manifest)  # find out before the evaluation if it cannot be written
         batches = _in_batches(samples, manifest.max_batch_size or BATCH_SIZE)
         accuracy = evaluate(opened, track(batches, "evaluating", console=console), dataset)
         if not arguments.dry_run:
@@ -72,7 +72,7 @@ def told(accuracy: Accuracy) -> str:
 
 
 def evaluate(opened: Bundle, batches: Iterable[Sequence[Sample]], dataset: str) -> Accuracy:
-    """Let the model of a bundle answer labelled pictures.
+    """Classify labelled pictures with the model of a bundle.
 
     Raises:
         ExportError: a picture does not decode, or the model fails or gives an answer that is not finite.
@@ -85,7 +85,7 @@ def evaluate(opened: Bundle, batches: Iterable[Sequence[Sample]], dataset: str) 
             rows = np.stack(list(pool.map(lambda sample: _read(sample.path, opened), batch)))
             try:
                 [logits] = session.run([manifest.outputs[0].name], {manifest.input.name: rows})
-            except Exception as error:  # of ONNX Runtime, of many kinds
+            except Exception as error:  # ONNX Runtime raises many types
                 raise ExportError(
                     f"{batch[0].path}: the model fails on its batch: {str(error).splitlines()[0]}"
                 ) from error
@@ -103,7 +103,7 @@ def evaluate(opened: Bundle, batches: Iterable[Sequence[Sample]], dataset: str) 
 
 
 def _rank(logits: NDArray[np.float32], class_index: int) -> int:
-    """How many classes come before the right one; of equal ones the first, as the service ranks them."""
+    """Number of classes ranked before the right one; ties are ranked as in the service."""
     return int((logits > logits[class_index]).sum() + (logits[:class_index] == logits[class_index]).sum())
 
 

@@ -1,4 +1,4 @@
-"""One export, from a checkpoint or an ONNX file to a complete bundle, or to nothing.
+"""One export: from a checkpoint or an ONNX file to a complete bundle, or an error and no bundle.
 
 file --open_checkpoint | open_file--> source --convert--> ONNX bytes --check_parity--> manifest --write_bundle--> folder
                                                               `--lower, check_parity--^  (--precision fp16, int8)
@@ -30,7 +30,7 @@ VERSIONS_OF = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy", "pillow")
 
 @dataclass(frozen=True)
 class Exported:
-    """A bundle that was written, the bytes of its files, and for fp16 and int8 the speed compared with fp32."""
+    """A written bundle, the bytes of its files, and for fp16 and int8 the speed compared with fp32."""
 
     folder: Path
     manifest: Manifest
@@ -39,7 +39,7 @@ class Exported:
 
 
 def export(request: Request, report: Callable[[str], None] = lambda step: None) -> Exported:
-    """Write the bundle; `report` is told each step as it begins.
+    """Write the bundle; `report` is called at the start of each step.
 
     Raises:
         ExportError, BundleError, ValueError: nothing was written; the message says why.

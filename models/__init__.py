@@ -1,4 +1,4 @@
-"""The networks of Bello et al. 2019 and what they are compared with."""
+"""The networks of Bello et al. 2019 and their baselines."""
 
 from aaserve.models.registry import create_model, is_detector, list_models
 

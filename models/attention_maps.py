@@ -1,4 +1,4 @@
-"""Attention maps of a whole network: which positions the layers look at while it maps an image."""
+"""Attention maps of a whole network: which positions its layers look at for an image."""
 
 from functools import partial
 

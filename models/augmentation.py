@@ -22,7 +22,7 @@ class Augmentation:
 
     Args:
         augmented_stages: numbers of the stages that use attention; empty for the plain network.
-        pooled_stages: those of them that attend at half their resolution.
+        pooled_stages: the augmented stages whose attention runs at half their resolution.
         kappa: κ, key depth over output channels.
         upsilon: υ, value depth over output channels, 0..1.
         num_heads: Nh.
@@ -101,5 +101,5 @@ PLAIN = Augmentation()
 
 def _multiple(value: float, factor: int) -> int:
     """`value` rounded down to a multiple of `factor`, but at least `factor`: every head needs a channel."""
-    # 0.29 * 100 is 28.999999999999996, which is meant to be 29.
+    # 0.29 * 100 is 28.999999999999996 but means 29.
     return max(int(round(value, 6)) // factor, 1) * factor

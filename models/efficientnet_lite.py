@@ -40,7 +40,7 @@ class EfficientNetLite0(InvertedResidualNet):
         super().__init__(STAGES, 32, Style(F.relu6, SameConv2d), **arguments)
 
 
-_PACKAGE = {  # of a block that expands, and of the first one, which does not
+_PACKAGE = {  # names in a block with an expansion, and in the first block, which has none
     "_expand_conv": ("conv_pw", None),
     "_bn0": ("bn1", None),
     "_depthwise_conv": ("conv_dw", "conv_dw"),
@@ -53,7 +53,7 @@ _BLOCKS = [(stage, block) for stage, row in enumerate(STAGES) for block in range
 
 
 def timm_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights under the names of this module; those of the package are translated, all others kept as they are."""
+    """Rename weights to the names of this module: translate the package's names, keep all others."""
     return {_timm_name(name): value for name, value in weights.items()}
 
 

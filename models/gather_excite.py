@@ -3,7 +3,7 @@
     x --mean over the map--> sigmoid --> (B, C, 1, 1) --> times x
 
 Source: Hu et al. 2018, "Gather-Excite", the variant θ⁻ that Bello et al. 2019 compare with (table 1: "parameter-less").
-They do not state its extent; it is global here, so the whole map is one region.
+They do not state the extent. Here it is global: the whole map is one region.
 """
 
 from torch import Tensor, nn

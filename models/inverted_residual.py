@@ -42,7 +42,7 @@ class Stage(NamedTuple):
 class Style(NamedTuple):
     """What differs between families.
 
-    `conv2d` takes the arguments of nn.Conv2d but for the padding, which it chooses.
+    `conv2d` takes the arguments of nn.Conv2d except the padding, which it chooses.
     """
 
     activation: Callable[[Tensor], Tensor]
@@ -54,10 +54,10 @@ class InvertedResidualNet(nn.Module):
 
     Args:
         stages: their strides multiply to 16.
-        stem_channels: of the first convolution.
-        image_size: (H, W) of the input, at least 32 each; an augmented network takes no other.
+        stem_channels: output channels of the first convolution.
+        image_size: (H, W) of the input, at least 32 each; an augmented network accepts no other size.
         augmentation: the attention of the stages 2..7, in their 1x1 expansions; κ and υ refer to the expanded channels.
-        least_reduction: how much smaller than the image an expansion's input has to be for attention, 1 for any.
+        least_reduction: an expansion gets attention if its input is smaller than the image by this factor; 1: any.
         stochastic_depth: probability of skipping the last block while training; linearly less for earlier ones.
         dropout: probability before the classifier.
 
@@ -114,7 +114,7 @@ class InvertedResidualNet(nn.Module):
                     )
                     blocks.append(block)
                 channels = stage.channels
-                reduction *= stride  # after the block, whose expansion comes before its stride
+                reduction *= stride  # after the block: its expansion comes before its stride
             built.append(nn.Sequential(*blocks))
         self.blocks = nn.Sequential(*built)
         self.conv_head = nn.Conv2d(channels, HEAD_CHANNELS, 1, bias=False)
@@ -137,10 +137,10 @@ class InvertedResidualNet(nn.Module):
         return self.classifier(self.dropout(x))  # (B, num_classes)
 
     def sorted_expansions(self, weights: Mapping[str, Tensor], expansions: Iterable[str]) -> dict[str, Tensor]:
-        """Weights of the plain network with the channels of some expansions sorted, which changes no answer.
+        """Weights of the plain network with the channels of some expansions sorted; its outputs do not change.
 
-        The channels that vary the block's output most come first, so that attention, which gives the last ones,
-        replaces those that matter least. Batch normalisation says how much a channel varies.
+        The channels that change the block's output most come first. Attention replaces the last ones, which matter
+        least. The statistics of batch normalisation tell how much a channel varies.
 
         Args:
             expansions: names of layers, such as blocks.3.1.conv_pw.
@@ -157,7 +157,7 @@ class InvertedResidualNet(nn.Module):
             order = matters.argsort(descending=True)
             for layer in ("conv_pw", "bn1", "conv_dw", "bn2"):
                 for key in [key for key in weights if key.startswith(f"{block}.{layer}.")]:
-                    if weights[key].ndim:  # not the counter of batches
+                    if weights[key].ndim:  # skips the counter of batches
                         weights[key] = weights[key][order]
             weights[f"{block}.conv_pwl.weight"] = weights[f"{block}.conv_pwl.weight"][:, order]
         return weights
@@ -165,10 +165,10 @@ class InvertedResidualNet(nn.Module):
     def expansion_inputs(self, weights: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
         """Mean and standard deviation of each expansion's input, (in,) each, by the layer's name.
 
-        Batch normalisation says them. Along shortcuts, means and variances add up, as of independent features.
+        They come from batch normalisation. Along shortcuts, means and variances add up, as for independent features.
 
         Args:
-            weights: of the plain or the augmented network.
+            weights: those of the plain or the augmented network.
         """
         found: dict[str, tuple[Tensor, Tensor]] = {}
         mean = variance = torch.zeros(())
@@ -185,7 +185,7 @@ class InvertedResidualNet(nn.Module):
 
 
 class SeparableConv2d(nn.Module):
-    """Depthwise, then pointwise convolution: the first block, which has neither expansion nor shortcut."""
+    """Depthwise, then pointwise convolution: the first block. It has neither expansion nor shortcut."""
 
     def __init__(self, in_channels: int, stage: Stage, style: Style) -> None:
         super().__init__()
@@ -239,12 +239,12 @@ class InvertedResidual(nn.Module):
 def symmetric_conv2d(
     in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, *, groups: int = 1, bias: bool = True
 ) -> nn.Conv2d:
-    """A convolution that pads both sides alike, as PyTorch's networks do; `kernel_size` is odd."""
+    """A convolution with the same padding on both sides, as in PyTorch's networks; `kernel_size` is odd."""
     return nn.Conv2d(in_channels, out_channels, kernel_size, stride, kernel_size // 2, groups=groups, bias=bias)
 
 
 class SameConv2d(nn.Conv2d):
-    """A convolution that pads as TensorFlow's SAME does: so that the output has ceil(size / stride), the odd one last.
+    """A convolution with TensorFlow's SAME padding: the output has ceil(size / stride); an odd pixel is added last.
 
     With a stride of 2 and even sizes, TensorFlow pads less at the top and left than PyTorch's networks.
     """

@@ -43,6 +43,6 @@ class MnasNet(InvertedResidualNet):
 
 
 def _round_channels(channels: float) -> int:
-    """The multiple of 8 nearest to `channels`, or the next one if that is more than a tenth too low."""
+    """The multiple of 8 nearest to `channels`, or the next one if the nearest is more than 10 % too low."""
     rounded = max(8, int(channels + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * channels else rounded

@@ -22,7 +22,7 @@ Tables = tuple[nn.Parameter, nn.Parameter] | tuple[None, None]
 
 
 class NoPosition(nn.Module):
-    """No encoding. Base class of the others, which override what they need.
+    """No encoding. The other encodings inherit from it and override what they need.
 
     Args:
         channels: C of the features.
@@ -38,7 +38,7 @@ class NoPosition(nn.Module):
     def tables(self) -> Tables:
         """Draw fresh relative embeddings (2H - 1, d) and (2W - 1, d), for encodings that learn them.
 
-        The layer owns them, as `key_rel_h` and `key_rel_w`: checkpoints have these names, without `position.` in front.
+        The layer owns them, as `key_rel_h` and `key_rel_w`, because checkpoints have these names without `position.`.
         """
         return None, None
 
@@ -103,8 +103,8 @@ class RelativePosition(NoPosition):
         self.register_buffer("_key_marks", marks, persistent=False)
 
     def tables(self) -> Tables:
-        # The paper's listing passes d^-0.5 as the first argument of TensorFlow's initialiser, which is the mean. The
-        # standard deviation must be what was meant; titu1994, timm and lucidrains read it so too.
+        # The paper's listing passes d^-0.5 as the first argument of TensorFlow's initialiser, which is the mean. It
+        # must mean the standard deviation; titu1994, timm and lucidrains read it like that too.
         std = self.key_channels_per_head**-0.5
         height, width = self.feature_size
         return (
@@ -117,11 +117,11 @@ class RelativePosition(NoPosition):
     ) -> tuple[Tensor, Tensor]:
         """Append relative logits to each query and one-hot marks of row and column to each key, both H + W deeper.
 
-        One product of the two then computes q.(k + r_h + r_w), and no (N, N) matrix of relative logits ever exists.
+        One product of the two then computes q.(k + r_h + r_w), and the (N, N) matrix of relative logits is never built.
         """
         q = torch.cat([q, *self.relative_logits(q, key_rel_h, key_rel_w)], dim=-1)  # (B, Nh, N, d + H + W)
-        # Marks are added to zeros and not concatenated. To concatenate them, an ONNX graph would have to look up the
-        # batch size to copy them for each row. That happens on the host, and a GPU would wait for it.
+        # Marks are added to zeros instead of concatenated. Concatenation would make the ONNX graph look up the batch
+        # size on the host to copy the marks for each row, and a GPU would wait for that.
         k = F.pad(k, (0, 0, 0, q.shape[-1] - k.shape[2])) + self._key_marks  # (B, Nh, d + H + W, N)
         return q, k
 

@@ -29,7 +29,8 @@ _se_resnet = partial(ResNet, excite=SqueezeExcite)
 _se_wide_resnet = partial(WideResNet, excite=partial(SqueezeExcite, bias=False))
 _ge_wide_resnet = partial(WideResNet, excite=_gather_excite)
 
-# Attention in each family as in the paper. Plain networks have it too, with no stage augmented, for overrides.
+# Attention of each family as in the paper. Plain networks have these settings too, with no stage augmented, so that
+# arguments can override them.
 _RESNET = Augmentation(pooled_stages=(2,))
 _AA_RESNET = replace(_RESNET, augmented_stages=(2, 3, 4))
 _WIDE_RESNET = Augmentation()
@@ -37,7 +38,7 @@ _AA_WIDE_RESNET = replace(_WIDE_RESNET, augmented_stages=(1, 2, 3))
 # MnasNet has no minimum key depth: the paper's parameter counts only fit without it.
 _MNASNET = Augmentation(pooled_stages=(3,), kappa=0.1, upsilon=0.05, num_heads=4, min_key_channels_per_head=0)
 _AA_MNASNET = replace(_MNASNET, augmented_stages=(3, 4, 5, 6, 7))
-# At 1/16 of the image and below, where attention costs little.
+# At 1/16 of the image size and below, where attention is cheap.
 _LITE = Augmentation(kappa=0.1, upsilon=0.05, num_heads=4, min_key_channels_per_head=0)
 _AA_LITE = replace(_LITE, augmented_stages=(4, 5, 6, 7))
 _lite = partial(EfficientNetLite0, least_reduction=16)
@@ -45,7 +46,7 @@ _lite = partial(EfficientNetLite0, least_reduction=16)
 # heads, because the paper's eight would leave a value depth of one or two channels a head.
 _AA_SMALL_WIDE_RESNET = Augmentation(augmented_stages=(3,), kappa=0.5, upsilon=0.25, num_heads=4)
 
-# Detectors have the backbones of classification, so that their weights load.
+# Detectors use the backbones of the classifiers, so that their weights load.
 _se_retinanet = partial(RetinaNet, excite=SqueezeExcite)
 # For CPUs. Pictures have half the sides of the paper's, and so do anchors.
 _small_retinanet = partial(

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 def resize_relative_tables(weights: Mapping[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
     """Return a copy of a state dict, with each `key_rel_h` and `key_rel_w` resized to the length that `network` has.
 
-    Everything else is passed through, names that `network` does not have too: `load_state_dict` reports those.
+    Everything else is passed through, including names that `network` does not have: `load_state_dict` reports them.
 
     Raises:
         ValueError: a table is not (2L - 1, depth), or its depth is not the network's.

@@ -4,8 +4,8 @@
 
 Sources: He et al. 2016, in the form "v1.5" (a bottleneck's stride is on its 3x3, which the paper's 8.2 GFLOPs for
 ResNet-50 imply); Bello et al. 2019, section 4.2: the 3x3 convolutions of the last three stages are augmented, in
-ResNet-34 the first of each block, and so in ResNet-18, which the paper does not have; the first augmented stage attends
-at half its resolution. State-dict names are torchvision's, and `se.fc1`, `se.fc2` are timm's.
+ResNet-34 the first of each block, and likewise in ResNet-18, which is not in the paper; attention of the first
+augmented stage runs at half its resolution. State-dict names are torchvision's, and `se.fc1`, `se.fc2` are timm's.
 """
 
 from collections.abc import Callable
@@ -28,8 +28,8 @@ class ResNet(nn.Module):
     Args:
         depth: 10, 18, 34 (basic blocks), 50, 101 or 152 (bottlenecks).
         num_classes: size of the head; 0 for no head: `forward` then returns the means of the last feature map.
-        width: channels of the stem and of stage 1, which each later stage doubles.
-        image_size: (H, W) of the input, at least 32 each; an augmented network takes no other.
+        width: channels of the stem and of stage 1; each later stage doubles them.
+        image_size: (H, W) of the input, at least 32 each; an augmented network accepts no other size.
         augmentation: the attention of the stages 1..4, in their 3x3 convolutions.
         excite: builds, from a number of channels, the layer that rescales a residual (SqueezeExcite).
         stochastic_depth: probability of skipping the last block while training; linearly less for earlier ones.
@@ -91,7 +91,7 @@ class ResNet(nn.Module):
                 channels = stage_width * block_class.expansion
             self.add_module(f"layer{stage}", nn.Sequential(*blocks))
             stage_channels.append(channels)
-        self.feature_channels = tuple(stage_channels[1:])  # of what `features` returns
+        self.feature_channels = tuple(stage_channels[1:])  # of the maps that `features` returns
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(channels, num_classes) if num_classes else nn.Identity()
         initialise(self)
@@ -107,7 +107,7 @@ class ResNet(nn.Module):
         return self.fc(self.dropout(x))  # (B, num_classes)
 
     def features(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Map (B, 3, H, W) to what stages 2, 3 and 4 give, at 1/8, 1/16 and 1/32 of the size, rounded up.
+        """Map (B, 3, H, W) to the outputs of stages 2, 3 and 4, at 1/8, 1/16 and 1/32 of the size, rounded up.
 
         Raises:
             ValueError: the network is augmented and was built for another image size.
@@ -195,7 +195,7 @@ def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module:
     )
 
 
-# Depth: its block, and how many of them each stage has.
+# Depth --> block, and number of blocks in each stage.
 _BLOCKS: dict[int, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int, int]]] = {
     10: (BasicBlock, (1, 1, 1, 1)),
     18: (BasicBlock, (2, 2, 2, 2)),

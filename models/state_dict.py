@@ -1,4 +1,4 @@
-"""Do these weights fit that network? For the exporter and for training, which say it in the same words."""
+"""Do these weights fit that network? Shared by the exporter and training, so that both print the same errors."""
 
 from collections.abc import Mapping
 
@@ -9,12 +9,12 @@ LISTED = 10
 
 
 def without_counters(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Without `num_batches_tracked`, which older checkpoints lack and inference does not need."""
+    """Remove `num_batches_tracked`: older checkpoints lack it, and inference does not need it."""
     return {name: value for name, value in weights.items() if not name.endswith("num_batches_tracked")}
 
 
 def misfits(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> dict[str, list[str]]:
-    """What keeps the weights `found` from taking the places of `wanted`, by kind; empty if they fit."""
+    """Differences that keep the weights `found` from replacing `wanted`, by kind; empty if they fit."""
     wanted, found = without_counters(wanted), without_counters(found)
     both = {name: value for name, value in found.items() if name in wanted}
     fitting = {name: value for name, value in both.items() if wanted[name].shape == value.shape}
@@ -34,12 +34,12 @@ def misfits(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> dict[s
 
 
 def told(problems: Mapping[str, list[str]]) -> str:
-    """`misfits` in a line: "2 missing: fc.weight, fc.bias; 1 unexpected: head.weight"."""
+    """`misfits` as one line: "2 missing: fc.weight, fc.bias; 1 unexpected: head.weight"."""
     return "; ".join(f"{len(names)} {kind}: {listed(names)}" for kind, names in problems.items())
 
 
 def listed(names: list[str]) -> str:
-    """The first ten."""
+    """The first ten names."""
     return f"{', '.join(names[:LISTED])}{', …' if len(names) > LISTED else ''}"
 
 
@@ -50,7 +50,7 @@ def head_of(network: nn.Module) -> str | None:
 
 
 def _unusable(name: str, value: Tensor, wanted: Tensor) -> str | None:
-    """Why a weight of the right shape cannot be taken, if so; `wanted` has the network's type."""
+    """Why a weight of the right shape cannot be used, or None; `wanted` has the network's type."""
     if value.layout != torch.strided or value.is_quantized or value.is_meta:
         return "expected plain numbers, found a sparse, quantised or empty tensor"
     if value.is_complex() or value.is_floating_point() != wanted.is_floating_point():

@@ -26,7 +26,7 @@ class WideResNet(nn.Module):
     Args:
         depth: 6n + 4; n blocks in each of the three stages.
         width: k, the factor on the stages' 16, 32 and 64 channels.
-        image_size: (H, W) of the input, multiples of 4; an augmented network takes no other.
+        image_size: (H, W) of the input, multiples of 4; an augmented network accepts no other size.
         augmentation: the attention of the stages 1, 2, 3, in the first convolution of each block.
         excite: builds, from a number of channels, the layer that rescales a residual (SqueezeExcite, GatherExcite).
         stochastic_depth: probability of skipping the last block while training; linearly less for earlier ones.

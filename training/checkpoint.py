@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 METADATA_KEY = "aaserve"  # export/sources/checkpoint.py reads it
-STATE_KEYS = {  # of what `training.run.Run.state` returns
+STATE_KEYS = {  # keys of what `training.run.Run.state` returns
     "recipe",
     "data",
     "machine",
@@ -24,7 +24,7 @@ STATE_KEYS = {  # of what `training.run.Run.state` returns
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
-    """Write the whole state of a run; the file is whole or the previous one stays."""
+    """Write the whole state of a run. If that fails, the previous file stays."""
     partial = path.with_suffix(".partial")
     torch.save(state, partial)
     partial.replace(path)
@@ -34,14 +34,14 @@ def load_state(path: Path) -> dict[str, Any]:
     """Read what `save_state` wrote, tensors and plain values only.
 
     Raises:
-        FileNotFoundError: nothing there.
+        FileNotFoundError: no such file.
         ValueError: not such a file.
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
-    except Exception as error:  # torch's unpickler raises nearly anything on damaged bytes
+    except Exception as error:  # torch's unpickler raises almost any exception on damaged bytes
         raise ValueError(f"{path}: not a checkpoint of python -m training, or damaged") from error
     if not isinstance(state, dict) or STATE_KEYS - set(state):
         raise ValueError(f"{path}: not a checkpoint of python -m training; --resume needs the last.pt of a run")

@@ -1,4 +1,4 @@
-"""One class a picture: cross-entropy, or the loss of a teacher; top-1 and top-5."""
+"""One class per picture: cross-entropy, or the loss from a teacher; top-1 and top-5."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Classification:
         how = draw_mix(augmentation, random)
         in_memory = self._recipe.distillation and self._recipe.distillation.in_memory  # then they are a layer's outputs
         images = pixels if in_memory else augment(pixels, augmentation, self._recipe.preprocessing, draws)
-        classes = classes.clamp(min=0)  # those of pictures without labels have no weight in the loss
+        classes = classes.clamp(min=0)  # pictures without labels have no weight in the loss
         parts = zip(images.chunk(settings.accumulation), classes.chunk(settings.accumulation), strict=True)
         return [mix(*part, how, len(run.data.labels)) if how else part for part in parts]
 

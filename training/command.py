@@ -19,7 +19,7 @@ from aaserve.training.trainer import train
 def main(argv: Sequence[str], prog: str = "python -m training") -> int:
     arguments = _parser(prog).parse_args(argv)
     output = arguments.output or Path("runs") / arguments.recipe.stem
-    # Of several processes only the first tells how far all of them are.
+    # Of several processes only the first reports the progress.
     console = Console(stderr=True, quiet=os.environ.get("RANK", "0") != "0")
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     try:
@@ -46,7 +46,7 @@ def main(argv: Sequence[str], prog: str = "python -m training") -> int:
         return 1
     if isinstance(outcome, int):
         if machine.writes:
-            print(f"stopped; --resume goes on from exactly there, {output / 'last.pt'}", file=sys.stderr)
+            print(f"stopped; --resume continues from {output / 'last.pt'}", file=sys.stderr)
         return outcome
     if machine.writes:
         print(f"test {outcome}; weights in {output / 'model.safetensors'}")
@@ -56,26 +56,26 @@ def main(argv: Sequence[str], prog: str = "python -m training") -> int:
 def _parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=prog,
-        description="Train a network as a recipe says.",
+        description="Train a network according to a recipe.",
         epilog="Exit status: 0 trained, 1 error, 75 time is up, 130 or 143 stopped by SIGINT or SIGTERM; after the "
-        "last three --resume goes on. "
+        "last three, --resume continues. "
         "Several processes: torchrun --nproc-per-node N -m training …",
     )
     add = parser.add_argument
     add("recipe", type=Path, help="TOML file, such as those in training/recipes/")
     add("--data", type=Path, required=True, help=f"folder that holds {LAYOUTS}")
-    add("--output", type=Path, help="where the run is kept (default: runs/NAME_OF_THE_RECIPE)")
-    add("--resume", action="store_true", help="go on where the run in the output folder stopped")
-    add("--save-minutes", type=minutes, default=10, help="between checkpoints within an epoch (default: 10)")
-    add("--max-minutes", type=minutes, default=float("inf"), help="save and stop after that (default: no limit)")
-    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: cuda where there is one")
+    add("--output", type=Path, help="folder of the run (default: runs/NAME_OF_THE_RECIPE)")
+    add("--resume", action="store_true", help="continue the run in the output folder")
+    add("--save-minutes", type=minutes, default=10, help="minutes between checkpoints within an epoch (default: 10)")
+    add("--max-minutes", type=minutes, default=float("inf"), help="save and stop after this time (default: no limit)")
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: cuda if available")
     add("--compile", action="store_true", help="torch.compile; for GPUs")
-    add("--deterministic", action="store_true", help="the same bits each time on a GPU too; slower")
+    add("--deterministic", action="store_true", help="reproducible to the bit, also on a GPU; slower")
     return parser
 
 
 def minutes(text: str) -> float:
-    """A duration as typed, in minutes."""
+    """Parse a duration in minutes."""
     value = float(text)
     if not value > 0:
         raise ValueError

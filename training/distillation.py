@@ -3,7 +3,7 @@
     images --teacher--> logits, features --+
     images --student--> logits, features --+--> loss
 
-    pictures --layers that do not learn--> outputs, kept in memory --> the rest of both networks
+    pictures --layers that are not trained--> outputs, kept in memory --> the rest of both networks
 
 Sources: Hinton et al. 2015 (logits), Romero et al. 2015 (features).
 """
@@ -29,7 +29,7 @@ from aaserve.training.weights import number_of_classes, read_weights, take
 
 @contextmanager
 def outputs_of(network: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, Tensor]]:
-    """What layers give while the network runs inside, by name."""
+    """Outputs of layers, by name, recorded while the network runs."""
     outputs: dict[str, Tensor] = {}
 
     def keep(layer: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -44,11 +44,11 @@ def outputs_of(network: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, 
 
 
 class Teacher:
-    """The network to learn from, in evaluation mode, and the loss of a student of the same layers.
+    """The teacher in evaluation mode, and the loss of a student with the same layers.
 
     Raises:
         ValueError: the teacher's classes are not the data's, its weights do not fit, pictures lack labels that the loss
-            needs, or a pattern fits no layer of both networks.
+            needs, or a pattern matches no layer of both networks.
     """
 
     def __init__(self, recipe: Recipe, student: nn.Module, data: Data, device: torch.device) -> None:
@@ -66,7 +66,7 @@ class Teacher:
             raise ValueError(f"distillation.computed_once: the network has no layer {settings.computed_once}")
 
     def loss(self, student: nn.Module, inputs: Tensor, classes: Tensor) -> Tensor:
-        """The loss, for `inputs` that are images (B, 3, H, W), or with `in_memory` the outputs for them.
+        """The loss for images (B, 3, H, W), or with `in_memory` for the stored outputs of a layer.
 
         Args:
             classes: (B,), or probabilities (B, num_classes).
@@ -88,25 +88,23 @@ class Teacher:
         return loss
 
     def outputs(self, images: Tensor) -> Tensor:
-        """What the layer `computed_once` gives.
+        """The output of the layer `computed_once`.
 
         Raises:
-            ValueError: the student gives something else there than the teacher.
+            ValueError: the student's output differs from the teacher's.
         """
         layer = self.settings.computed_once or ""
         output = _output(self.network, layer, images)
         if not self._compared and not torch.equal(_output(self._student, layer, images), output):
-            raise ValueError(
-                f"distillation.computed_once: up to {layer} the student gives something else than the teacher"
-            )
+            raise ValueError(f"distillation.computed_once: at {layer}, the student's output differs from the teacher's")
         self._compared = True
         return output
 
     def _run(self, network: nn.Module, layers: nn.Module, inputs: Tensor) -> Tensor:
-        """Logits; `layers` is the network without what wraps it for several processes."""
+        """Logits; `layers` is the network without the wrapper for several processes."""
         if self.settings.computed_once is None:
             return network(inputs)
-        # The layers up to that one see a single blank image, and its output is then replaced.
+        # The layers up to that one get a single blank image; then its output is replaced.
         handle = layers.get_submodule(self.settings.computed_once).register_forward_hook(lambda *_: inputs)
         try:
             return network(inputs.new_zeros(1, 3, *self._image_size, dtype=torch.float32))
@@ -118,7 +116,7 @@ def load_teacher(recipe: Recipe, num_classes: int) -> nn.Module:
     """The teacher with its weights, in evaluation mode.
 
     Raises:
-        ValueError: its head has another number of classes, or its weights do not fit.
+        ValueError: its head has a different number of classes, or its weights do not fit.
     """
     settings = _settings(recipe)
     weights = read_weights(settings.teacher_weights)
@@ -143,7 +141,7 @@ def load_teacher(recipe: Recipe, num_classes: int) -> nn.Module:
 
 
 def divergence(ours: Tensor, theirs: Tensor) -> Tensor:
-    """Kullback-Leibler divergence of our probabilities from theirs, of logits (B, num_classes), averaged over B."""
+    """Mean Kullback-Leibler divergence of our probabilities from the teacher's, from logits (B, num_classes)."""
     return F.kl_div(ours.log_softmax(dim=1), theirs.log_softmax(dim=1), reduction="batchmean", log_target=True)
 
 
@@ -154,7 +152,7 @@ def relative_error(ours: Tensor, theirs: Tensor) -> Tensor:
 
 
 class OutputsInMemory:
-    """What the layer `computed_once` gives for each picture and, if wanted, its mirror image, in place of the pictures.
+    """Outputs of the layer `computed_once` for each picture and, if wanted, its mirror image; used instead of pictures.
 
     Attributes:
         classes: int64 (N,).
@@ -163,7 +161,7 @@ class OutputsInMemory:
     def __init__(self, pictures: Pictures, recipe: Recipe, teacher: Teacher) -> None:
         self.classes = pictures.classes
         self._pictures, self._recipe, self._teacher = pictures, recipe, teacher
-        self._outputs: list[Tensor] = []  # of (N, C, h, w): as they are, and mirrored
+        self._outputs: list[Tensor] = []  # each (N, C, h, w): unchanged, and mirrored
 
     def __len__(self) -> int:
         return len(self.classes)
@@ -189,7 +187,7 @@ class OutputsInMemory:
             yield
 
     def batches(self, order: Sequence[NDArray[np.int64]], seed: Sequence[int]) -> Iterator[Tensor]:
-        """Outputs (B, C, h, w) for each batch of indices; what is mirrored follows from `seed` and the index alone."""
+        """Outputs (B, C, h, w) for each batch of indices; mirroring depends only on `seed` and the index."""
         for index in order:
             draws = [np.random.default_rng((*seed, int(one))).integers(len(self._outputs)) for one in index]
             outputs = torch.stack([self._outputs[draw][one] for draw, one in zip(draws, index, strict=True)])
@@ -197,11 +195,11 @@ class OutputsInMemory:
 
 
 class _Reached(Exception):
-    """The layer whose output was wanted has run."""
+    """Raised when the layer with the wanted output has run."""
 
 
 def _output(network: nn.Module, layer: str, images: Tensor) -> Tensor:
-    """What a layer gives; the layers after it do not run."""
+    """The output of a layer; the layers after it do not run."""
     kept: list[Tensor] = []
 
     def keep(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -216,16 +214,16 @@ def _output(network: nn.Module, layer: str, images: Tensor) -> Tensor:
         return kept[0]
     finally:
         handle.remove()
-    raise ValueError(f"distillation.computed_once: {layer} is no layer that the network runs")
+    raise ValueError(f"distillation.computed_once: the network runs no layer {layer}")
 
 
 def _common_layers(patterns: Sequence[str], teacher: nn.Module, student: nn.Module) -> list[str]:
-    """Layers of both networks whose names fit a pattern."""
+    """Layers of both networks whose names match a pattern."""
     theirs = {name for name, _ in teacher.named_modules()}
     common = [name for name, _ in student.named_modules() if name in theirs]
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in common):
-            raise ValueError(f"distillation.features: no layer of both networks fits {pattern}")
+            raise ValueError(f"distillation.features: no layer of both networks matches {pattern}")
     return [name for name in common if any(fnmatchcase(name, pattern) for pattern in patterns)]
 
 

@@ -1,4 +1,4 @@
-"""Accuracy as a user would see it: pictures and numbers go through bundle.preprocessing, as in the service."""
+"""Accuracy as users of the service get it: pictures go through bundle.preprocessing."""
 
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ TOP_K = 5
 
 @dataclass(frozen=True)
 class Score:
-    """Shares of the images whose label came first, and among the first five; and whose first class is the teacher's."""
+    """Top-1 and top-5 accuracy, and the share of images with the same best class as the teacher's."""
 
     images: int
     top_1: float

@@ -1,4 +1,4 @@
-"""python -m training init-recipe FILE.toml --data DIR: a recipe for a folder of pictures, every field explained.
+"""python -m training init-recipe FILE.toml --data DIR: a recipe for a folder of pictures, with every field explained.
 
 training/recipes/folder.toml --network, sizes, batches that DIR has pictures for--> FILE.toml
 """
@@ -21,10 +21,10 @@ from aaserve.training.datasets.data import open_data
 from aaserve.training.recipe import read_recipe
 
 TEMPLATE = Path(__file__).parent / "recipes" / "folder.toml"
-STEPS = 4  # in an epoch, at least: fewer leave batch normalisation and the schedule too little
+STEPS = 4  # in an epoch, at least: fewer are too few for batch normalisation and the schedule
 RESIZE = 256 / 224  # of the shorter side, over the crop
-ATTENTION = ("*.qkv.*", "*.proj.*", "*.key_rel_*")  # what an augmented network has beside a plain one
-TAKEN_SHARE = 0.1  # of the learning rate, for weights that are taken and not new
+ATTENTION = ("*.qkv.*", "*.proj.*", "*.key_rel_*")  # weights that only the augmented network has
+TAKEN_SHARE = 0.1  # of the learning rate, for weights that are loaded
 
 
 def main(argv: Sequence[str], prog: str) -> int:
@@ -33,8 +33,8 @@ def main(argv: Sequence[str], prog: str) -> int:
     add("file", type=Path, help="TOML file to write")
     add("--data", type=Path, required=True, help="folder that holds train/ and val/ (or test/)")
     add("--network", default="resnet18", help="as python -m models lists them (default: %(default)s)")
-    add("--image-size", type=int, default=224, metavar="N", help="pixels of a side that it sees (default: %(default)s)")
-    add("--initial-weights", metavar="FILE", help="begin with these: ours, torchvision's or timm's")
+    add("--image-size", type=int, default=224, metavar="N", help="side of its input in pixels (default: %(default)s)")
+    add("--initial-weights", metavar="FILE", help="start from these: ours, torchvision's or timm's")
     arguments = parser.parse_args(argv)
     try:
         for line in write_recipe(
@@ -51,10 +51,10 @@ def main(argv: Sequence[str], prog: str) -> int:
 def write_recipe(
     path: Path, data_folder: Path, network: str, image_size: int, initial_weights: str | None
 ) -> tuple[str, ...]:
-    """Write the recipe, and return what the folder holds.
+    """Write the recipe, and return a description of the folder.
 
     Raises:
-        FileExistsError: `path` is there; ValueError, OSError: as `open_data` and `read_recipe`.
+        FileExistsError: `path` exists; ValueError, OSError: as `open_data` and `read_recipe`.
     """
     if path.exists():
         raise FileExistsError(f"{path} exists; choose another name")

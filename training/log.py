@@ -1,4 +1,4 @@
-"""What a run did, an epoch a line: `log.csv`, and the same as curves."""
+"""The log of a run, one line per epoch: `log.csv`, and the same as curves."""
 
 import csv
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ Row = dict[str, float | int | None]  # None: not evaluated after this epoch
 
 
 def write_log(path: Path, history: Sequence[Row]) -> None:
-    """Write all rows; the file is whole or the previous one stays."""
+    """Write all rows. If that fails, the previous file stays."""
     partial = path.with_suffix(".partial")
     with partial.open("w", newline="") as file:
         writer = csv.DictWriter(file, history[0])
@@ -22,7 +22,7 @@ def write_log(path: Path, history: Sequence[Row]) -> None:
 
 
 def draw_curves(path: Path, histories: dict[str, Sequence[Row]]) -> None:
-    """Loss while training and the score on the test images over epochs, a line for each named run, as PNG."""
+    """Loss while training and the score on the test images over epochs, a line for each run, as PNG."""
     first = next(iter(histories.values()))[0]
     score = next(column for column in SCORES if column in first)
     figure = Figure(figsize=(11, 4.5), layout="constrained")

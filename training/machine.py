@@ -1,4 +1,4 @@
-"""What computes: a device, alone or as one of several processes that torchrun started.
+"""The device, used by one process or by several that torchrun started.
 
 torchrun --nproc-per-node 2 -m training RECIPE.toml --data DIR
 """
@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 @dataclass(frozen=True)
 class Machine:
-    """One process of those that train together; of `processes`, the first (`rank` 0) writes."""
+    """One of the processes that train together; the first of `processes` (`rank` 0) writes files."""
 
     device: torch.device
     rank: int = 0
@@ -44,7 +44,7 @@ class Machine:
         """The network, its gradients averaged over the processes."""
         if self.processes == 1:
             return network
-        # 1x1 kernels have the same layout under two names, of which this only dislikes one.
+        # PyTorch has two names for the layout of 1x1 kernels and warns about one of them.
         warnings.filterwarnings("ignore", "Grad strides do not match")
         return DistributedDataParallel(network, [self.device.index] if self.device.type == "cuda" else None)
 
@@ -55,7 +55,7 @@ class Machine:
         return tensor
 
     def largest(self, value: int) -> int:
-        """The largest over all processes, for what all of them must do alike."""
+        """The largest over all processes, for decisions that must be the same in all of them."""
         if self.processes == 1:
             return value
         tensor = torch.tensor(value, device=self.device)
@@ -63,7 +63,7 @@ class Machine:
         return int(tensor)
 
     def gathered(self, values: dict[int, Any]) -> dict[int, Any]:
-        """What all processes have, together."""
+        """The values of all processes, concatenated."""
         if self.processes == 1:
             return values
         parts: list[dict[int, Any]] = [{}] * self.processes
@@ -71,7 +71,7 @@ class Machine:
         return {key: value for part in parts for key, value in part.items()}
 
     def share(self, tensors: Iterable[Tensor]) -> None:
-        """Give all processes what the first one has."""
+        """Copy the values of the first process to all others."""
         if self.processes > 1:
             for tensor in tensors:
                 distributed.broadcast(tensor, 0)
@@ -82,18 +82,18 @@ def open_machine(device: str = "auto", *, compiled: bool = False, deterministic:
     """Join the other processes, if torchrun started this one.
 
     Args:
-        device: cpu, cuda, or auto for cuda where there is one.
-        deterministic: only kernels that give the same bits each time; an error where there is none.
+        device: cpu, cuda, or auto for cuda if available.
+        deterministic: use only kernels that are reproducible to the bit; an error if there is none.
 
     Raises:
-        ValueError: there is no such device.
+        ValueError: no such device.
     """
     kind = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     if kind == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"--device cuda: this PyTorch ({torch.__version__}) finds no CUDA device")
     chosen = torch.device(kind, int(os.environ.get("LOCAL_RANK", 0))) if kind == "cuda" else torch.device(kind)
     if deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or cuBLAS refuses
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS refuses otherwise
         torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = not deterministic
     if not distributed.is_torchelastic_launched():

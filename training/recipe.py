@@ -1,4 +1,4 @@
-"""Everything that decides what a run learns, read from one TOML file. What the machine decides is in machine.py."""
+"""The settings that affect what a run learns, from one TOML file. Settings of the machine are in machine.py."""
 
 import difflib
 import tomllib
@@ -27,7 +27,7 @@ class Network(_Section):
     options: dict[str, Any] = Field({}, description="Further arguments of models.create_model, such as position.")
     initial_weights: str | None = Field(
         None,
-        description="File of weights to begin with, or package:NAME/FILE; attention that they lack and a head of other "
+        description="File of initial weights, or package:NAME/FILE; attention that they lack and a head of other "
         "classes are new.",
     )
 
@@ -39,18 +39,20 @@ class Distillation(_Section):
     teacher_options: dict[str, Any] = Field({}, description="Further arguments of models.create_model for it.")
     teacher_weights: str = Field(description="Its weights: a file, or package:NAME/FILE.")
     labels: str | None = Field(
-        None, description="File of the teacher's classes, a line each, for pictures named by the number of their class."
+        None, description="File with the teacher's classes, one per line, for pictures named by their class number."
     )
     logit_weight: float = Field(
-        ge=0, description="Of the Kullback-Leibler divergence from the teacher's probabilities."
+        ge=0, description="Weight of the Kullback-Leibler divergence from the teacher's probabilities."
     )
     feature_weight: float = Field(
-        ge=0, description="Of the relative squared error of the features, averaged over them."
+        ge=0, description="Weight of the relative squared error of the features, averaged over them."
     )
-    label_weight: float = Field(0.0, ge=0, description="Of the cross-entropy with the pictures' own labels.")
-    features: tuple[str, ...] = Field((), description="Layers of both networks whose outputs are compared: patterns.")
+    label_weight: float = Field(0.0, ge=0, description="Weight of the cross-entropy with the pictures' labels.")
+    features: tuple[str, ...] = Field(
+        (), description="Patterns of layers, in both networks, whose outputs are compared."
+    )
     computed_once: str | None = Field(
-        None, description="Last of the layers at the start that do not learn; both networks get its outputs."
+        None, description="Last of the initial layers that are not trained; both networks get its outputs."
     )
     in_memory: bool = Field(False, description="Keep these outputs for all epochs.")
 
@@ -59,34 +61,36 @@ class Distillation(_Section):
         if not self.logit_weight + self.feature_weight + self.label_weight:
             raise ValueError("logit_weight, feature_weight and label_weight are all 0")
         if (self.feature_weight > 0) != bool(self.features):
-            raise ValueError("feature_weight and features need each other")
+            raise ValueError("feature_weight and features must be set together")
         if self.in_memory and not self.computed_once:
             raise ValueError("in_memory needs computed_once")
         return self
 
 
 class Optimisation(_Section):
-    optimiser: Literal["sgd", "adamw"] = Field("sgd", description="sgd is with Nesterov momentum.")
+    optimiser: Literal["sgd", "adamw"] = Field("sgd", description="sgd uses Nesterov momentum.")
     epochs: int = Field(ge=1)
-    batch_size: int = Field(ge=1, description="Images behind one step of the optimiser, over all processes.")
-    accumulation: int = Field(1, ge=1, description="Passes that a process divides its share of a batch into.")
+    batch_size: int = Field(ge=1, description="Images in one step of the optimiser, over all processes.")
+    accumulation: int = Field(1, ge=1, description="Passes into which a process divides its share of a batch.")
     schedule: Literal["cosine", "one-cycle"] = "cosine"
     max_learning_rate: float = Field(gt=0)
-    warm_up_fraction: float = Field(ge=0, lt=1, description="Share of all steps in which the learning rate rises.")
-    momentum: Fraction = Field(description="Of SGD; beta 1 of AdamW.")
+    warm_up_fraction: float = Field(ge=0, lt=1, description="Share of all steps during which the learning rate rises.")
+    momentum: Fraction = Field(description="Momentum of SGD; beta 1 of AdamW.")
     weight_decay: float = Field(ge=0)
     learning: dict[str, Annotated[float, Field(gt=0)]] = Field(
         {},
-        description="Pattern of parameters' names: share of max_learning_rate; the first that fits counts. Parameters "
-        "that none fits do not learn. Empty: all learn at max_learning_rate.",
+        description="Pattern of parameter names: share of max_learning_rate; the first match counts. Parameters "
+        "without a match are not trained. Empty: all are trained at max_learning_rate.",
     )
     frozen_statistics: bool = Field(
-        False, description="Batch normalisation keeps its statistics and normalises by them."
+        False, description="Batch normalisation keeps its statistics and normalises with them."
     )
-    ema_decay: Fraction = Field(0.0, description="Of the averaged weights, which are then those tested and kept.")
+    ema_decay: Fraction = Field(0.0, description="Decay of the averaged weights, which are then tested and kept.")
     precision: Literal["fp32", "bf16"] = Field(description="bf16: autocast of forward and backward; weights stay fp32.")
     seed: int = Field(ge=0)
-    evaluate_every: int = Field(1, ge=1, description="Epochs between two evaluations; the last epoch always is.")
+    evaluate_every: int = Field(
+        1, ge=1, description="Epochs between two evaluations; the last epoch is always evaluated."
+    )
 
     @model_validator(mode="after")
     def _momentum_can_fall(self) -> Self:
@@ -107,7 +111,7 @@ class Augmentation(_Section):
     horizontal_flip: bool
     mixup_alpha: float = Field(0.0, ge=0)
     cutmix_alpha: float = Field(0.0, ge=0)
-    mix_probability: Probability = Field(1.0, description="Of a batch to be mixed at all.")
+    mix_probability: Probability = Field(1.0, description="Probability that a batch is mixed.")
 
     @model_validator(mode="after")
     def _area_is_a_range(self) -> Self:
@@ -147,7 +151,7 @@ class Boxes(_Section):
 
 
 class CommonRecipe(_Section):
-    """What the recipes of all tasks have."""
+    """The fields that recipes of all tasks have."""
 
     task: str
     network: Network
@@ -163,9 +167,9 @@ class CommonRecipe(_Section):
 
 
 class Recipe(CommonRecipe):
-    """One class a picture."""
+    """Classification: one class per picture."""
 
-    # Left out where it is written: checkpoints are older than this field.
+    # Not written to files: checkpoints are older than this field.
     task: Literal["classification"] = Field("classification", exclude_if=lambda task: True)
     optimisation: ClassifierOptimisation
     augmentation: Augmentation
@@ -180,7 +184,7 @@ class Recipe(CommonRecipe):
 
 
 class DetectorRecipe(CommonRecipe):
-    """Boxes with a class each."""
+    """Detection: boxes, each with a class."""
 
     task: Literal["detection"]
     augmentation: DetectorAugmentation
@@ -191,7 +195,7 @@ TASKS: dict[str, type[CommonRecipe]] = {"classification": Recipe, "detection": D
 
 
 def recipe_from(content: dict[str, Any]) -> CommonRecipe:
-    """The recipe of the task that `content` names; without a task, of classification.
+    """The recipe of the task in `content`; the default is classification.
 
     Raises:
         ValueError: no such task; ValidationError: fields missing, unknown or out of bounds.
@@ -200,7 +204,7 @@ def recipe_from(content: dict[str, Any]) -> CommonRecipe:
     if task not in TASKS:
         raise ValueError(f"task: expected {' or '.join(TASKS)}, found {task!r}")
     kind = TASKS[task]
-    # Of a missing section, its fields are asked for.
+    # For a missing section, the error lists its fields.
     sections = {name: {} for name, field in kind.model_fields.items() if field.is_required()}
     return kind.model_validate(sections | content)
 
@@ -224,7 +228,7 @@ def read_recipe(path: Path) -> CommonRecipe:
 
 
 def _described(error: ValidationError, recipe: type[CommonRecipe]) -> str:
-    """Every problem: unknown fields first, since one may be a missing one misspelt, then the missing ones together."""
+    """Every problem: first unknown fields, which may be misspelt missing ones, then all missing fields together."""
     problems: dict[str, list[str]] = {"unknown": [], "missing": [], "wrong": []}
     for one in error.errors(include_url=False):
         name = ".".join(map(str, one["loc"]))

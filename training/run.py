@@ -1,7 +1,7 @@
-"""A run in progress: everything that changes while it trains, and what it is made of.
+"""A run in progress: its parts, and everything that changes during training.
 
-All randomness follows from (seed, epoch, step), so there is no generator state to keep: `state` after any
-step, loaded again, goes on as if nothing had happened.
+All randomness depends on (seed, epoch, step), so there is no generator state to save: a run that loads the `state` of
+any step continues as if it had not been interrupted.
 """
 
 import hashlib
@@ -26,17 +26,17 @@ from aaserve.training.weights import read_weights, take
 
 
 class Run:
-    """Starts with fresh weights, drawn from the recipe's seed, or with the recipe's initial weights.
+    """Starts with random weights, drawn from the recipe's seed, or with the recipe's initial weights.
 
     Attributes:
-        taken: what the initial weights gave.
-        steps: of the optimiser in an epoch; what is left over of the images sits that epoch out.
-        step: those done, of all epochs together.
-        loss: sum over this epoch's steps, of this process.
-        seconds: this epoch's training took so far, without evaluation.
+        taken: description of the loaded initial weights.
+        steps: of the optimiser in an epoch; images that do not fill a batch are skipped in that epoch.
+        step: number of steps done, over all epochs.
+        loss: sum over this epoch's steps in this process.
+        seconds: of training in this epoch so far, without evaluation.
 
     Raises:
-        ValueError: no such architecture, options that it refuses, batches that are too large or that do not divide.
+        ValueError: no such architecture, wrong options, or a batch size that is too large or not divisible.
     """
 
     def __init__(self, recipe: CommonRecipe, data: Data, machine: Machine) -> None:
@@ -76,11 +76,11 @@ class Run:
 
     @property
     def tested(self) -> nn.Module:
-        """The network that is evaluated and kept: the averaged one, if there is one."""
+        """The network that is evaluated and kept: the averaged one if there is one."""
         return self.average.module if self.average else self.network
 
     def train_mode(self) -> None:
-        """Dropout and stochastic depth work; batch normalisation measures, unless its statistics are frozen."""
+        """Turn on dropout and stochastic depth; update batch statistics unless they are frozen."""
         self.network.train()
         if self.recipe.optimisation.frozen_statistics:
             for module in self.network.modules():
@@ -89,7 +89,7 @@ class Run:
 
     @property
     def share(self) -> slice:
-        """The rows of a batch that this process trains with."""
+        """The rows of a batch for this process."""
         size = self.recipe.optimisation.batch_size // self.machine.processes
         return slice(self.machine.rank * size, (self.machine.rank + 1) * size)
 
@@ -97,7 +97,7 @@ class Run:
         """Everything `load` needs. All processes call it together.
 
         Raises:
-            FloatingPointError: the loss is not finite; such a state is not worth keeping.
+            FloatingPointError: the loss is not finite; such a state is useless.
         """
         self.loss = self.machine.sum(self.loss) / self.machine.processes
         self.check_loss()
@@ -115,10 +115,10 @@ class Run:
         }
 
     def load(self, state: dict[str, Any]) -> str:
-        """Take over what `state` returned; the machine it was made on.
+        """Load what `state` returned, and return the machine on which it was made.
 
         Raises:
-            ValueError: it belongs to another recipe or to other data.
+            ValueError: it belongs to a different recipe or to different data.
         """
         same = {
             "recipe": json.loads(state["recipe"]) == self.recipe.model_dump(mode="json"),

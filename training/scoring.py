@@ -1,6 +1,6 @@
 """python -m training evaluate FILE --data DIR [--json FILE]: how well a trained network does on the test pictures.
 
-Of classification accuracy and, with a teacher, agreement, by source; of detection COCO's average precision.
+For classification: accuracy and, with a teacher, agreement, by source. For detection: COCO's average precision.
 """
 
 import argparse
@@ -33,7 +33,7 @@ DETECTION_COLUMNS = "{:<24} {:>8} {:>8} {:>8}"
 
 @dataclass(frozen=True)
 class Trained:
-    """What a run left in the file `path`."""
+    """A run's file `path`."""
 
     path: Path
     recipe: CommonRecipe
@@ -43,7 +43,7 @@ class Trained:
         """The network with its weights.
 
         Raises:
-            ValueError: it has another number of classes.
+            ValueError: it has a different number of classes.
         """
         recipe = self.recipe
         network = create_model(
@@ -68,9 +68,9 @@ def main(argv: Sequence[str], prog: str = "python -m training evaluate") -> int:
     add = parser.add_argument
     add("file", type=Path, help="model.safetensors or last.pt of a run")
     add("--data", type=Path, required=True, help=f"folder that holds {LAYOUTS}")
-    add("--split", choices=TEST_SPLITS, help="of a detector: which instances file (default: val if there is one)")
-    add("--json", type=Path, help="where to write the scores as well")
-    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: cuda where there is one")
+    add("--split", choices=TEST_SPLITS, help="for a detector: which instances file (default: val if there is one)")
+    add("--json", type=Path, help="also write the scores to this file")
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: cuda if available")
     arguments = parser.parse_args(argv)
     try:
         trained = _read(arguments.file)
@@ -110,7 +110,7 @@ def score(trained: Trained, data_folder: Path, machine: Machine) -> dict[str, di
 def score_detector(
     trained: Trained, data_folder: Path, split: str | None, machine: Machine
 ) -> tuple[str, DetectionScore, tuple[str, ...]]:
-    """What was read, the score on the test pictures, and the labels of its classes.
+    """A description of the data, the score on the test pictures, and the class labels.
 
     Args:
         split: as of `open_coco`.
@@ -148,7 +148,7 @@ def _read(path: Path) -> Trained:
     if path.suffix == ".pt":
         state = load_state(path)
         weights = state["network"]
-        if average := state["average"]:  # which is what a run tests and keeps
+        if average := state["average"]:  # a run tests and keeps the averaged weights
             weights = {name.removeprefix("module."): value for name, value in average.items() if name != "n_averaged"}
         return Trained(path, recipe_from(json.loads(state["recipe"])), weights)
     try:

@@ -1,4 +1,4 @@
-"""When to stop before the end: SIGTERM, SIGINT, or the time allowed is up. Asked after each step."""
+"""When to stop early: SIGTERM, SIGINT, or the time limit. Checked after each step."""
 
 import signal
 import time
@@ -9,10 +9,10 @@ TIME_IS_UP = 75  # sysexits.h: EX_TEMPFAIL, try again
 
 
 class Stop:
-    """Notes signals instead of acting on them, so that the current step is finished first.
+    """Record signals, so that the current step is finished first.
 
     Args:
-        seconds: time allowed from now on.
+        seconds: time limit from now on.
     """
 
     def __init__(self, seconds: float = float("inf")) -> None:
@@ -31,7 +31,7 @@ class Stop:
 
     @property
     def status(self) -> int:
-        """Exit status if it is time to stop (128 + signal, as shells have it, or TIME_IS_UP); 0 to go on."""
+        """Exit status if it is time to stop (128 + signal, as in shells, or TIME_IS_UP); 0 to continue."""
         if self._signal:
             return 128 + self._signal
         return TIME_IS_UP if time.monotonic() >= self._deadline else 0

@@ -1,4 +1,4 @@
-"""What a network learns: the part of a run that differs between classification and detection.
+"""The task of a network: the part of a run that differs between classification and detection.
 
 folder --open_data--> Data --batches--> batch --parts--> inputs, wanted --loss--> a number to make smaller
                                         network --evaluate--> score, a line of the log
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Score(Protocol):
-    """What an evaluation gave; as text, a few words for people."""
+    """The result of an evaluation; as text, a short summary."""
 
     images: int
 
@@ -36,19 +36,19 @@ class Task(Protocol):
         """Find the pictures; as `training.datasets.data.open_data`."""
 
     def fingerprint(self, data: Data) -> bytes:
-        """What tells the training pictures' labels from others."""
+        """Data that identifies the labels of the training pictures."""
 
     def columns(self) -> tuple[str, ...]:
-        """Those of a score in the log."""
+        """The log columns of a score."""
 
     def score(self, run: Run, row: Row) -> Score:
-        """The score that a row of the log was made from."""
+        """The score in a row of the log."""
 
     def batches(self, run: Run, order: Sequence[NDArray[np.int64]], seed: Sequence[int]) -> Iterator[tuple[Any, ...]]:
-        """What `parts` needs of each batch of indices of training pictures."""
+        """The data that `parts` needs, for each batch of indices of training pictures."""
 
     def parts(self, run: Run, batch: tuple[Any, ...], random: np.random.Generator) -> list[tuple[Any, ...]]:
-        """The inputs of `loss`, varied at random, in as many parts as the recipe divides a batch into."""
+        """The randomly varied inputs of `loss`, in the recipe's number of parts per batch."""
 
     def loss(self, run: Run, *part: Any) -> Tensor:
         """The mean loss of one part."""

@@ -1,4 +1,4 @@
-"""Recipe --> the task that it is for."""
+"""Recipe --> its task."""
 
 from aaserve.training.classification import Classification
 from aaserve.training.detection.task import Detection

@@ -23,9 +23,9 @@ from aaserve.training.stop import Stop
 from aaserve.training.task import Score
 from aaserve.training.tasks import task_of
 
-SAVE = 1  # what may be due after a step, beside an exit status to stop with, which is larger
-ASK_EVERY = 10  # steps, where processes have to agree what is due
-CHECK_EVERY = 50  # steps between looks at the loss, each of which waits for the device
+SAVE = 1  # due after a step; larger values are an exit status to stop with
+ASK_EVERY = 10  # steps, if several processes have to agree on what is due
+CHECK_EVERY = 50  # steps between checks of the loss; each one waits for the device
 
 
 def train(
@@ -39,16 +39,16 @@ def train(
     resume: bool = False,
     save_every: float = float("inf"),
 ) -> Score | int:
-    """Train to the end and return the score on the test images; or stop before, and return the exit status for that.
+    """Train to the end and return the score on the test images; or stop early and return the exit status.
 
     Writes into `output`: `last.pt` after each epoch, every `save_every` seconds and on stopping; `log.csv` after each
     epoch; `curves.png` on stopping and at the end; `model.safetensors` at the end.
 
     Raises:
-        ValueError: what the recipe wants cannot be had here, or `resume` with another recipe or other data.
+        ValueError: this machine cannot do what the recipe needs, or `resume` with a different recipe or data.
         FileNotFoundError: no data, or nothing to resume.
-        FileExistsError: a run is there and `resume` was not asked for.
-        FloatingPointError: the loss is not finite any more.
+        FileExistsError: there is a run already, and `resume` is false.
+        FloatingPointError: the loss is no longer finite.
     """
     last = output / "last.pt"
     if last.exists() and not resume:
@@ -66,7 +66,7 @@ def train(
         taken = f"initial weights: {run.taken}"
         progress.console.print(taken, markup=False, highlight=False, soft_wrap=True)
     if state and run.load(state) != str(machine):
-        progress.console.print(f"begun on {state['machine']}: not bit for bit what it would have become there")
+        progress.console.print(f"started on {state['machine']}: the result will differ from an uninterrupted run there")
     output.mkdir(parents=True, exist_ok=True)
 
     status = _compute_outputs(run, stop, progress) if run.teacher and run.teacher.settings.in_memory else 0
@@ -76,7 +76,7 @@ def train(
         status = _train_epoch(run, last, stop, progress, save_every)
         if not status:
             _end_epoch(run, progress)
-            if machine.writes:  # first the log: a checkpoint without its line would never get one
+            if machine.writes:  # first the log: a checkpoint without its log line would never get one
                 write_log(output / "log.csv", run.history)
             _save(run, last)
     if machine.writes and run.history:
@@ -92,7 +92,7 @@ def train(
 
 
 def _compute_outputs(run: Run, stop: Stop, progress: Progress) -> int:
-    """Put what layers that do not learn give in the place of the pictures; 0, or the exit status to stop with."""
+    """Replace the pictures by the outputs of untrained layers; 0, or the exit status to stop with."""
     assert run.teacher
     run.network.eval()
     outputs = OutputsInMemory(run.data.training, run.recipe, run.teacher)
@@ -106,7 +106,7 @@ def _compute_outputs(run: Run, stop: Stop, progress: Progress) -> int:
 
 
 def _train_epoch(run: Run, last: Path, stop: Stop, progress: Progress, save_every: float) -> int:
-    """Train what is left of an epoch and return 0; or save before its end, and return the exit status to stop with."""
+    """Train the rest of an epoch and return 0; or save before its end and return the exit status to stop with."""
     epoch, done = divmod(run.step, run.steps)
     run.train_mode()
     started = saved = time.monotonic()
@@ -131,7 +131,7 @@ def _train_epoch(run: Run, last: Path, stop: Stop, progress: Progress, save_ever
 
 
 def _end_epoch(run: Run, progress: Progress) -> None:
-    """Evaluate, write down what came out, and begin the next epoch's sums."""
+    """Evaluate, write the results, and reset the sums for the next epoch."""
     settings = run.recipe.optimisation
     epoch = run.step // run.steps
     loss = float(run.machine.sum(run.loss)) / run.machine.processes / run.steps
@@ -163,7 +163,7 @@ def _save(run: Run, path: Path) -> None:
 def _task(
     progress: Progress, description: str, total: int | None = None, completed: int = 0
 ) -> Iterator[Callable[[], None]]:
-    """A line of the display while something runs; yields what moves it on."""
+    """Show a progress line; yields the function that advances it."""
     task = progress.add_task(description, total=total, completed=completed)
     try:
         yield lambda: progress.advance(task)

@@ -1,10 +1,10 @@
-"""Weights to begin with, or those of a teacher.
+"""Initial weights, or those of a teacher.
 
-FILE or package:NAME/FILE --read_weights--> state dict --take--> network, and what was taken
+FILE or package:NAME/FILE --read_weights--> state dict --take--> network, and a summary
 
-Attention that the weights lack begins as nearly what it replaces, where that were filters of 1x1: the network then
-starts close to the one that the weights are from. In the place of larger filters it begins at zero. Of a detector, the
-weights of a classification network are those of its backbone.
+New attention that replaces 1x1 filters starts close to these filters, so that the network starts close to the one with
+the given weights. New attention that replaces larger filters starts at zero. In a detector, the weights of a
+classification network are loaded into the backbone.
 """
 
 from collections.abc import Mapping
@@ -25,14 +25,14 @@ from aaserve.models.retinanet.network import RetinaNet
 from aaserve.models.state_dict import head_of, misfits, told, without_counters
 
 PACKAGE = "package:"
-LIKENESS = 4.0  # mean logit of a position for itself; docs/decisions/0040-soft-attention.md
+LIKENESS = 4.0  # mean logit of a position with itself; docs/decisions/0040-soft-attention.md
 
 
 @dataclass(frozen=True)
 class Taken:
-    """How many tensors were taken whole, the layers whose attention is new, with the filters that they keep, and the
-    number of classes that the weights have a head for, if that is not the network's. `backbone`: of a detector, nothing
-    else was taken.
+    """What was loaded: the number of whole tensors, the layers with new attention and the filters that they keep, and
+    the number of classes of the weights' head, if it differs from the network's. `backbone`: only a detector's backbone
+    was loaded.
     """
 
     whole: int
@@ -53,10 +53,10 @@ class Taken:
 
 
 def find_weights(source: str) -> Path:
-    """The file that a recipe names, in the working folder or in an installed package.
+    """The file named in a recipe, in the working folder or in an installed package.
 
     Raises:
-        FileNotFoundError: it is not there; ValueError: no such package.
+        FileNotFoundError: no such file; ValueError: no such package.
     """
     if source.startswith(PACKAGE):
         name, _, inner = source.removeprefix(PACKAGE).partition("/")
@@ -85,7 +85,7 @@ def read_weights(source: str) -> dict[str, Tensor]:
             weights = torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
-    except Exception as error:  # torch's unpickler raises nearly anything on damaged bytes
+    except Exception as error:  # torch's unpickler raises almost any exception on damaged bytes
         raise ValueError(f"{path}: not a state dict of torch.save or safetensors, or damaged") from error
     if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
         raise ValueError(f"{path}: expected a state dict, names to tensors, found something else")
@@ -99,13 +99,13 @@ def number_of_classes(network: nn.Module, weights: Mapping[str, Tensor]) -> int 
 
 
 def take(network: nn.Module, weights: Mapping[str, Tensor], source: str) -> Taken:
-    """Put the weights into the network; layers of attention may lack theirs, and a head for other classes stays new.
+    """Load the weights into the network; attention layers may lack theirs, and a head for other classes stays new.
 
-    Those of a classification network become a detector's backbone; their head is left out, and their tables of relative
-    positions are resized.
+    Weights of a classification network become a detector's backbone, without their head and with resized relative
+    tables.
 
     Raises:
-        ValueError: others are missing, or some have no place in the network.
+        ValueError: other weights are missing, or some do not belong to the network.
     """
     if isinstance(network, RetinaNet) and not any(name.startswith("backbone.") for name in weights):
         found = {name: value for name, value in weights.items() if not name.startswith("fc.")}
@@ -118,7 +118,7 @@ def take(network: nn.Module, weights: Mapping[str, Tensor], source: str) -> Take
         for name, module in network.named_modules()
         if isinstance(module, AttentionAugmentedConv2d) and f"{name}.weight" in weights
     }
-    for name, module in attention.items():  # what the plain network has in its place
+    for name, module in attention.items():  # the plain network's weights in its place
         for key in module.state_dict():
             del wanted[f"{name}.{key}"]
         size = (weights[f"{name}.weight"] if module.conv is None else module.conv.weight).shape[1:]
@@ -142,12 +142,12 @@ def take(network: nn.Module, weights: Mapping[str, Tensor], source: str) -> Take
 
 
 def _kept(layer: AttentionAugmentedConv2d) -> int:
-    """Filters of the convolution beside the attention."""
+    """Filters of the convolution next to the attention."""
     return 0 if layer.conv is None else len(layer.conv.weight)
 
 
 def _take_off_head(network: nn.Module, weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], int | None]:
-    """If the head of `weights` is for other classes, remove it and return the network's own, and their number."""
+    """If the head of `weights` is for other classes, remove it and return the network's own head, and their number."""
     name, number = head_of(network), number_of_classes(network, weights)
     if name is None or number is None:
         return {}, None
@@ -162,14 +162,14 @@ def _take_off_head(network: nn.Module, weights: dict[str, Tensor]) -> tuple[dict
 
 @torch.no_grad()
 def _begin(layer: AttentionAugmentedConv2d, replaced: Tensor, inputs: tuple[Tensor, Tensor] | None) -> None:
-    """Give new attention its first weights.
+    """Initialise new attention.
 
-    Of 1x1 filters: they are the values, and queries and keys are one and the same projection of the standardised input
-    to random orthogonal directions. So a position attends to those whose features are like its own. Without the
-    standardisation, few large channels decide, and nearly all attention goes to one position.
+    If it replaces 1x1 filters, these become the values, and queries and keys are the same projection of the
+    standardised input to random orthogonal directions. So a position attends to positions with similar features.
+    Without the standardisation, a few large channels decide, and nearly all attention goes to one position.
 
     Args:
-        replaced: filters of the convolution that has no attention, (dv, in, k, k).
+        replaced: filters of the plain convolution, (dv, in, k, k).
         inputs: mean and standard deviation of the layer's input, (in,) each; None if the network does not know them.
     """
     nn.init.zeros_(layer.proj.weight)
@@ -177,7 +177,7 @@ def _begin(layer: AttentionAugmentedConv2d, replaced: Tensor, inputs: tuple[Tens
         return
     mean, deviation = inputs
     depth, channels = layer.key_channels // layer.num_heads, replaced.shape[1]
-    common = F.normalize(mean / deviation, dim=0)  # what all positions share tells them not apart
+    common = F.normalize(mean / deviation, dim=0)  # the part that all positions share does not distinguish them
     heads = torch.cat([_orthogonal_rows(depth, channels) for _ in range(layer.num_heads)])  # (dk, in)
     heads = (heads - (heads @ common)[:, None] * common) / deviation
     alike = (heads * (LIKENESS / depth**0.5) ** 0.5)[:, :, None, None]

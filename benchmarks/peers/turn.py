@@ -5,9 +5,8 @@ memory, and several do not bear it: the nodes of Ray and the supervisors of Bent
 A new start also has its share in the spread between rounds, as it has for users.
 """
 
-import os
 import time
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,7 +14,7 @@ from typing import Any, Protocol
 from benchmarks.generator import Generator
 from benchmarks.load import post_request, summary
 from benchmarks.peers.peer import Served
-from benchmarks.peers.process_tree import tree
+from benchmarks.peers.process_tree import processor_seconds, resident_bytes, tree
 from benchmarks.samples import Samples
 from benchmarks.workloads import Workload
 
@@ -83,22 +82,3 @@ def _requests(served: Served, workload: Workload) -> list[bytes]:
 def _measured(samples: Samples, before: float, process: int) -> dict[str, Any]:
     used = processor_seconds(process) - before
     return {**summary(samples), "cpu_ms_each": round(used / max(1, len(samples)) * 1000, 3)}
-
-
-def processor_seconds(root: int) -> float:
-    """Of the whole tree, with the children that ended and were waited for."""
-    ticks = 0
-    for process in tree(root):
-        with suppress(OSError):
-            ticks += sum(map(int, Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[11:15]))
-    return ticks / os.sysconf("SC_CLK_TCK")
-
-
-def resident_bytes(root: int) -> int:
-    """Of the whole tree; pages that several processes share count once (Linux's Pss)."""
-    total = 0
-    for process in tree(root):
-        with suppress(OSError):
-            lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
-            total += next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) * 1024
-    return total

@@ -1,4 +1,4 @@
-"""Make the attention maps, which a graph computes anyway, outputs of it: `attention.LAYER`."""
+"""Make the attention maps, which the graph computes anyway, outputs: `attention.LAYER`."""
 
 from collections.abc import Mapping
 
@@ -16,8 +16,8 @@ def output_name(layer: str) -> str:
 def add_attention_outputs(model: ir.Model, layers: Mapping[str, AttentionAugmentedConv2d]) -> None:
     """Add the result of each softmax to the outputs of `model`, in place. No node changes.
 
-    The n-th softmax of the graph is taken for the n-th of `layers`, which come in the order they run. If that were
-    wrong, the parity check would find out: it compares each map with PyTorch's.
+    The n-th softmax of the graph is assumed to belong to the n-th of `layers`, in the order they run. If this were
+    wrong, the parity check would fail: it compares each map with PyTorch's.
 
     Raises:
         ExportError: the graph does not have one softmax for each layer.

@@ -1,13 +1,13 @@
-"""Rewrite rules that take every BatchNormalization out of a graph.
+"""Rewrite rules that remove every BatchNormalization from a graph.
 
-    BatchNormalization(Conv(x))        -->  Conv(x), the factor in its weights, the summand in its bias
+    BatchNormalization(Conv(x))        -->  Conv(x), with the factor in its weights and the summand in its bias
     BatchNormalization(Resize(x))      -->  Resize(BatchNormalization(x))
     BatchNormalization(Concat(a, b))   -->  Concat(BatchNormalization(a), BatchNormalization(b))
     BatchNormalization(x)              -->  Conv(x), 1x1 depthwise
 
-The first rule is onnxscript's. The next two apply where they bring a normalisation to its Conv, as in augmented
-convolutions. The last one is for what remains, such as the first normalisation of a pre-activation block: unlike
-BatchNormalization, ONNX Runtime computes a Conv together with the Relu after it.
+The first rule is onnxscript's. The next two move a normalisation to its Conv, as in augmented convolutions. The last
+one is for the rest, such as the first normalisation of a pre-activation block: ONNX Runtime fuses a Conv, but not a
+BatchNormalization, with the Relu after it.
 """
 
 from typing import Any
@@ -61,7 +61,7 @@ class _ThroughConcat(RewriteRuleClassBase):
 
 
 class _AsDepthwiseConv(RewriteRuleClassBase):
-    """Or as a product and a sum, for what is no feature map: (B, C) or (B, C, L)."""
+    """Or a product and a sum, for (B, C) and (B, C, L), which are not feature maps."""
 
     def pattern(self, op: Any, x: ir.Value, gamma: ir.Value, beta: ir.Value, mean: ir.Value, var: ir.Value) -> Any:
         return op.BatchNormalization(x, gamma, beta, mean, var, _outputs=["normalised"])

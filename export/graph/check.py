@@ -6,7 +6,7 @@ from aaserve.export.errors import ExportError
 
 
 def checked_bytes(model: onnx.ModelProto) -> bytes:
-    """Serialise `model`; the same model gives the same bytes.
+    """Serialise `model`. The same model gives the same bytes.
 
     Raises:
         ExportError: it is not valid ONNX, or uses operators that are not in the ONNX standard.

@@ -33,20 +33,21 @@ def convert(
     attention: Mapping[str, AttentionAugmentedConv2d] | None = None,
     outputs: Sequence[str] = (OUTPUT_NAME,),
 ) -> bytes:
-    """Convert `network`, which is in evaluation mode. The same network gives the same bytes.
+    """Convert `network`, in evaluation mode. The same network gives the same bytes.
 
     Args:
-        example: an input of two rows, whose type, height and width the graph then requires.
-        metadata: names and values that the model file carries.
-        attention: the attention layers by name, in the order they run, to make their maps outputs; None for no maps.
-        outputs: names of what the network returns.
+        example: an input of two rows. The graph requires its type, height and width.
+        metadata: names and values to store in the model file.
+        attention: the attention layers by name, in the order they run, if their maps are to be outputs; None for no
+            maps.
+        outputs: names of the network's outputs.
 
     Raises:
         ExportError: PyTorch cannot trace the network, or the result is not a valid, self-contained ONNX model.
     """
     model = _trace(network, example, outputs)
     rewrite(model, batch_norm.RULES)
-    # Constants of any size: what the default limits leave, each start of a session would compute again.
+    # Fold constants of any size: otherwise each start of a session computes the rest again.
     optimize(model, input_size_limit=NO_LIMIT, output_size_limit=NO_LIMIT)
     if attention:
         add_attention_outputs(model, attention)
@@ -70,11 +71,11 @@ def _trace(network: nn.Module, example: Tensor, outputs: Sequence[str]) -> ir.Mo
                 dynamo=True,
                 verbose=False,
             )
-    except Exception as error:  # torch.onnx raises many kinds, with long traces; the first line has the reason
+    except Exception as error:  # torch.onnx raises many types, with long traces; the first line has the reason
         raise ExportError(f"PyTorch cannot trace the network: {str(error).splitlines()[0]}") from error
     if isinstance(batch := program.model.graph.inputs[0].shape[0], int):
         raise ExportError(
-            f"PyTorch traces a batch fixed to {batch}: the network's code makes a number of it, as len(x) does; "
+            f"PyTorch traces a batch fixed to {batch}: the network's code turns it into a number, as len(x) does; "
             "x.shape[0] stays dynamic"
         )
     return program.model

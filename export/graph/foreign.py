@@ -1,9 +1,9 @@
-"""A classifier that another exporter wrote as ONNX --> the graph of a bundle.
+"""A classifier in ONNX from another exporter --> the graph of a bundle.
 
     their input --Transpose, Cast, normalise--> image: uint8 NHWC, or float32 NCHW
     their output --without its Softmax--> logits
 
-The file's own nodes are then folded and checked as those of our networks (`convert.py`).
+Its nodes are then folded and checked like those of our networks (`convert.py`).
 """
 
 from collections.abc import Mapping
@@ -40,7 +40,7 @@ def convert_file(
     """Convert `file`; the same file gives the same bytes.
 
     Args:
-        answers: of this file.
+        answers: the file's answers.
         pixel_input: whether the graph takes uint8 pixels and normalises them, or normalised float32 NCHW.
 
     Raises:
@@ -103,7 +103,7 @@ def _replace_input(
 def _replace_output(graph: ir.Graph, file: OnnxFile, answers: FileAnswers, batch: int | str) -> None:
     value = graph.outputs[0]
     if file.logits != value.name:
-        value = value.producer().inputs[0]  # of its Softmax
+        value = value.producer().inputs[0]  # the input of its Softmax
     elif answers.probabilities:
         smallest = ir.val("smallest", const_value=ir.tensor(np.float32(SMALLEST), name="smallest"))
         graph.register_initializer(smallest)

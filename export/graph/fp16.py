@@ -2,12 +2,12 @@
 
     pixels --float32: normalise--> Cast --float16: network--> Cast --> logits, float32
 
-Of a detector this is the network alone. What makes boxes of its outputs is appended afterwards, in float32: float16 has
-half a pixel at 1,000.
+For a detector this is only the network. The nodes that compute boxes are appended afterwards in float32, because
+float16 resolves only half a pixel at 1,000.
 
 Weights are rounded once, after all folding. `network.half()` before the export would round the parameters of
-normalisations first, and the logits would be about twice as far off (docs/decisions/0027).
-The normalisation of pixels stays float32, because its subtraction cancels digits. ONNX Runtime's own converter
+normalisations first, and the error of the logits would be about twice as large (docs/decisions/0027).
+The normalisation of pixels stays in float32, because its subtraction cancels digits. ONNX Runtime's own converter
 (onnxruntime.transformers.float16) leaves nodes out of order and adds a folder to the import path that contains a
 package called `models`.
 """
@@ -29,7 +29,7 @@ def to_fp16(model: bytes, answers: int = 1) -> bytes:
     """Convert a model of `export.graph` to float16; its input and its first `answers` outputs keep their types.
 
     Raises:
-        ExportError: a weight is out of the range of float16, or there are no layers.
+        ExportError: a weight is outside the range of float16, or there are no layers.
     """
     rewritten = ir.serde.deserialize_model(onnx.load_model_from_string(model))
     graph = rewritten.graph
@@ -63,10 +63,10 @@ def to_fp16(model: bytes, answers: int = 1) -> bytes:
 
 
 def check_range(model: bytes, pixels: NDArray[np.uint8], preprocessing: Preprocessing) -> None:
-    """Check every value inside a float16 model, because an infinity need not reach the logits: a Relu makes -inf 0.
+    """Check every value inside a float16 model. An infinity may not reach the logits: a Relu turns -inf into 0.
 
     Raises:
-        ExportError: a value is out of the range of float16 for one of the pictures `pixels` (N, H, W, 3).
+        ExportError: a value is outside the range of float16 for one of the pictures `pixels` (N, H, W, 3).
     """
     watched = onnx.load_model_from_string(model)
     inferred = onnx.shape_inference.infer_shapes(watched).graph.value_info
@@ -81,7 +81,7 @@ def check_range(model: bytes, pixels: NDArray[np.uint8], preprocessing: Preproce
 
 
 def _wants_float32(node: ir.Node, index: int, normalising: set[ir.Node]) -> bool:
-    return node in normalising or (node.op_type == "Resize" and index > 0)  # its scales are float32 always
+    return node in normalising or (node.op_type == "Resize" and index > 0)  # its scales are always float32
 
 
 def _rounded(weight: NDArray[np.float32], name: str) -> NDArray[np.float16]:

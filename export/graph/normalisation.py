@@ -1,4 +1,4 @@
-"""Put the normalisation into the network, so that the graph takes uint8 pixels."""
+"""Add the normalisation to the network, so that the graph takes uint8 pixels."""
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +9,7 @@ from aaserve.bundle.preprocessing import Preprocessing
 class PixelInput(nn.Module):
     """Maps uint8 pixels (B, H, W, 3) to the outputs of `network` for the normalised pixels.
 
-    The model then gets a quarter of the bytes of the float form, and the service does not normalise or transpose.
+    The input then has a quarter of the bytes of float32, and the service does not normalise or transpose.
     """
 
     def __init__(self, network: nn.Module, preprocessing: Preprocessing) -> None:

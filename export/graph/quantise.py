@@ -2,10 +2,10 @@
 
     calibration pictures --> ranges of activations --> QuantizeLinear, DequantizeLinear around convolutions and sums
 
-What stays float32 was chosen by measurement (docs/decisions/0008-precision.md has the figures): the products and the
-softmax of attention, which are slower in 8 bits; the first convolution and the 1x1 depthwise ones in the place of
-normalisations, which together cause nearly a third of the disagreement with fp32; the head. Weights use 7 of the 8
-bits, because processors without VNNI add products in 16 bits and would saturate.
+Measurements decided what stays in float32 (docs/decisions/0008-precision.md): the products and the softmax of
+attention, which are slower in 8 bits; the first convolution and the 1x1 depthwise ones that replace normalisations,
+which together cause nearly a third of the disagreement with fp32; and the head. Weights use 7 of the 8 bits, because
+processors without VNNI add products in 16 bits and would saturate.
 """
 
 import tempfile
@@ -21,15 +21,15 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from aaserve.export.errors import ExportError
 
 QUANTISED = ("Conv", "Add", "Relu")
-# An Add of these is a residual sum, not the marks of attention's keys or the normalisation of pixels.
+# An Add of their outputs is a residual sum, not the marks of attention's keys or the normalisation of pixels.
 FEATURE_MAPS = {"Conv", "Relu", "Add", "Mul", "Pad", "AveragePool", "MaxPool", "Concat", "Resize"}
 
 
 def quantise(model: bytes, feeds: Iterable[dict[str, NDArray[np.generic]]]) -> tuple[bytes, dict[str, int]]:
-    """Quantise a model of `export.graph.convert`; return it and how many operators of each kind compute in 8 bits.
+    """Quantise a model of `export.graph.convert`; return it and the number of operators of each type in 8 bits.
 
     Args:
-        feeds: the model's inputs by name, one dictionary for each batch of calibration pictures.
+        feeds: the model's inputs by name, one dictionary per batch of calibration pictures.
 
     Raises:
         ExportError: nothing in the model can be quantised.
@@ -42,7 +42,7 @@ def quantise(model: bytes, feeds: Iterable[dict[str, NDArray[np.generic]]]) -> t
         raise ExportError("int8: expected convolutions to quantise, found none beyond the first")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
-        # Without this the quantiser warns that shapes should be inferred and constants folded first; both are done.
+        # Without this the quantiser warns about missing shape inference and constant folding; both are done.
         parsed.metadata_props.add(key="onnx.quant.pre_process", value="onnxruntime.quant")
         quantize_static(
             parsed,
@@ -72,7 +72,7 @@ class _Reader(CalibrationDataReader):
 
 
 def _kept_in_float(graph: onnx.GraphProto) -> set[str]:
-    """Names of the nodes of the types QUANTISED that stay float32."""
+    """Names of the nodes of the types QUANTISED that stay in float32."""
     weights = {tensor.name: tensor.dims for tensor in graph.initializer}
     maker = {output: node.op_type for node in graph.node for output in node.output}
     convolutions = [node for node in graph.node if node.op_type == "Conv"]

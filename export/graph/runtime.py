@@ -1,4 +1,4 @@
-"""A converted graph in ONNX Runtime on the CPU. It is called with pixels, whether its input is uint8 or float32."""
+"""A converted graph in ONNX Runtime on the CPU, called with pixels even if its input is float32."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -13,10 +13,10 @@ from aaserve.export.graph.convert import INPUT_NAME
 
 
 class Graph:
-    """One loaded model; call it with uint8 pixels (B, H, W, 3) to get its first output: of a classifier, its logits.
+    """A loaded model. Call it with uint8 pixels (B, H, W, 3) to get its first output; for a classifier, the logits.
 
     Attributes:
-        max_batch_size: 1 where the batch is fixed to that, and rows go one by one; else None.
+        max_batch_size: 1 if the batch is fixed to 1 and rows run one by one; else None.
     """
 
     def __init__(self, model: bytes, preprocessing: Preprocessing) -> None:
@@ -33,17 +33,17 @@ class Graph:
         return np.concatenate([self._session.run(self._names[:1], feed)[0] for feed in self.feeds(pixels)])
 
     def feeds(self, pixels: NDArray[np.uint8]) -> Iterator[dict[str, NDArray[np.generic]]]:
-        """The model's inputs by name, of as many rows as it takes: the pixels, or normalised float32 (B, 3, H, W)."""
+        """The model's inputs by name: the pixels, or normalised float32 (B, 3, H, W)."""
         size = self.max_batch_size or len(pixels)
         for start in range(0, len(pixels), size):
             rows = pixels[start : start + size]
             yield {INPUT_NAME: rows if self._takes_pixels else normalise(rows, self._preprocessing)}
 
     def values(self, pixels: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
-        """Every output of the model by name, for pixels (B, H, W, 3); of models whose batch is dynamic or as large."""
+        """Every output by name, for pixels (B, H, W, 3). The model's batch must be dynamic or have B rows."""
         return dict(zip(self._names, self._session.run(self._names, next(self.feeds(pixels))), strict=True))
 
     def maps(self, pixels: NDArray[np.uint8], attention: Sequence[AttentionMap]) -> dict[str, NDArray[np.floating]]:
-        """The attention maps (B, heads, queries, keys) by layer; of models whose batch is dynamic."""
+        """The attention maps (B, heads, queries, keys) by layer. The model's batch must be dynamic."""
         found = self._session.run([maps.output for maps in attention], next(self.feeds(pixels))) if attention else []
         return dict(zip([maps.layer for maps in attention], found, strict=True))

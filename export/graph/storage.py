@@ -1,11 +1,11 @@
-"""Weights stored in fewer bytes and widened when the model is loaded: a smaller file, the arithmetic stays float32.
+"""Weights stored in fewer bytes and converted to float32 when the model is loaded.
 
-    network --round_weights--> network with the values that are stored --convert--> fp32 graph --store_rounded-->
+    network --round_weights--> network with rounded weights --convert--> fp32 graph --store_rounded-->
         weight (float16) --Cast--> float32 [--Mul: factor of the folded normalisation--> ] --> Conv, MatMul, …
         weight of a Linear layer (int8) --Cast--> float32 --Mul: scale of each row--> Gemm
 
-ONNX Runtime computes these casts and products once, when it loads the model. So a call costs what it costs with float32
-weights, and the answers are those of the network with rounded weights, which parity compares with.
+ONNX Runtime computes these casts and products once, when it loads the model. So a call is as fast as with float32
+weights, and the answers are those of the network with rounded weights, with which parity compares.
 """
 
 from collections import Counter
@@ -23,7 +23,7 @@ from aaserve.export.errors import ExportError
 from aaserve.export.graph.check import checked_bytes
 from aaserve.models.attention import AttentionAugmentedConv2d
 
-LARGE = 1024  # numbers; storing fewer in half the bytes saves nothing
+LARGE = 1024  # numbers; for smaller weights, half the bytes save nothing
 LARGEST_INT8 = 127
 _SAME = 4e-7  # of a weight: three roundings of float32
 
@@ -31,15 +31,15 @@ Parts = tuple[NDArray[np.float16] | NDArray[np.int8], NDArray[np.float32] | None
 
 
 def round_weights(network: nn.Module, stored: StoredWeights) -> Counter[str]:
-    """Round the weights of `network` in place, as they are stored; return how many numbers became which type.
+    """Round the weights of `network` in place to their stored values; return the count of numbers by type.
 
-    Vectors are left alone: biases, and the normalisations, which are precise and small.
+    Vectors (biases and normalisations) stay as they are: they are small and need the precision.
 
     Args:
         stored: "float16", or "int8" for int8 with a scale for each row in Linear layers, and float16 elsewhere.
 
     Raises:
-        ExportError: a weight is out of the range of float16.
+        ExportError: a weight is outside the range of float16.
     """
     rounded: Counter[str] = Counter()
     linear = _linear_weights(network) if stored == "int8" else set()
@@ -124,13 +124,13 @@ def _parameter_name(name: str, parameters: Mapping[str, NDArray[np.float32]]) ->
 
 
 def _row_scale(weight: NDArray[np.float32]) -> NDArray[np.float32]:
-    """What one step of int8 is worth in each row of (rows, columns): (rows, 1)."""
+    """The size of one int8 step in each row of (rows, columns): (rows, 1)."""
     scale = np.abs(weight).max(axis=1, keepdims=True) / np.float32(LARGEST_INT8)
     return np.where(scale == 0, np.float32(1), scale)
 
 
 def _int8_and_factor(weight: NDArray[np.float32]) -> Parts | None:
-    """Split a weight of rounded rows into int8 and the scale of each row; None if the graph has changed it."""
+    """Split a weight with rounded rows into int8 and a scale per row; None if the graph has changed it."""
     scale = _row_scale(weight)
     steps = np.rint(weight / scale)
     return (steps.astype(np.int8), scale) if np.allclose(steps * scale, weight, rtol=_SAME, atol=0) else None
@@ -144,15 +144,15 @@ def _half(weight: NDArray[np.float32]) -> Parts | None:
 
 
 def _half_and_factor(weight: NDArray[np.float32], source: NDArray[np.float32]) -> Parts | None:
-    """Split `weight` into `source`, whose values are those of float16, and a factor for each of its rows.
+    """Split `weight` into `source`, which fits into float16, and a factor for each row.
 
-    None if it is not made of the two.
+    None if it is not their product.
     """
     if source.shape != weight.shape:
         return None
     rows, folded = source.reshape(len(source), -1), weight.reshape(len(weight), -1)
     largest = np.abs(rows).argmax(axis=1)[:, np.newaxis]
-    divisor = np.take_along_axis(rows, largest, axis=1)  # (rows, 1); 0 only where all of the row is
+    divisor = np.take_along_axis(rows, largest, axis=1)  # (rows, 1); 0 only if the whole row is 0
     factor = np.take_along_axis(folded, largest, axis=1) / np.where(divisor == 0, 1, divisor)
     if not np.allclose(rows * factor, folded, rtol=_SAME, atol=0):
         return None

@@ -1,4 +1,4 @@
-"""Does ONNX Runtime survive loading this graph? Asked in a process of its own, since a crash cannot be caught."""
+"""Does ONNX Runtime survive loading this graph? Tried in a separate process, because a crash cannot be caught."""
 
 import subprocess
 import sys
@@ -13,10 +13,10 @@ _LOAD = (
 
 
 def check_loads(model: bytes, precision: str) -> None:
-    """Return if the model loads, or fails in a way that the caller sees when it loads it.
+    """Return if the model loads, or fails with an exception, which the caller gets when it loads the model.
 
-    ONNX Runtime 1.32 crashes while it optimises a transformer encoder in fp16: its NchwcTransformer does not survive
-    what MatmulTransposeFusion left.
+    ONNX Runtime 1.32 crashes while it optimises a transformer encoder in fp16, in NchwcTransformer after
+    MatmulTransposeFusion.
 
     Raises:
         ExportError: the process that loaded it crashed.

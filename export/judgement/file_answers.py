@@ -1,4 +1,4 @@
-"""What an ONNX file answers before anything is rewritten, as an `Original` of the graph that is made from it."""
+"""Answers of an ONNX file before it is rewritten, as an `Original` of the graph that is made from it."""
 
 from typing import Any
 
@@ -12,20 +12,20 @@ from aaserve.export.errors import ExportError
 from aaserve.export.judgement.originals import BATCH, Maps, difference, in_batches
 from aaserve.export.sources.onnx_file import OnnxFile, first_line
 
-SMALLEST = 1e-7  # of a probability whose logarithm is taken; float16 has it too
-SUM_TOLERANCE = 1e-3  # of probabilities
+SMALLEST = 1e-7  # smallest probability for the logarithm; float16 can represent it
+SUM_TOLERANCE = 1e-3  # of the sum of probabilities
 
 
 class FileAnswers:
-    """The answers of a file, its nodes as they are: an `Original`.
+    """The answers of an unchanged file: an `Original`.
 
     Attributes:
-        classes: length of the vector that it answers for each picture.
-        probabilities: whether these are probabilities, though no Softmax makes them; `logits` takes the logarithm.
-        max_batch_size: 1 where the file's batch is fixed to that or where it cannot answer two pictures, else None.
+        classes: length of the answer for a picture.
+        probabilities: True if the outputs are probabilities without a Softmax; `logits` takes the logarithm.
+        max_batch_size: 1 if the file's batch is fixed to 1 or it cannot answer two pictures; else None.
 
     Raises:
-        ExportError: it does not answer a vector for each picture.
+        ExportError: it does not answer one vector per picture.
     """
 
     exact = "those of the file"
@@ -50,7 +50,7 @@ class FileAnswers:
         return self._logits(self._session, pixels)
 
     def maps(self, pixels: NDArray[np.uint8]) -> Maps:
-        """None: which of its values are attention maps, a file does not say."""
+        """None: a file does not say which values are attention maps."""
         return {}
 
     def float32_errors(self, pixels: NDArray[np.uint8], *, with_maps: bool) -> tuple[float, float]:

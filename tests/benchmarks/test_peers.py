@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks.peers.catalogue import PEERS, StartFailed
-from benchmarks.peers.check import EXAMPLES, SHIPPED, expected_top_1
 from benchmarks.peers.forms import v2_binary_best
 from benchmarks.peers.peer import REQUIREMENTS
 from benchmarks.peers.process_tree import process_tree, tree
+from tests.benchmarks.expected import EXAMPLES, SHIPPED, expected_top_1
 from tests.helpers import ROOT, wait_until
 
 FASTAPI = PEERS["fastapi"]
@@ -46,7 +46,7 @@ def is_alive(pid: int) -> bool:
 def test_a_peer_sees_what_the_bundle_sees_and_leaves_no_process(name: str) -> None:
     peer = PEERS[name]
     if not peer.installed:
-        pytest.skip(f"not installed; python -m benchmarks.peers.check {name} installs it")
+        pytest.skip(f"not installed; python -m benchmarks.peers --servers {name} installs it")
     with peer.serve(SHIPPED) as served:
         processes = tree(served.process)
         found = [served.top_1(served.ask(picture.read_bytes(), "image/jpeg")) for picture in EXAMPLES]

@@ -15,11 +15,10 @@ from aaserve.bundle.manifest import Manifest
 from aaserve.bundle.preprocessing import normalise
 from aaserve.export.preprocessing.presets import PRESETS
 from benchmarks.peers import __main__ as driver
-from benchmarks.peers import check
-from benchmarks.peers.catalogue import PEERS, Peer, StartFailed
-from benchmarks.peers.check import SHIPPED, expected_top_1
+from benchmarks.peers.catalogue import PEERS, StartFailed
 from benchmarks.peers.servers.reading import READERS
 from benchmarks.peers.turn import Server
+from tests.benchmarks.expected import SHIPPED, expected_top_1
 from tests.helpers import ROOT
 
 CAT = ROOT / "examples" / "cat.jpg"
@@ -89,19 +88,3 @@ def test_the_chosen_way_reaches_the_peers_and_the_result(
     assert driver.main() == 1
     assert seen == {"aaserve": None, "fastapi": expected}
     assert json.loads((tmp_path / "peers.json").read_text())["peers_read_with"] == expected
-
-
-@pytest.mark.parametrize(("options", "expected"), [([], "pillow"), (["--read-with", "bundle"], "bundle")])
-def test_the_check_has_them_read_in_the_chosen_way(
-    options: list[str], expected: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen = []
-
-    def found(peer: Peer, *_: object) -> NoReturn:
-        seen.append(peer.reader)
-        raise StartFailed("not started here")
-
-    monkeypatch.setattr(check, "found_top_1", found)
-    monkeypatch.setattr("sys.argv", ["check", "fastapi", *options])
-    assert check.main() == 1
-    assert seen == [expected]

@@ -59,7 +59,7 @@ def test_moving_over_the_picture_shows_where_each_place_looks(tab: Page, service
     part = unfolded(tab)
     words, canvas = part.locator(".note"), part.locator("canvas")
     average = in_words(service, layer="layer3.2.conv1", head="mean")
-    expect(words).to_have_text(f"{average} Move over the picture to see where each place looks.")
+    expect(words).to_have_text(f"{average} Move over the picture to see where each position looks.")
     looks = [canvas.evaluate("canvas => canvas.toDataURL()")]
     for row, column in ((0, 0), (2, 5), (7, 7)):
         canvas.hover(position=move_to(part, row, column))
@@ -80,7 +80,7 @@ def test_layers_and_heads_can_be_chosen_and_are_asked_for_once(tab: Page, servic
         f"layer3.{i}.conv1, 8\u00a0×\u00a08" for i in range(3)
     ]
     assert part.get_by_label("Head").locator("option").all_text_contents() == [
-        "mean of all",
+        "mean of all heads",
         *(f"head {i}" for i in range(4)),
     ]
     part.get_by_label("Head").select_option("head 2")

@@ -11,6 +11,7 @@ from tests.helpers import EXAMPLES, ROOT, RunningService
 
 SCREENSHOTS = ROOT / "runs" / "screenshots"  # git-ignored; CI keeps them
 
+AXE_TAGS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 # For each text: its contrast with the nearest background that is not transparent, and what WCAG AA asks of its size.
 CONTRASTS = """() => {
     const canvas = new OffscreenCanvas(1, 1).getContext("2d", {willReadFrequently: true});
@@ -88,6 +89,20 @@ def test_every_text_has_the_contrast_that_wcag_aa_asks_for(
     tab.context.close()
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 1440])
+def test_axe_finds_no_violation_of_wcag_aa(
+    browser: Browser, service: RunningService, broken: Path, width: int, scheme: str
+) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
+    tab = with_answers(browser, service, broken, viewport={"width": width, "height": 900}, color_scheme=scheme)
+    for summary in tab.locator("summary").all():
+        summary.click()
+    found = axe.Axe().run(tab, options={"runOnly": AXE_TAGS, "resultTypes": ["violations"]}).response["violations"]
+    assert [(rule["id"], node["target"], node["failureSummary"]) for rule in found for node in rule["nodes"]] == []
+    tab.context.close()
+
+
 def test_everything_that_can_be_used_has_a_name_and_room_for_a_finger(
     browser: Browser, service: RunningService, broken: Path
 ) -> None:
@@ -105,7 +120,7 @@ def test_everything_that_can_be_used_has_a_name_and_room_for_a_finger(
     assert len(named) > 20
     assert [role for role, name in named if not name and role != "list" and role != "image"] == []
     assert ("button", "Choose pictures") in named
-    assert ("searchbox", "Find one") in named
+    assert ("searchbox", "Find a label") in named
     small = tab.evaluate(
         """() => [...document.querySelectorAll("button, summary, .button, nav a")]
             .filter((e) => e.checkVisibility()).map((e) => [e.textContent, e.getBoundingClientRect().height])

@@ -71,17 +71,17 @@ def test_another_model_can_be_chosen_with_the_keyboard_and_stays_chosen(tab: Pag
         (
             "wide",
             "A network looks at it and says which of 4 things it sees.",
-            "It looks at 224\u00a0×\u00a0224 pixels.",
+            "It sees pictures at 224\u00a0×\u00a0224 pixels.",
         ),
         (
             "small",
             "A network looks at it and says which of 4 things it sees.",
-            "It looks at 8\u00a0×\u00a08 pixels, so expect little where much is in the picture.",
+            "It sees pictures at 8\u00a0×\u00a08 pixels, so it misses details in crowded pictures.",
         ),
         (
             "looking",
             "A network that pays attention looks at it, says which of 4 things it sees, and shows where it looks.",
-            "It looks at 6\u00a0×\u00a04 pixels, so expect little where much is in the picture.",
+            "It sees pictures at 6\u00a0×\u00a04 pixels, so it misses details in crowded pictures.",
         ),
     ],
 )

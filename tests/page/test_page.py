@@ -75,7 +75,7 @@ def test_the_stages_of_that_request_are_shown(tab: Page) -> None:
         "queue",
         "inference",
         "rest",
-        "in",
+        "total",
     ]
     assert words in legend.all_text_contents() or inference % 1 == pytest.approx(0.5)
 
@@ -196,10 +196,10 @@ def test_the_card_says_what_the_service_says_of_the_model(tab: Page, service: Ru
     expect(about).to_contain_text(f"{version['accuracy']['top_5'] * 100:.1f} %")
     expect(about).to_contain_text(version["architecture"])
     expect(about).to_contain_text(version["provider"].removesuffix("ExecutionProvider"))
-    expect(about).to_contain_text("7e-7 apart at most, same answer on 4 of 4")
+    expect(about).to_contain_text("differs by 7e-7 at most, same answer on 4 of 4")
     about.get_by_text("The 100 labels").click()
     expect(about.locator(".labels li")).to_have_count(100)
-    about.get_by_text("Where it comes from").click()
+    about.get_by_text("Origin", exact=True).click()
     expect(about).to_contain_text(version["provenance"]["command"])
 
 
@@ -264,7 +264,7 @@ def test_a_service_that_went_away_is_said_so(context: BrowserContext) -> None:
         expect(tab.locator("#state")).to_have_text("ready")
         leaving.stop()
         tab.clock.run_for(2000)
-        expect(tab.locator("#state")).to_have_text("the service does not answer")
+        expect(tab.locator("#state")).to_have_text("the service does not respond")
         choose(tab, ROCKET)
         expect(card(tab, "rocket.jpg").locator(".wrong")).to_contain_text("The connection broke")
         tab.close()
@@ -315,25 +315,25 @@ def test_a_service_with_keys_asks_for_one_and_works_with_it(
         complaints: list[str] = []
         tab.on("pageerror", lambda error: complaints.append(str(error)))
         tab.goto("/")
-        field = tab.get_by_label("This service answers who has a key")
+        field = tab.get_by_label("This service needs an API key")
         expect(field).to_be_visible()
         choose(tab, ROCKET)
         answer = card(tab, "rocket.jpg")
         expect(answer.get_by_text("A key is needed")).to_be_visible()
-        expect(tab.locator("#model-note")).to_contain_text("No card: a key is needed")
+        expect(tab.locator("#model-note")).to_contain_text("No model information: a key is needed")
 
         field.fill("wrong")
         field.press("Enter")
         expect(tab.get_by_text("The service does not know this key.")).to_be_visible()
 
         field.fill("infer")
-        tab.get_by_role("button", name="Use it").click()
+        tab.get_by_role("button", name="Use this key").click()
         expect(field).to_be_hidden()
         answer.get_by_role("button", name="Try again").click()
         expect(answer.locator(".top")).to_have_text("rocket")
         assert answer.locator(".bars li").all_text_contents() == services_labels(service, ROCKET)
         expect(tab.locator(".name")).to_contain_text("aa-cifar100")
-        expect(tab.locator("#live-note")).to_have_text("No figures: this key is not for metrics.")
+        expect(tab.locator("#live-note")).to_have_text("No metrics: this key is not for metrics.")
         expect(tab.locator("#state")).to_have_text("ready")
         stored = tab.evaluate("[Object.keys(localStorage), Object.keys(sessionStorage), document.cookie]")
         assert stored == [[], [], ""]

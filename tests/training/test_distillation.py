@@ -310,16 +310,16 @@ def test_pictures_without_labels_are_refused_where_labels_are_needed(
 @pytest.mark.parametrize(
     ("distillation", "optimisation", "message"),
     [
-        ({"features": ["layer7"]}, {}, "distillation.features: no layer of both networks fits layer7"),
-        ({}, {"learning": {"head.*": 1.0}}, "optimisation.learning: no parameter's name fits head.*"),
+        ({"features": ["layer7"]}, {}, "distillation.features: no layer of both networks matches layer7"),
+        ({}, {"learning": {"head.*": 1.0}}, "optimisation.learning: no parameter's name matches head.*"),
         ({"computed_once": "layer7"}, {}, "distillation.computed_once: the network has no layer layer7"),
         ({"teacher_options": {"kapa": 1}}, {}, "distillation.teacher_options of wide_resnet10_1: "),
         (
             {"computed_once": "layer2"},
             {"learning": {**LATE, "layer1.*": 1.0}},
-            "layer1.0.bn1.weight cannot learn, since",
+            "layer1.0.bn1.weight cannot be trained, because",
         ),
-        ({"computed_once": "layer2"}, {"learning": {"layer1.*": 1.0}}, "the loss depends on no parameter that learns"),
+        ({"computed_once": "layer2"}, {"learning": {"layer1.*": 1.0}}, "the loss depends on no trained parameter"),
     ],
     ids=[
         "features",
@@ -341,14 +341,14 @@ def test_a_student_of_other_weights_cannot_share_what_is_computed_once(
 ) -> None:
     chosen = distilling(teacher, photographs, {"computed_once": "layer2"})
     chosen = chosen.model_copy(update={"network": chosen.network.model_copy(update={"initial_weights": None})})
-    assert "up to layer2 the student gives something else than the teacher" in refusal(chosen, photographs, tmp_path)
+    assert "at layer2, the student's output differs from the teacher's" in refusal(chosen, photographs, tmp_path)
 
 
 @pytest.mark.parametrize(
     ("distillation", "message"),
     [
         ({"logit_weight": 0, "feature_weight": 0, "features": []}, "are all 0"),
-        ({"features": []}, "feature_weight and features need each other"),
+        ({"features": []}, "feature_weight and features must be set together"),
         ({"computed_once": "layer2", "in_memory": True}, "in_memory allows no augmentation but horizontal_flip"),
         ({"in_memory": True}, "in_memory needs computed_once"),
     ],

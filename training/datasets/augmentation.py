@@ -1,9 +1,9 @@
-"""Pixels --> inputs of the network, varied at random, a whole batch at once on its device.
+"""Pixels --> randomly varied inputs of the network, a whole batch at once on the device.
 
     uint8 (B, H, W, 3) --normalise--> --crop, mirror--> float32 (B, 3, H, W)
 
-Random numbers come in as a table with a row for each image, so a batch is augmented alike on any device and however it
-is divided among processes.
+Random numbers are a table with a row for each image. So a batch is augmented in the same way on every device and with
+any number of processes.
 """
 
 import torch
@@ -35,7 +35,7 @@ def to_inputs(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
 
 
 def crop_and_mirror(images: Tensor, augmentation: Augmentation, draws: NDArray) -> Tensor:
-    """Shift each image of (B, C, H, W) by up to `crop_padding` pixels, zeros coming in, and mirror half of them."""
+    """Shift each image of (B, C, H, W) by up to `crop_padding` pixels, fill with zeros, and mirror half of them."""
     batch, _, height, width = images.shape
     padding = augmentation.crop_padding
     top, left, mirrored = torch.from_numpy(draws).to(images.device).T[..., None]  # (B, 1) each

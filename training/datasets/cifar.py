@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-_PICKLED = {  # what the official pickles and those that numpy 2 writes refer to; a pickle could call anything else
+_PICKLED = {  # allowed names: those in the official pickles and in pickles of numpy 2; a pickle could call anything
     ("numpy", "ndarray"),
     ("numpy", "dtype"),
     ("numpy.core.multiarray", "_reconstruct"),
@@ -22,7 +22,7 @@ _PICKLED = {  # what the official pickles and those that numpy 2 writes refer to
 
 @dataclass(frozen=True)
 class Form:
-    """How one of the two data sets lies on disk."""
+    """The layout of one of the two data sets on disk."""
 
     folder: str
     splits: dict[str, tuple[str, ...]]
@@ -52,11 +52,11 @@ class Split:
 
 
 def read_split(folder: Path, split: str) -> Split:
-    """Read "train" or "test" of the folder that holds one of the two official ones.
+    """Read "train" or "test" of the folder with one of the two official data sets.
 
     Raises:
         FileNotFoundError: a file is missing.
-        ValueError: a file is no CIFAR pickle, or one that would run code.
+        ValueError: a file is not a CIFAR pickle, or would run code.
     """
     form = _form(folder)
     images, labels = [], []

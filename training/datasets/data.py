@@ -1,7 +1,7 @@
-"""A folder of pictures, in one of the layouts that we know --> labels, training pictures, test pictures.
+"""A folder of pictures in a known layout --> labels, training pictures, test pictures.
 
-Both splits are decoded, resized and cropped by bundle.preprocessing, so a network is trained and judged on the pixels
-that the service will show it.
+Both splits are decoded, resized and cropped by bundle.preprocessing, so a network is trained and tested on the pixels
+that it gets in the service.
 """
 
 import os
@@ -39,9 +39,9 @@ class Pictures(Protocol):
 
 @dataclass(frozen=True)
 class Data:
-    """A data set; `found` says in a few lines what it is made of and what was left out.
+    """A data set; `found` describes in a few lines what it contains and what was left out.
 
-    `sources` are the parts of the test pictures that are scored separately as well, if they come from several places.
+    If the test pictures come from several places, `sources` are their parts, which are also scored separately.
     """
 
     labels: tuple[str, ...]
@@ -63,11 +63,11 @@ def open_data(
 
     Args:
         area: share of a picture's area for random crops, see PictureFiles.
-        labels: names of the classes of pictures that are named by the number of their class.
+        labels: class names, for pictures named by their class number.
 
     Raises:
-        FileNotFoundError: no such folder, or none of the layouts in it.
-        ValueError: damaged or empty, splits that do not match, or random crops of pictures that are small already.
+        FileNotFoundError: no such folder, or no known layout in it.
+        ValueError: damaged or empty, splits that do not match, or random crops of pictures that are already small.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder; --data names the folder that holds {LAYOUTS}")
@@ -76,7 +76,7 @@ def open_data(
         return _open_numbered(folder, preprocessing, labels, area, threads)
     if any((folder / form.folder).is_dir() for form in cifar.FORMS):
         if area:
-            raise ValueError("resized_crop_area is for pictures in folders; CIFAR's are 32x32 already")
+            raise ValueError("resized_crop_area is for pictures in folders; CIFAR's are already 32x32")
         splits = {name: cifar.read_split(folder, name) for name in ("train", "test")}
         names = cifar.read_labels(folder)
         for name, split in splits.items():

@@ -1,9 +1,9 @@
-"""Pictures in folders named by their classes, as ImageNet is usually kept (ImageFolder).
+"""Pictures in folders named after their classes, as ImageNet is usually stored (ImageFolder).
 
     DIR/train/CLASS/*.jpg    DIR/val/CLASS/*.jpg (or test/)
 
 `read_split` finds the pictures, also in folders below CLASS; `check_classes` refuses splits that do not match.
-Pictures are read while the device computes, by threads, since Pillow decodes and resizes outside the interpreter lock.
+Threads read pictures while the device computes, because Pillow decodes and resizes outside the interpreter lock.
 """
 
 import math
@@ -34,7 +34,7 @@ ASPECTS = (3 / 4, 4 / 3)  # of a random crop, width over height (Szegedy et al. 
 
 @dataclass(frozen=True)
 class Split:
-    """Pictures by class, both sorted, and how much was left out, by reason."""
+    """Pictures by class, both sorted, and counts of what was left out, by reason."""
 
     folder: Path
     pictures: dict[str, tuple[Path, ...]]
@@ -55,7 +55,7 @@ def read_split(folder: Path) -> Split:
     """Find the pictures of each class in `folder`; folders below a class belong to it.
 
     Raises:
-        ValueError: something cannot be read, or pictures that belong to no class.
+        ValueError: something cannot be read, or pictures belong to no class.
     """
     found = find_pictures(folder)
     if found.pictures:
@@ -72,8 +72,8 @@ def check_classes(training: Split, test: Split) -> list[str]:
     """Return the names of the classes, sorted.
 
     Raises:
-        ValueError: a class without pictures, or in one split only; fewer than two classes; or names that cannot be told
-            apart or printed.
+        ValueError: a class without pictures, or in one split only; fewer than two classes; names that differ only in
+            case or cannot be printed.
     """
     for split in (training, test):
         if not any(split.pictures.values()):
@@ -102,11 +102,11 @@ def check_classes(training: Split, test: Split) -> list[str]:
 
 
 class PictureFiles:
-    """Pictures of a split, read anew each time.
+    """Pictures of a split, read each time they are used.
 
     Args:
         classes: int64 (N,).
-        area: smallest and largest share of a picture to cut out at random; None reads them as the service does.
+        area: smallest and largest share of a picture to cut out at random; None: read pictures like the service.
     """
 
     def __init__(
@@ -126,7 +126,7 @@ class PictureFiles:
 
     @classmethod
     def of_split(cls, split: Split, labels: Sequence[str], *arguments: Any, **options: Any) -> Self:
-        """Those of a split by class; `labels` in the order of the classes' numbers."""
+        """The pictures of a split with their classes; `labels` in the order of the class numbers."""
         found = [(path, number) for number, label in enumerate(labels) for path in split.pictures[label]]
         classes = np.array([number for _, number in found], dtype=np.int64)
         return cls([path for path, _ in found], classes, *arguments, **options)

@@ -1,6 +1,6 @@
 """Mixup and CutMix: images of a batch mixed with their neighbours, and their labels with them.
 
-Sources: Zhang et al. 2018; Yun et al. 2019. How a batch is mixed is drawn once for all of it.
+Sources: Zhang et al. 2018; Yun et al. 2019. One random draw decides how a whole batch is mixed.
 """
 
 from dataclasses import dataclass
@@ -14,14 +14,14 @@ from aaserve.training.recipe import Augmentation
 
 @dataclass(frozen=True)
 class Mix:
-    """Share of an image that stays its own; for CutMix, where in 0..1 the centre (y, x) of the other's box is."""
+    """Share of an image that is kept; for CutMix also the centre (y, x) of the other image's box, in 0..1."""
 
     share: float
     centre: tuple[float, float] | None
 
 
 def draw_mix(augmentation: Augmentation, random: np.random.Generator) -> Mix | None:
-    """How to mix the next batch; None for not at all."""
+    """How to mix the next batch; None: do not mix it."""
     ways = [name for name in ("mixup_alpha", "cutmix_alpha") if getattr(augmentation, name) > 0]
     if not ways or random.random() >= augmentation.mix_probability:
         return None
@@ -43,7 +43,7 @@ def mix(inputs: Tensor, classes: Tensor, how: Mix, num_classes: int) -> tuple[Te
         left, right = _span(how.centre[1], side, width)
         mixed = inputs.clone()
         mixed[..., top:bottom, left:right] = others[..., top:bottom, left:right]
-        share = 1 - (bottom - top) * (right - left) / (height * width)  # a box at the border is cut off
+        share = 1 - (bottom - top) * (right - left) / (height * width)  # a box at the border is clipped
     wanted = F.one_hot(classes, num_classes).to(inputs.dtype)
     return mixed, share * wanted + (1 - share) * wanted.roll(1, dims=0)
 

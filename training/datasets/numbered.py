@@ -1,8 +1,8 @@
-"""Pictures named by the number of their class, from several sources: what a network is distilled with.
+"""Pictures named by their class number, from several sources; used for distillation.
 
     DIR/train/SOURCE/0281_1.jpg    DIR/held_out/SOURCE/0281_2.jpg
 
-A teacher needs no labels, so the names of the pictures in train/ may be anything.
+A teacher needs no labels, so pictures in train/ may have any name.
 """
 
 import re
@@ -17,12 +17,12 @@ from aaserve.bundle.pictures.picture_files import find_pictures, told, total
 from aaserve.bundle.text import read_text
 from aaserve.training.recipe import Recipe
 
-UNKNOWN = -1  # class of a picture whose name does not say it
+UNKNOWN = -1  # class of a picture whose name has no number
 
 
 @dataclass(frozen=True)
 class Numbered:
-    """Pictures, their classes, int64 (N,), and the folder that each is from."""
+    """Pictures, their classes, int64 (N,), and the folder of each."""
 
     folder: Path
     paths: tuple[Path, ...]
@@ -56,7 +56,7 @@ def read_numbered(folder: Path, num_classes: int, *, needed: bool) -> Numbered:
 
     Raises:
         FileNotFoundError: no such folder.
-        ValueError: no pictures, or one whose name does not begin with the number of a class although it must.
+        ValueError: no pictures, or a needed class number is missing in a name.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: expected folders of pictures such as SOURCE/0281_1.jpg, found no folder")
@@ -82,7 +82,7 @@ def read_numbered(folder: Path, num_classes: int, *, needed: bool) -> Numbered:
 
 
 def class_names(recipe: Recipe) -> tuple[str, ...]:
-    """The classes of pictures that are named by numbers, from the file that the recipe names; none if it names none.
+    """Class names for pictures named by numbers, from the recipe's file; none if the recipe names no file.
 
     Raises:
         OSError: no such file; ValueError: an empty or repeated name.

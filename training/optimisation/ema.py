@@ -1,4 +1,4 @@
-"""Averaged weights (Polyak & Juditsky 1992), which generalise better than those of the last step."""
+"""Averaged weights (Polyak & Juditsky 1992), which generalise better than the weights of the last step."""
 
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn

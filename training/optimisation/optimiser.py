@@ -10,10 +10,10 @@ from aaserve.training.recipe import Optimisation
 
 
 def create_optimiser(network: nn.Module, settings: Optimisation) -> Optimizer:
-    """Learning rate and momentum are schedule.py's to set before each step; parameters that do not learn are frozen.
+    """schedule.py sets learning rate and momentum before each step; parameters without a learning rate are frozen.
 
     Raises:
-        ValueError: a pattern of `settings.learning` fits no parameter.
+        ValueError: a pattern of `settings.learning` matches no parameter.
     """
     groups = _parameter_groups(network, settings)
     if settings.optimiser == "adamw":
@@ -22,7 +22,7 @@ def create_optimiser(network: nn.Module, settings: Optimisation) -> Optimizer:
 
 
 def _parameter_groups(network: nn.Module, settings: Optimisation) -> list[dict]:
-    """Weight decay for kernels only: not for normalisation, biases and position embeddings."""
+    """Weight decay for kernels only, not for normalisation, biases and position embeddings."""
     learning = settings.learning or {"*": 1.0}
     groups: dict[tuple[float, float], list[Parameter]] = {(1.0, settings.weight_decay): [], (1.0, 0.0): []}
     unused = set(learning)
@@ -35,7 +35,7 @@ def _parameter_groups(network: nn.Module, settings: Optimisation) -> list[dict]:
         decay = 0.0 if parameter.ndim < 2 or "key_rel" in name else settings.weight_decay
         groups.setdefault((learning[fitting[0]], decay), []).append(parameter)
     if unused:
-        raise ValueError(f"optimisation.learning: no parameter's name fits {', '.join(sorted(unused))}")
+        raise ValueError(f"optimisation.learning: no parameter's name matches {', '.join(sorted(unused))}")
     return [
         {"params": parameters, "weight_decay": decay, "rate": rate}
         for (rate, decay), parameters in groups.items()

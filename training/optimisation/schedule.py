@@ -1,4 +1,4 @@
-"""Learning rate and momentum as functions of how much of the run is done: nothing to keep, nothing to restore.
+"""Learning rate and momentum as functions of the share of the run that is done, so there is no state to save.
 
     cosine      linear from 0 to the maximum, then a half cosine to 0
     one-cycle   half cosines from 1/25 of the maximum up to it and down to 0; momentum falls by 0.1 and rises again
@@ -33,7 +33,7 @@ def momentum(done: float, settings: Optimisation) -> float:
 
 
 def set_schedule(optimiser: Optimizer, done: float, settings: Optimisation) -> float:
-    """Set both for the next step, the learning rate times the share of each group; returns the learning rate."""
+    """Set both for the next step, the learning rate times each group's share; return the learning rate."""
     rate, beta = learning_rate(done, settings), momentum(done, settings)
     for group in optimiser.param_groups:
         group["lr"] = rate * group["rate"]
@@ -45,7 +45,7 @@ def set_schedule(optimiser: Optimizer, done: float, settings: Optimisation) -> f
 
 
 def _phase(done: float, warm_up: float) -> tuple[bool, float]:
-    """Whether the rate still rises, and the share of that phase, or of the one after it, that is done."""
+    """True while the rate rises, and the share of the current phase that is done."""
     return (True, done / warm_up) if done < warm_up else (False, (done - warm_up) / (1 - warm_up))
 
 

@@ -15,7 +15,7 @@ from aaserve.training.run import Run
 
 
 def batches(run: Run) -> Iterator[tuple[Any, ...]]:
-    """This process's share of each batch, from the run's step to the end of its epoch; what is in it, the task says."""
+    """This process's share of each batch, from the run's current step to the end of the epoch, made by the task."""
     seed, batch_size = run.recipe.optimisation.seed, run.recipe.optimisation.batch_size
     epoch, done = divmod(run.step, run.steps)
     order = np.random.default_rng((seed, epoch)).permutation(len(run.data.training))[: run.steps * batch_size]
@@ -36,7 +36,7 @@ def train_step(run: Run, *batch: Any) -> None:
             with torch.autocast(run.machine.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
                 loss = run.task.loss(run, *part) / len(parts)
             if not loss.requires_grad:
-                raise ValueError("optimisation.learning: the loss depends on no parameter that learns")
+                raise ValueError("optimisation.learning: the loss depends on no trained parameter")
             loss.backward()
         run.loss += loss.detach()
     if run.step == 0:
@@ -49,7 +49,7 @@ def train_step(run: Run, *batch: Any) -> None:
 
 
 def _check_gradients(run: Run) -> None:
-    """Raise ValueError if a parameter is meant to learn and the loss does not depend on it."""
+    """Raise ValueError if the loss does not depend on a parameter that is to be trained."""
     for name, parameter in run.network.named_parameters():
         if parameter.requires_grad and parameter.grad is None:
-            raise ValueError(f"optimisation.learning: {name} cannot learn, since the loss does not depend on it")
+            raise ValueError(f"optimisation.learning: {name} cannot be trained, because the loss does not depend on it")
