@@ -89,7 +89,9 @@ def main() -> int:
         for line in unknown_variables():
             log.warning("%s", line)
         if settings.api_keys_file is None and not ip_address(host).is_loopback:
-            log.warning("no api_keys_file is set: all clients that reach this address may classify and read /metrics")
+            log.warning(
+                "no api_keys_file is set: all clients that reach this address may use the models and read /metrics"
+            )
         if settings.workers > 1:
             return _supervise(settings, listening)
     return _serve(settings, listening, worker, certificate, tracing, logs)

@@ -33,7 +33,7 @@ def _cores_of_a_worker(validated: dict[str, Any]) -> int:
 
 
 class Settings(BaseSettings):
-    """aaserve: image in, ranked labels out. Every option can also be set as AASERVE_NAME in the environment."""
+    """aaserve: images in, labels or boxes out. Every option can also be set as AASERVE_NAME in the environment."""
 
     model_config = SettingsConfigDict(
         frozen=True,
@@ -263,7 +263,8 @@ class Settings(BaseSettings):
         description="Maximum width times height of an image. Beyond that, 413, before anything is decoded.",
     )
     api_keys_file: Path | None = Field(
-        None, description=("File of hashed API keys. Without it, everyone may classify and no one may change models.")
+        None,
+        description=("File of hashed API keys. Without it, everyone may use the models and no one may change them."),
     )
     tls_certificate: Path | None = Field(
         None,

@@ -158,7 +158,7 @@ def by_parameters(
         _require_task(predictor.manifest, task)
         checked = check(predictor, asked)
         return Models([predictor], lambda _: (predictor, checked))
-    candidates = repository.candidates(asked["model"], asked["version"])
+    candidates = repository.candidates(asked["model"], asked["version"], task)
     named = asked["model"] or repository.default_model
     only = candidates[0] if len(candidates) == 1 and candidates[0].manifest.name == named else None
     if only:

@@ -88,8 +88,11 @@ class ModelRepository:
             raise NotReady(RECOVERING)
         return predictor
 
-    def candidates(self, name: str | None, version: str | None) -> list[Predictor]:
+    def candidates(self, name: str | None, version: str | None, task: str | None) -> list[Predictor]:
         """Those that a request can mean while more of its name may still come, one at least.
+
+        Args:
+            task: that is wanted: models of others are left out, unless there is nothing else.
 
         Raises:
             ModelNotFound: there is none.
@@ -101,7 +104,8 @@ class ModelRepository:
             for number, loaded in model.serving.items()
             if version in (None, number)
         ]
-        return found or [self.predictor(name, version)]
+        of_task = [predictor for predictor in found if predictor.manifest.task == task]
+        return of_task or found or [self.predictor(name, version)]
 
     def versions(self, name: str) -> list[str]:
         """Those of a model that answer, ascending."""
@@ -289,7 +293,11 @@ class ModelRepository:
         model.holding = obstacle is not None
 
     def _default_for(self, task: str) -> str | None:
-        """The default model, unless it has another task and one model has this one."""
+        """The default model, unless it has another task and one model has this one.
+
+        Raises:
+            ModelNotFound: none or several have this task, and there is no default model.
+        """
         name = self.default_model
         default = self._models.get(name) if name else None
         if name and not (default and default.serving and default.default.manifest.task != task):
@@ -297,6 +305,8 @@ class ModelRepository:
         of_task = [model.name for model in self if model.serving and model.default.manifest.task == task]
         if len(of_task) > 1:
             raise ModelNotFound(f"several models are served for {task}; add ?model= with one of {', '.join(of_task)}")
+        if not of_task and name is None and self._served:
+            raise ModelNotFound(f"no model for {task} is served; served: {self._served}")
         return of_task[0] if of_task else name
 
     @property

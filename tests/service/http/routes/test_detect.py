@@ -4,6 +4,7 @@ import base64
 import io
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -343,6 +344,15 @@ def test_without_a_name_the_only_model_of_the_task_answers(detector: RunningServ
     assert detector.client.post("/detect", **FORM).json()["model"] == NAME
 
 
+def test_a_service_without_a_detector_says_so(tmp_path: Path) -> None:
+    for name in ("one", "other"):
+        write_fragile_bundle(tmp_path, name=name)
+    with running_service(repository=tmp_path) as service:
+        expected = (404, "model_not_found", "no model for detection is served; served: one, other")
+        assert refused(detect(service)) == expected
+        assert refused(service.client.post("/detect", **FORM)) == expected
+
+
 def test_torchserves_address_answers_as_its_object_detectors_do(detector: RunningService) -> None:
     assert detector.client.put(f"/predictions/{NAME}", content=PNG).json() == [
         {"blue": [400.0, 300.0, 640.0, 480.0], "score": 1.0},
@@ -428,3 +438,5 @@ def test_metrics_have_the_address_and_the_model(detector: RunningService) -> Non
     detect(detector)
     assert detector.metric("aaserve_requests_total", endpoint="/detect", model=NAME, code="200") == before + 1
     assert detector.metric("aaserve_stage_duration_seconds_count", stage="decode", model=NAME) > 0
+    assert detector.metric("aaserve_model_info", model=NAME, version="2", task="detection") == 1
+    assert detector.metric("aaserve_model_info", model=CLASSIFIER, task="classification") == 1
