@@ -338,6 +338,8 @@ def test_a_model_of_another_task_is_refused_with_the_address_that_takes_it(
 
 def test_without_a_name_the_only_model_of_the_task_answers(detector: RunningService) -> None:
     assert detector.client.get("/models").json()["default_model"] is None
+    expected = f"a request that names no model: classification answered by {CLASSIFIER}; detection answered by {NAME}"
+    assert any(expected in line for line in detector.log)
     assert detect(detector).json()["model"] == NAME
     assert detector.classify(picture(1)).json()["model"] == CLASSIFIER
     assert detector.client.post("/classify", files={"image": ("a.png", picture(1))}).json()["model"] == CLASSIFIER
@@ -348,7 +350,7 @@ def test_a_service_without_a_detector_says_so(tmp_path: Path) -> None:
     for name in ("one", "other"):
         write_fragile_bundle(tmp_path, name=name)
     with running_service(repository=tmp_path) as service:
-        expected = (404, "model_not_found", "no model for detection is served; served: one, other")
+        expected = (404, "model_not_found", "no model for detection; served: one, other")
         assert refused(detect(service)) == expected
         assert refused(service.client.post("/detect", **FORM)) == expected
 
