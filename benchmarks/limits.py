@@ -1,4 +1,4 @@
-"""python -m benchmarks.limits [--workloads W1 W2 W3] [--seconds S] [--output FILE]
+"""python -m benchmarks.limits [--workloads W1 W2 W3 W4] [--seconds S] [--output FILE]
 
 What no server of these workloads can exceed on this machine: images a second of ONNX Runtime alone, of OpenVINO alone
 where it is installed, of decoding alone, and of the least that does both behind HTTP (benchmarks/bare_service.py), a
@@ -14,14 +14,18 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
 import aaserve.bundle.telemetry  # noqa: F401  (before onnxruntime)
 from aaserve.bundle.bundle import open_bundle
+from aaserve.bundle.detections import detections_of
 from aaserve.bundle.model_input import read_input
+from aaserve.service.tasks.detection import SCORE_THRESHOLD
 from benchmarks import openvino_alone
 from benchmarks.bare_service import BareService
 from benchmarks.circumstances import write_result
@@ -68,25 +72,31 @@ class Raw:
         self._bundle = open_bundle(workload.bundle())
         manifest = self._bundle.manifest
         self._rows = np.stack([read_input(one, manifest, max_pixels=MAX_PIXELS) for one in workload.pictures()])
+        self._input, self._outputs = manifest.input.name, [output.name for output in manifest.outputs]
         self._sessions: dict[tuple[int, int], onnxruntime.InferenceSession] = {}
 
-    def top_1(self) -> list[int]:
-        """Class indices of the workload's pictures: what a server has to answer."""
-        manifest, session = self._bundle.manifest, self._session(0, 1)
-        logits = [
-            session.run([manifest.outputs[0].name], {manifest.input.name: row[np.newaxis]})[0] for row in self._rows
+    def top_1(self) -> list[int | None]:
+        """What a server has to answer: best classes of the workload's pictures, None where nothing is found."""
+        session = self._session(0, 1)
+        answers = [session.run(self._outputs, {self._input: row[np.newaxis]}) for row in self._rows]
+        return [
+            self._best({name: rows[0] for name, rows in zip(self._outputs, answer, strict=True)}) for answer in answers
         ]
-        return [int(one.argmax()) for one in logits]
 
     def images_per_second(self, way: Way, seconds: float) -> float:
-        manifest = self._bundle.manifest
         sessions = [self._session(number, way.threads) for number in range(way.sessions)]
         batch = np.resize(self._rows, (way.batch, *self._rows.shape[1:]))
 
         def call(caller: int) -> None:
-            sessions[caller % len(sessions)].run([manifest.outputs[0].name], {manifest.input.name: batch})
+            sessions[caller % len(sessions)].run(self._outputs, {self._input: batch})
 
         return _per_second(call, callers=way.callers, seconds=seconds) * way.batch
+
+    def _best(self, row: dict[str, NDArray[Any]]) -> int | None:
+        if self._bundle.manifest.task == "classification":
+            return int(row[self._outputs[0]].argmax())
+        found = detections_of(row)
+        return int(found.classes[0]) if len(found.scores) and found.scores[0] >= SCORE_THRESHOLD else None
 
     def _session(self, number: int, threads: int) -> onnxruntime.InferenceSession:
         if (number, threads) not in self._sessions:
@@ -154,7 +164,8 @@ def measure(workload: Workload, seconds: float, console: Console) -> dict[str, o
         precision: openvino_alone.images_per_second(workload.bundle(), precision, seconds)
         for precision in openvino_alone.precisions()
     }
-    bare = {str(clients): round(bare_per_second(workload, clients, seconds), 1) for clients in (8, 32)}
+    bare_clients = (8, 32) if workload.task == "classification" else ()  # it knows no other task
+    bare = {str(clients): round(bare_per_second(workload, clients, seconds), 1) for clients in bare_clients}
     batches = sorted({way.batch for way in found})
     table = Table(title=f"{workload.name}: {workload.words}; images per second")
     for heading in ("", *(f"batch {batch}" for batch in batches)):

@@ -7,6 +7,7 @@ They answer several classes, so that servers that answer alike can be told from 
 import argparse
 import hashlib
 import json
+import math
 import subprocess
 import sys
 import tempfile
@@ -24,6 +25,8 @@ SHIPPED = ROOT / "tests" / "repository" / "aa-cifar100" / "1"  # alone in its re
 SOURCES = ("bundle", "export", "models")
 MAX_PIXELS = 50_000_000
 LOGIT, RIDGE = 3.0, 1e-2  # of the class that a picture is to have; shrinks the fit, so that it bears other decoders
+CANDIDATES, LEAST_SCORE = 1000, 0.05  # of a detector: so many boxes of a picture have at least this score
+OBJECTS = 20  # and so many, before suppression, at least 0.5
 # Half a millisecond a picture on one core of 2026: the next larger one that has a name takes twice as long, and with
 # the next smaller one nothing but HTTP would be measured.
 TINY = {"architecture": "aa_wide_resnet10_1", "options": {"augmented_stages": (2, 3)}}
@@ -35,7 +38,7 @@ def random_bundle(network: str, precision: str = "fp32") -> Path:
     for path in [
         Path(__file__),
         Path(pictures.__file__),
-        *(path for name in SOURCES for path in sorted((ROOT / name).glob("*.py"))),
+        *(path for name in SOURCES for path in sorted((ROOT / name).rglob("*.py"))),
     ]:
         digest.update(path.read_bytes())
     repository = network if precision == "fp32" else f"{network}-{precision}"
@@ -59,6 +62,7 @@ def _export(network_name: str, folder: Path, precision: Precision) -> None:
     from aaserve.export.sources.checkpoint import METADATA_KEY
     from aaserve.export.sources.labels import read_labels
     from aaserve.models import create_model
+    from aaserve.models.retinanet.network import RetinaNet
 
     torch.manual_seed(0)
     described = TINY if network_name == "tiny" else {"architecture": network_name, "options": {}}
@@ -66,6 +70,10 @@ def _export(network_name: str, folder: Path, precision: Precision) -> None:
     if network.image_size == (32, 32):
         shipped = open_bundle(SHIPPED).manifest
         preprocessing, labels = shipped.preprocessing, shipped.labels
+    elif isinstance(network, RetinaNet):
+        letterbox = {"fit": "letterbox", "resize": None, "crop": network.image_size, "background": (114, 114, 114)}
+        preprocessing = PRESETS["imagenet"].model_copy(update=letterbox)
+        labels = tuple(f"class {number}" for number in range(network.num_classes))
     else:
         preprocessing, labels = PRESETS["imagenet"], read_labels("imagenet-1k")
     _settle(network, preprocessing)
@@ -100,6 +108,8 @@ def _settle(network, preprocessing: Preprocessing) -> None:  # type: ignore[no-u
     import torch
     from torch import nn
 
+    from aaserve.models.retinanet.network import RetinaNet
+
     views = [pictures.photographs(), pictures.small_pngs()]  # of the same things, in the same order
     files = [file for view in views for file in view]
     rows = torch.stack([torch.from_numpy(preprocess(one, preprocessing, max_pixels=MAX_PIXELS)) for one in files])
@@ -107,6 +117,9 @@ def _settle(network, preprocessing: Preprocessing) -> None:  # type: ignore[no-u
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = None  # averages, from the first batch on
             module.reset_running_stats()
+    if isinstance(network, RetinaNet):
+        _settle_detector(network, rows)
+        return
     [head] = [module for module in network.modules() if isinstance(module, nn.Linear)]
     seen: list[torch.Tensor] = []
     head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
@@ -122,6 +135,28 @@ def _settle(network, preprocessing: Preprocessing) -> None:  # type: ignore[no-u
         fitted = features.T @ torch.linalg.solve(gram + ridge, wanted)  # (channels + 1, classes)
         head.weight.copy_(fitted[:-1].T)
         head.bias.copy_(fitted[-1])
+
+
+def _settle_detector(network, rows) -> None:  # type: ignore[no-untyped-def]
+    """Give each class the same mean and spread of scores, with as many objects in a picture as a trained network sees.
+
+    Random weights would find nothing, so that there would be no overlaps to suppress.
+    """
+    import torch
+
+    head, seen = network.class_head[-1], []
+    with torch.no_grad():
+        network.train()(rows)
+        hook = head.register_forward_hook(lambda _, __, logits: seen.append(logits.flatten(2)))  # one call a level
+        network.eval()(rows)
+        hook.remove()
+        logits = torch.cat(seen, dim=2)  # (pictures, anchors of a position x classes, positions of all levels)
+        deviation, mean = torch.std_mean(logits, dim=(0, 2))
+        scores = (logits - mean[:, None]) / deviation[:, None]
+        best = scores.flatten(1).topk(CANDIDATES).values.mean(dim=0)  # (CANDIDATES,)
+        scale = -math.log(LEAST_SCORE / (1 - LEAST_SCORE)) / (best[OBJECTS] - best[-1])  # 0 is a score of 0.5
+        head.weight.mul_((scale / deviation)[:, None, None, None])
+        head.bias.copy_((head.bias - mean) * scale / deviation - scale * best[OBJECTS])
 
 
 def main() -> int:

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from aaserve.service.http.inference import ADDRESSES
 from benchmarks import overload
 from benchmarks.circumstances import ROOT, write_result
 from benchmarks.generator import Generator
@@ -86,7 +87,8 @@ def ratios(values: dict[str, list[float]]) -> dict[str, Any]:
 
 def closed_loop(old: Path, workload: Workload, clients: int, rounds: int, seconds: float) -> dict[str, Any]:
     """Answers a second and 99th percentiles of `clients` that each send again when they are answered."""
-    requests = [post_request("/classify", body, {"Content-Type": workload.media_type}) for body in workload.pictures()]
+    headers = {"Content-Type": workload.media_type}
+    requests = [post_request(ADDRESSES[workload.task], body, headers) for body in workload.pictures()]
     with serving(old, workload.bundle().parent.parent) as services:
         rates: dict[str, list[float]] = {name: [] for name in services}
         p99: dict[str, list[float]] = {name: [] for name in services}

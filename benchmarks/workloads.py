@@ -3,6 +3,7 @@
 W1   a tiny network, PNGs of 32x32 pixels   what is left is the server's own work
 W2   a tiny network, photographs of 100 kB  decoding
 W3   AA-ResNet-50, the same photographs     computing
+W4   a small AA-RetinaNet, the same photographs   detection; aaserve only
 W1s, W2s   as W1 and W2, with the bundle that ships
 """
 
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from aaserve.bundle.bundle import open_bundle
 from benchmarks.pictures import photographs, small_pngs
 from benchmarks.random_bundles import SHIPPED, random_bundle
 
@@ -27,6 +29,10 @@ class Workload:
     pictures: Callable[[], list[bytes]]
     media_type: str
 
+    @property
+    def task(self) -> str:
+        return open_bundle(self.bundle()).manifest.task
+
 
 WORKLOADS = {
     each.name: each
@@ -37,6 +43,13 @@ WORKLOADS = {
             "W3",
             "AA-ResNet-50, 100 kB photograph",
             partial(random_bundle, "aa_resnet50"),
+            photographs,
+            "image/jpeg",
+        ),
+        Workload(
+            "W4",
+            "AA-RetinaNet, small, 100 kB photograph",
+            partial(random_bundle, "retinanet_aa_small"),
             photographs,
             "image/jpeg",
         ),

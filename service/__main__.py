@@ -49,7 +49,8 @@ from aaserve.service.process.supervisor import HUNG, Supervisor, Worker
 from aaserve.service.process.tls import Certificate
 from aaserve.service.repository.default_model import read_default_model
 from aaserve.service.resources import allowed_connections
-from aaserve.service.settings import Settings, as_written, first_problem, unknown_variables
+from aaserve.service.setting_names import as_written, first_problem, unknown_variables
+from aaserve.service.settings import Settings
 from aaserve.service.threads import take_turns
 
 if TYPE_CHECKING:
@@ -86,10 +87,12 @@ def main() -> int:
     if worker is None:
         host, port = listening.getsockname()[:2]
         log.info("listening on %s://%s", "https" if certificate else "http", _authority(host, port))
-        for line in unknown_variables():
+        for line in unknown_variables(Settings.model_fields):
             log.warning("%s", line)
         if settings.api_keys_file is None and not ip_address(host).is_loopback:
-            log.warning("no api_keys_file is set: all clients that reach this address may classify and read /metrics")
+            log.warning(
+                "no api_keys_file is set: all clients that reach this address may use the models and read /metrics"
+            )
         if settings.workers > 1:
             return _supervise(settings, listening)
     return _serve(settings, listening, worker, certificate, tracing, logs)

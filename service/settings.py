@@ -1,13 +1,9 @@
 """All settings, each as option `--max-queue-size` and environment variable `AASERVE_MAX_QUEUE_SIZE`."""
 
-import difflib
-import os
-import re
-import sys
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
@@ -15,6 +11,7 @@ from aaserve.bundle.manifest import NAME
 from aaserve.bundle.shipped import MODELS
 from aaserve.service.origins import normal_origins
 from aaserve.service.resources import available_cores
+from aaserve.service.setting_names import PREFIX, as_written
 
 ProviderName = Literal["auto", "cpu", "cuda", "tensorrt", "openvino"]
 CpuPrecision = Literal["fp32", "bf16"]
@@ -22,10 +19,6 @@ LogFormat = Literal["auto", "console", "json"]
 LogLevel = Literal["info", "warning", "error"]
 LoggedRequests = Literal["all", "errors", "none"]
 _NAME = NAME.strip("^$")
-_PREFIX = "AASERVE_"
-# Kubernetes sets these in every pod of a namespace that has a Service called aaserve or, say, aaserve-canary.
-_SERVICE_LINK = re.compile(r"(\w+_)?(SERVICE_(HOST|PORT)|PORT_\d+_(TCP|UDP|SCTP))(_\w+)?")
-_SERVICE_ADDRESS = re.compile(r"(tcp|udp|sctp)://.*")  # the value of AASERVE_CANARY_PORT
 
 
 def _cores_of_a_worker(validated: dict[str, Any]) -> int:
@@ -33,11 +26,11 @@ def _cores_of_a_worker(validated: dict[str, Any]) -> int:
 
 
 class Settings(BaseSettings):
-    """aaserve: image in, ranked labels out. Every option can also be set as AASERVE_NAME in the environment."""
+    """aaserve: images in, labels or boxes out. Every option can also be set as AASERVE_NAME in the environment."""
 
     model_config = SettingsConfigDict(
         frozen=True,
-        env_prefix=_PREFIX,
+        env_prefix=PREFIX,
         cli_kebab_case=True,
         cli_hide_none_type=True,
         cli_implicit_flags=True,  # --strict and --no-strict
@@ -59,8 +52,8 @@ class Settings(BaseSettings):
         pattern=rf"^({_NAME})?$",
         description=(
             "Model that answers requests that name none. Default: the one named by serving.toml in the "
-            "repository, else the only one that is served. The start fails if the repository does not have "
-            "it."
+            "repository, else the only one that is served for the task. The start fails if the repository "
+            "does not have it."
         ),
     )
     strict: bool = Field(
@@ -263,7 +256,8 @@ class Settings(BaseSettings):
         description="Maximum width times height of an image. Beyond that, 413, before anything is decoded.",
     )
     api_keys_file: Path | None = Field(
-        None, description=("File of hashed API keys. Without it, everyone may classify and no one may change models.")
+        None,
+        description=("File of hashed API keys. Without it, everyone may use the models and no one may change them."),
     )
     tls_certificate: Path | None = Field(
         None,
@@ -358,34 +352,3 @@ class Settings(BaseSettings):
                 f"found {as_written('workers')} {self.workers}"
             )
         return self
-
-
-def as_written(name: str) -> str:
-    """A setting as the user gave it: the option or the variable; its plain name if it is a default."""
-    option = f"--{name.replace('_', '-')}"
-    given = {argument.partition("=")[0] for argument in sys.argv[1:]}
-    if given & {option, f"--no-{option[2:]}"}:
-        return option
-    return next((variable for variable in os.environ if variable.upper() == _PREFIX + name.upper()), name)
-
-
-def first_problem(error: ValidationError) -> str:
-    """What is wrong with the settings, as one line."""
-    first = error.errors(include_url=False)[0]
-    message = first["msg"].removeprefix("Value error, ")
-    if not first["loc"]:  # settings that do not go together
-        return message
-    return f"{as_written(str(first['loc'][0]))}: {message}, found {first['input']!r}"
-
-
-def unknown_variables() -> list[str]:
-    """A line for each variable of ours in the environment that is no setting, most likely a misspelt one."""
-    known = [name.upper() for name in Settings.model_fields]
-    lines = []
-    for variable in sorted(os.environ):
-        prefix, name = variable[: len(_PREFIX)].upper(), variable[len(_PREFIX) :].upper()
-        link = _SERVICE_LINK.fullmatch(name) or _SERVICE_ADDRESS.fullmatch(os.environ[variable])
-        if prefix == _PREFIX and name not in known and not link:
-            near = difflib.get_close_matches(name, known, n=1)
-            lines.append(f"{variable} is no setting" + (f"; did you mean {_PREFIX}{near[0]}?" if near else ""))
-    return lines

@@ -29,6 +29,8 @@ LINES = 20  # of the log of a server that did not start
 
 def measure(workload: Workload, servers: list[Server], rounds: int, plan: Plan) -> dict[str, Any]:
     """Of every round, and the medians."""
+    if workload.task != "classification":
+        servers = [server for server in servers if isinstance(server, Aaserve)]  # the others only classify
     raw = Raw(workload)
     expected = raw.top_1()
     way, _ = best_way(raw, min(1.0, plan.seconds))
@@ -59,7 +61,7 @@ def _is(level: object) -> bool:
     return isinstance(level, dict) and "answered_per_second" in level
 
 
-def _turn(server: Server, workload: Workload, expected: list[int], plan: Plan, seed: int) -> dict[str, Any]:
+def _turn(server: Server, workload: Workload, expected: list[int | None], plan: Plan, seed: int) -> dict[str, Any]:
     """One that cannot be measured is named as such; the others go on."""
     try:
         return take_turn(server, workload, expected, plan, seed)
@@ -72,6 +74,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=__doc__.split("\n\n")[1])
     add = parser.add_argument
     add("--workloads", nargs="+", choices=WORKLOADS, default=["W1", "W2", "W3"], help="default: W1 W2 W3")
+    add("--bundle", type=Path, help="NAME/VERSION folder to use as the model, with one workload")
     add("--servers", nargs="+", metavar="NAME", help=f"of {', '.join(SERVERS)} (default: all that are installed)")
     add("--install", action="store_true", help="install what is missing first: gigabytes")
     add("--rounds", type=int, default=5, help="turns of each server (default: 5)")
@@ -87,6 +90,11 @@ def main() -> int:
     arguments = parser.parse_args()
     if unknown := set(arguments.servers or ()) - set(SERVERS):
         parser.error(f"no such server: {', '.join(sorted(unknown))}; there are {', '.join(SERVERS)}")
+    workloads = [WORKLOADS[name] for name in arguments.workloads]
+    if (bundle := arguments.bundle) is not None:
+        if len(workloads) != 1:
+            parser.error("--bundle: expected one workload")
+        workloads = [replace(workloads[0], words=f"{workloads[0].words}, with {bundle}", bundle=lambda: bundle)]
     chosen = [
         replace(server, reader=arguments.read_with) if isinstance(server, Peer) else server
         for server in (SERVERS[name] for name in arguments.servers or SERVERS)
@@ -97,8 +105,8 @@ def main() -> int:
     servers = [server for server in chosen if server.installed]
     plan = Plan(arguments.seconds, open_loops=not arguments.no_open_loops)
     found: dict[str, Any] = {}
-    for name in arguments.workloads:
-        found[name] = measure(WORKLOADS[name], servers, arguments.rounds, plan)
+    for workload in workloads:
+        found[workload.name] = measure(workload, servers, arguments.rounds, plan)
         # Written after each: a long run that is broken off has not been for nothing.
         write_result(
             arguments.output,

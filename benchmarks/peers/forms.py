@@ -1,7 +1,7 @@
 """How a picture goes into a request, and where the best class is in an answer.
 
 into a request:     (picture, its media type) --> (Content-Type, body)
-out of an answer:   body --> class index
+out of an answer:   body --> class index; of a detector, that of its best detection
 """
 
 import base64
@@ -40,6 +40,12 @@ def best(answer: bytes) -> int:
     """Of {"predictions": [{"label", "class_index", "score"}, …]}."""
     index: int = json.loads(answer)["predictions"][0]["class_index"]
     return index
+
+
+def best_detection(answer: bytes) -> int | None:
+    """Of {"detections": [{"label", "class_index", "score", "box"}, …]}; None if nothing was found."""
+    found = json.loads(answer)["detections"]
+    return found[0]["class_index"] if found else None
 
 
 def best_of_batch(answer: bytes) -> int:

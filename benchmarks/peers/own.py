@@ -1,4 +1,4 @@
-"""aaserve itself, in the form of a peer: the real `python -m service`, as it comes, asked at /classify."""
+"""aaserve itself, in the form of a peer: the real `python -m service`, as it comes, asked at /classify or /detect."""
 
 import re
 import sys
@@ -8,15 +8,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from aaserve.bundle.bundle import open_bundle
+from aaserve.service.http.inference import ADDRESSES
 from aaserve.service.version import VERSION
 from benchmarks import openvino_alone
 from benchmarks.circumstances import ROOT
 from benchmarks.limits import Raw, Way
 from benchmarks.peers import forms
-from benchmarks.peers.peer import Served, StartFailed, log_when_ready
+from benchmarks.peers.peer import Served, StartFailed, Top1, log_when_ready
 from benchmarks.peers.process_tree import process_tree
 from benchmarks.random_bundles import FOLDER, random_bundle
 from benchmarks.workloads import Workload
+
+BEST: dict[str, Top1] = {"classification": forms.best, "detection": forms.best_detection}  # by task
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,8 @@ class Aaserve:
                 lines = log_when_ready(self.name, root, folder, '"message":"ready"', self.workers)
                 found = re.search(r"listening on http://([\d.]+):(\d+)", lines)
                 assert found
-                yield Served(found[1], (int(found[2]),), "/classify", root.pid, forms.raw, forms.best)
+                task = open_bundle(bundle).manifest.task
+                yield Served(found[1], (int(found[2]),), ADDRESSES[task], root.pid, forms.raw, BEST[task])
 
 
 OURS = (

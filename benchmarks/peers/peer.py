@@ -25,7 +25,7 @@ PATIENCE = 120.0  # seconds that a start may take
 LOG_LINES = 60
 
 Body = Callable[[bytes, str], tuple[str, bytes]]
-Top1 = Callable[[bytes], int]
+Top1 = Callable[[bytes], int | None]
 
 
 class StartFailed(Exception):

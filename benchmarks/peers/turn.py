@@ -44,7 +44,7 @@ class Plan:
     open_loops: bool
 
 
-def take_turn(server: Server, workload: Workload, expected: list[int], plan: Plan, seed: int) -> dict[str, Any]:
+def take_turn(server: Server, workload: Workload, expected: list[int | None], plan: Plan, seed: int) -> dict[str, Any]:
     """What was measured; with "disagrees" instead of all that if too few answers are right."""
     pictures = workload.pictures()
     started = time.monotonic()

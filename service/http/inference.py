@@ -33,7 +33,7 @@ from aaserve.service.http.disconnect import cancel_on_disconnect
 from aaserve.service.http.params import Asked, with_fields
 from aaserve.service.http.state import state_of
 from aaserve.service.observability.request_record import Record
-from aaserve.service.repository.repository import RECOVERING
+from aaserve.service.repository.lookup import RECOVERING
 
 PARSED_INLINE = 4096  # bytes of text; parsing so few takes less time than telling a thread of it
 WRITTEN_INLINE = 2048  # values of an answer, rows times classes; writing them takes half a millisecond
@@ -158,7 +158,7 @@ def by_parameters(
         _require_task(predictor.manifest, task)
         checked = check(predictor, asked)
         return Models([predictor], lambda _: (predictor, checked))
-    candidates = repository.candidates(asked["model"], asked["version"])
+    candidates = repository.candidates(asked["model"], asked["version"], task)
     named = asked["model"] or repository.default_model
     only = candidates[0] if len(candidates) == 1 and candidates[0].manifest.name == named else None
     if only:

@@ -27,7 +27,10 @@ ScoreThreshold = Annotated[
 MaxDetections = Annotated[
     int | None, Query(ge=1, description="Detections wanted, at most (default: all that the model finds).")
 ]
-ModelName = Annotated[str | None, Query(description="Name of the model (default: default_model of GET /models).")]
+ModelName = Annotated[
+    str | None,
+    Query(description="Name of the model (default: default_model of GET /models, or the only one of this task)."),
+]
 ModelVersion = Annotated[str | None, Query(description="Version of the model (default: the highest).")]
 TimeoutMs = Annotated[int | None, Header(alias=TIMEOUT_HEADER, ge=1, description="Milliseconds to answer in.")]
 

@@ -132,7 +132,7 @@ class Metrics:
         self.model_info = highest(
             "aaserve_model_info",
             "Served models; always 1.",
-            ["model", "version", "sha256", "provider", "precision"],
+            ["model", "version", "task", "sha256", "provider", "precision"],
         )
         self.model_ready = lowest(
             "aaserve_model_ready",
@@ -141,12 +141,12 @@ class Metrics:
         )
         self.lower_precision_agreement = lowest(
             "aaserve_lower_precision_agreement",
-            "With cpu_precision bf16: share of the images compared at load with the best class of fp32.",
+            "With cpu_precision bf16: share of the images compared at load with the best class, or objects, of fp32.",
             ["model", "version"],
         )
         self.lower_precision_difference = highest(
             "aaserve_lower_precision_difference",
-            "With cpu_precision bf16: largest difference of a logit from fp32, as a share of the largest logit.",
+            "With cpu_precision bf16: largest difference from fp32 of a logit, as share of the largest, or of a score.",
             ["model", "version"],
         )
         self.models_missing = highest(
@@ -183,7 +183,7 @@ class Metrics:
         for version in versions:
             manifest = version.manifest
             sha256 = manifest.files[MODEL_FILE]
-            info = (name, manifest.version, sha256, version.provider, manifest.precision)
+            info = (name, manifest.version, manifest.task, sha256, version.provider, manifest.precision)
             ready = (name, manifest.version)
             self.model_info.labels(*info).set(1)
             self._report(self.model_ready.labels(*ready), partial(getattr, version, "ready"))

@@ -149,7 +149,10 @@ async def open_classifier(
             await repository.load(name)
             predictor = repository.predictor(name, version)
             if (task := predictor.manifest.task) != "classification":
-                raise LoadFailed(f"{name} is a model of {task}, and files are classified here; POST /detect takes it")
+                raise LoadFailed(
+                    f"{name}: expected a model of classification, found one of {task}; "
+                    "name another one with --model, or send the images to POST /detect"
+                )
             opened.append(OfflineClassifier(predictor, labels_wanted(top_k, predictor.manifest)))
             yield opened[0]
         finally:

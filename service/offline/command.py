@@ -24,7 +24,8 @@ from aaserve.service.offline.classifier import open_classifier
 from aaserve.service.offline.files import STDIN, find_files
 from aaserve.service.offline.progress import Progress
 from aaserve.service.offline.results import FORMATS, Results
-from aaserve.service.settings import ProviderName, Settings, first_problem
+from aaserve.service.setting_names import first_problem
+from aaserve.service.settings import ProviderName, Settings
 
 SOME_FAILED = 3
 

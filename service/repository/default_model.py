@@ -1,6 +1,6 @@
 """Which model answers a request that names none.
 
-setting default_model --or--> default_model in serving.toml in the root of the repository --or--> the only one served
+setting default_model --or--> default_model in serving.toml of the repository --or--> the only one of the task
 """
 
 from collections.abc import Collection
@@ -10,7 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from aaserve.bundle.manifest import NAME
 from aaserve.service.errors import LoadFailed
 from aaserve.service.repository.model_settings import SERVING_FILE, read_toml
-from aaserve.service.settings import Settings, as_written
+from aaserve.service.setting_names import as_written
+from aaserve.service.settings import Settings
 
 
 class RepositorySettings(BaseModel):

@@ -29,7 +29,8 @@ from aaserve.service.errors import (
 )
 from aaserve.service.observability.metrics import Metrics
 from aaserve.service.repository.loader import VersionLoader
-from aaserve.service.repository.repository import RECOVERING, ModelRepository, open_repository
+from aaserve.service.repository.lookup import RECOVERING
+from aaserve.service.repository.repository import ModelRepository, open_repository
 from aaserve.service.repository.served_model import ServedModel
 from aaserve.service.repository.trials import Trials
 from aaserve.service.settings import Settings
@@ -233,7 +234,7 @@ class Lifecycle:
                         self._state = State.READY
                         self._warn_of_missing()
                         if len([model for model in self._repository if model.serving]) > 1:
-                            log.info("a request that names no model: %s", _answered_by(self._repository.default_model))
+                            log.info("a request that names no model: %s", _answered_by(self._repository))
                         if not self._repository.required_and_missing:
                             log.info("ready")
                     self._started.set()
@@ -262,5 +263,12 @@ class Lifecycle:
             self._stopping_or_lost.set()
 
 
-def _answered_by(name: str | None) -> str:
-    return f"answered by {name}" if name else "refused; default_model says which one answers it"
+def _answered_by(repository: ModelRepository) -> str:
+    """Which model answers a request that names none; where several tasks are served, for each."""
+    tasks = repository.tasks
+    answers = []
+    for task in tasks:
+        name = repository.default_for(task)
+        words = f"answered by {name}" if name else "refused; default_model says which one answers it"
+        answers.append(f"{task} {words}" if len(tasks) > 1 else words)
+    return "; ".join(answers)

@@ -8,45 +8,35 @@ nothing was served before, an older version may take the place of one that fails
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from aaserve.bundle.bundle import scan_repository
 from aaserve.bundle.errors import BundleError
-from aaserve.service.engine.predictor import Predictor
-from aaserve.service.errors import Conflict, LoadFailed, ModelNotFound, NotReady, ProviderMissing, StartFailed
+from aaserve.service.errors import Conflict, LoadFailed, ModelNotFound, ProviderMissing, StartFailed
 from aaserve.service.repository.default_model import read_default_model
 from aaserve.service.repository.loader import VersionLoader, in_public
+from aaserve.service.repository.lookup import ModelLookup
 from aaserve.service.repository.model_settings import SERVING_FILE
 from aaserve.service.repository.rollback import remember
 from aaserve.service.repository.served_model import LoadedVersion, ServedModel
 
-RECOVERING = "recovering: a model stopped working and is being loaded again"
 log = logging.getLogger("aaserve")
 
 
-class ModelRepository:
+class ModelRepository(ModelLookup):
     """All models of one process. Changes queue up behind each other; requests never wait for them."""
 
     def __init__(self, loader: VersionLoader) -> None:
+        super().__init__()
         settings = self._settings = loader.settings
         self._metrics = loader.metrics
         self._loader = loader
-        self._models: dict[str, ServedModel] = {}
-        self._default: str | None = None
         self._unloaded: set[str] = set()  # by a key for it, until it is loaded
         self._required = frozenset(filter(None, map(str.strip, settings.required_models.split(","))))
         self._changing = asyncio.Lock()
         self._retiring: set[asyncio.Task[None]] = set()
         self._metrics.models_missing.set(len(self._missing))
-
-    def __iter__(self) -> Iterator[ServedModel]:
-        return iter(self._models.values())
-
-    @property
-    def predictors(self) -> list[Predictor]:
-        """Those that answer."""
-        return [loaded.predictor for model in self._models.values() for loaded in model.serving.values()]
 
     @property
     def required_and_missing(self) -> set[str]:
@@ -56,56 +46,6 @@ class ModelRepository:
         """
         required = self._required | {self._default} if self._default else self._required
         return {name for name in required if name not in self._models or not self._models[name].serving}
-
-    @property
-    def default_model(self) -> str | None:
-        """The model that answers a request that names none; None if such a request is refused."""
-        if self._default is not None:
-            return self._default
-        served = [model.name for model in self if model.serving]
-        return served[0] if len(served) == 1 else None
-
-    def predictor(self, name: str | None, version: str | None, task: str | None = None) -> Predictor:
-        """The predictor for a request; without a name of the default model, without a version of its highest.
-
-        Args:
-            task: that is wanted: if the default model has another one, the only model of this task answers.
-
-        Raises:
-            ModelNotFound: not served here.
-            NotReady: it stopped working and is being opened again; the others answer meanwhile.
-        """
-        if name is None:
-            name = self._default_for(task) if task else self.default_model
-            if name is None and any(model.serving for model in self):
-                raise ModelNotFound(f"several models are served; add ?model= with one of {self._served}")
-            if name is not None and not ((model := self._models.get(name)) and model.serving):
-                raise ModelNotFound(f"the default model, {name}, is not loaded; served: {self._served or 'none'}")
-        if name is None or name not in self._models:
-            raise ModelNotFound(f"no such model; served: {self._served or 'none'}")
-        predictor = self._models[name].version(version)
-        if not predictor.ready:
-            raise NotReady(RECOVERING)
-        return predictor
-
-    def candidates(self, name: str | None, version: str | None) -> list[Predictor]:
-        """Those that a request can mean while more of its name may still come, one at least.
-
-        Raises:
-            ModelNotFound: there is none.
-        """
-        found = [
-            loaded.predictor
-            for model in self
-            if name in (None, model.name)
-            for number, loaded in model.serving.items()
-            if version in (None, number)
-        ]
-        return found or [self.predictor(name, version)]
-
-    def versions(self, name: str) -> list[str]:
-        """Those of a model that answer, ascending."""
-        return sorted(self._models[name].serving, key=int)
 
     async def open(self) -> None:
         """Load what is on disk.
@@ -287,21 +227,6 @@ class ModelRepository:
         log.warning("%s: %s", model.name, words)
         model.rolled_back = None if undone and not obstacle else words
         model.holding = obstacle is not None
-
-    def _default_for(self, task: str) -> str | None:
-        """The default model, unless it has another task and one model has this one."""
-        name = self.default_model
-        default = self._models.get(name) if name else None
-        if name and not (default and default.serving and default.default.manifest.task != task):
-            return name
-        of_task = [model.name for model in self if model.serving and model.default.manifest.task == task]
-        if len(of_task) > 1:
-            raise ModelNotFound(f"several models are served for {task}; add ?model= with one of {', '.join(of_task)}")
-        return of_task[0] if of_task else name
-
-    @property
-    def _served(self) -> str:
-        return ", ".join(model.name for model in self if model.serving)
 
     @property
     def _missing(self) -> set[str]:

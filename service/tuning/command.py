@@ -22,7 +22,8 @@ from aaserve.service.errors import LoadFailed
 from aaserve.service.repository.default_model import read_default_model
 from aaserve.service.repository.model_settings import read_model_settings
 from aaserve.service.resources import own_path, own_python
-from aaserve.service.settings import Settings, first_problem
+from aaserve.service.setting_names import first_problem
+from aaserve.service.settings import Settings
 from aaserve.service.tuning import measurement
 from aaserve.service.tuning.candidates import (
     CLIENTS,

@@ -5,15 +5,20 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from benchmarks.limits import Raw
 from benchmarks.peers.catalogue import PEERS, StartFailed
 from benchmarks.peers.forms import v2_binary_best
+from benchmarks.peers.own import Aaserve
 from benchmarks.peers.peer import REQUIREMENTS
 from benchmarks.peers.process_tree import process_tree, tree
+from benchmarks.workloads import WORKLOADS
 from tests.benchmarks.expected import EXAMPLES, SHIPPED, expected_top_1
+from tests.detector_bundle import coloured_png, write_detector
 from tests.helpers import ROOT, wait_until
 
 FASTAPI = PEERS["fastapi"]
@@ -52,6 +57,16 @@ def test_a_peer_sees_what_the_bundle_sees_and_leaves_no_process(name: str) -> No
         found = [served.top_1(served.ask(picture.read_bytes(), "image/jpeg")) for picture in EXAMPLES]
     assert found == expected_top_1(SHIPPED, EXAMPLES)
     assert not [pid for pid in processes if is_alive(pid)]
+
+
+def test_a_detector_is_asked_at_its_address_and_answers_as_the_runtime_does(tmp_path: Path) -> None:
+    bundle = write_detector(tmp_path)
+    pictures = [coloured_png(64, 48, blue=((1, 2, 30, 40), 255)), coloured_png(64, 48, red=((1, 2, 30, 40), 102))]
+    workload = replace(WORKLOADS["W4"], bundle=lambda: bundle, pictures=lambda: pictures, media_type="image/png")
+    with Aaserve("aaserve").serve(workload.bundle()) as served:
+        found = [served.top_1(served.ask(picture, workload.media_type)) for picture in workload.pictures()]
+    assert served.path == "/detect"
+    assert found == Raw(workload).top_1() == [2, None]  # the second has a score below 0.5
 
 
 def test_a_peer_keeps_to_the_cores_it_is_given() -> None:

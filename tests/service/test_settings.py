@@ -11,7 +11,8 @@ from pydantic import ValidationError
 
 from aaserve.service import healthcheck
 from aaserve.service.__main__ import main
-from aaserve.service.settings import Settings, unknown_variables
+from aaserve.service.setting_names import unknown_variables
+from aaserve.service.settings import Settings
 from tests.helpers import running_service
 
 
@@ -128,7 +129,7 @@ def test_a_misspelt_variable_is_found_with_the_nearest_name() -> None:
         **{"canary_service_port_http": "80", "canary_port": "tcp://10.0.0.1:80", "canary_port_80_tcp_proto": "tcp"},
     }
     with variables(max_queu_size="3", colour="red", port="1", **links):
-        assert unknown_variables() == [
+        assert unknown_variables(Settings.model_fields) == [
             "AASERVE_COLOUR is no setting",
             "AASERVE_MAX_QUEU_SIZE is no setting; did you mean AASERVE_MAX_QUEUE_SIZE?",
         ]

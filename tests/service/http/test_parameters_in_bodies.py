@@ -11,6 +11,8 @@ import httpx
 import pytest
 
 from aaserve.service.http.params import ANYWHERE, resembling
+from tests.detector_bundle import NAME as DETECTOR
+from tests.detector_bundle import write_detector
 from tests.full_service import MODEL, full_service
 from tests.helpers import EXAMPLES, RunningService, running_service, wait_until
 from tests.hostile.wire import connect, send
@@ -272,6 +274,11 @@ def test_a_request_whose_body_names_the_model_is_refused_early_only_where_no_mod
         busy = service.client.post("/classify", **as_form(model=MODEL))
         assert (busy.status_code, busy.json()["code"]) == (429, "queue_full")
         assert int(busy.headers["retry-after"]) >= 1
+        assert status_of_a_head(service, "/classify") == 429
+
+        write_detector(tmp_path)  # which has room, but is not asked here
+        service.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: service.client.get(f"/v2/models/{DETECTOR}/ready").status_code == 200)
         assert status_of_a_head(service, "/classify") == 429
 
         write_fragile_bundle(tmp_path, name="other")

@@ -17,6 +17,7 @@ from aaserve.service.offline import classifier as classifier_module
 from aaserve.service.offline.classifier import Answer, open_classifier
 from aaserve.service.offline.command import main
 from aaserve.service.settings import Settings
+from tests.detector_bundle import write_detector
 from tests.helpers import EXAMPLES, REPOSITORY, ROOT, RunningService, wait_until
 from tests.toy_bundles import HANGS, LABELS, OUT_OF_RANGE, label_of, picture, write_fragile_bundle
 
@@ -73,6 +74,16 @@ def test_every_file_has_its_own_error_as_the_service_gives_it(service: RunningSe
     assert codes.pop("large.jpg") == "body_too_large"
     assert codes.pop("gone.png") == codes.pop(tmp_path.name) == "unreadable_file"
     assert len(answers["good.png"]["predictions"]) == 1
+
+
+def test_a_model_of_detection_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    write_detector(tmp_path)
+    done = classify(EXAMPLES, repository=tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.splitlines()[-1] == (
+        "error: colours: expected a model of classification, found one of detection; "
+        "name another one with --model, or send the images to POST /detect"
+    )
 
 
 def test_a_jsonl_file_is_gone_on_with(tmp_path: Path) -> None:

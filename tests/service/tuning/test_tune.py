@@ -1,5 +1,6 @@
 """`aaserve tune`: figures of real candidates, a recommendation, and a serving.toml that stays its owner's."""
 
+import asyncio
 import shutil
 import signal
 import subprocess
@@ -13,7 +14,9 @@ from aaserve.service.repository.model_settings import read_model_settings
 from aaserve.service.settings import Settings
 from aaserve.service.tuning.candidates import Candidate, Load, Measured, first, further, recommended, table
 from aaserve.service.tuning.command import main
+from aaserve.service.tuning.measurement import measure
 from aaserve.service.tuning.serving_file import write_settings
+from tests.detector_bundle import coloured_png, write_detector
 from tests.helpers import EXAMPLES, REPOSITORY, ROOT
 
 OWNERS = '# ours\nversions = "latest"  # of all\nprovider = "auto" # for now\n\n"cpu_batch_ms"=5\nmax_batch_size = 4\n'
@@ -55,6 +58,28 @@ def test_the_fastest_that_agrees_with_fp32_is_recommended() -> None:
     assert lines[1].startswith("* cpu fp32, 2 threads, cpu_batch_ms 20")
     assert lines[3].endswith("10 / 20  200            75.0%")
     assert lines[4].split() == ["cuda", "not", "possible:", "no", "GPU"]
+
+
+def test_a_detector_is_measured_and_compared_by_the_classes_of_its_objects(tmp_path: Path) -> None:
+    pictures = {
+        "two": coloured_png(64, 48, red=((1, 2, 30, 40), 204), blue=((40, 2, 60, 40), 255)),
+        "weak": coloured_png(64, 48, green=((1, 2, 30, 40), 102)),
+    }
+    for name, content in pictures.items():
+        (tmp_path / name).write_bytes(content)
+    found = asyncio.run(
+        measure(
+            {
+                "settings": {"provider": "cpu", "intra_op_num_threads": 1},
+                "bundle": str(write_detector(tmp_path / "repository")),
+                "pictures": [str(tmp_path / name) for name in pictures],
+                "clients": [1],
+                "seconds": 0.01,
+            }
+        )
+    )
+    assert found["classes"] == [[0, 2], []]
+    assert found["load"][1]["images_per_second"] > 0
 
 
 def test_a_serving_file_keeps_comments_and_other_keys(repository: Path) -> None:

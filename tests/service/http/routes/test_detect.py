@@ -4,6 +4,7 @@ import base64
 import io
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -337,10 +338,21 @@ def test_a_model_of_another_task_is_refused_with_the_address_that_takes_it(
 
 def test_without_a_name_the_only_model_of_the_task_answers(detector: RunningService) -> None:
     assert detector.client.get("/models").json()["default_model"] is None
+    expected = f"a request that names no model: classification answered by {CLASSIFIER}; detection answered by {NAME}"
+    assert any(expected in line for line in detector.log)
     assert detect(detector).json()["model"] == NAME
     assert detector.classify(picture(1)).json()["model"] == CLASSIFIER
     assert detector.client.post("/classify", files={"image": ("a.png", picture(1))}).json()["model"] == CLASSIFIER
     assert detector.client.post("/detect", **FORM).json()["model"] == NAME
+
+
+def test_a_service_without_a_detector_says_so(tmp_path: Path) -> None:
+    for name in ("one", "other"):
+        write_fragile_bundle(tmp_path, name=name)
+    with running_service(repository=tmp_path) as service:
+        expected = (404, "model_not_found", "no model for detection; served: one, other")
+        assert refused(detect(service)) == expected
+        assert refused(service.client.post("/detect", **FORM)) == expected
 
 
 def test_torchserves_address_answers_as_its_object_detectors_do(detector: RunningService) -> None:
@@ -428,3 +440,5 @@ def test_metrics_have_the_address_and_the_model(detector: RunningService) -> Non
     detect(detector)
     assert detector.metric("aaserve_requests_total", endpoint="/detect", model=NAME, code="200") == before + 1
     assert detector.metric("aaserve_stage_duration_seconds_count", stage="decode", model=NAME) > 0
+    assert detector.metric("aaserve_model_info", model=NAME, version="2", task="detection") == 1
+    assert detector.metric("aaserve_model_info", model=CLASSIFIER, task="classification") == 1
