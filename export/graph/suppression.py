@@ -4,7 +4,7 @@
     box_deltas   (N, A, 4) --decode, clip--> boxes (N, P, 4), apart by class -----------+--NonMaxSuppression--> places
                                                     scores kept, others 0 (N, P) --TopK--> boxes, scores, classes, count
 
-The same steps as `models.retinanet.detections.detect`, in standard operators (docs/decisions/0042-detection-graph.md).
+The same steps as `models.retinanet.detections.detect`, in standard operators (docs/decisions/0042-detectors.md).
 """
 
 import numpy as np
@@ -91,12 +91,7 @@ def detection_outputs(max_detections: int) -> tuple[Output, ...]:
 
 
 def append_suppression(
-    model: bytes,
-    anchors: NDArray[np.float32],
-    image_size: tuple[int, int],
-    selection: Selection,
-    *,
-    keep_raw: bool = False,
+    model: bytes, anchors: NDArray[np.float32], image_size: tuple[int, int], selection: Selection
 ) -> bytes:
     """The graph of a detector with detections as its outputs.
 
@@ -104,7 +99,6 @@ def append_suppression(
         model: float32 outputs RAW_OUTPUTS.
         anchors: (A, 4) left, top, right, bottom in pixels.
         image_size: (H, W) in pixels, to which boxes are clipped.
-        keep_raw: keep the raw outputs too, behind the others.
 
     Raises:
         ExportError: more detections are asked for than there are pairs of anchor and class to choose from.
@@ -120,7 +114,7 @@ def append_suppression(
             f"found {selection.max_detections}"
         )
     height, width = image_size
-    half_and_half = (anchors[:, :2] + anchors[:, 2:]) / 2
+    centres = (anchors[:, :2] + anchors[:, 2:]) / 2
     constants: dict[str, NDArray[np.generic]] = {
         "axis_1": np.array([1]),
         "axis_2": np.array([2]),
@@ -130,7 +124,7 @@ def append_suppression(
         "num_detections": np.array([selection.max_detections]),
         "pairs_shape": np.array([0, num_anchors * num_classes]),
         "picture_and_pair": np.array([0, 2]),
-        "anchor_centres": half_and_half,
+        "anchor_centres": centres,
         "anchor_sizes": anchors[:, 2:] - anchors[:, :2],
         "largest_log_ratio": np.array(LARGEST_LOG_RATIO, np.float32),
         "two": np.array(2, np.float32),
@@ -142,8 +136,7 @@ def append_suppression(
         "score_threshold": np.array([selection.score_threshold], np.float32),
     }
     steps = onnx.parser.parse_graph(_STEPS.replace("s.", "suppression_"))
-    raw = list(graph.output)
-    batch = raw[0].type.tensor_type.shape.dim[0].dim_param
+    batch = graph.output[0].type.tensor_type.shape.dim[0].dim_param
     for number, node in enumerate(steps.node):
         node.name = f"suppression_{number}"
     graph.node.extend(steps.node)
@@ -152,5 +145,4 @@ def append_suppression(
     for output in detection_outputs(selection.max_detections):
         kind = onnx.TensorProto.FLOAT if output.dtype == "float32" else onnx.TensorProto.INT64
         graph.output.append(onnx.helper.make_tensor_value_info(output.name, kind, [batch, *output.shape]))
-    graph.output.extend(raw if keep_raw else ())
     return checked_bytes(parsed)

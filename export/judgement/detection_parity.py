@@ -39,6 +39,7 @@ class Detector:
 
     Attributes:
         anchors: (A, 4) left, top, right, bottom in pixels of the input.
+        num_classes: K.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Detector:
         self.raw = PyTorch(Raw(network), preprocessing, report)
         self.selection = selection
         self.anchors = network.anchors.numpy()
+        self.num_classes = network.num_classes
         self._network = network
 
     def detections(self, pixels: NDArray[np.uint8]) -> list[Detections]:
