@@ -113,9 +113,7 @@ def _check_detections(outputs: dict[str, NDArray[Any]], manifest: Manifest, refe
     return worst
 
 
-def _check_logits(
-    found: NDArray[np.float32], manifest: Manifest, reference: Reference, *, is_probe: bool
-) -> float:
+def _check_logits(found: NDArray[np.float32], manifest: Manifest, reference: Reference, *, is_probe: bool) -> float:
     worst = difference(found, reference)
     if is_probe:  # noise looks like nothing: nearly a tie
         tolerance, any_class = probe_tolerance(manifest), True

@@ -47,9 +47,7 @@ def in_picture(found: Detections, picture: Picture, preprocessing: Preprocessing
     return found._replace(boxes=to_picture(found.boxes, placed, picture.width, picture.height))
 
 
-def average_precision(
-    pictures: Sequence[Picture], found: Mapping[int, Detections], num_classes: int
-) -> DetectionScore:
+def average_precision(pictures: Sequence[Picture], found: Mapping[int, Detections], num_classes: int) -> DetectionScore:
     """Score what was found in the pictures, in their pixels.
 
     Args:

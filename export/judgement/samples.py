@@ -3,8 +3,8 @@
     DIR/*.png           pictures without labels
     DIR/LABEL/*.png     labelled pictures; the folders are named as the labels of the model, and what lies in folders
                         below them is labelled alike
-    instances_*.json    of a detector: annotated pictures, as `bundle.coco.instances` has them; those of train calibrate,
-                        and those of val or test are compared
+    instances_*.json    of a detector: annotated pictures, as `bundle.coco.instances` has them; those of train
+                        calibrate, and those of val or test are compared
 
 Calibration takes at most every second picture, spread evenly over the sorted paths, so that every label has its share.
 The others are for the comparison with fp32: a picture used for calibration says little about the loss.

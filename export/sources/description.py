@@ -75,6 +75,8 @@ def _check_detector(request: Request, preprocessing: Preprocessing) -> None:
             "preprocessing: a detector needs all of a picture, expected fit stretch or letterbox, found crop; "
             "give --fit stretch or --fit letterbox, whichever it was trained with"
         )
+    if request.accuracy:
+        raise ExportError("--accuracy: for classifiers only; python -m export evaluate measures a detector's bundle")
     if request.with_attention:
         raise ExportError("--with-attention: for classifiers only, the bundle of a detector has no attention maps")
     if request.stored_weights == "int8":

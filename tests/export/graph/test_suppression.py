@@ -122,6 +122,17 @@ def test_the_same_box_of_two_classes_is_two_detections() -> None:
     np.testing.assert_allclose(found["boxes"][0, :2], [box, box], atol=1e-4)
 
 
+def test_logits_that_differ_by_less_than_their_scores_can_show_decide() -> None:
+    """At a logit of 8, float32 has steps of 1e-6, and its sigmoid hardly changes with them."""
+    random = torch.Generator().manual_seed(0)
+    _, deltas = raw(1, 1)
+    steps = torch.randperm(len(ANCHORS), generator=random) * 2e-6
+    logits = (8 + steps).view(1, -1, 1)
+    assert len(logits.unique()) == len(ANCHORS)
+    found = graph(1, max_detections=50)(logits, deltas)
+    assert_same(found, detect(logits, deltas, ANCHORS, image_size=SIZE, max_detections=50))
+
+
 def test_wild_outputs_give_finite_boxes_inside_the_picture() -> None:
     logits, deltas = raw(2, 3)
     deltas *= 1e4
@@ -135,7 +146,9 @@ def test_wild_outputs_give_finite_boxes_inside_the_picture() -> None:
 
 
 def test_there_may_be_fewer_candidates_than_detections_are_asked_for() -> None:
-    with pytest.raises(ExportError, match=r"--max-detections: expected at most 6, the candidates of a picture, found 7"):
+    with pytest.raises(
+        ExportError, match=r"--max-detections: expected at most 6, the candidates of a picture, found 7"
+    ):
         graph(2, ANCHORS[:3], max_detections=7)
     logits, deltas = raw(1, 2)
     found = graph(2, ANCHORS[:3], max_detections=6)(logits[:, :3], deltas[:, :3])
