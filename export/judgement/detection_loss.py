@@ -8,13 +8,10 @@ from numpy.typing import NDArray
 
 from aaserve.bundle.coco.average_precision import average_precision, in_picture
 from aaserve.bundle.coco.instances import Picture
-from aaserve.bundle.detections import Detections, detections_of_batch, difference
+from aaserve.bundle.detections import CERTAIN, SAME_BOX, Detections, detections_of_batch, difference
 from aaserve.bundle.manifest import DetectionLowered
 from aaserve.bundle.preprocessing import Preprocessing
 from aaserve.export.graph.runtime import Graph
-
-CERTAIN = 0.5  # least score of a detection that counts
-SAME_BOX = 0.5  # least intersection over union, as for PASCAL VOC
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,8 @@ from tests.helpers import running_service
 from tests.training.detection.squares import detector, write_instances, write_pictures
 from tests.training.tiny import CPU, run
 
+pytestmark = pytest.mark.usefixtures("speed_in_one_round")
+
 RECIPE = detector(
     epochs=20,
     max_learning_rate=5e-3,
@@ -37,13 +39,6 @@ RECIPE = detector(
     preprocessing={"crop": (64, 96)},
 )
 LABELS = ("green", "red")
-
-
-@pytest.fixture(autouse=True)
-def speed_in_one_round(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The speed is reported and never judged, so it may be inexact here."""
-    monkeypatch.setattr("aaserve.export.judgement.speed.ROUNDS", 1)
-    monkeypatch.setattr("aaserve.export.judgement.speed.PAUSE", 0)
 
 
 @pytest.fixture(scope="module")
