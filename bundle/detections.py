@@ -6,14 +6,19 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+# Two precisions of a graph are compared by the detections with at least this score: POST /detect shows those by default,
+# and weaker ones come and go with any rounding.
+CERTAIN = 0.5
+SAME_BOX = 0.5  # least intersection over union, as in PASCAL VOC
+
 
 class Detections(NamedTuple):
     """Boxes (n, 4), scores (n,) and classes (n,), the best score first.
 
-    Boxes are left, top, right, bottom in pixels of the network's input.
+    Boxes are left, top, right, bottom in pixels, of the network's input unless said otherwise.
     """
 
-    boxes: NDArray[np.float32]
+    boxes: NDArray[np.floating]
     scores: NDArray[np.float32]
     classes: NDArray[np.int64]
 
@@ -39,6 +44,13 @@ def detections_of(row: Mapping[str, NDArray[Any]]) -> Detections:
     """The detections among the outputs of one row: those up to `count`."""
     count = int(row["count"])
     return Detections(row["boxes"][:count], row["scores"][:count], row["classes"][:count])
+
+
+def detections_of_batch(outputs: Mapping[str, NDArray[Any]]) -> list[Detections]:
+    """Those of each row of a batch."""
+    return [
+        detections_of({name: values[row] for name, values in outputs.items()}) for row in range(len(outputs["count"]))
+    ]
 
 
 def difference(

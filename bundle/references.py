@@ -42,7 +42,8 @@ class StoredDetections(BaseModel):
 class Reference(BaseModel):
     """One picture and PyTorch's answer to it, or the probe and the answer of the graph where it was made.
 
-    The answer is logits, or, of a bundle of detection, detections.
+    The answer is logits. Of a bundle of detection it is detections, and always those of the graph: of two boxes that
+    tie, PyTorch may keep the other one.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

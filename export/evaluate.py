@@ -1,41 +1,52 @@
-"""python -m export evaluate BUNDLE DIR: top-1 and top-5 on labelled pictures, DIR/LABEL/*, into the manifest.
+"""python -m export evaluate BUNDLE DIR: accuracy on pictures whose right answers are known, into the manifest.
 
+<<<<<<< HEAD
     pictures --read like the service--> rows --ONNX Runtime on the CPU--> ranks of the right classes
+=======
+    pictures --read as the service reads them--> rows --ONNX Runtime on the CPU--> top-1 and top-5 | average precision
+>>>>>>> det-export
 
-Needs no torch.
+DIR is DIR/LABEL/* for a classifier; for a detector it is as `bundle.coco.instances` has it. Needs no torch.
 """
 
 import argparse
 import sys
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import onnxruntime
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
 from aaserve.bundle.bundle import Bundle, open_bundle, replace_manifest
-from aaserve.bundle.errors import BundleError, ImageError
-from aaserve.bundle.manifest import Accuracy
-from aaserve.bundle.model_input import read_input
+from aaserve.bundle.coco.instances import LAYOUT
+from aaserve.bundle.errors import BundleError
+from aaserve.bundle.manifest import Accuracy, DetectionAccuracy, Manifest
+from aaserve.export.accuracy.answers import in_batches, on_the_cpu
+from aaserve.export.accuracy.boxes import SPLITS, TEST_SPLITS, find_annotated, score_boxes
+from aaserve.export.accuracy.top_k import find_labelled, top_k
 from aaserve.export.errors import ExportError
-from aaserve.export.judgement.pictures import MAX_PIXELS
-from aaserve.export.judgement.samples import BATCH_SIZE, Sample, find_samples
+from aaserve.export.summary import accuracy_text
 
-TOP = 5
+MEASURED = "python -m export evaluate: every picture read as the service reads it, ONNX Runtime on the CPU"
 
 
 def main(argv: Sequence[str], prog: str = "python -m export evaluate") -> int:
     parser = argparse.ArgumentParser(
         prog=prog,
-        description="Measure top-1 and top-5 on labelled pictures, and write them into the manifest.",
+        description="Measure top-1 and top-5, or a detector's average precision, and write them into the manifest.",
     )
     parser.add_argument("bundle", type=Path, help="NAME/VERSION folder")
+<<<<<<< HEAD
     parser.add_argument("pictures", type=Path, help="folder with a folder of pictures per label")
+=======
+    parser.add_argument(
+        "pictures",
+        type=Path,
+        help=f"folder of folders of pictures, each named as a label; for a detector, folder with {LAYOUT}",
+    )
+    parser.add_argument("--split", choices=SPLITS, help="of a detector: which instances file (default: val, else test)")
+>>>>>>> det-export
     parser.add_argument("--dataset", help="what the pictures are, for the manifest (default: name of the folder)")
     parser.add_argument("--dry-run", action="store_true", help="print the accuracy and leave the manifest as it is")
     arguments = parser.parse_args(argv)
@@ -47,24 +58,28 @@ def main(argv: Sequence[str], prog: str = "python -m export evaluate") -> int:
         def report(text: str) -> None:
             console.print(text, markup=False, soft_wrap=True)
 
-        samples = find_samples(arguments.pictures, manifest.labels, report)
-        if any(sample.class_index is None for sample in samples):
-            raise ExportError(f"{arguments.pictures}: expected folders named as labels, found pictures without one")
-        dataset = arguments.dataset or arguments.pictures.resolve().name
+        pictures, name = _find(arguments.pictures, arguments.split, manifest, report)
         if not arguments.dry_run:
+<<<<<<< HEAD
             replace_manifest(opened.folder, manifest)  # find out before the evaluation if it cannot be written
         batches = _in_batches(samples, manifest.max_batch_size or BATCH_SIZE)
         accuracy = evaluate(opened, track(batches, "evaluating", console=console), dataset)
+=======
+            replace_manifest(opened.folder, manifest)  # what cannot be written is better known before than after
+        batches = track(in_batches(pictures, manifest), "evaluating", console=console)
+        accuracy = evaluate(opened, batches, arguments.dataset or name)
+>>>>>>> det-export
         if not arguments.dry_run:
             replace_manifest(opened.folder, manifest.model_copy(update={"accuracy": accuracy}))
-    except (BundleError, ExportError, ValueError) as error:
+    except (BundleError, ExportError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    before = f"; before: {told(manifest.accuracy)}" if manifest.accuracy else ""
-    print(f"{told(accuracy)}{before}")
+    before = f"; before: {accuracy_text(manifest.accuracy)}" if manifest.accuracy else ""
+    print(f"{accuracy_text(accuracy)}{before}")
     return 0
 
 
+<<<<<<< HEAD
 def told(accuracy: Accuracy) -> str:
     return (
         f"top-1 {accuracy.top_1:.2%}, top-5 {accuracy.top_5:.2%} of {accuracy.images:,} pictures ({accuracy.dataset})"
@@ -73,10 +88,15 @@ def told(accuracy: Accuracy) -> str:
 
 def evaluate(opened: Bundle, batches: Iterable[Sequence[Sample]], dataset: str) -> Accuracy:
     """Classify labelled pictures with the model of a bundle.
+=======
+def evaluate(opened: Bundle, batches: Iterable[Sequence[Any]], dataset: str) -> Accuracy | DetectionAccuracy:
+    """Let the model of a bundle answer pictures that `_find` found.
+>>>>>>> det-export
 
     Raises:
         ExportError: a picture does not decode, or the model fails or gives an answer that is not finite.
     """
+<<<<<<< HEAD
     manifest = opened.manifest
     session = onnxruntime.InferenceSession(opened.model_path, providers=["CPUExecutionProvider"])
     ranks: list[int] = []
@@ -118,3 +138,25 @@ def _read(path: Path, opened: Bundle) -> NDArray[Any]:
 
 def _in_batches(samples: Sequence[Sample], size: int) -> list[Sequence[Sample]]:
     return [samples[start : start + size] for start in range(0, len(samples), size)]
+=======
+    if opened.manifest.task != "detection":
+        return top_k(opened, batches, dataset, MEASURED)
+    score = score_boxes(on_the_cpu(opened), opened.manifest, batches)
+    return DetectionAccuracy(dataset=dataset, images=score.images, measured=MEASURED, **score.row())
+
+
+def _find(
+    folder: Path, split: str | None, manifest: Manifest, report: Callable[[str], None]
+) -> tuple[Sequence[Any], str]:
+    """The labelled or annotated pictures, and what they are called by default."""
+    name = folder.resolve().name
+    if manifest.task != "detection":
+        if split:
+            raise ExportError(f"--split: for detectors only, found a bundle of {manifest.task}")
+        return find_labelled(folder, manifest.labels, report), name
+    names = (split,) if split else (*TEST_SPLITS, "")
+    if not (found := find_annotated(folder, names, manifest.labels, report)):
+        wanted = f"instances_{split}.json" if split else LAYOUT
+        raise ExportError(f"{folder}: expected the annotations of pictures ({wanted}), found none")
+    return found.pictures, f"{name}, {found.file.stem.removeprefix('instances_')}"
+>>>>>>> det-export

@@ -52,7 +52,7 @@ def export(request: Request, report: Callable[[str], None] = lambda step: None) 
     source = open_file(request) if is_onnx(request.checkpoint) else open_checkpoint(request)
     description = source.description
     preprocessing = description.preprocessing
-    calibration = find_calibration(request, description.labels, report)
+    calibration = find_calibration(request, description, report)
     paths = find_parity_pictures(request.parity_images, report)
     report(f"preprocessing: {preprocessing.model_dump_json()}")
     pictures = [read_picture(path, preprocessing) for path in paths]

@@ -19,9 +19,16 @@ from aaserve.export.graph.quantise import quantise
 from aaserve.export.graph.runtime import Graph
 from aaserve.export.graph.trial import check_loads
 from aaserve.export.judgement.loss import check_loss
-from aaserve.export.judgement.samples import Sample, find_samples, read_batches, split_samples
+from aaserve.export.judgement.samples import (
+    Sample,
+    find_annotated_samples,
+    find_samples,
+    read_batches,
+    split_samples,
+)
 from aaserve.export.judgement.speed import Speed, measure_speed
 from aaserve.export.request import Request
+from aaserve.export.sources.description import Description
 from aaserve.export.tasks.task import Task
 
 SPEED_BATCH_SIZES = (1, 8)
@@ -36,10 +43,16 @@ class LoweredGraph:
     speed: tuple[Speed, ...]
 
 
-def find_calibration(request: Request, labels: Sequence[str], report: Callable[[str], None]) -> list[Sample]:
-    """Find the pictures of --calibration; an empty list if the option is neither given nor needed.
+@dataclass(frozen=True)
+class Calibration:
+    """The pictures that give int8 the ranges of activations, and those that judge; none without --calibration."""
 
-    `report` is told how many there are and what is left out.
+    calibrating: Sequence[Sample] = ()
+    judging: Sequence[Sample] = ()
+
+
+def find_calibration(request: Request, description: Description, report: Callable[[str], None]) -> Calibration:
+    """Find the pictures of --calibration; `report` is told how many there are and what is left out.
 
     Raises:
         ExportError: int8 without pictures, fp32 with them, or a folder that cannot be used.
@@ -47,10 +60,15 @@ def find_calibration(request: Request, labels: Sequence[str], report: Callable[[
     if request.calibration is None:
         if request.precision == "int8":
             raise ExportError("int8 needs --calibration DIR: pictures like those that the service will see")
-        return []
+        return Calibration()
     if request.precision == "fp32":
         raise ExportError("--calibration is for --precision fp16 and int8, found fp32")
-    return find_samples(request.calibration, labels, report)
+    folder, labels, is_int8 = request.calibration, description.labels, request.precision == "int8"
+    if description.is_detector and (found := find_annotated_samples(folder, labels, report)):
+        calibrating, judging = found
+        return Calibration(calibrating if is_int8 else (), judging)
+    samples = find_samples(folder, labels, report)
+    return Calibration(*split_samples(samples)) if is_int8 else Calibration((), samples)
 
 
 def lower(
@@ -58,24 +76,23 @@ def lower(
     task: Task,
     request: Request,
     preprocessing: Preprocessing,
-    samples: Sequence[Sample],
+    calibration: Calibration,
     parity_pixels: NDArray[np.uint8],
     report: Callable[[str], None],
 ) -> LoweredGraph:
     """Convert the graph `network` to the precision of `request`.
 
     Args:
-        samples: pictures for calibration and for the comparison with fp32. If there are none, `parity_pixels`
-            (N, H, W, 3) are compared.
+        parity_pixels: (N, H, W, 3); these judge where no other pictures are given.
 
     Raises:
         ExportError: more is lost than allowed, or a value is out of the range of float16.
     """
     fp32 = Graph(network, preprocessing)
-    calibrating, judging = split_samples(samples) if request.precision == "int8" else ([], samples)
+    calibrating, judging = calibration.calibrating, calibration.judging
     quantised = None
     if request.precision == "int8":
-        report(f"quantising with {len(calibrating)} of the {len(samples)} pictures in {request.calibration}")
+        report(f"quantising with {len(calibrating)} of the pictures in {request.calibration}")
         batches = read_batches(calibrating, preprocessing)
         converted, quantised = quantise(network, (feed for pixels in batches for feed in fp32.feeds(pixels)))
     else:

@@ -10,7 +10,16 @@ import onnx
 
 from aaserve.bundle.bundle import Bundle, open_bundle
 from aaserve.bundle.errors import BundleError
-from aaserve.bundle.manifest import Lowered, Manifest
+from aaserve.bundle.manifest import (
+    Accuracy,
+    DetectionAccuracy,
+    DetectionLowered,
+    DetectionParity,
+    Lowered,
+    Manifest,
+    Parity,
+)
+from aaserve.bundle.preprocessing import Preprocessing
 
 LABELS_SHOWN = 8
 
@@ -49,17 +58,13 @@ def summary(opened: Bundle) -> str:
         **({"attention": _attention(manifest)} if manifest.attention else {}),
         "labels": f"{len(manifest.labels)}: {', '.join(manifest.labels[:LABELS_SHOWN])}"
         + (", …" if len(manifest.labels) > LABELS_SHOWN else ""),
-        "pixels": f"resize {spec.resize} {spec.interpolation}, centre crop {spec.crop}, {spec.colour}, "
+        "pixels": f"{_placed(spec)}, {spec.interpolation}, {spec.colour}, "
         f"EXIF {'applied' if spec.exif_orientation else 'ignored'}, transparent on {spec.background}"
         + (f", JPEG decoded at {spec.jpeg_reducing_gap:g} times that or more" if spec.jpeg_reducing_gap else ""),
         "normalised": f"mean {spec.mean}, std {spec.std}",
-        "parity": f"logits within {manifest.parity.max_difference:.1e} of the original's, top-1 equal on "
-        f"{manifest.parity.top_1_agreement:.0%} of {manifest.parity.images} pictures, "
-        f"batch {', '.join(map(str, manifest.parity.batch_sizes))}",
-        "accuracy": f"top-1 {accuracy.top_1:.2%}, top-5 {accuracy.top_5:.2%} on {accuracy.dataset} "
-        f"({accuracy.images} images)"
-        if accuracy
-        else "not measured",
+        **({"suppression": _suppression(manifest)} if manifest.suppression else {}),
+        "parity": f"{_parity(manifest.parity)}, batch {', '.join(map(str, manifest.parity.batch_sizes))}",
+        "accuracy": accuracy_text(accuracy) if accuracy else "not measured",
         **({"precision": _cost(cost)} if cost else {}),
         "size": f"{size / 2**20:.1f} MiB, {stored}opset {manifest.opset}",
         "operators": ", ".join(f"{count} {name}" for name, count in operators.most_common()),
@@ -76,11 +81,52 @@ def _attention(manifest: Manifest) -> str:
     return f"{', '.join(maps)}; shares within {manifest.parity.attention_difference:.1e} of the original's"
 
 
-def _cost(cost: Lowered) -> str:
+def accuracy_text(accuracy: Accuracy | DetectionAccuracy) -> str:
+    """Accuracy as one line."""
+    if isinstance(accuracy, DetectionAccuracy):
+        shares = f"AP {accuracy.ap:.2%}, AP50 {accuracy.ap_50:.2%}, AP75 {accuracy.ap_75:.2%}"
+    else:
+        shares = f"top-1 {accuracy.top_1:.2%}, top-5 {accuracy.top_5:.2%}"
+    return f"{shares} of {accuracy.images:,} pictures ({accuracy.dataset})"
+
+
+def _placed(spec: Preprocessing) -> str:
+    if spec.fit == "crop":
+        return f"resize {spec.resize}, centre crop {spec.crop}"
+    return f"{spec.fit} {spec.crop}"
+
+
+def _suppression(manifest: Manifest) -> str:
+    most, chosen = manifest.outputs[0].shape[0], manifest.suppression
+    return (
+        f"up to {most} detections with scores above {chosen.score_threshold:g}; of two of a class that overlap by more "
+        f"than {chosen.iou_threshold:g}, the better one"
+    )
+
+
+def _parity(parity: Parity | DetectionParity) -> str:
+    """How far the graph is from the original, as one line."""
+    if isinstance(parity, DetectionParity):
+        return (
+            f"{parity.detections:,} detections of {parity.images} pictures as the original's, scores within "
+            f"{parity.max_difference:.1e}, IoU {parity.least_iou:.3f} or more"
+        )
+    return (
+        f"logits within {parity.max_difference:.1e} of the original's, top-1 equal on {parity.top_1_agreement:.0%} "
+        f"of {parity.images} pictures"
+    )
+
+
+def _cost(cost: Lowered | DetectionLowered) -> str:
     """What fp16 or int8 loses against fp32, as one line."""
-    text = f"top-1 agrees with fp32 on {cost.top_1_agreement:.2%} of {cost.judged} pictures"
-    if cost.top_1 is not None:
-        text += f", accuracy {cost.top_1:.2%}, fp32 {cost.top_1_fp32:.2%}"
+    if isinstance(cost, DetectionLowered):
+        text = f"{cost.agreement:.2%} of the certain detections agree with fp32 on {cost.judged} pictures"
+        if cost.ap is not None:
+            text += f", AP {cost.ap:.2%}, fp32 {cost.ap_fp32:.2%}"
+    else:
+        text = f"top-1 agrees with fp32 on {cost.top_1_agreement:.2%} of {cost.judged} pictures"
+        if cost.top_1 is not None:
+            text += f", accuracy {cost.top_1:.2%}, fp32 {cost.top_1_fp32:.2%}"
     if cost.quantised:
         operators = ", ".join(f"{count} {name}" for name, count in cost.quantised.items())
         text += f"; calibrated with {cost.calibrated} others; in 8 bits {operators}"

@@ -2,6 +2,7 @@
 
     checksums, schema --> model loads --> pictures --> the original's logits from when the bundle was written
                                       --> probe --> the graph's own logits from then
+                          of a detector: all --> the graph's own detections from then
 
 Bundles with attention maps must also have the outputs that the manifest names, with the maps from then.
 
@@ -20,11 +21,18 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from aaserve.bundle.bundle import REFERENCES_FILE, open_bundle, sha256_of
+from aaserve.bundle.detections import detections_of
 from aaserve.bundle.errors import BundleError, ImageError
 from aaserve.bundle.manifest import Manifest
 from aaserve.bundle.model_input import pixels_input, read_input
 from aaserve.bundle.probe import PROBE, probe_pixels, probe_tolerance
-from aaserve.bundle.references import Reference, attention_difference, difference, read_references
+from aaserve.bundle.references import (
+    Reference,
+    attention_difference,
+    detection_difference,
+    difference,
+    read_references,
+)
 from aaserve.bundle.shipped import PHOTOGRAPHS
 from aaserve.export.errors import ExportError
 from aaserve.export.judgement.pictures import MAX_PIXELS
@@ -55,7 +63,8 @@ def main(argv: Sequence[str], prog: str = "python -m export verify") -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(
-        f"{arguments.bundle}: whole; {len(references)} pictures answered as when it was made, logits within {worst:.1e}"
+        f"{arguments.bundle}: whole; {len(references)} pictures answered as when it was made, "
+        f"{'scores' if opened.manifest.task == 'detection' else 'logits'} within {worst:.1e}"
     )
     return 0
 
@@ -71,32 +80,51 @@ def _images_of(manifest: Manifest) -> Path:
 
 
 def check(session: onnxruntime.InferenceSession, manifest: Manifest, reference: Reference, images: Path) -> float:
-    """Largest difference of any logit, relative to the largest logit or 1.
+    """Largest difference of the answer: of any logit, relative to the largest one or 1; of a detector, of any score.
 
     Raises:
         ExportError: the picture is missing or another one, or the answer or an attention map is not the stored one.
     """
-    if reference.picture == PROBE:
+    is_probe = reference.picture == PROBE
+    if is_probe:
         row = pixels_input(probe_pixels(manifest.preprocessing.crop), manifest)
-        tolerance, any_class = probe_tolerance(manifest), True  # noise looks like nothing: nearly a tie
     else:
         row = _read(images / reference.picture, reference, manifest)
-        tolerance, any_class = manifest.parity.tolerance, manifest.parity.top_1_agreement < 1
     names = [output.name for output in manifest.all_outputs]
     given = [output.name for output in session.get_outputs()]
     if missing := [name for name in names if name not in given]:
         raise ExportError(f"expected the output {missing[0]} in the graph, found {', '.join(given)}")
-    found, *maps = (values[0] for values in session.run(names, {manifest.input.name: row[None]}))
+    answers = session.run(names, {manifest.input.name: row[None]})
+    outputs = {name: values[0] for name, values in zip(names, answers, strict=True)}
+    if manifest.task == "detection":
+        return _check_detections(outputs, manifest, reference)
+    worst = _check_logits(outputs[names[0]], manifest, reference, is_probe=is_probe)
+    _check_maps({one.layer: outputs[one.output] for one in manifest.attention}, manifest, reference)
+    return worst
+
+
+def _check_detections(outputs: dict[str, NDArray[Any]], manifest: Manifest, reference: Reference) -> float:
+    tolerance = probe_tolerance(manifest)
+    worst = detection_difference(detections_of(outputs), reference, manifest, tolerance=tolerance)
+    if not worst <= tolerance:
+        raise ExportError(
+            f"{reference.picture}: expected the stored detections, scores within {tolerance:.0e}, found {worst:.1e}"
+        )
+    return worst
+
+
+def _check_logits(found: NDArray[np.float32], manifest: Manifest, reference: Reference, *, is_probe: bool) -> float:
     worst = difference(found, reference)
+    if is_probe:  # noise looks like nothing: nearly a tie
+        tolerance, any_class = probe_tolerance(manifest), True
+    else:
+        tolerance, any_class = manifest.parity.tolerance, manifest.parity.top_1_agreement < 1
     same_class = any_class or found.argmax() == np.argmax(reference.logits)
     if not worst <= tolerance or not same_class:
         raise ExportError(
             f"{reference.picture}: expected the stored logits within {tolerance:.0e}"
             f"{'' if same_class else ' and the same best class'}, found {worst:.1e}"
         )
-    _check_maps(
-        dict(zip([attention.layer for attention in manifest.attention], maps, strict=True)), manifest, reference
-    )
     return worst
 
 

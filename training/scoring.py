@@ -14,11 +14,11 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from aaserve.bundle.coco.average_precision import DetectionScore
+from aaserve.bundle.coco.instances import TEST_SPLITS
 from aaserve.models import create_model
 from aaserve.training.checkpoint import METADATA_KEY, load_state
 from aaserve.training.datasets.data import LAYOUTS
-from aaserve.training.detection.coco import TEST_SPLITS
-from aaserve.training.detection.evaluate import DetectionScore
 from aaserve.training.detection.evaluate import evaluate as evaluate_detector
 from aaserve.training.detection.task import open_coco
 from aaserve.training.distillation import load_teacher

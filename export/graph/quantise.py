@@ -4,8 +4,8 @@
 
 Measurements decided what stays in float32 (docs/decisions/0008-precision.md): the products and the softmax of
 attention, which are slower in 8 bits; the first convolution and the 1x1 depthwise ones that replace normalisations,
-which together cause nearly a third of the disagreement with fp32; and the head. Weights use 7 of the 8 bits, because
-processors without VNNI add products in 16 bits and would saturate.
+which together cause nearly a third of the disagreement with fp32; the classifier, and the last convolution of each head
+of a detector. Weights use 7 of the 8 bits, because processors without VNNI add products in 16 bits and would saturate.
 """
 
 import tempfile
@@ -23,6 +23,7 @@ from aaserve.export.errors import ExportError
 QUANTISED = ("Conv", "Add", "Relu")
 # An Add of their outputs is a residual sum, not the marks of attention's keys or the normalisation of pixels.
 FEATURE_MAPS = {"Conv", "Relu", "Add", "Mul", "Pad", "AveragePool", "MaxPool", "Concat", "Resize"}
+LAYOUT = {"Concat", "Flatten", "Reshape", "Transpose"}  # these change no value
 
 
 def quantise(model: bytes, feeds: Iterable[dict[str, NDArray[np.generic]]]) -> tuple[bytes, dict[str, int]]:
@@ -80,5 +81,19 @@ def _kept_in_float(graph: onnx.GraphProto) -> set[str]:
     return (
         {node.name for node in convolutions[:1]}
         | {node.name for node in convolutions if tuple(weights.get(node.input[1], ())[1:]) == (1, 1, 1)}
+        | _answering(graph)
         | {node.name for node in sums if not all(maker.get(name) in FEATURE_MAPS for name in node.input)}
     )
+
+
+def _answering(graph: onnx.GraphProto) -> set[str]:
+    """Names of the convolutions whose values are answers: logits, offsets of boxes."""
+    maker = {output: node for node in graph.node for output in node.output}
+    waiting, found = [output.name for output in graph.output], set()
+    while waiting:
+        node = maker.get(waiting.pop())
+        if node and node.op_type == "Conv":
+            found.add(node.name)
+        elif node and node.op_type in LAYOUT:
+            waiting += node.input
+    return found

@@ -1,10 +1,12 @@
 """Append to a detector's graph what makes detections of its raw outputs, batch and all.
 
-    class_logits (N, A, K) --best pairs of anchor and class--> scores, classes (N, P) --+
-    box_deltas   (N, A, 4) --decode, clip--> boxes (N, P, 4), apart by class -----------+--NonMaxSuppression--> places
-                                                    scores kept, others 0 (N, P) --TopK--> boxes, scores, classes, count
+    class_logits (N, A, K) --best pairs of anchor and class--> scores, classes, ranks (N, P) --+
+    box_deltas   (N, A, 4) --decode, clip--> boxes (N, P, 4), apart by class ------------------+--NonMaxSuppression-->
+                             places --> ranks kept, others 0 (N, P) --TopK--> boxes, scores, classes, count
 
-The same steps as `models.retinanet.detections.detect`, in standard operators (docs/decisions/0042-detection-graph.md).
+The operator is given the ranks of the pairs for scores: float32 rounds the scores of unequal logits to the same number.
+
+The same steps as `models.retinanet.detections.detect`, in standard operators (docs/decisions/0042-detectors.md).
 """
 
 import numpy as np
@@ -54,25 +56,30 @@ suppression (float[N, A, K] class_logits, float[N, A, 4] box_deltas)
     not_before = Max (corners, s.zero)
     pair_boxes = Min (not_before, s.borders)
 
+    is_likely = Greater (pair_scores, s.score_threshold)
+    likely = Cast <to = 1> (is_likely)
+    pair_ranks = Mul (s.ranks, likely)
     class_numbers = Cast <to = 1> (pair_classes)
     offsets = Mul (class_numbers, s.apart)
     offset_column = Unsqueeze (offsets, s.axis_2)
     boxes_apart = Add (pair_boxes, offset_column)
-    scores_row = Unsqueeze (pair_scores, s.axis_1)
-    selected = NonMaxSuppression (boxes_apart, scores_row, s.num_detections, s.iou_threshold, s.score_threshold)
+    ranks_row = Unsqueeze (pair_ranks, s.axis_1)
+    selected = NonMaxSuppression (boxes_apart, ranks_row, s.num_detections, s.iou_threshold, s.zero_rank)
     places = Gather <axis = 1> (selected, s.picture_and_pair)
-    selected_scores = GatherND (pair_scores, places)
-    zeros = Sub (pair_scores, pair_scores)
-    kept_scores = ScatterND (zeros, places, selected_scores)
+    selected_ranks = GatherND (pair_ranks, places)
+    zeros = Sub (pair_ranks, pair_ranks)
+    kept_ranks = ScatterND (zeros, places, selected_ranks)
 
-    scores, order = TopK <axis = 1> (kept_scores, s.num_detections)
-    is_found = Greater (scores, s.zero)
+    found_ranks, order = TopK <axis = 1> (kept_ranks, s.num_detections)
+    is_found = Greater (found_ranks, s.zero)
     found = Cast <to = 7> (is_found)
     found_number = Cast <to = 1> (is_found)
     found_column = Unsqueeze (found_number, s.axis_2)
     order_column = Unsqueeze (order, s.axis_2)
     ordered_boxes = GatherND <batch_dims = 1> (pair_boxes, order_column)
     boxes = Mul (ordered_boxes, found_column)
+    ordered_scores = GatherElements <axis = 1> (pair_scores, order)
+    scores = Mul (ordered_scores, found_number)
     ordered_classes = GatherElements <axis = 1> (pair_classes, order)
     classes = Mul (ordered_classes, found)
     count = ReduceSum <keepdims = 0> (found, s.axis_1)
@@ -91,12 +98,7 @@ def detection_outputs(max_detections: int) -> tuple[Output, ...]:
 
 
 def append_suppression(
-    model: bytes,
-    anchors: NDArray[np.float32],
-    image_size: tuple[int, int],
-    selection: Selection,
-    *,
-    keep_raw: bool = False,
+    model: bytes, anchors: NDArray[np.float32], image_size: tuple[int, int], selection: Selection
 ) -> bytes:
     """The graph of a detector with detections as its outputs.
 
@@ -104,7 +106,6 @@ def append_suppression(
         model: float32 outputs RAW_OUTPUTS.
         anchors: (A, 4) left, top, right, bottom in pixels.
         image_size: (H, W) in pixels, to which boxes are clipped.
-        keep_raw: keep the raw outputs too, behind the others.
 
     Raises:
         ExportError: more detections are asked for than there are pairs of anchor and class to choose from.
@@ -120,7 +121,7 @@ def append_suppression(
             f"found {selection.max_detections}"
         )
     height, width = image_size
-    half_and_half = (anchors[:, :2] + anchors[:, 2:]) / 2
+    centres = (anchors[:, :2] + anchors[:, 2:]) / 2
     constants: dict[str, NDArray[np.generic]] = {
         "axis_1": np.array([1]),
         "axis_2": np.array([2]),
@@ -130,7 +131,7 @@ def append_suppression(
         "num_detections": np.array([selection.max_detections]),
         "pairs_shape": np.array([0, num_anchors * num_classes]),
         "picture_and_pair": np.array([0, 2]),
-        "anchor_centres": half_and_half,
+        "anchor_centres": centres,
         "anchor_sizes": anchors[:, 2:] - anchors[:, :2],
         "largest_log_ratio": np.array(LARGEST_LOG_RATIO, np.float32),
         "two": np.array(2, np.float32),
@@ -139,18 +140,21 @@ def append_suppression(
         # Apart by more than a picture, boxes of different classes never overlap: one class is enough for the operator.
         "apart": np.array(max(image_size) + 1, np.float32),
         "iou_threshold": np.array([selection.iou_threshold], np.float32),
-        "score_threshold": np.array([selection.score_threshold], np.float32),
+        "score_threshold": np.array(selection.score_threshold, np.float32),
+        "ranks": np.arange(num_pairs, 0, -1, dtype=np.float32) / num_pairs,  # the best is 1
+        "zero_rank": np.array([0], np.float32),
     }
-    steps = onnx.parser.parse_graph(_STEPS.replace("s.", "suppression_"))
-    raw = list(graph.output)
-    batch = raw[0].type.tensor_type.shape.dim[0].dim_param
+    steps = onnx.parser.parse_graph(_STEPS.replace("s.", ""))
+    batch = graph.output[0].type.tensor_type.shape.dim[0].dim_param
+    shared = {*RAW_OUTPUTS, *(output.name for output in steps.output)}
     for number, node in enumerate(steps.node):
         node.name = f"suppression_{number}"
+        for names in (node.input, node.output):  # unlike any in the network
+            names[:] = [name if name in shared else f"suppression_{name}" for name in names]
     graph.node.extend(steps.node)
     graph.initializer.extend(numpy_helper.from_array(value, f"suppression_{name}") for name, value in constants.items())
     del graph.output[:]
     for output in detection_outputs(selection.max_detections):
         kind = onnx.TensorProto.FLOAT if output.dtype == "float32" else onnx.TensorProto.INT64
         graph.output.append(onnx.helper.make_tensor_value_info(output.name, kind, [batch, *output.shape]))
-    graph.output.extend(raw if keep_raw else ())
     return checked_bytes(parsed)

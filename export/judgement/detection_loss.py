@@ -1,33 +1,43 @@
 """How much does a detector lose in fp16 or int8? Both it and the fp32 graph answer the same pictures."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from aaserve.bundle.detections import Detections, detections_of, difference
+from aaserve.bundle.coco.average_precision import average_precision, in_picture
+from aaserve.bundle.coco.instances import Picture
+from aaserve.bundle.detections import CERTAIN, SAME_BOX, Detections, detections_of_batch, difference
 from aaserve.bundle.manifest import DetectionLowered
+from aaserve.bundle.preprocessing import Preprocessing
 from aaserve.export.graph.runtime import Graph
-
-CERTAIN = 0.5  # least score of a detection that counts
-SAME_BOX = 0.5  # least intersection over union, as for PASCAL VOC
 
 
 @dataclass(frozen=True)
 class DetectionJudgement:
-    """Share of the detections of either graph that the other one has too, of a score of CERTAIN or more."""
+    """Share of the detections of either graph that the other one has too, of a score of CERTAIN or more.
+
+    The average precisions are None where the pictures have no annotations.
+    """
 
     judged: int
     agreement: float
+    ap_fp32: float | None = None
+    ap: float | None = None
 
     @property
     def lost(self) -> float:
-        """Percentage points of agreement."""
-        return 100 * (1 - self.agreement)
+        """Percentage points: of average precision if the pictures are annotated, else of agreement with fp32."""
+        if self.ap is None or self.ap_fp32 is None:
+            return 100 * (1 - self.agreement)
+        return 100 * (self.ap_fp32 - self.ap)
 
     def __str__(self) -> str:
-        return f"{self.agreement:.2%} of the certain detections agree with fp32 on {self.judged} pictures"
+        text = f"{self.agreement:.2%} of the certain detections agree with fp32 on {self.judged} pictures"
+        if self.ap is None or self.ap_fp32 is None:
+            return f"{text}, which have no annotations"
+        return f"{text}; AP {self.ap:.2%}, fp32 {self.ap_fp32:.2%}, {self.lost:+.2f} points lost"
 
     def section(
         self, *, allowed_drop: float, calibrated: int | None, quantised: dict[str, int] | None
@@ -35,26 +45,43 @@ class DetectionJudgement:
         return DetectionLowered(
             judged=self.judged,
             agreement=self.agreement,
-            ap_fp32=None,
-            ap=None,
+            ap_fp32=self.ap_fp32,
+            ap=self.ap,
             allowed_drop=allowed_drop,
             calibrated=calibrated,
             quantised=quantised,
         )
 
 
-def judge_detections(fp32: Graph, lowered: Graph, batches: Iterable[NDArray[np.uint8]]) -> DetectionJudgement:
-    """Compare the answers to the pictures of `batches` (B, H, W, 3)."""
-    judged = compared = matched = 0
+def judge_detections(
+    fp32: Graph,
+    lowered: Graph,
+    batches: Iterable[NDArray[np.uint8]],
+    pictures: Sequence[Picture] = (),
+    *,
+    preprocessing: Preprocessing,
+    num_classes: int,
+) -> DetectionJudgement:
+    """Compare the answers to the pixels of `batches` (B, H, W, 3), which are those of `pictures` if annotated."""
+    expected: list[Detections] = []
+    found: list[Detections] = []
     for pixels in batches:
-        for expected, found in zip(*(_answers(graph, pixels) for graph in (fp32, lowered)), strict=True):
-            apart = difference(found, expected, score_threshold=CERTAIN, least_iou=SAME_BOX)
-            compared += apart.compared
-            matched += apart.matched
-        judged += len(pixels)
-    return DetectionJudgement(judged, matched / compared if compared else 1.0)
-
-
-def _answers(graph: Graph, pixels: NDArray[np.uint8]) -> list[Detections]:
-    outputs = graph.values(pixels)
-    return [detections_of({name: values[row] for name, values in outputs.items()}) for row in range(len(pixels))]
+        expected += detections_of_batch(fp32.values(pixels))
+        found += detections_of_batch(lowered.values(pixels))
+    apart = [
+        difference(*pair, score_threshold=CERTAIN, least_iou=SAME_BOX) for pair in zip(found, expected, strict=True)
+    ]
+    compared, matched = (sum(getattr(one, name) for one in apart) for name in ("compared", "matched"))
+    precisions = [
+        average_precision(
+            pictures,
+            {
+                number: in_picture(one, picture, preprocessing)
+                for number, (one, picture) in enumerate(zip(answers, pictures, strict=True))
+            },
+            num_classes,
+        ).ap
+        for answers in (expected, found)
+        if pictures
+    ]
+    return DetectionJudgement(len(found), matched / compared if compared else 1.0, *precisions)

@@ -32,6 +32,7 @@ from aaserve.models.retinanet.network import RetinaNet
 # agreement decides (export/judgement/detection_loss.py), and this only tells a sound graph from a broken one.
 SCORE_TOLERANCES: dict[Precision, float] = {"fp32": 1e-4, "fp16": 3e-2, "int8": 0.5}
 IOU_TOLERANCES: dict[Precision, float] = {"fp32": 0.99, "fp16": 0.9, "int8": 0.5}
+ROUNDING = 1e-6  # of a score: the graph orders by logits
 
 
 class Detector:
@@ -39,6 +40,7 @@ class Detector:
 
     Attributes:
         anchors: (A, 4) left, top, right, bottom in pixels of the input.
+        num_classes: K.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class Detector:
         self.raw = PyTorch(Raw(network), preprocessing, report)
         self.selection = selection
         self.anchors = network.anchors.numpy()
+        self.num_classes = network.num_classes
         self._network = network
 
     def detections(self, pixels: NDArray[np.uint8]) -> list[Detections]:
@@ -154,8 +157,8 @@ def _sound(answer: Mapping[str, NDArray[Any]], original: Detector, size: int) ->
     if (
         any(values.any() for values in beyond)
         or not np.isfinite(found.boxes).all()
-        or not (found.scores > original.selection.score_threshold).all()
-        or (np.diff(found.scores) > 0).any()
+        or not (found.scores > original.selection.score_threshold - ROUNDING).all()
+        or (np.diff(found.scores) > ROUNDING).any()
     ):
         raise ExportError(
             f"parity at batch {size}: expected finite boxes, the best score first, and zeros behind them, found others"

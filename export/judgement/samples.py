@@ -3,6 +3,8 @@
     DIR/*.png           pictures without labels
     DIR/LABEL/*.png     labelled pictures; the folders are named as the labels of the model, and what lies in folders
                         below them is labelled alike
+    instances_*.json    of a detector: annotated pictures, as `bundle.coco.instances` has them; those of train
+                        calibrate, and those of val or test are compared
 
 Calibration takes at most every second picture, spread evenly over the sorted paths, so that every label has its share.
 The others are for the comparison with fp32: a picture used for calibration says little about the loss.
@@ -15,8 +17,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from aaserve.bundle.coco.instances import TEST_SPLITS
+from aaserve.bundle.coco.instances import Picture as AnnotatedPicture
 from aaserve.bundle.pictures.picture_files import find_pictures, told, total
 from aaserve.bundle.preprocessing import Preprocessing
+from aaserve.export.accuracy.boxes import find_annotated
 from aaserve.export.errors import ExportError
 from aaserve.export.judgement.pictures import read_picture
 
@@ -28,10 +33,11 @@ BATCH_SIZE = 8
 
 @dataclass(frozen=True)
 class Sample:
-    """The file of a picture, and the index of its class if known."""
+    """The file of a picture, and the index of its class or the boxes in it, if known."""
 
     path: Path
-    class_index: int | None
+    class_index: int | None = None
+    annotated: AnnotatedPicture | None = None
 
 
 def find_samples(folder: Path, labels: Sequence[str], report: Callable[[str], None]) -> list[Sample]:
@@ -55,7 +61,7 @@ def find_samples(folder: Path, labels: Sequence[str], report: Callable[[str], No
                 f"{path}: expected a folder named as one of the {len(labels)} labels, found {path.name!r}"
             )
     named = {path: find_pictures(path, deeper=True) for path in found.folders}
-    samples = [Sample(path, None) for path in found.pictures]
+    samples = [Sample(path) for path in found.pictures]
     samples += [Sample(path, indices[parent.name]) for parent, inside in named.items() for path in inside.pictures]
     if len(samples) < 2:
         raise ExportError(f"{folder}: expected two pictures or more, here or in folders named as labels, found fewer")
@@ -67,12 +73,34 @@ def find_samples(folder: Path, labels: Sequence[str], report: Callable[[str], No
     return samples
 
 
+def find_annotated_samples(
+    folder: Path, labels: Sequence[str], report: Callable[[str], None]
+) -> tuple[list[Sample], list[Sample]] | None:
+    """Annotated pictures for calibration, and others for the comparison with fp32; None if nothing there is annotated.
+
+    Raises:
+        ExportError, ValueError, OSError: as `find_annotated`.
+    """
+    training, test = (
+        [Sample(picture.path, annotated=picture) for picture in found.pictures] if found else []
+        for found in (find_annotated(folder, names, labels, report) for names in (("train", ""), TEST_SPLITS))
+    )
+    if training and test:
+        return [training[index] for index in _spread(len(training), CALIBRATION_PICTURES)], test
+    return split_samples(training or test) if training or test else None
+
+
 def split_samples(samples: Sequence[Sample]) -> tuple[list[Sample], list[Sample]]:
     """Samples for calibration, and samples for the comparison with fp32."""
-    count = min(CALIBRATION_PICTURES, len(samples) // 2)
-    chosen = {index * len(samples) // count for index in range(count)}
+    chosen = set(_spread(len(samples), min(CALIBRATION_PICTURES, len(samples) // 2)))
     calibrating = [sample for index, sample in enumerate(samples) if index in chosen]
     return calibrating, [sample for index, sample in enumerate(samples) if index not in chosen]
+
+
+def _spread(count: int, most: int) -> list[int]:
+    """Up to `most` of `count` indices, evenly apart."""
+    most = min(count, most)
+    return [index * count // most for index in range(most)]
 
 
 def read_batches(samples: Sequence[Sample], preprocessing: Preprocessing) -> Iterator[NDArray[np.uint8]]:

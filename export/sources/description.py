@@ -31,6 +31,7 @@ class Description:
     options: dict[str, Any]
     labels: tuple[str, ...]
     preprocessing: Preprocessing
+    is_detector: bool = False
 
 
 def describe(request: Request, checkpoint: Checkpoint) -> Description:
@@ -60,11 +61,12 @@ def describe(request: Request, checkpoint: Checkpoint) -> Description:
     if request.image_size:
         preprocessing = preprocessing_at(preprocessing, request.image_size)
     options = {} if is_own(architecture) else recorded.options(architecture)
-    if not is_own(architecture) and is_detector(architecture):
+    detects = not is_own(architecture) and is_detector(architecture)
+    if detects:
         _check_detector(request, preprocessing)
     elif request.selection_options:
         raise ExportError(f"{', '.join(request.selection_options)}: for detectors only, found {architecture}")
-    return Description(architecture, {**options, **request.architecture_options}, labels, preprocessing)
+    return Description(architecture, {**options, **request.architecture_options}, labels, preprocessing, detects)
 
 
 def _check_detector(request: Request, preprocessing: Preprocessing) -> None:
@@ -73,6 +75,8 @@ def _check_detector(request: Request, preprocessing: Preprocessing) -> None:
             "preprocessing: a detector needs all of a picture, expected fit stretch or letterbox, found crop; "
             "give --fit stretch or --fit letterbox, whichever it was trained with"
         )
+    if request.accuracy:
+        raise ExportError("--accuracy: for classifiers only; python -m export evaluate measures a detector's bundle")
     if request.with_attention:
         raise ExportError("--with-attention: for classifiers only, the bundle of a detector has no attention maps")
     if request.stored_weights == "int8":

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from aaserve.bundle.bundle import sha256_of
-from aaserve.bundle.detections import Detections, detections_of
+from aaserve.bundle.detections import Detections, detections_of_batch
 from aaserve.bundle.manifest import AttentionMap, DetectionParity, Output, Precision, Suppression
 from aaserve.bundle.preprocessing import Preprocessing
 from aaserve.bundle.probe import PROBE, probe_pixels
@@ -60,24 +60,28 @@ class Detection:
         self, fp32: bytes, lowered: bytes, batches: Iterable[Pixels], samples: Sequence[Sample]
     ) -> DetectionJudgement:
         graphs = (Graph(self.finish(network), self.preprocessing) for network in (fp32, lowered))
-        return judge_detections(*graphs, batches)
+        pictures = [sample.annotated for sample in samples if sample.annotated]  # all of them or none
+        return judge_detections(
+            *graphs,
+            batches,
+            pictures,
+            preprocessing=self.preprocessing,
+            num_classes=self.original.num_classes,
+        )
 
     def references(self, network: bytes, pictures: Sequence[Picture], report: Report) -> tuple[Reference, ...]:
-        found = [self.original.detections(picture.pixels[np.newaxis])[0] for picture in pictures]
-        if not any(len(one.scores) for one in found):
+        graph = Graph(self.finish(network), self.preprocessing)
+        probe = probe_pixels(self.preprocessing.crop)
+        asked = [*pictures, Picture(PROBE, sha256_of(probe.tobytes()), probe)]
+        found = [detections_of_batch(graph.values(picture.pixels[np.newaxis]))[0] for picture in asked]
+        if not any(len(one.scores) for one in found[:-1]):
             report(
                 f"warning: nothing with a score above {self.original.selection.score_threshold:g} in any of the "
-                f"{len(found)} pictures: check mean and std, and that the checkpoint is a trained one"
+                f"{len(pictures)} pictures: check mean and std, and that the checkpoint is a trained one"
             )
-        probe = probe_pixels(self.preprocessing.crop)
-        answer = Graph(self.finish(network), self.preprocessing).values(probe[np.newaxis])
-        of_probe = detections_of({name: values[0] for name, values in answer.items()})
-        return (
-            *(
-                Reference(picture=picture.name, sha256=picture.sha256, detections=_stored(one))
-                for picture, one in zip(pictures, found, strict=True)
-            ),
-            Reference(picture=PROBE, sha256=sha256_of(probe.tobytes()), detections=_stored(of_probe)),
+        return tuple(
+            Reference(picture=picture.name, sha256=picture.sha256, detections=_stored(one))
+            for picture, one in zip(asked, found, strict=True)
         )
 
 

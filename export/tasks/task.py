@@ -49,4 +49,4 @@ class Task(Protocol):
         """What the network loses; `samples` are the pictures of `batches`, or none if nothing is known of these."""
 
     def references(self, network: bytes, pictures: Sequence[Picture], report: Report) -> tuple[Reference, ...]:
-        """The original's answers to the pictures and the graph's to the probe; `report` is told what is odd."""
+        """The answers to the pictures and to the probe, see `Reference`; `report` is told what is odd."""

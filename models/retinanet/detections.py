@@ -95,11 +95,11 @@ def _detect_one(
 def _suppress(boxes: Tensor, iou_threshold: float, most: int) -> Tensor:
     """Indices of up to `most` of the boxes (P, 4), best first, none of which overlaps a better one."""
     overlapping = (iou(boxes, boxes) > iou_threshold).cpu()  # (P, P)
-    open_, kept = torch.ones(len(boxes), dtype=torch.bool), []
+    undecided, kept = torch.ones(len(boxes), dtype=torch.bool), []
     for index in range(len(boxes)):
-        if open_[index]:
+        if undecided[index]:
             kept.append(index)
             if len(kept) == most:
                 break
-            open_ &= ~overlapping[index]
+            undecided &= ~overlapping[index]
     return torch.tensor(kept, dtype=torch.long, device=boxes.device)

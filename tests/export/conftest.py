@@ -24,3 +24,10 @@ def shared_traces() -> Iterator[None]:
 def traced_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     """For a test that is about tracing itself."""
     monkeypatch.setattr(torch.onnx, "export", TRACE)
+
+
+@pytest.fixture
+def speed_in_one_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The speed is reported and never judged, so it may be inexact here."""
+    monkeypatch.setattr("aaserve.export.judgement.speed.ROUNDS", 1)
+    monkeypatch.setattr("aaserve.export.judgement.speed.PAUSE", 0)

@@ -32,15 +32,10 @@ from aaserve.service.errors import StartFailed
 from aaserve.service.settings import Settings
 from tests.helpers import EXAMPLES
 
+pytestmark = pytest.mark.usefixtures("speed_in_one_round")
+
 LABELS = ("ant", "bee", "cat")
 SIZE = 16
-
-
-@pytest.fixture(autouse=True)
-def speed_in_one_round(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The speed is reported and never judged, so it may be inexact here."""
-    monkeypatch.setattr("aaserve.export.judgement.speed.ROUNDS", 1)
-    monkeypatch.setattr("aaserve.export.judgement.speed.PAUSE", 0)
 
 
 @pytest.fixture(scope="module")

@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from aaserve.bundle.coco.instances import Picture
 from aaserve.bundle.errors import ImageError
 from aaserve.bundle.pictures.decoding import decode
 from aaserve.bundle.pictures.fitting import placement
 from aaserve.bundle.pictures.resizing import resize
 from aaserve.bundle.preprocessing import Preprocessing, read_pixels
 from aaserve.training.datasets.folders import BATCHES_AHEAD, MAX_PIXELS
-from aaserve.training.detection.coco import Picture
 from aaserve.training.recipe import DetectorAugmentation
 
 IN_MEMORY = 1 << 30  # bytes of decoded pictures that are kept

@@ -12,10 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from aaserve.bundle.coco import instances as coco
+from aaserve.bundle.coco.average_precision import DetectionScore
 from aaserve.training.datasets.augmentation import to_inputs
 from aaserve.training.datasets.data import Data
-from aaserve.training.detection import coco
-from aaserve.training.detection.evaluate import DetectionScore, evaluate
+from aaserve.training.detection.evaluate import evaluate
 from aaserve.training.detection.losses import assign, detection_loss
 from aaserve.training.detection.pictures import BoxedPictures
 from aaserve.training.log import Row

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aaserve.bundle.bundle import Bundle
-from aaserve.bundle.detections import detections_of
+from aaserve.bundle.detections import CERTAIN, SAME_BOX, detections_of
 from aaserve.bundle.detections import difference as detection_difference
 from aaserve.bundle.manifest import Manifest
 from aaserve.bundle.model_input import pixels_input
@@ -24,9 +24,6 @@ from aaserve.service.errors import StartFailed
 # in a hundred (benchmarks/results/2026-11-30-bf16.json), but bundles have as few as four; one that it does not suit
 # changes most of them.
 MAY_CHANGE = 0.25
-# Detections of lower scores come and go with any rounding, and POST /detect does not show them by default.
-CERTAIN = 0.5
-SAME_BOX = 0.5  # least intersection over union, as in PASCAL VOC
 
 
 @dataclass(frozen=True)

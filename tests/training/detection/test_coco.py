@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from aaserve.bundle.coco.instances import Split, find_split, read_split
 from aaserve.training import command
-from aaserve.training.detection.coco import Split, find_split, read_split
 from aaserve.training.detection.task import open_coco
 from tests.training.detection.squares import CATEGORIES, SHIPPED_RECIPE, detector, write_instances, write_pictures
 

@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from aaserve.bundle.coco.average_precision import DetectionScore
 from aaserve.export.sources.checkpoint import read_checkpoint
 from aaserve.models import create_model
 from aaserve.training import command, scoring
 from aaserve.training.checkpoint import load_state
-from aaserve.training.detection.evaluate import DetectionScore
 from aaserve.training.machine import Machine
 from aaserve.training.optimisation.step import batches, train_step
 from aaserve.training.recipe import DetectorRecipe, read_recipe

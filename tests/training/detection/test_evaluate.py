@@ -7,10 +7,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from aaserve.bundle.coco.average_precision import average_precision
+from aaserve.bundle.coco.instances import Picture
+from aaserve.bundle.detections import Detections
 from aaserve.bundle.pictures.fitting import placement, to_input
 from aaserve.models.retinanet.boxes import encode
-from aaserve.training.detection.coco import Picture
-from aaserve.training.detection.evaluate import Found, average_precision, evaluate
+from aaserve.training.detection.evaluate import evaluate
 from aaserve.training.detection.task import open_coco
 from tests.training.detection.squares import detector
 from tests.training.tiny import CPU
@@ -27,8 +29,8 @@ def picture(boxes: list[list[float]], classes: list[int], crowd: list[bool] | No
     )
 
 
-def found(boxes: list[list[float]], scores: list[float], classes: list[int]) -> Found:
-    return Found(np.array(boxes).reshape(-1, 4), np.array(scores), np.array(classes))
+def found(boxes: list[list[float]], scores: list[float], classes: list[int]) -> Detections:
+    return Detections(np.array(boxes).reshape(-1, 4), np.array(scores), np.array(classes))
 
 
 def test_average_precision_is_cocos() -> None:
