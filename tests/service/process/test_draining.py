@@ -12,13 +12,13 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.helpers import EXAMPLES, ROOT, running_service, wait_until
+from tests.helpers import COMMAND, EXAMPLES, ROOT, running_service, wait_until
 
 JPEG = (EXAMPLES / "rocket.jpg").read_bytes()
 
 
 def test_during_the_grace_readiness_is_off_and_requests_are_answered() -> None:
-    with running_service("--drain-grace-ms", "3000") as service:
+    with running_service("--drain-grace-ms", "3000", run=COMMAND) as service:
         service.process.send_signal(signal.SIGTERM)
         wait_until(lambda: service.client.get("/health/ready").status_code == 503)
         ready = service.client.get("/health/ready")
@@ -31,7 +31,7 @@ def test_during_the_grace_readiness_is_off_and_requests_are_answered() -> None:
 
 
 def test_ctrl_c_does_not_wait_for_the_grace() -> None:
-    with running_service("--drain-grace-ms", "60000") as service:
+    with running_service("--drain-grace-ms", "60000", run=COMMAND) as service:
         service.process.send_signal(signal.SIGINT)
         assert service.process.wait(40) == 0
 
