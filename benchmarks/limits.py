@@ -1,8 +1,8 @@
 """python -m benchmarks.limits [--workloads W1 W2 W3] [--seconds S] [--output FILE]
 
-What no server of these workloads can exceed on this machine: images a second of ONNX Runtime alone, of decoding alone,
-and of the least that does both behind HTTP (benchmarks/bare_service.py), a process a core.
-"Share of raw" elsewhere is a server's throughput over the first of these, the best of all ways to call ONNX Runtime.
+What no server of these workloads can exceed on this machine: images a second of ONNX Runtime alone, of OpenVINO alone
+where it is installed, of decoding alone, and of the least that does both behind HTTP (benchmarks/bare_service.py), a
+process a core. "Share of raw" elsewhere is a server's throughput over that of its runtime, called in the best way.
 """
 
 import argparse
@@ -22,6 +22,7 @@ from rich.table import Table
 import aaserve.bundle.telemetry  # noqa: F401  (before onnxruntime)
 from aaserve.bundle.bundle import open_bundle
 from aaserve.bundle.model_input import read_input
+from benchmarks import openvino_alone
 from benchmarks.bare_service import BareService
 from benchmarks.circumstances import write_result
 from benchmarks.generator import Generator
@@ -149,6 +150,10 @@ def bare_per_second(workload: Workload, clients: int, seconds: float) -> float:
 def measure(workload: Workload, seconds: float, console: Console) -> dict[str, object]:
     best, found = best_way(Raw(workload), seconds)
     decoded = {str(threads): round(decoded_per_second(workload, threads, seconds), 1) for threads in (1, CORES)}
+    openvino = {
+        precision: openvino_alone.images_per_second(workload.bundle(), precision, seconds)
+        for precision in openvino_alone.precisions()
+    }
     bare = {str(clients): round(bare_per_second(workload, clients, seconds), 1) for clients in (8, 32)}
     batches = sorted({way.batch for way in found})
     table = Table(title=f"{workload.name}: {workload.words}; images per second")
@@ -157,7 +162,7 @@ def measure(workload: Workload, seconds: float, console: Console) -> dict[str, o
     for words in dict.fromkeys(way.words for way in found):
         table.add_row(words, *(f"{rate:,.0f}" for way, rate in found.items() if way.words == words))
     console.print(table)
-    console.print(f"decoding, by threads: {decoded}; bare service: {bare}\n")
+    console.print(f"OpenVINO, by batch: {openvino}; decoding, by threads: {decoded}; bare service: {bare}\n")
     return {
         "words": workload.words,
         "raw": round(found[best], 1),
@@ -172,6 +177,7 @@ def measure(workload: Workload, seconds: float, console: Console) -> dict[str, o
             }
             for way, rate in found.items()
         ],
+        "openvino_images_per_second_by_batch": openvino,
         "decoded_per_second_by_threads": decoded,
         "bare_service_answers_per_second_by_clients": bare,
     }

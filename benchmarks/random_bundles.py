@@ -1,4 +1,4 @@
-"""python -m benchmarks.random_bundles NETWORK…      tiny, or what python -m models lists
+"""python -m benchmarks.random_bundles [--precision P] NETWORK…      tiny, or what python -m models lists
 
 Bundles of networks that nobody trained, for what they cost: weights of a seed, exported like any other into build/.
 They answer several classes, so that servers that answer alike can be told from servers that see another picture.
@@ -11,8 +11,10 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import get_args
 
 from aaserve.bundle.bundle import open_bundle
+from aaserve.bundle.manifest import Precision
 from aaserve.bundle.preprocessing import Preprocessing, preprocess
 from benchmarks import pictures
 from benchmarks.circumstances import ROOT
@@ -27,7 +29,7 @@ LOGIT, RIDGE = 3.0, 1e-2  # of the class that a picture is to have; shrinks the 
 TINY = {"architecture": "aa_wide_resnet10_1", "options": {"augmented_stages": (2, 3)}}
 
 
-def random_bundle(network: str) -> Path:
+def random_bundle(network: str, precision: str = "fp32") -> Path:
     """The folder NAME/VERSION in a repository of its own, made if this source has not made it yet (needs torch)."""
     digest = hashlib.sha256()
     for path in [
@@ -36,16 +38,18 @@ def random_bundle(network: str) -> Path:
         *(path for name in SOURCES for path in sorted((ROOT / name).glob("*.py"))),
     ]:
         digest.update(path.read_bytes())
-    folder = FOLDER / digest.hexdigest()[:12] / network / network.replace("_", "-") / "1"
+    repository = network if precision == "fp32" else f"{network}-{precision}"
+    folder = FOLDER / digest.hexdigest()[:12] / repository / network.replace("_", "-") / "1"
     if not folder.exists():
         # In a process of its own: torch and its threads have no place in one that measures.
         command = [sys.executable, "-m", "benchmarks.random_bundles", network, "--folder", str(folder)]
+        command += ["--precision", precision]
         if subprocess.run(command, cwd=ROOT).returncode:
             raise SystemExit(f"error: could not make the bundle of {network}")
     return folder
 
 
-def _export(network_name: str, folder: Path) -> None:
+def _export(network_name: str, folder: Path, precision: Precision) -> None:
     import torch
     from safetensors.torch import save_file
 
@@ -67,6 +71,8 @@ def _export(network_name: str, folder: Path) -> None:
     _settle(network, preprocessing)
     with tempfile.TemporaryDirectory() as scratch:
         checkpoint = Path(scratch) / "random.safetensors"
+        for number, picture in enumerate(pictures.photographs() if precision != "fp32" else ()):
+            (Path(scratch) / f"{number}.jpg").write_bytes(picture)
         save_file(network.state_dict(), checkpoint, {METADATA_KEY: json.dumps({"recipe": {"network": described}})})
         export(
             Request(
@@ -78,6 +84,9 @@ def _export(network_name: str, folder: Path) -> None:
                 labels=tuple(labels),
                 preprocessing=preprocessing.model_dump(),
                 max_batch_size=8,
+                precision=precision,
+                calibration=None if precision == "fp32" else Path(scratch),
+                allowed_drop=100.0,  # there is nothing to lose
             ),
             lambda step: print(f"{network_name}: {step.splitlines()[0][:100]}", flush=True),
         )
@@ -119,12 +128,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.random_bundles", description=__doc__.splitlines()[2])
     parser.add_argument("networks", nargs="+", metavar="NETWORK", help="tiny, or as python -m models lists")
     parser.add_argument("--folder", type=Path, help="NAME/VERSION to write a single one into (default: build/…)")
+    parser.add_argument("--precision", choices=get_args(Precision), default="fp32", help="default: fp32")
     arguments = parser.parse_args()
     for network in arguments.networks:
         if arguments.folder:
-            _export(network, arguments.folder)
+            _export(network, arguments.folder, arguments.precision)
         else:
-            print(random_bundle(network))
+            print(random_bundle(network, arguments.precision))
     return 0
 
 

@@ -1,114 +1,62 @@
 """manifest.json: the machine-read facts that travel with a model. Schema version 1."""
 
 import re
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import AliasChoices, BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
 
 from aaserve.bundle.preprocessing import Preprocessing
+from aaserve.bundle.sections import AttentionMap, Input, Output, Provenance, Section, Sha256, Size
+from aaserve.bundle.tasks import classification, detection
+from aaserve.bundle.tasks.classification import Accuracy, Lowered, Parity
+from aaserve.bundle.tasks.detection import DetectionAccuracy, DetectionLowered, DetectionParity, Suppression
 
 REFERENCE_PICTURE = r"reference-[1-8]\.png"
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 Name = Annotated[str, Field(pattern=NAME)]
 Version = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,8}$", description="A whole number; the highest is the default.")]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Size = Annotated[int, Field(ge=1)]
-Share = Annotated[float, Field(ge=0, le=1)]
 Precision = Literal["fp32", "fp16", "int8"]
 StoredWeights = Literal["float32", "float16", "int8"]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class _Task(NamedTuple):
+    """What a task asks of a manifest; `check_outputs` raises ValueError."""
+
+    check_outputs: Callable[[Sequence[Output], int], None]
+    parity: type[Section]
+    accuracy: type[Section]
+    lowered: type[Section]
 
 
-class Input(_Section):
-    """The network's one input, without the batch axis, which comes first and is dynamic unless `max_batch_size` is 1.
-
-    Either float32 (3, H, W), normalised outside, or uint8 (H, W, 3), which the graph normalises itself.
-    """
-
-    name: str
-    dtype: Literal["float32", "uint8"]
-    layout: Literal["NCHW", "NHWC"]
-    shape: tuple[Size, Size, Size]
+_TASKS = {
+    "classification": _Task(classification.check_outputs, Parity, Accuracy, Lowered),
+    "detection": _Task(detection.check_outputs, DetectionParity, DetectionAccuracy, DetectionLowered),
+}
 
 
-class Output(_Section):
-    """One output of the graph, without the batch axis, which comes first and is dynamic."""
+def _detection_has(member: str) -> Discriminator:
+    """Tell the sections of the two tasks apart by a member that only that of detection has."""
 
-    name: str
-    dtype: Literal["float32", "float16", "int64"]
-    shape: tuple[Size, ...]
+    def task_of(section: Any) -> str:
+        present = member in section if isinstance(section, Mapping) else hasattr(section, member)
+        return "detection" if present else "classification"
 
-
-class AttentionMap(_Section):
-    """A further output: the attention map of one layer, (heads, queries, keys) without the batch axis.
-
-    Queries and keys are the positions of `grid`, which covers the picture evenly, counted row by row. Each query's keys
-    sum to 1.
-    """
-
-    layer: str = Field(description="Name of the layer in the network.")
-    output: str = Field(description="Name of the output in the graph.")
-    dtype: Literal["float32", "float16"]
-    num_heads: Size
-    grid: tuple[Size, Size] = Field(description="(height, width), of the queries and of the keys.")
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """(heads, queries, keys)."""
-        positions = self.grid[0] * self.grid[1]
-        return self.num_heads, positions, positions
-
-    @property
-    def as_output(self) -> Output:
-        """The map as any other output of the graph."""
-        return Output(name=self.output, dtype=self.dtype, shape=self.shape)
+    return Discriminator(task_of)
 
 
-class Provenance(_Section):
-    """Where the bundle comes from."""
-
-    checkpoint_sha256: Sha256
-    command: str
-    versions: dict[str, str] = Field(description="Of the libraries that made and checked the graph.")
-
-
-class Parity(_Section):
-    """How the graph compared with its original, PyTorch or an ONNX file, on real pictures when it was made."""
-
-    images: int = Field(ge=1)
-    batch_sizes: tuple[Size, ...]
-    max_difference: float = Field(ge=0, description="Of any logit, as a share of the largest logit or of 1.")
-    tolerance: float = Field(gt=0, description="Largest max_difference allowed.")
-    top_1_agreement: float = Field(ge=0, le=1)
-    attention_difference: Share | None = Field(None, description="Largest of any share of the attention maps.")
-    attention_tolerance: Share | None = Field(None, description="Largest attention_difference allowed.")
-
-
-class Accuracy(_Section):
-    """Accuracy on labelled pictures, and how it was measured."""
-
-    dataset: str
-    images: int = Field(ge=1)
-    top_1: float = Field(ge=0, le=1)
-    top_5: float = Field(ge=0, le=1)
-    measured: str = Field(description="Command and circumstances, in a sentence.")
-
-
-class Lowered(_Section):
-    """What a precision below fp32 costs, against the fp32 graph of the same checkpoint, and what was allowed."""
-
-    judged: int = Field(ge=1, description="Pictures that both graphs answered; none of them served to calibrate.")
-    top_1_agreement: Share = Field(description="Share of them with the same best class.")
-    top_1_fp32: Share | None = Field(description="Accuracy of the fp32 graph, where the pictures are labelled.")
-    top_1: Share | None = Field(description="Accuracy of this graph, where the pictures are labelled.")
-    allowed_drop: float = Field(
-        ge=0, description="Points of accuracy, or of agreement without labels, to lose at most."
-    )
-    calibrated: int | None = Field(ge=1, description="Pictures that gave the ranges of activations; int8 only.")
-    quantised: dict[str, int] | None = Field(description="Operators that compute in 8 bits, by kind; int8 only.")
+AnyParity = Annotated[
+    Annotated[Parity, Tag("classification")] | Annotated[DetectionParity, Tag("detection")],
+    _detection_has("least_iou"),
+]
+AnyAccuracy = Annotated[
+    Annotated[Accuracy, Tag("classification")] | Annotated[DetectionAccuracy, Tag("detection")],
+    _detection_has("ap"),
+]
+AnyLowered = Annotated[
+    Annotated[Lowered, Tag("classification")] | Annotated[DetectionLowered, Tag("detection")],
+    _detection_has("agreement"),
+]
 
 
 def _several(outputs: Any) -> Any:
@@ -116,7 +64,7 @@ def _several(outputs: Any) -> Any:
     return (outputs,) if isinstance(outputs, dict | Output) else outputs
 
 
-class Manifest(_Section):
+class Manifest(Section):
     """Everything a server must know about `model.onnx`."""
 
     schema_version: Literal[1]
@@ -127,9 +75,13 @@ class Manifest(_Section):
     input: Input
     outputs: Annotated[tuple[Output, ...], BeforeValidator(_several)] = Field(
         validation_alias=AliasChoices("outputs", "output"),
-        description="What the task needs, in the order of the graph; of classification, logits (number of classes,).",
+        description="What the task needs, in the order of the graph; of classification, logits (number of classes,); "
+        "of detection, boxes (D, 4), scores (D,), classes (D,) and count ().",
     )
     attention: tuple[AttentionMap, ...] = Field((), description="Further outputs, in the order in which layers run.")
+    suppression: Suppression | None = Field(
+        None, exclude_if=lambda suppression: suppression is None, description="Of detection, and only there."
+    )
     preprocessing: Preprocessing
     labels: tuple[str, ...]
     precision: Precision = Field(description="Of the arithmetic.")
@@ -146,9 +98,14 @@ class Manifest(_Section):
     opset: int
     files: dict[str, Sha256] = Field(description="sha256 of each file beside the manifest.")
     provenance: Provenance
-    parity: Parity
-    accuracy: Accuracy | None
-    lowered: Lowered | None = Field(None, description="Present in every bundle below fp32, and only there.")
+    parity: AnyParity
+    accuracy: AnyAccuracy | None
+    lowered: AnyLowered | None = Field(None, description="Present in every bundle below fp32, and only there.")
+
+    @property
+    def has_boxes(self) -> bool:
+        """True if outputs are in pixels of the input: of a picture, they mean something only with its size."""
+        return self.task == "detection"
 
     @property
     def output_names(self) -> tuple[str, ...]:
@@ -163,17 +120,21 @@ class Manifest(_Section):
     @field_validator("task")
     @classmethod
     def _known(cls, task: str) -> str:
-        if task != "classification":
-            raise ValueError(f"expected the task classification, found {task!r}")
+        if task not in _TASKS:
+            raise ValueError(f"expected the task {' or '.join(_TASKS)}, found {task!r}")
         return task
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        logits = [(output.dtype, *output.shape) for output in self.outputs]
-        if len(logits) != 1 or logits[0][0] != "float32" or len(logits[0]) != 2:
-            raise ValueError(f"expected one output, float32 (number of classes,), found {logits}")
-        if len(self.labels) != logits[0][1]:
-            raise ValueError(f"expected {logits[0][1]} labels, one for each class, found {len(self.labels)}")
+        task = _TASKS[self.task]
+        task.check_outputs(self.outputs, len(self.labels))
+        for name, kind in (("parity", task.parity), ("accuracy", task.accuracy), ("lowered", task.lowered)):
+            if not isinstance(getattr(self, name), kind | None):
+                raise ValueError(f"expected {name} of the task {self.task}, found that of another one")
+        if (self.task == "detection") != (self.suppression is not None):
+            raise ValueError("expected suppression in a bundle of detection and only there")
+        if self.task == "detection" and self.attention:
+            raise ValueError("expected no attention maps in a bundle of detection, found some")
         found = (self.input.dtype, self.input.layout, self.input.shape)
         crop = self.preprocessing.crop
         forms = (("float32", "NCHW", (3, *crop)), ("uint8", "NHWC", (*crop, 3)))
@@ -186,7 +147,7 @@ class Manifest(_Section):
             raise ValueError(f"expected the files model.onnx and references.json, found {sorted(self.files)}")
         if len({output.name for output in self.all_outputs}) != len(self.all_outputs):
             raise ValueError("expected outputs of different names, found one twice")
-        if bool(self.attention) != (self.parity.attention_tolerance is not None):
+        if isinstance(self.parity, Parity) and bool(self.attention) != (self.parity.attention_tolerance is not None):
             raise ValueError("expected parity.attention_tolerance in a bundle with attention maps and only there")
         if (self.precision == "fp32") != (self.lowered is None):
             raise ValueError(

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aaserve.bundle.manifest import Manifest
-from aaserve.bundle.preprocessing import normalise, preprocess, read_pixels
+from aaserve.bundle.preprocessing import normalise, read_picture
 
 
 def read_input(image_bytes: bytes, manifest: Manifest, *, max_pixels: int, reproducible: bool = False) -> NDArray[Any]:
@@ -18,8 +18,15 @@ def read_input(image_bytes: bytes, manifest: Manifest, *, max_pixels: int, repro
     Raises:
         UnsupportedImage, ImageTooLarge, InvalidImage: as `bundle.decoding.decode`.
     """
-    read = read_pixels if manifest.input.dtype == "uint8" else preprocess
-    return read(image_bytes, manifest.preprocessing, max_pixels=max_pixels, reproducible=reproducible)
+    return read_sized_input(image_bytes, manifest, max_pixels=max_pixels, reproducible=reproducible)[0]
+
+
+def read_sized_input(
+    image_bytes: bytes, manifest: Manifest, *, max_pixels: int, reproducible: bool = False
+) -> tuple[NDArray[Any], tuple[int, int]]:
+    """The same, and (width, height) of the upright picture."""
+    pixels, size = read_picture(image_bytes, manifest.preprocessing, max_pixels=max_pixels, reproducible=reproducible)
+    return pixels_input(pixels, manifest), size
 
 
 def pixels_input(pixels: NDArray[np.uint8], manifest: Manifest) -> NDArray[Any]:

@@ -1,6 +1,8 @@
 """Picture bytes --> the network's input. Training evaluates with this, export checks with it, the service runs it.
 
     bytes --decode--> upright RGB --resize, centre crop--> (crop h, crop w, 3) --normalise--> (3, crop h, crop w)
+                                  --stretch----------^
+                                  --letterbox--------^
 
 The last step happens here or, with the same numbers, inside the graph; the manifest's input says which.
 """
@@ -13,6 +15,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from aaserve.bundle.pictures.decoding import Decoded, decode_reduced
+from aaserve.bundle.pictures.fitting import placement
 from aaserve.bundle.pictures.resizing import resize
 
 Side = Annotated[int, Field(ge=1, le=4096)]
@@ -33,11 +36,24 @@ class Preprocessing(BaseModel):
     colour: Literal["RGB"] = Field(description="Order of the channels.")
     background: tuple[Byte, Byte, Byte] = Field(description="RGB seen through transparent pixels.")
     exif_orientation: bool = Field(description="Turn pictures upright as their EXIF data says.")
-    resize: Side | tuple[Side, Side] = Field(description="Shorter side in pixels, or exact (height, width).")
+    fit: Literal["crop", "stretch", "letterbox"] = Field(
+        "crop",
+        exclude_if=lambda fit: fit == "crop",  # as in manifests older than this field
+        description="What becomes of pictures of another shape than the input's. crop: they are resized and cropped. "
+        "stretch: resized to exactly the input. letterbox: resized to fit into it, at the upper left, with the "
+        "background beside or below them.",
+    )
+    resize: Side | tuple[Side, Side] | None = Field(
+        None,
+        exclude_if=lambda resize: resize is None,
+        description="Shorter side in pixels, or exact (height, width); with fit crop, and only there.",
+    )
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = Field(
         description="Pillow's filter; all but nearest are antialiased."
     )
-    crop: tuple[Side, Side] = Field(description="Centre crop (height, width) after the resize, in pixels.")
+    crop: tuple[Side, Side] = Field(
+        description="Centre crop (height, width) after the resize, in pixels: the size of the input."
+    )
     mean: tuple[Finite, Finite, Finite] = Field(description="Subtracted from RGB in 0..1.")
     std: tuple[Positive, Positive, Positive] = Field(description="Divides what is left.")
     jpeg_reducing_gap: Gap | None = Field(
@@ -49,6 +65,12 @@ class Preprocessing(BaseModel):
 
     @model_validator(mode="after")
     def _crop_fits(self) -> Self:
+        if self.fit != "crop":
+            if self.resize is not None:
+                raise ValueError(f"fit {self.fit} takes no resize, found {self.resize}")
+            return self
+        if self.resize is None:
+            raise ValueError("expected resize, found none")
         resized = (self.resize, self.resize) if isinstance(self.resize, int) else self.resize
         if self.crop[0] > resized[0] or self.crop[1] > resized[1]:
             raise ValueError(f"crop {self.crop} does not fit into resize {self.resize}")
@@ -109,14 +131,7 @@ def read_pixels(
     Raises:
         UnsupportedImage, ImageTooLarge, InvalidImage: as `bundle.decoding.decode`.
     """
-    decoded = decode_reduced(
-        image_bytes,
-        max_pixels=max_pixels,
-        background=preprocessing.background,
-        exif_orientation=preprocessing.exif_orientation,
-        least_size=partial(_least_size, preprocessing) if preprocessing.jpeg_reducing_gap else None,
-    )
-    return _resize_and_crop(decoded, preprocessing, reproducible=reproducible)
+    return read_picture(image_bytes, preprocessing, max_pixels=max_pixels, reproducible=reproducible)[0]
 
 
 def normalise(pixels: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[np.float32]:
@@ -129,38 +144,48 @@ def normalise(pixels: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArra
     return np.ascontiguousarray(np.moveaxis(scaled, -1, -3))  # (..., 3, H, W)
 
 
+def read_picture(
+    image_bytes: bytes, preprocessing: Preprocessing, *, max_pixels: int, reproducible: bool = False
+) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+    """As `read_pixels`, and (width, height) of the upright picture at its full size, to find its `placement`."""
+    decoded = decode_reduced(
+        image_bytes,
+        max_pixels=max_pixels,
+        background=preprocessing.background,
+        exif_orientation=preprocessing.exif_orientation,
+        least_size=partial(_least_size, preprocessing) if preprocessing.jpeg_reducing_gap else None,
+    )
+    return _placed(decoded, preprocessing, reproducible=reproducible), decoded.size
+
+
 def _least_size(preprocessing: Preprocessing, width: int, height: int) -> tuple[float, float]:
     gap = preprocessing.jpeg_reducing_gap or 1
-    resized_width, resized_height = _resized(preprocessing, width, height)
-    return gap * resized_width, gap * resized_height
+    placed = placement(preprocessing, width, height)
+    return gap * placed.width, gap * placed.height
 
 
-def _resized(preprocessing: Preprocessing, width: float, height: float) -> tuple[int, int]:
-    """(width, height) after the resize, of a picture all of which is kept."""
-    if isinstance(preprocessing.resize, int):
-        shorter = min(width, height)
-        return int(preprocessing.resize * width // shorter), int(preprocessing.resize * height // shorter)
-    return preprocessing.resize[1], preprocessing.resize[0]
-
-
-def _resize_and_crop(decoded: Decoded, preprocessing: Preprocessing, *, reproducible: bool) -> NDArray[np.uint8]:
-    """Resize and centre-crop in one step, so that a 1 x 30000 picture never becomes a huge one on the way.
+def _placed(decoded: Decoded, preprocessing: Preprocessing, *, reproducible: bool) -> NDArray[np.uint8]:
+    """Resize and crop in one step, so that a 1 x 30000 picture never becomes a huge one on the way.
 
     Same sizes and offsets as torchvision's Resize and CenterCrop. Pillow reads beyond `box` at its edges, so the pixels
     are those of resizing everything and cropping then, up to the rounding between its two passes.
     """
     x, y, right, bottom = decoded.box
-    width, height = right - x, bottom - y
-    resized_width, resized_height = _resized(preprocessing, width, height)
-    crop_height, crop_width = preprocessing.crop
-    top = round((resized_height - crop_height) / 2)
-    left = round((resized_width - crop_width) / 2)
-    x_scale, y_scale = width / resized_width, height / resized_height
+    placed = placement(preprocessing, *decoded.size)
+    input_height, input_width = preprocessing.crop
+    left, top = -placed.left, -placed.top
+    width, height = min(placed.width, input_width), min(placed.height, input_height)
+    x_scale, y_scale = (right - x) / placed.width, (bottom - y) / placed.height
     box = (
         x + left * x_scale,
         y + top * y_scale,
-        min(x + (left + crop_width) * x_scale, right),
-        min(y + (top + crop_height) * y_scale, bottom),
+        min(x + (left + width) * x_scale, right),
+        min(y + (top + height) * y_scale, bottom),
     )
-    size = (crop_width, crop_height)
-    return resize(decoded.image, size, box, preprocessing.interpolation, reproducible=reproducible)
+    pixels = resize(decoded.image, (width, height), box, preprocessing.interpolation, reproducible=reproducible)
+    if (width, height) == (input_width, input_height):
+        return pixels
+    whole = np.empty((input_height, input_width, 3), np.uint8)
+    whole[:] = preprocessing.background
+    whole[:height, :width] = pixels
+    return whole

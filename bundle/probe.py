@@ -13,8 +13,8 @@ from aaserve.bundle.manifest import Manifest
 
 PROBE = "probe"  # its name among the references; no file is called so
 
-# Largest difference of a logit, as a share of the largest logit or of 1, by the graph's precision: another processor
-# adds up in another order, and below fp32 each sum is rounded more.
+# Largest difference of a logit, as a share of the largest logit or of 1, or of a detection's score, by the graph's
+# precision: another processor adds up in another order, and below fp32 each sum is rounded more.
 PROBE_TOLERANCES = {"fp32": 1e-3, "fp16": 3e-2, "bf16": 0.2, "int8": 0.2}
 
 
@@ -26,7 +26,7 @@ def probe_pixels(crop: tuple[int, int]) -> NDArray[np.uint8]:
 
 
 def probe_tolerance(manifest: Manifest) -> float:
-    """Largest difference of a logit that is allowed here.
+    """Largest difference of a logit, or of a score of a detection, that is allowed here.
 
     In float32 it is at least what the export allowed: a network for which float32 is coarse differs as much between
     machines as between runtimes.

@@ -3,28 +3,63 @@
 from collections.abc import Mapping
 from math import inf
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from aaserve.bundle.attention import gaze
+from aaserve.bundle.detections import Detections
+from aaserve.bundle.detections import difference as compare
 from aaserve.bundle.errors import BundleError
 from aaserve.bundle.manifest import Manifest
 from aaserve.bundle.text import NotText, decode_text
 
 
+class StoredDetections(BaseModel):
+    """The detections of one picture, as `bundle.detections.Detections`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    boxes: tuple[tuple[float, float, float, float], ...]
+    scores: tuple[float, ...]
+    classes: tuple[int, ...]
+
+    @property
+    def arrays(self) -> Detections:
+        """The same as arrays."""
+        boxes = np.asarray(self.boxes, np.float32).reshape(-1, 4)
+        return Detections(boxes, np.asarray(self.scores, np.float32), np.asarray(self.classes, np.int64))
+
+    @model_validator(mode="after")
+    def _same_number(self) -> Self:
+        if not len(self.boxes) == len(self.scores) == len(self.classes):
+            raise ValueError("expected as many scores and classes as boxes")
+        return self
+
+
 class Reference(BaseModel):
-    """One picture and PyTorch's logits for it, or the probe and those of the graph where it was made."""
+    """One picture and PyTorch's answer to it, or the probe and the answer of the graph where it was made.
+
+    The answer is logits, or, of a bundle of detection, detections.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     picture: str = Field(pattern=r"^[^/\\]+$", description="File name.")
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="Of the picture's bytes; of the probe's pixels.")
-    logits: tuple[float, ...]
+    logits: tuple[float, ...] = ()
+    detections: StoredDetections | None = None
     attention: dict[str, tuple[tuple[float, float], ...]] = Field(
         {}, description="Of bundles with attention maps: `bundle.attention.gaze` of each head, by layer."
     )
+
+    @model_validator(mode="after")
+    def _one_answer(self) -> Self:
+        if bool(self.logits) == (self.detections is not None):
+            raise ValueError("expected logits or detections")
+        return self
 
 
 _REFERENCES = TypeAdapter(tuple[Reference, ...])
@@ -53,13 +88,36 @@ def parse_references(content: bytes, path: Path) -> tuple[Reference, ...]:
     except NotText as error:
         raise BundleError(f"{path}: {error}") from error
     except ValidationError as error:
-        raise BundleError(f"{path}: expected references (picture, sha256, logits), found something else") from error
+        raise BundleError(
+            f"{path}: expected references (picture, sha256, logits or detections), found something else"
+        ) from error
 
 
 def difference(found: NDArray[np.float32], reference: Reference) -> float:
     """Largest difference of any logit, as a share of the largest logit or of 1."""
     expected = np.asarray(reference.logits)
     return float(np.abs(found - expected).max() / max(1.0, np.abs(expected).max()))
+
+
+def detection_difference(found: Detections, reference: Reference, manifest: Manifest, *, tolerance: float) -> float:
+    """Largest difference of the score of any detection; one that the other answer has not counts with its score.
+
+    Two boxes of the same object are told apart by nothing but their scores: where these are nearly equal, another
+    machine may keep the other one. They overlap by more than the threshold of the suppression, which is why that is
+    enough here.
+
+    Args:
+        tolerance: detections whose scores are not so far above the threshold of the graph are left out.
+    """
+    expected, suppression = reference.detections, manifest.suppression
+    if expected is None or suppression is None:
+        return inf
+    return compare(
+        found,
+        expected.arrays,
+        score_threshold=suppression.score_threshold + tolerance,
+        least_iou=suppression.iou_threshold,
+    ).score
 
 
 def attention_difference(maps: Mapping[str, NDArray[np.floating]], reference: Reference, manifest: Manifest) -> float:

@@ -20,11 +20,12 @@ from aaserve.export.exporter import Exported, export
 from aaserve.export.preprocessing.image_size import parse_image_size
 from aaserve.export.preprocessing.presets import PRESETS, parse_resize, parse_three, read_preprocessing
 from aaserve.export.progress import Progress
-from aaserve.export.request import Measurement, Request
+from aaserve.export.request import Measurement, Request, Selection
 from aaserve.export.sources.labels import read_labels
 
 _MESSAGE_CHARACTERS = 2000
 PREPROCESSING_FIELDS = (
+    "fit",
     "resize",
     "crop",
     "interpolation",
@@ -34,6 +35,7 @@ PREPROCESSING_FIELDS = (
     "exif_orientation",
     "jpeg_reducing_gap",
 )
+SELECTION_FIELDS = ("score_threshold", "iou_threshold", "max_detections")
 
 
 def main(argv: Sequence[str], prog: str = "python -m export") -> int:
@@ -83,6 +85,7 @@ def _failed(message: str, as_json: bool) -> int:
 
 def _request(arguments: argparse.Namespace, command: Sequence[str]) -> Request:
     typed = {name: getattr(arguments, name) for name in PREPROCESSING_FIELDS}
+    selection = {name: value for name in SELECTION_FIELDS if (value := getattr(arguments, name)) is not None}
     return Request(
         checkpoint=arguments.checkpoint,
         name=arguments.name,
@@ -100,6 +103,8 @@ def _request(arguments: argparse.Namespace, command: Sequence[str]) -> Request:
         image_size=arguments.image_size,
         pixel_input=arguments.input == "uint8",
         with_attention=arguments.with_attention,
+        selection=Selection(**selection),
+        selection_options=tuple(f"--{name.replace('_', '-')}" for name in selection),
         precision=arguments.precision,
         stored_weights=arguments.store_weights,
         calibration=arguments.calibration,
@@ -173,8 +178,18 @@ def _parser(prog: str = "python -m export") -> argparse.ArgumentParser:
         help="TOML as in training/recipes/, HuggingFace's preprocessor_config.json, timm's config.json; torchvision's "
         "for ImageNet, or for weights by name, such as ResNet50_Weights.IMAGENET1K_V2",
     )
+    add(
+        "--fit",
+        choices=("crop", "stretch", "letterbox"),
+        help="resize and crop; or keep all of a picture, as detectors need it: stretched, or on the background",
+    )
     add("--resize", type=parse_resize, metavar="N|HxW", help="shorter side, or both, in pixels")
-    add("--crop", type=parse_image_size, metavar="N|HxW", help="centre crop after that, in pixels")
+    add(
+        "--crop",
+        type=parse_image_size,
+        metavar="N|HxW",
+        help="centre crop after that, in pixels: the size of the input",
+    )
     add("--interpolation", choices=("nearest", "bilinear", "bicubic", "lanczos"), help="of the resize")
     add("--mean", type=parse_three, metavar="R,G,B", help="subtracted from RGB in 0..1")
     add("--std", type=parse_three, metavar="R,G,B", help="divides what is left")
@@ -219,7 +234,29 @@ def _parser(prog: str = "python -m export") -> argparse.ArgumentParser:
         type=_points,
         metavar="POINTS",
         default=1.0,
-        help="top-1 that int8 or fp16 may lose, of accuracy, or without labels of agreement (default: %(default)s)",
+        help="top-1 that int8 or fp16 may lose, of accuracy, or without labels of agreement; of a detector, "
+        "detections that agree (default: %(default)s)",
+    )
+
+    add = parser.add_argument_group("detections, of detectors").add_argument
+    defaults = Selection()
+    add(
+        "--score-threshold",
+        type=_share,
+        metavar="SHARE",
+        help=f"of detections with lower scores, none; clients may ask for a higher one ({defaults.score_threshold})",
+    )
+    add(
+        "--iou-threshold",
+        type=_share,
+        metavar="SHARE",
+        help=f"of two boxes of a class that overlap by more, the better one ({defaults.iou_threshold})",
+    )
+    add(
+        "--max-detections",
+        type=_positive,
+        metavar="N",
+        help=f"the most of a picture, of all classes ({defaults.max_detections})",
     )
 
     add = parser.add_argument_group("checks").add_argument
@@ -260,6 +297,13 @@ def _option(text: str) -> tuple[str, object]:
 def _positive(text: str) -> int:
     value = int(text)
     if value < 1:
+        raise ValueError
+    return value
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < 1:
         raise ValueError
     return value
 

@@ -5,33 +5,26 @@ file --open_checkpoint | open_file--> source --convert--> ONNX bytes --check_par
 """
 
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 
 from aaserve.bundle.bundle import MODEL_FILE, REFERENCES_FILE, check_absent, sha256_of, write_bundle
-from aaserve.bundle.manifest import Input, Lowered, Manifest, Output, Parity, Provenance
+from aaserve.bundle.manifest import DetectionLowered, DetectionParity, Input, Lowered, Manifest, Parity, Provenance
 from aaserve.bundle.reference_pictures import stored_pictures
-from aaserve.bundle.references import Reference, references_json
+from aaserve.bundle.references import references_json
 from aaserve.export.errors import ExportError
-from aaserve.export.graph.convert import INPUT_NAME, OUTPUT_NAME
-from aaserve.export.graph.runtime import Graph
-from aaserve.export.judgement.parity import check_parity
+from aaserve.export.graph.convert import INPUT_NAME
 from aaserve.export.judgement.pictures import find_parity_pictures, read_picture
-from aaserve.export.judgement.references import picture_references, probe_reference, spread
 from aaserve.export.judgement.speed import Speed
 from aaserve.export.opened import Converted, Source, open_checkpoint, open_file
 from aaserve.export.precision import find_calibration, lower
 from aaserve.export.request import Request
 from aaserve.export.sources.onnx_file import is_onnx
 
-# Smallest spread of the references without a warning. Untrained networks have 0.1 and more, a network that gets RGB in
-# 0..1 with the mean and std of 0..255 has 0.0015.
-ALIKE = 0.01
 VERSIONS_OF = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy", "pillow")
 
 
@@ -65,35 +58,22 @@ def export(request: Request, report: Callable[[str], None] = lambda step: None) 
     pictures = [read_picture(path, preprocessing) for path in paths]
     pixels = np.stack([picture.pixels for picture in pictures])  # (N, H, W, 3)
     converted = source.convert(pixels, report)
-    model, attention = converted.model, converted.attention
+    network, task = converted.network, converted.task
 
     largest = converted.max_batch_size or request.max_batch_size
     batch_sizes = sorted({1, min(2, largest), largest})
     at_batch = f"at batch {', '.join(map(str, batch_sizes))}"
     report(f"comparing {source.name} and ONNX Runtime {at_batch}")
-    compare = partial(
-        check_parity,
-        converted.original,
-        pixels=pixels,
-        preprocessing=preprocessing,
-        batch_sizes=batch_sizes,
-        attention=attention,
-        report=report,
-    )
-    parity = compare(model)
+    parity = task.check_parity(network, pixels, batch_sizes=batch_sizes, precision="fp32", report=report)
     cost, speed = None, ()
     if request.precision != "fp32":
-        lowered = lower(model, request, preprocessing, calibration, pixels, report)
-        model, cost, speed = lowered.model, lowered.cost, lowered.speed
+        lowered = lower(network, task, request, preprocessing, calibration, pixels, report)
+        network, cost, speed = lowered.network, lowered.cost, lowered.speed
         report(f"comparing {source.name} and {request.precision} {at_batch}")
-        parity = compare(model, precision=request.precision)
+        parity = task.check_parity(network, pixels, batch_sizes=batch_sizes, precision=request.precision, report=report)
+    model = task.finish(network)
     _check_measurement(request, model)
-
-    references = (
-        *picture_references(converted.original, pictures, attention),
-        probe_reference(Graph(model, preprocessing), preprocessing, attention),
-    )
-    _warn_if_alike(references, report)
+    references = task.references(network, pictures, report)
 
     report("writing the bundle")
     files = {MODEL_FILE: model, REFERENCES_FILE: references_json(references)}
@@ -112,21 +92,13 @@ def _check_measurement(request: Request, model: bytes) -> None:
         )
 
 
-def _warn_if_alike(references: Sequence[Reference], report: Callable[[str], None]) -> None:
-    if (found := spread(references)) < ALIKE:
-        report(
-            f"warning: different pictures get nearly the same logits, {found:.1e} apart as a share of the largest: "
-            "check mean and std, and that the checkpoint is a trained one"
-        )
-
-
 def _manifest(
     request: Request,
     source: Source,
     converted: Converted,
     files: Mapping[str, bytes],
-    parity: Parity,
-    cost: Lowered | None,
+    parity: Parity | DetectionParity,
+    cost: Lowered | DetectionLowered | None,
 ) -> Manifest:
     description = source.description
     height, width = description.preprocessing.crop
@@ -138,10 +110,12 @@ def _manifest(
         schema_version=1,
         name=request.name,
         version=request.version,
+        task=converted.task.name,
         architecture=description.architecture,
         input=form,
-        outputs=(Output(name=OUTPUT_NAME, dtype="float32", shape=(len(description.labels),)),),
-        attention=converted.attention,
+        outputs=converted.task.outputs,
+        attention=converted.task.attention,
+        suppression=converted.task.suppression,
         preprocessing=description.preprocessing,
         labels=description.labels,
         precision=request.precision,

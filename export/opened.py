@@ -16,19 +16,25 @@ from aaserve.bundle.manifest import AttentionMap, Precision, StoredWeights
 from aaserve.bundle.preprocessing import Preprocessing
 from aaserve.export.errors import ExportError
 from aaserve.export.graph.attention_outputs import output_name
-from aaserve.export.graph.convert import OPSET, convert
+from aaserve.export.graph.convert import OPSET, OUTPUT_NAME, convert
 from aaserve.export.graph.foreign import convert_file
 from aaserve.export.graph.normalisation import PixelInput
 from aaserve.export.graph.storage import round_weights, store_rounded
+from aaserve.export.graph.suppression import RAW_OUTPUTS
+from aaserve.export.judgement.detection_parity import Detector, Raw
 from aaserve.export.judgement.file_answers import FileAnswers
-from aaserve.export.judgement.originals import Original, PyTorch, difference, logits_of
+from aaserve.export.judgement.originals import PyTorch, difference, logits_of
 from aaserve.export.request import Request
 from aaserve.export.sources.checkpoint import read_checkpoint
 from aaserve.export.sources.description import Description, describe, describe_file
 from aaserve.export.sources.network import build_network
 from aaserve.export.sources.onnx_file import read_onnx_file
+from aaserve.export.tasks.classification import Classification
+from aaserve.export.tasks.detection import Detection
+from aaserve.export.tasks.task import Task
 from aaserve.models.attention import AttentionAugmentedConv2d
 from aaserve.models.attention_maps import attention_layers
+from aaserve.models.retinanet.network import RetinaNet
 
 Report = Callable[[str], None]
 Pixels = NDArray[np.uint8]
@@ -36,11 +42,10 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Converted:
-    """The fp32 graph of a source, and what it has to answer like."""
+    """The fp32 graph of a source's network, and what is made of it and compared with."""
 
-    model: bytes
-    original: Original
-    attention: tuple[AttentionMap, ...]
+    network: bytes
+    task: Task
     opset: int
     max_batch_size: int | None
 
@@ -78,11 +83,17 @@ def open_checkpoint(request: Request) -> Source:
         if stored != "float32":
             report(_rounded(network, stored, pixels, preprocessing))
         report("tracing and folding the graph")
-        model = _convert(network, layers, request, description, _metadata(description, checkpoint.sha256))
+        graph = _convert(network, layers, request, description, _metadata(description, checkpoint.sha256))
         if stored != "float32":
-            model = store_rounded(model, network, stored)
-        original = PyTorch(network, preprocessing, report)
-        return Converted(model, original, _attention_maps(layers, request.precision), OPSET, None)
+            graph = store_rounded(graph, network, stored)
+        task: Task
+        if isinstance(network, RetinaNet):
+            task = Detection(Detector(network, preprocessing, request.selection, report), preprocessing)
+        else:
+            original = PyTorch(network, preprocessing, report)
+            maps = _attention_maps(layers, request.precision)
+            task = Classification(original, preprocessing, len(description.labels), maps)
+        return Converted(graph, task, OPSET, None)
 
     return Source("PyTorch", description, checkpoint.sha256, converted)
 
@@ -114,22 +125,25 @@ def open_file(request: Request) -> Source:
             report("it answers probabilities, which become logits: the service makes them probabilities again")
         metadata = _metadata(description, file.sha256)
         model = convert_file(file, answers, preprocessing, metadata, pixel_input=request.pixel_input)
-        return Converted(model, answers, (), file.opset, answers.max_batch_size)
+        return Converted(
+            model, Classification(answers, preprocessing, answers.classes), file.opset, answers.max_batch_size
+        )
 
     return Source("the file", description, file.sha256, converted)
 
 
 def _rounded(network: nn.Module, stored: StoredWeights, pixels: Pixels, preprocessing: Preprocessing) -> str:
     """Round the weights of `network` as they are stored, in place; return what that changes, in words."""
-    before = logits_of(network, pixels, preprocessing)
+    asked = Raw(network) if isinstance(network, RetinaNet) else network
+    before = logits_of(asked, pixels, preprocessing)
     rounded = round_weights(network, stored)
-    after = logits_of(network, pixels, preprocessing)
-    same = int((before.argmax(1) == after.argmax(1)).sum())
+    after = logits_of(asked, pixels, preprocessing)
     counts = " and ".join(f"{count:,} weights rounded to {kind}" for kind, count in rounded.items())
-    return (
-        f"{counts}: logits change by up to {difference(after, before):.1e} of the largest, "
-        f"the best class of {same} of {len(pixels)} pictures is the same"
-    )
+    text = f"{counts}: logits change by up to {difference(after, before):.1e} of the largest"
+    if asked is not network:
+        return text
+    same = int((before.argmax(1) == after.argmax(1)).sum())
+    return f"{text}, the best class of {same} of {len(pixels)} pictures is the same"
 
 
 def _metadata(description: Description, sha256: str) -> dict[str, str]:
@@ -171,10 +185,11 @@ def _convert(
     description: Description,
     metadata: dict[str, str],
 ) -> bytes:
-    """The fp32 graph, with the input that was asked for."""
+    """The fp32 graph of the network, with the input that was asked for."""
+    outputs = RAW_OUTPUTS if isinstance(network, RetinaNet) else (OUTPUT_NAME,)
     height, width = description.preprocessing.crop
     example = torch.zeros(2, 3, height, width)
     if request.pixel_input:
         network = PixelInput(network, description.preprocessing).eval()
         example = torch.zeros(2, height, width, 3, dtype=torch.uint8)
-    return convert(network, example, metadata, layers)
+    return convert(network, example, metadata, layers, outputs)

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from aaserve.bundle.manifest import Lowered
+from aaserve.bundle.manifest import DetectionLowered, Lowered
 from aaserve.bundle.preprocessing import Preprocessing
 from aaserve.export.errors import ExportError
 from aaserve.export.graph.check import checked_bytes
@@ -18,20 +18,21 @@ from aaserve.export.graph.fp16 import check_range, to_fp16
 from aaserve.export.graph.quantise import quantise
 from aaserve.export.graph.runtime import Graph
 from aaserve.export.graph.trial import check_loads
-from aaserve.export.judgement.loss import check_loss, judge
+from aaserve.export.judgement.loss import check_loss
 from aaserve.export.judgement.samples import Sample, find_samples, read_batches, split_samples
 from aaserve.export.judgement.speed import Speed, measure_speed
 from aaserve.export.request import Request
+from aaserve.export.tasks.task import Task
 
 SPEED_BATCH_SIZES = (1, 8)
 
 
 @dataclass(frozen=True)
 class LoweredGraph:
-    """The bytes of the model, what it loses against fp32, and its speed on this machine."""
+    """The bytes of the network's graph, what it loses against fp32, and its speed on this machine."""
 
-    model: bytes
-    cost: Lowered
+    network: bytes
+    cost: Lowered | DetectionLowered
     speed: tuple[Speed, ...]
 
 
@@ -53,60 +54,54 @@ def find_calibration(request: Request, labels: Sequence[str], report: Callable[[
 
 
 def lower(
-    model: bytes,
+    network: bytes,
+    task: Task,
     request: Request,
     preprocessing: Preprocessing,
     samples: Sequence[Sample],
     parity_pixels: NDArray[np.uint8],
     report: Callable[[str], None],
 ) -> LoweredGraph:
-    """Convert `model` to the precision of `request`.
+    """Convert the graph `network` to the precision of `request`.
 
     Args:
         samples: pictures for calibration and for the comparison with fp32. If there are none, `parity_pixels`
             (N, H, W, 3) are compared.
 
     Raises:
-        ExportError: more top-1 is lost than allowed, or a value is out of the range of float16.
+        ExportError: more is lost than allowed, or a value is out of the range of float16.
     """
-    fp32 = Graph(model, preprocessing)
+    fp32 = Graph(network, preprocessing)
     calibrating, judging = split_samples(samples) if request.precision == "int8" else ([], samples)
     quantised = None
     if request.precision == "int8":
         report(f"quantising with {len(calibrating)} of the {len(samples)} pictures in {request.calibration}")
         batches = read_batches(calibrating, preprocessing)
-        lowered_model, quantised = quantise(model, (feed for pixels in batches for feed in fp32.feeds(pixels)))
+        converted, quantised = quantise(network, (feed for pixels in batches for feed in fp32.feeds(pixels)))
     else:
         report("converting to float16 and checking the range of all values")
-        lowered_model = to_fp16(model)
-        check_loads(lowered_model, request.precision)
-        check_range(lowered_model, parity_pixels, preprocessing)
-    lowered_model = _renamed(lowered_model, request.precision)
-    lowered = Graph(lowered_model, preprocessing)
+        converted = to_fp16(network, task.answers)
+        check_loads(converted, request.precision)
+        check_range(converted, parity_pixels, preprocessing)
+    converted = _renamed(converted, request.precision)
 
     pictures = read_batches(judging, preprocessing) if judging else [parity_pixels]
-    class_indices = [sample.class_index for sample in judging] or [None]
     report(f"judging {request.precision} by {len(judging) or len(parity_pixels)} pictures")
-    judgement = judge(fp32, lowered, pictures, class_indices)
+    judgement = task.judge(network, converted, pictures, judging)
     check_loss(judgement, request.allowed_drop)
     report(f"{judgement}; measuring speed")
     sizes = [size for size in SPEED_BATCH_SIZES if size <= (fp32.max_batch_size or size)]
-    speed = tuple(measure_speed(fp32, lowered, parity_pixels, size) for size in sizes)
+    graphs = [Graph(task.finish(model), preprocessing) for model in (network, converted)]
+    speed = tuple(measure_speed(*graphs, parity_pixels, size) for size in sizes)
     for row in speed:
         report(
             f"batch {row.batch_size} on this CPU: {row.lowered_ms:.2f} ms, fp32 {row.fp32_ms:.2f} ms, "
             f"{row.times_faster:.2f} times as fast"
         )
-    cost = Lowered(
-        judged=judgement.judged,
-        top_1_agreement=judgement.top_1_agreement,
-        top_1_fp32=judgement.top_1_fp32,
-        top_1=judgement.top_1,
-        allowed_drop=request.allowed_drop,
-        calibrated=len(calibrating) or None,
-        quantised=quantised,
+    cost = judgement.section(
+        allowed_drop=request.allowed_drop, calibrated=len(calibrating) or None, quantised=quantised
     )
-    return LoweredGraph(lowered_model, cost, speed)
+    return LoweredGraph(converted, cost, speed)
 
 
 def _renamed(model: bytes, precision: str) -> bytes:

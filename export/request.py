@@ -17,6 +17,21 @@ class Measurement:
 
 
 @dataclass(frozen=True)
+class Selection:
+    """Which detections a graph answers.
+
+    Args:
+        score_threshold: of lower scores, none.
+        iou_threshold: of two of one class that overlap by more, the better one.
+        max_detections: D, the most of a picture.
+    """
+
+    score_threshold: float = 0.05
+    iou_threshold: float = 0.5
+    max_detections: int = 100
+
+
+@dataclass(frozen=True)
 class Request:
     """One export. What is None is taken from the checkpoint's metadata or from the defaults.
 
@@ -26,7 +41,9 @@ class Request:
         preprocessing_fields: single fields that replace those of `preprocessing` or of the checkpoint.
         key_prefix: only weights whose names begin with it are used, without it.
         calibration: folder of pictures for calibrating int8 and for comparing fp16 or int8 with fp32.
-        allowed_drop: percentage points of top-1 that fp16 or int8 may lose.
+        allowed_drop: percentage points of top-1, or of agreeing detections, that fp16 or int8 may lose.
+        selection: which detections the graph of a detector answers.
+        selection_options: the options that `selection` was typed with; for detectors only.
     """
 
     checkpoint: Path
@@ -46,6 +63,8 @@ class Request:
     pixel_input: bool = True
     with_attention: bool = False
     precision: Precision = "fp32"
+    selection: Selection = field(default_factory=Selection)
+    selection_options: tuple[str, ...] = ()
     stored_weights: StoredWeights = "float32"
     calibration: Path | None = None
     allowed_drop: float = 1.0

@@ -8,7 +8,7 @@ import torch
 from aaserve.models.flops import count_flops
 from aaserve.models.registry import create_model, list_models
 
-COLUMNS = "{:<20} {:>12} {:>14} {:>14} {:>10}"
+COLUMNS = "{:<24} {:>12} {:>14} {:>14} {:>10}"
 
 
 def main() -> int:

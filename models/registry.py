@@ -14,10 +14,11 @@ from aaserve.models.efficientnet_lite import EfficientNetLite0
 from aaserve.models.gather_excite import GatherExcite
 from aaserve.models.mnasnet import MnasNet
 from aaserve.models.resnet import ResNet
+from aaserve.models.retinanet.network import RetinaNet
 from aaserve.models.squeeze_excite import SqueezeExcite
 from aaserve.models.wide_resnet import WideResNet
 
-Network = ResNet | WideResNet | MnasNet | EfficientNetLite0
+Network = ResNet | WideResNet | MnasNet | EfficientNetLite0 | RetinaNet
 
 
 def _gather_excite(channels: int) -> nn.Module:
@@ -44,6 +45,14 @@ _lite = partial(EfficientNetLite0, least_reduction=16)
 # heads, because the paper's eight would leave a value depth of one or two channels a head.
 _AA_SMALL_WIDE_RESNET = Augmentation(augmented_stages=(3,), kappa=0.5, upsilon=0.25, num_heads=4)
 
+# Detectors have the backbones of classification, so that their weights load.
+_se_retinanet = partial(RetinaNet, excite=SqueezeExcite)
+# For CPUs. Pictures have half the sides of the paper's, and so do anchors.
+_small_retinanet = partial(
+    RetinaNet, 18, width=32, image_size=(256, 320), channels=64, head_convolutions=2, anchor_base=2.0, head_norm="group"
+)
+_AA_SMALL_RETINANET = replace(_AA_RESNET, kappa=0.25, upsilon=0.25, num_heads=4)
+
 _NETWORKS: dict[str, tuple[Callable[..., Network], Augmentation]] = {
     "resnet18": (partial(ResNet, 18), _RESNET),
     "resnet34": (partial(ResNet, 34), _RESNET),
@@ -60,6 +69,14 @@ _NETWORKS: dict[str, tuple[Callable[..., Network], Augmentation]] = {
     "aa_resnet101": (partial(ResNet, 101), _AA_RESNET),
     "aa_resnet152": (partial(ResNet, 152), _AA_RESNET),
     "fa_resnet50": (partial(ResNet, 50), replace(_AA_RESNET, kappa=1.0, upsilon=1.0)),
+    "retinanet_resnet50": (partial(RetinaNet, 50), _RESNET),
+    "retinanet_resnet101": (partial(RetinaNet, 101), _RESNET),
+    "retinanet_se_resnet50": (partial(_se_retinanet, 50), _RESNET),
+    "retinanet_se_resnet101": (partial(_se_retinanet, 101), _RESNET),
+    "retinanet_aa_resnet50": (partial(RetinaNet, 50), _AA_RESNET),
+    "retinanet_aa_resnet101": (partial(RetinaNet, 101), _AA_RESNET),
+    "retinanet_small": (_small_retinanet, _RESNET),
+    "retinanet_aa_small": (_small_retinanet, _AA_SMALL_RETINANET),
     "wide_resnet10_1": (partial(WideResNet, 10, 1), _WIDE_RESNET),
     "wide_resnet16_2": (partial(WideResNet, 16, 2), _WIDE_RESNET),
     "wide_resnet16_4": (partial(WideResNet, 16, 4), _WIDE_RESNET),
@@ -100,6 +117,15 @@ _NETWORKS: dict[str, tuple[Callable[..., Network], Augmentation]] = {
 def list_models(pattern: str = "*") -> list[str]:
     """Names of the networks that match a shell pattern, sorted."""
     return sorted(fnmatch.filter(_NETWORKS, pattern))
+
+
+def is_detector(name: str) -> bool:
+    """True if the network of this name maps pictures to boxes, False if to the logits of a picture.
+
+    Raises:
+        ValueError: no such network.
+    """
+    return check_name(name).startswith("retinanet_")
 
 
 def check_name(name: str) -> str:

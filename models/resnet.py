@@ -26,7 +26,9 @@ class ResNet(nn.Module):
     """ResNet-`depth`; maps (B, 3, H, W) to logits (B, num_classes).
 
     Args:
-        depth: 18, 34 (basic blocks), 50, 101 or 152 (bottlenecks).
+        depth: 10, 18, 34 (basic blocks), 50, 101 or 152 (bottlenecks).
+        num_classes: size of the head; 0 for no head: `forward` then returns the means of the last feature map.
+        width: channels of the stem and of stage 1, which each later stage doubles.
         image_size: (H, W) of the input, at least 32 each; an augmented network takes no other.
         augmentation: the attention of the stages 1..4, in their 3x3 convolutions.
         excite: builds, from a number of channels, the layer that rescales a residual (SqueezeExcite).
@@ -47,6 +49,7 @@ class ResNet(nn.Module):
         depth: int,
         *,
         num_classes: int = 1000,
+        width: int = 64,
         image_size: tuple[int, int] = (224, 224),
         augmentation: Augmentation = PLAIN,
         excite: Callable[[int], nn.Module] = nn.Identity,
@@ -68,27 +71,29 @@ class ResNet(nn.Module):
             size = feature_size(image_size, 2 ** (stage + 1 + (stage in augmentation.pooled_stages)))
             return augmentation.conv2d(in_channels, out_channels, 3, feature_size=size, stride=stride)
 
-        self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
-        self.bn1 = nn.BatchNorm2d(64)
-        channels, nth = 64, 0
+        self.conv1 = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        channels, nth, stage_channels = width, 0, []
         for stage, count in enumerate(counts, start=1):
-            width = 64 * 2 ** (stage - 1)
+            stage_width = width * 2 ** (stage - 1)
             blocks = []
             for index in range(count):
                 nth += 1
                 block = block_class(
                     channels,
-                    width,
+                    stage_width,
                     2 if stage > 1 and index == 0 else 1,
                     partial(conv3x3, stage),
                     excite=excite,
                     stochastic_depth=stochastic_depth * nth / sum(counts),
                 )
                 blocks.append(block)
-                channels = width * block_class.expansion
+                channels = stage_width * block_class.expansion
             self.add_module(f"layer{stage}", nn.Sequential(*blocks))
+            stage_channels.append(channels)
+        self.feature_channels = tuple(stage_channels[1:])  # of what `features` returns
         self.dropout = nn.Dropout(dropout)
-        self.fc = nn.Linear(channels, num_classes)
+        self.fc = nn.Linear(channels, num_classes) if num_classes else nn.Identity()
         initialise(self)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -97,15 +102,23 @@ class ResNet(nn.Module):
         Raises:
             ValueError: the network is augmented and was built for another image size.
         """
-        self.augmentation.check_image_size(x, self.image_size)
-        x = F.relu(self.bn1(self.conv1(x)))  # (B, 64, H/2, W/2)
-        x = F.max_pool2d(x, 3, stride=2, padding=1)  # (B, 64, H/4, W/4)
-        x = self.layer1(x)  # (B, 64e, H/4, W/4), e the block's expansion
-        x = self.layer2(x)  # (B, 128e, H/8, W/8)
-        x = self.layer3(x)  # (B, 256e, H/16, W/16)
-        x = self.layer4(x)  # (B, 512e, H/32, W/32)
-        x = x.mean(dim=(2, 3))  # (B, 512e)
+        *_, x = self.features(x)  # (B, 8we, H/32, W/32), w the width, e the block's expansion
+        x = x.mean(dim=(2, 3))  # (B, 8we)
         return self.fc(self.dropout(x))  # (B, num_classes)
+
+    def features(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Map (B, 3, H, W) to what stages 2, 3 and 4 give, at 1/8, 1/16 and 1/32 of the size, rounded up.
+
+        Raises:
+            ValueError: the network is augmented and was built for another image size.
+        """
+        self.augmentation.check_image_size(x, self.image_size)
+        x = F.relu(self.bn1(self.conv1(x)))  # (B, w, H/2, W/2)
+        x = F.max_pool2d(x, 3, stride=2, padding=1)  # (B, w, H/4, W/4)
+        x = self.layer1(x)  # (B, we, H/4, W/4)
+        c3 = self.layer2(x)  # (B, 2we, H/8, W/8)
+        c4 = self.layer3(c3)  # (B, 4we, H/16, W/16)
+        return c3, c4, self.layer4(c4)  # (B, 8we, H/32, W/32)
 
 
 class BasicBlock(nn.Module):
@@ -184,6 +197,7 @@ def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module:
 
 # Depth: its block, and how many of them each stage has.
 _BLOCKS: dict[int, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int, int]]] = {
+    10: (BasicBlock, (1, 1, 1, 1)),
     18: (BasicBlock, (2, 2, 2, 2)),
     34: (BasicBlock, (3, 4, 6, 3)),
     50: (Bottleneck, (3, 4, 6, 3)),

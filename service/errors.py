@@ -97,7 +97,7 @@ class NoAttention(ServiceError):
 
 
 class NotAcceptable(ServiceError):
-    """Accept names no format that /explain has.
+    """Accept names no format that /explain or /detect has.
 
     The detail lists the formats.
     """
@@ -184,6 +184,16 @@ class InvalidParameter(ServiceError):
     code = "invalid_parameter"
 
 
+class WrongTask(ServiceError):
+    """The model has another task: /classify and /explain are for classification, /detect is for detection.
+
+    The detail names the address that takes the model.
+    """
+
+    status = 422
+    code = "wrong_task"
+
+
 class TooManyRows(ServiceError):
     """More than max_batch_items images in one request.
 
@@ -207,7 +217,8 @@ class HeadTooLarge(ServiceError):
 
 class QueueFull(ServiceError):
     """max_queue_size, max_queue_bytes or max_inflight_bytes is reached; the estimated wait is longer than the deadline;
-    or a quarter of max_queue_size is taken by /explain and by clients whose images take long to decode.
+    or a quarter of max_queue_size is taken by /explain, by /detect with Accept: image/png and by clients whose images
+    take long to decode.
 
     Retry after Retry-After, or add replicas.
     """

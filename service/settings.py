@@ -114,7 +114,7 @@ class Settings(BaseSettings):
         le=256,
         description=(
             "Threads that decode images beside the model: all images if a GPU computes, only those of "
-            "/explain on CPUs. They also parse large JSON and write large answers. Default: as "
+            "/explain on CPUs. They also draw images, parse large JSON and write large answers. Default: as "
             "intra_op_num_threads."
         ),
     )
@@ -190,7 +190,8 @@ class Settings(BaseSettings):
         ge=1,
         le=10_000,
         description=(
-            "Maximum images in one request of /classify/batch, and never more than max_queue_size. Beyond that, 413."
+            "Maximum images in one request of /classify/batch and /detect/batch, and never more than "
+            "max_queue_size. Beyond that, 413."
         ),
     )
     request_timeout_ms: int = Field(

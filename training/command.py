@@ -49,7 +49,7 @@ def main(argv: Sequence[str], prog: str = "python -m training") -> int:
             print(f"stopped; --resume goes on from exactly there, {output / 'last.pt'}", file=sys.stderr)
         return outcome
     if machine.writes:
-        print(f"test top-1 {outcome.top_1:.2%}; weights in {output / 'model.safetensors'}")
+        print(f"test {outcome}; weights in {output / 'model.safetensors'}")
     return 0
 
 

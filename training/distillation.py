@@ -166,7 +166,10 @@ class OutputsInMemory:
         self._outputs: list[Tensor] = []  # of (N, C, h, w): as they are, and mirrored
 
     def __len__(self) -> int:
-        """Batches to compute."""
+        return len(self.classes)
+
+    @property
+    def batches_to_compute(self) -> int:
         return -(-len(self.classes) // self._recipe.optimisation.batch_size)
 
     def compute(self, device: torch.device) -> Iterator[None]:

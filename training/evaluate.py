@@ -8,6 +8,7 @@ from torch import nn
 
 from aaserve.bundle.preprocessing import Preprocessing, normalise
 from aaserve.training.datasets.data import Pictures
+from aaserve.training.log import Row
 from aaserve.training.machine import Machine
 
 BATCH_SIZE = 250
@@ -22,6 +23,14 @@ class Score:
     top_1: float
     top_5: float
     agreement: float | None = None
+
+    def __str__(self) -> str:
+        text = f"top-1 {self.top_1:.2%}"
+        return text if self.agreement is None else f"{text}, as the teacher {self.agreement:.2%}"
+
+    def row(self) -> Row:
+        row: Row = {"top_1": self.top_1, "top_5": self.top_5}
+        return row if self.agreement is None else {**row, "agreement": self.agreement}
 
 
 def evaluate(

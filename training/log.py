@@ -6,6 +6,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+SCORES = {"top_1": "top-1", "ap_50": "AP50"}  # the column of each task that is drawn
+
 Row = dict[str, float | int | None]  # None: not evaluated after this epoch
 
 
@@ -20,10 +22,12 @@ def write_log(path: Path, history: Sequence[Row]) -> None:
 
 
 def draw_curves(path: Path, histories: dict[str, Sequence[Row]]) -> None:
-    """Loss while training and top-1 on the test images over epochs, a line for each named run, as PNG."""
+    """Loss while training and the score on the test images over epochs, a line for each named run, as PNG."""
+    first = next(iter(histories.values()))[0]
+    score = next(column for column in SCORES if column in first)
     figure = Figure(figsize=(11, 4.5), layout="constrained")
     for axes, column, title in zip(
-        figure.subplots(1, 2), ("loss", "top_1"), ("loss, training images", "top-1, test images"), strict=True
+        figure.subplots(1, 2), ("loss", score), ("loss, training images", f"{SCORES[score]}, test images"), strict=True
     ):
         for name, history in histories.items():
             points = [(row["epoch"], row[column]) for row in history if row[column] is not None]

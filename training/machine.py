@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
@@ -60,6 +61,14 @@ class Machine:
         tensor = torch.tensor(value, device=self.device)
         distributed.all_reduce(tensor, distributed.ReduceOp.MAX)
         return int(tensor)
+
+    def gathered(self, values: dict[int, Any]) -> dict[int, Any]:
+        """What all processes have, together."""
+        if self.processes == 1:
+            return values
+        parts: list[dict[int, Any]] = [{}] * self.processes
+        distributed.all_gather_object(parts, values)
+        return {key: value for part in parts for key, value in part.items()}
 
     def share(self, tensors: Iterable[Tensor]) -> None:
         """Give all processes what the first one has."""

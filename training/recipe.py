@@ -83,7 +83,6 @@ class Optimisation(_Section):
     frozen_statistics: bool = Field(
         False, description="Batch normalisation keeps its statistics and normalises by them."
     )
-    label_smoothing: Fraction
     ema_decay: Fraction = Field(0.0, description="Of the averaged weights, which are then those tested and kept.")
     precision: Literal["fp32", "bf16"] = Field(description="bf16: autocast of forward and backward; weights stay fp32.")
     seed: int = Field(ge=0)
@@ -94,6 +93,10 @@ class Optimisation(_Section):
         if self.schedule == "one-cycle" and self.momentum < 0.1:
             raise ValueError(f"one-cycle lowers momentum by 0.1, got {self.momentum}")
         return self
+
+
+class ClassifierOptimisation(Optimisation):
+    label_smoothing: Fraction
 
 
 class Augmentation(_Section):
@@ -113,11 +116,59 @@ class Augmentation(_Section):
         return self
 
 
-class Recipe(_Section):
+class DetectorAugmentation(_Section):
+    horizontal_flip: bool
+    vertical_flip: bool = Field(False, description="For pictures without an up, such as those of a microscope.")
+    scale: tuple[float, float] = Field(
+        description="Smallest and largest size of a picture, over the size that the preprocessing gives it."
+    )
+    stretch: float = Field(1.0, ge=1, description="Largest change of the ratio of width to height.")
+    colour: Fraction = Field(0.0, description="Largest change of brightness, contrast and saturation, as a share.")
+    mosaic: Probability = Field(0.0, description="Of an input to be put together from parts of four pictures.")
+
+    @model_validator(mode="after")
+    def _scale_is_a_range(self) -> Self:
+        if not 0 < self.scale[0] <= self.scale[1]:
+            raise ValueError(f"scale must rise from above 0, got {self.scale}")
+        return self
+
+
+class Boxes(_Section):
+    positive_overlap: Probability = Field(0.5, description="IoU with a box from which on an anchor is to find it.")
+    negative_overlap: Probability = Field(0.4, description="IoU below which an anchor is to find nothing.")
+    best_anchor: bool = Field(True, description="The best anchor of a box is to find it, however little they overlap.")
+    box_weight: float = Field(1.0, gt=0, description="Of the boxes' loss, beside that of the classes.")
+
+    @model_validator(mode="after")
+    def _overlaps_are_ordered(self) -> Self:
+        if self.negative_overlap > self.positive_overlap:
+            raise ValueError(f"negative_overlap {self.negative_overlap} is above {self.positive_overlap}, the positive")
+        return self
+
+
+class CommonRecipe(_Section):
+    """What the recipes of all tasks have."""
+
+    task: str
     network: Network
     optimisation: Optimisation
-    augmentation: Augmentation
+    augmentation: Augmentation | DetectorAugmentation
     preprocessing: Preprocessing
+
+    @model_validator(mode="after")
+    def _normalisation_is_of_0_to_1(self) -> Self:
+        if problem := normalisation_problem(self.preprocessing):
+            raise ValueError(f"preprocessing: {problem}")
+        return self
+
+
+class Recipe(CommonRecipe):
+    """One class a picture."""
+
+    # Left out where it is written: checkpoints are older than this field.
+    task: Literal["classification"] = Field("classification", exclude_if=lambda task: True)
+    optimisation: ClassifierOptimisation
+    augmentation: Augmentation
     distillation: Distillation | None = None
 
     @model_validator(mode="after")
@@ -127,14 +178,34 @@ class Recipe(_Section):
             raise ValueError("distillation.in_memory allows no augmentation but horizontal_flip")
         return self
 
-    @model_validator(mode="after")
-    def _normalisation_is_of_0_to_1(self) -> Self:
-        if problem := normalisation_problem(self.preprocessing):
-            raise ValueError(f"preprocessing: {problem}")
-        return self
+
+class DetectorRecipe(CommonRecipe):
+    """Boxes with a class each."""
+
+    task: Literal["detection"]
+    augmentation: DetectorAugmentation
+    boxes: Boxes = Boxes()
 
 
-def read_recipe(path: Path) -> Recipe:
+TASKS: dict[str, type[CommonRecipe]] = {"classification": Recipe, "detection": DetectorRecipe}
+
+
+def recipe_from(content: dict[str, Any]) -> CommonRecipe:
+    """The recipe of the task that `content` names; without a task, of classification.
+
+    Raises:
+        ValueError: no such task; ValidationError: fields missing, unknown or out of bounds.
+    """
+    task = content.get("task", "classification")
+    if task not in TASKS:
+        raise ValueError(f"task: expected {' or '.join(TASKS)}, found {task!r}")
+    kind = TASKS[task]
+    # Of a missing section, its fields are asked for.
+    sections = {name: {} for name, field in kind.model_fields.items() if field.is_required()}
+    return kind.model_validate(sections | content)
+
+
+def read_recipe(path: Path) -> CommonRecipe:
     """Read and check a recipe.
 
     Raises:
@@ -144,21 +215,21 @@ def read_recipe(path: Path) -> Recipe:
         content = tomllib.loads(read_text(path))
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{path}: not TOML: {error}") from error
-    # Of a missing section, its fields are asked for.
-    sections = {name: {} for name, field in Recipe.model_fields.items() if field.is_required()}
     try:
-        return Recipe.model_validate(sections | content)
+        return recipe_from(content)
     except ValidationError as error:
-        raise ValueError(f"{path}: {_described(error)}") from error
+        raise ValueError(f"{path}: {_described(error, TASKS[content.get('task', 'classification')])}") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
-def _described(error: ValidationError) -> str:
+def _described(error: ValidationError, recipe: type[CommonRecipe]) -> str:
     """Every problem: unknown fields first, since one may be a missing one misspelt, then the missing ones together."""
     problems: dict[str, list[str]] = {"unknown": [], "missing": [], "wrong": []}
     for one in error.errors(include_url=False):
         name = ".".join(map(str, one["loc"]))
         if one["type"] == "extra_forbidden":
-            problems["unknown"].append(f"{name}: {_unknown(one['loc'])}")
+            problems["unknown"].append(f"{name}: {_unknown(one['loc'], recipe)}")
         elif one["type"] == "missing":
             problems["missing"].append(name)
         else:
@@ -168,8 +239,8 @@ def _described(error: ValidationError) -> str:
     return "; ".join([*problems["unknown"], *missing, *problems["wrong"]])
 
 
-def _unknown(location: tuple[int | str, ...]) -> str:
-    section: Any = Recipe
+def _unknown(location: tuple[int | str, ...], recipe: type[CommonRecipe]) -> str:
+    section: Any = recipe
     for name in location[:-1]:
         section = next(kind for kind in _kinds(section.model_fields[name].annotation) if kind is not type(None))
     near = difflib.get_close_matches(str(location[-1]), section.model_fields, n=1)

@@ -5,6 +5,7 @@ step, loaded again, goes on as if nothing had happened.
 """
 
 import hashlib
+import json
 from typing import Any
 
 import torch
@@ -18,7 +19,9 @@ from aaserve.training.machine import Machine
 from aaserve.training.optimisation.ema import averaged
 from aaserve.training.optimisation.optimiser import create_optimiser
 from aaserve.training.optimisation.precision import depthwise_in_float32
-from aaserve.training.recipe import Recipe
+from aaserve.training.recipe import CommonRecipe, Recipe
+from aaserve.training.task import Task
+from aaserve.training.tasks import task_of
 from aaserve.training.weights import read_weights, take
 
 
@@ -36,16 +39,19 @@ class Run:
         ValueError: no such architecture, options that it refuses, batches that are too large or that do not divide.
     """
 
-    def __init__(self, recipe: Recipe, data: Data, machine: Machine) -> None:
+    def __init__(self, recipe: CommonRecipe, data: Data, machine: Machine) -> None:
         settings = recipe.optimisation
         self.recipe, self.data, self.machine = recipe, data, machine
+        self.task: Task = task_of(recipe)
         torch.manual_seed(settings.seed)
         network = _create(recipe, len(data.labels))
         self.taken = None
         if source := recipe.network.initial_weights:
             self.taken = take(network, read_weights(source), source)
         self.network = network.to(machine.device, memory_format=torch.channels_last)
-        self.teacher = Teacher(recipe, self.network, data, machine.device) if recipe.distillation else None
+        self.teacher = None
+        if isinstance(recipe, Recipe) and recipe.distillation:
+            self.teacher = Teacher(recipe, self.network, data, machine.device)
         if settings.precision == "bf16" and machine.device.type == "cpu":
             depthwise_in_float32(self.network)
             if self.teacher:
@@ -55,9 +61,9 @@ class Run:
                 f"batch_size {settings.batch_size} does not divide by {machine.processes} process(es) "
                 f"times accumulation {settings.accumulation}"
             )
-        self.steps = len(data.training.classes) // settings.batch_size
+        self.steps = len(data.training) // settings.batch_size
         if not self.steps:
-            raise ValueError(f"{len(data.training.classes)} images for training are less than one batch")
+            raise ValueError(f"{len(data.training)} images for training are less than one batch")
         self.optimiser = create_optimiser(self.network, settings)
         self.average = averaged(self.network, settings.ema_decay) if settings.ema_decay else None
         if machine.compiled:
@@ -114,8 +120,12 @@ class Run:
         Raises:
             ValueError: it belongs to another recipe or to other data.
         """
-        for what, expected in (("recipe", self.recipe.model_dump_json()), ("data", self._fingerprint())):
-            if state.get(what) != expected:
+        same = {
+            "recipe": json.loads(state["recipe"]) == self.recipe.model_dump(mode="json"),
+            "data": state["data"] == self._fingerprint(),
+        }
+        for what, is_same in same.items():
+            if not is_same:
                 raise ValueError(f"the run was started with another {what}; start afresh with another --output")
         self.network.load_state_dict(state["network"])
         self.optimiser.load_state_dict(state["optimiser"])
@@ -132,11 +142,11 @@ class Run:
 
     def _fingerprint(self) -> str:
         digest = hashlib.sha256("\n".join(self.data.labels).encode())
-        digest.update(self.data.training.classes.tobytes())
+        digest.update(self.task.fingerprint(self.data))
         return digest.hexdigest()
 
 
-def _create(recipe: Recipe, num_classes: int) -> nn.Module:
+def _create(recipe: CommonRecipe, num_classes: int) -> nn.Module:
     name, options = recipe.network.architecture, recipe.network.options
     try:
         return create_model(name, num_classes=num_classes, image_size=recipe.preprocessing.crop, **options)

@@ -1,88 +1,156 @@
-"""python -m training evaluate FILE --data DIR [--json FILE]: accuracy and agreement with the teacher, by source."""
+"""python -m training evaluate FILE --data DIR [--json FILE]: how well a trained network does on the test pictures.
+
+Of classification accuracy and, with a teacher, agreement, by source; of detection COCO's average precision.
+"""
 
 import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from aaserve.models import create_model
 from aaserve.training.checkpoint import METADATA_KEY, load_state
-from aaserve.training.datasets.data import LAYOUTS, open_data
-from aaserve.training.datasets.numbered import class_names
+from aaserve.training.datasets.data import LAYOUTS
+from aaserve.training.detection.coco import TEST_SPLITS
+from aaserve.training.detection.evaluate import DetectionScore
+from aaserve.training.detection.evaluate import evaluate as evaluate_detector
+from aaserve.training.detection.task import open_coco
 from aaserve.training.distillation import load_teacher
 from aaserve.training.evaluate import Score, evaluate
-from aaserve.training.machine import open_machine
-from aaserve.training.recipe import Recipe
+from aaserve.training.machine import Machine, open_machine
+from aaserve.training.recipe import CommonRecipe, DetectorRecipe, recipe_from
+from aaserve.training.tasks import task_of
 
 COLUMNS = "{:<16} {:<10} {:>8} {:>8} {:>8} {:>14}"
+DETECTION_COLUMNS = "{:<24} {:>8} {:>8} {:>8}"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a run left in the file `path`."""
+
+    path: Path
+    recipe: CommonRecipe
+    weights: dict[str, Tensor]
+
+    def network(self, num_classes: int) -> nn.Module:
+        """The network with its weights.
+
+        Raises:
+            ValueError: it has another number of classes.
+        """
+        recipe = self.recipe
+        network = create_model(
+            recipe.network.architecture,
+            num_classes=num_classes,
+            image_size=recipe.preprocessing.crop,
+            **recipe.network.options,
+        )
+        try:
+            network.load_state_dict(self.weights)
+        except RuntimeError as error:
+            raise ValueError(f"{self.path}: the weights are not those of a network of {num_classes} classes") from error
+        return network
 
 
 def main(argv: Sequence[str], prog: str = "python -m training evaluate") -> int:
     parser = argparse.ArgumentParser(
         prog=prog,
-        description="Score a trained network on the test pictures, all together and by source, beside its teacher.",
+        description="Score a trained network on the test pictures: a classifier all together and by source, beside its "
+        "teacher; a detector by COCO's average precision.",
     )
     add = parser.add_argument
     add("file", type=Path, help="model.safetensors or last.pt of a run")
     add("--data", type=Path, required=True, help=f"folder that holds {LAYOUTS}")
+    add("--split", choices=TEST_SPLITS, help="of a detector: which instances file (default: val if there is one)")
     add("--json", type=Path, help="where to write the scores as well")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: cuda where there is one")
     arguments = parser.parse_args(argv)
     try:
-        scores = score(arguments.file, arguments.data, arguments.device)
+        trained = _read(arguments.file)
+        with open_machine(arguments.device) as machine:
+            if isinstance(trained.recipe, DetectorRecipe):
+                content = _tell_detection(*score_detector(trained, arguments.data, arguments.split, machine))
+            elif arguments.split:
+                raise ValueError(f"--split is for detectors; {arguments.file} is a classifier")
+            else:
+                content = _tell_classification(score(trained, arguments.data, machine))
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    if arguments.json:
+        arguments.json.write_text(json.dumps(content, indent=2) + "\n")
+    return 0
+
+
+def score(trained: Trained, data_folder: Path, machine: Machine) -> dict[str, dict[str, Score]]:
+    """Scores of a classifier by source and network ("student", "teacher"); "all" are the test pictures of all sources.
+
+    Raises:
+        ValueError, OSError: the weights do not fit the data; or the data as `training.data.open_data`.
+    """
+    recipe = trained.recipe
+    data = task_of(recipe).open_data(data_folder, machine.device)
+    network = trained.network(len(data.labels)).to(machine.device)
+    teacher = load_teacher(recipe, len(data.labels)).to(machine.device) if recipe.distillation else None
+    scores = {}
+    for source, pictures in {"all": data.test, **data.sources}.items():
+        scores[source] = {"student": evaluate(network, pictures, recipe.preprocessing, machine, teacher)}
+        if teacher:
+            scores[source]["teacher"] = evaluate(teacher, pictures, recipe.preprocessing, machine)
+    return scores
+
+
+def score_detector(
+    trained: Trained, data_folder: Path, split: str | None, machine: Machine
+) -> tuple[str, DetectionScore, tuple[str, ...]]:
+    """What was read, the score on the test pictures, and the labels of its classes.
+
+    Args:
+        split: as of `open_coco`.
+
+    Raises:
+        ValueError, OSError: the weights do not fit the data; or the data as `open_coco`.
+    """
+    recipe = trained.recipe
+    data = open_coco(data_folder, recipe, split)
+    network = trained.network(len(data.labels)).to(machine.device)
+    result = evaluate_detector(network, data.test, recipe.preprocessing, machine, len(data.labels))
+    return data.found[1], result, data.labels
+
+
+def _tell_classification(scores: dict[str, dict[str, Score]]) -> dict[str, Any]:
     print(COLUMNS.format("source", "network", "pictures", "top-1", "top-5", "as the teacher"))
     for source, rows in scores.items():
         for name, row in rows.items():
             agreement = "" if row.agreement is None else f"{row.agreement:.2%}"
             print(COLUMNS.format(source, name, row.images, f"{row.top_1:.2%}", f"{row.top_5:.2%}", agreement))
-    if arguments.json:
-        content = {source: {name: asdict(row) for name, row in rows.items()} for source, rows in scores.items()}
-        arguments.json.write_text(json.dumps(content, indent=2) + "\n")
-    return 0
+    return {source: {name: asdict(row) for name, row in rows.items()} for source, rows in scores.items()}
 
 
-def score(path: Path, data_folder: Path, device: str = "auto") -> dict[str, dict[str, Score]]:
-    """Scores by source and network ("student", "teacher"); "all" are the test pictures of all sources.
-
-    Raises:
-        ValueError, OSError: no such file, or not one of a run; or the data as `training.data.open_data`.
-    """
-    recipe, weights = _read(path)
-    with open_machine(device) as machine:
-        labels = class_names(recipe)
-        data = open_data(data_folder, recipe.preprocessing, area=None, device=machine.device, labels=labels)
-        network = create_model(
-            recipe.network.architecture,
-            num_classes=len(data.labels),
-            image_size=recipe.preprocessing.crop,
-            **recipe.network.options,
-        )
-        try:
-            network.load_state_dict(weights)
-        except RuntimeError as error:
-            raise ValueError(f"{path}: the weights are not those of a network of {len(data.labels)} classes") from error
-        network = network.to(machine.device)
-        teacher = load_teacher(recipe, len(data.labels)).to(machine.device) if recipe.distillation else None
-        scores = {}
-        for source, pictures in {"all": data.test, **data.sources}.items():
-            scores[source] = {"student": evaluate(network, pictures, recipe.preprocessing, machine, teacher)}
-            if teacher:
-                scores[source]["teacher"] = evaluate(teacher, pictures, recipe.preprocessing, machine)
-    return scores
+def _tell_detection(found: str, result: DetectionScore, labels: Sequence[str]) -> dict[str, Any]:
+    print(found)
+    print(DETECTION_COLUMNS.format("class", "AP", "AP50", "AP75"))
+    of_classes = dict(zip(labels, result.of_classes, strict=True))
+    for name, row in {"all": (result.ap, result.ap_50, result.ap_75), **of_classes}.items():
+        print(DETECTION_COLUMNS.format(name, *("" if value is None else f"{value:.2%}" for value in row)))
+    classes = {name: dict(zip(result.row(), row, strict=True)) for name, row in of_classes.items()}
+    return {"images": result.images, **result.row(), "classes": classes}
 
 
-def _read(path: Path) -> tuple[Recipe, dict[str, Tensor]]:
+def _read(path: Path) -> Trained:
     if path.suffix == ".pt":
         state = load_state(path)
-        return Recipe.model_validate_json(state["recipe"]), state["network"]
+        weights = state["network"]
+        if average := state["average"]:  # which is what a run tests and keeps
+            weights = {name.removeprefix("module."): value for name, value in average.items() if name != "n_averaged"}
+        return Trained(path, recipe_from(json.loads(state["recipe"])), weights)
     try:
         with safe_open(path, framework="pt") as file:
             weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (no mapping)
@@ -91,4 +159,4 @@ def _read(path: Path) -> tuple[Recipe, dict[str, Tensor]]:
         raise
     except (SafetensorError, KeyError, ValueError) as error:
         raise ValueError(f"{path}: expected the model.safetensors or last.pt of a run") from error
-    return Recipe.model_validate(recipe), weights
+    return Trained(path, recipe_from(recipe), weights)

@@ -7,22 +7,21 @@ end:   weights --> model.safetensors, history --> curves.png
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 from rich.progress import Progress
 
 from aaserve.training.checkpoint import load_state, save_state, save_weights
-from aaserve.training.datasets.data import open_data
-from aaserve.training.datasets.numbered import class_names
 from aaserve.training.distillation import OutputsInMemory
-from aaserve.training.evaluate import Score, evaluate
 from aaserve.training.log import draw_curves, write_log
 from aaserve.training.machine import Machine
 from aaserve.training.optimisation.step import batches, train_step
-from aaserve.training.recipe import Recipe
+from aaserve.training.recipe import CommonRecipe
 from aaserve.training.run import Run
 from aaserve.training.stop import Stop
+from aaserve.training.task import Score
+from aaserve.training.tasks import task_of
 
 SAVE = 1  # what may be due after a step, beside an exit status to stop with, which is larger
 ASK_EVERY = 10  # steps, where processes have to agree what is due
@@ -30,7 +29,7 @@ CHECK_EVERY = 50  # steps between looks at the loss, each of which waits for the
 
 
 def train(
-    recipe: Recipe,
+    recipe: CommonRecipe,
     data_folder: Path,
     output: Path,
     *,
@@ -58,9 +57,7 @@ def train(
     if recipe.optimisation.precision == "bf16" and not machine.has_bf16:
         raise ValueError(f"precision bf16: {machine} has none; the recipe needs fp32")
     with _task(progress, "reading the pictures"):
-        area = recipe.augmentation.resized_crop_area
-        labels = class_names(recipe)
-        data = open_data(data_folder, recipe.preprocessing, area=area, device=machine.device, labels=labels)
+        data = task_of(recipe).open_data(data_folder, machine.device)
     run = Run(recipe, data, machine)
     for line in data.found:
         progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -72,7 +69,7 @@ def train(
         progress.console.print(f"begun on {state['machine']}: not bit for bit what it would have become there")
     output.mkdir(parents=True, exist_ok=True)
 
-    status = _compute_outputs(run, stop, progress) if recipe.distillation and recipe.distillation.in_memory else 0
+    status = _compute_outputs(run, stop, progress) if run.teacher and run.teacher.settings.in_memory else 0
     if status and not state:
         _save(run, last)
     while not status and run.step < run.steps * recipe.optimisation.epochs:
@@ -86,10 +83,9 @@ def train(
         draw_curves(output / "curves.png", {recipe.network.architecture: run.history})
     if status:
         return status
-    final = run.history[-1]
-    score = Score(len(data.test.classes), final["top_1"], final["top_5"], final.get("agreement"))
+    score = run.task.score(run, run.history[-1])
     if machine.writes:
-        test = asdict(score) if run.teacher else {"images": score.images, "top_1": score.top_1, "top_5": score.top_5}
+        test = {"images": score.images, **score.row()}
         metadata = {"recipe": recipe.model_dump(mode="json"), "labels": list(data.labels), "test": test}
         save_weights(output / "model.safetensors", run.tested, metadata)
     return score
@@ -100,7 +96,7 @@ def _compute_outputs(run: Run, stop: Stop, progress: Progress) -> int:
     assert run.teacher
     run.network.eval()
     outputs = OutputsInMemory(run.data.training, run.recipe, run.teacher)
-    with _task(progress, "computing outputs", len(outputs)) as advance:
+    with _task(progress, "computing outputs", outputs.batches_to_compute) as advance:
         for _ in outputs.compute(run.machine.device):
             advance()
             if status := run.machine.largest(stop.status):
@@ -115,8 +111,8 @@ def _train_epoch(run: Run, last: Path, stop: Stop, progress: Progress, save_ever
     run.train_mode()
     started = saved = time.monotonic()
     with _task(progress, f"epoch {epoch + 1}/{run.recipe.optimisation.epochs}", run.steps, done) as advance:
-        for pixels, classes in batches(run):
-            train_step(run, pixels, classes)
+        for batch in batches(run):
+            train_step(run, *batch)
             ended = run.step % run.steps == 0
             if ended or run.step % CHECK_EVERY == 0:
                 run.check_loss()
@@ -141,21 +137,17 @@ def _end_epoch(run: Run, progress: Progress) -> None:
     loss = float(run.machine.sum(run.loss)) / run.machine.processes / run.steps
     score = None
     if epoch % settings.evaluate_every == 0 or epoch == settings.epochs:
-        teacher = run.teacher.network if run.teacher else None
-        score = evaluate(run.tested, run.data.test, run.recipe.preprocessing, run.machine, teacher)
+        score = run.task.evaluate(run)
     run.history.append(
         {
             "epoch": epoch,
             "loss": round(loss, 4),
-            "top_1": score.top_1 if score else None,
-            "top_5": score.top_5 if score else None,
-            **({"agreement": score.agreement if score else None} if run.teacher else {}),
+            **(score.row() if score else dict.fromkeys(run.task.columns())),
             "images_per_second": round(run.steps * settings.batch_size / run.seconds, 1),
             "seconds": round(run.seconds, 1),
         }
     )
-    tested = f"test top-1 {score.top_1:.2%}  " if score else ""
-    tested += f"as the teacher {score.agreement:.2%}  " if score and score.agreement is not None else ""
+    tested = f"test {score}  " if score else ""
     progress.console.print(f"epoch {epoch:3}  loss {loss:.3f}  {tested}{run.seconds:.0f} s")
     run.loss.zero_()
     run.seconds = 0.0

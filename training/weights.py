@@ -3,11 +3,12 @@
 FILE or package:NAME/FILE --read_weights--> state dict --take--> network, and what was taken
 
 Attention that the weights lack begins as nearly what it replaces, where that were filters of 1x1: the network then
-starts close to the one that the weights are from. In the place of larger filters it begins at zero.
+starts close to the one that the weights are from. In the place of larger filters it begins at zero. Of a detector, the
+weights of a classification network are those of its backbone.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from torch.nn import functional as F
 from aaserve.models.attention import AttentionAugmentedConv2d
 from aaserve.models.efficientnet_lite import timm_names
 from aaserve.models.inverted_residual import InvertedResidualNet
+from aaserve.models.relative_tables import resize_relative_tables
+from aaserve.models.retinanet.network import RetinaNet
 from aaserve.models.state_dict import head_of, misfits, told, without_counters
 
 PACKAGE = "package:"
@@ -28,12 +31,14 @@ LIKENESS = 4.0  # mean logit of a position for itself; docs/decisions/0040-soft-
 @dataclass(frozen=True)
 class Taken:
     """How many tensors were taken whole, the layers whose attention is new, with the filters that they keep, and the
-    number of classes that the weights have a head for, if that is not the network's.
+    number of classes that the weights have a head for, if that is not the network's. `backbone`: of a detector, nothing
+    else was taken.
     """
 
     whole: int
     augmented: dict[str, str]
     other_classes: int | None = None
+    backbone: bool = False
 
     def __str__(self) -> str:
         text = f"{self.whole} tensors taken"
@@ -42,6 +47,8 @@ class Taken:
             text += f"; attention is new beside the filters kept in {layers}"
         if self.other_classes is not None:
             text += f"; the head is new, since theirs is for {self.other_classes} classes"
+        if self.backbone:
+            text += "; the pyramid and the heads are new, since the weights are those of a backbone"
         return text
 
 
@@ -94,9 +101,16 @@ def number_of_classes(network: nn.Module, weights: Mapping[str, Tensor]) -> int 
 def take(network: nn.Module, weights: Mapping[str, Tensor], source: str) -> Taken:
     """Put the weights into the network; layers of attention may lack theirs, and a head for other classes stays new.
 
+    Those of a classification network become a detector's backbone; their head is left out, and their tables of relative
+    positions are resized.
+
     Raises:
         ValueError: others are missing, or some have no place in the network.
     """
+    if isinstance(network, RetinaNet) and not any(name.startswith("backbone.") for name in weights):
+        found = {name: value for name, value in weights.items() if not name.startswith("fc.")}
+        taken = take(network.backbone, resize_relative_tables(found, network.backbone), source)
+        return replace(taken, backbone=True)
     weights, wanted = without_counters(weights), without_counters(network.state_dict())
     head, classes = _take_off_head(network, weights)
     attention = {

@@ -15,7 +15,7 @@ from benchmarks.bare_service import BareService
 from benchmarks.circumstances import write_result
 from benchmarks.limits import Raw, best_way
 from benchmarks.peers.catalogue import PEERS
-from benchmarks.peers.own import OURS
+from benchmarks.peers.own import OURS, Aaserve
 from benchmarks.peers.peer import Peer, StartFailed
 from benchmarks.peers.report import markdown, medians, plot
 from benchmarks.peers.servers.reading import READERS
@@ -34,6 +34,9 @@ def measure(workload: Workload, servers: list[Server], rounds: int, plan: Plan) 
     done: list[dict[str, Any]] = []
     for number in range(rounds):
         one: dict[str, Any] = {"raw": {"per_second": round(raw.images_per_second(way, plan.seconds), 1)}}
+        for server in servers:
+            if isinstance(server, Aaserve) and (alone := server.alone(workload, plan.seconds)):
+                one["raw"][server.name] = round(alone, 1)
         print(f"{workload.name} round {number + 1}: ONNX Runtime alone {one['raw']['per_second']:,.0f}", flush=True)
         for server in servers:
             one[server.name] = _turn(server, workload, expected, plan, seed=number)

@@ -9,24 +9,51 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aaserve.service.version import VERSION
+from benchmarks import openvino_alone
 from benchmarks.circumstances import ROOT
 from benchmarks.peers import forms
-from benchmarks.peers.peer import Served, log_when_ready
+from benchmarks.peers.peer import Served, StartFailed, log_when_ready
 from benchmarks.peers.process_tree import process_tree
+from benchmarks.random_bundles import FOLDER, random_bundle
+from benchmarks.workloads import Workload
 
 
 @dataclass(frozen=True)
 class Aaserve:
-    """`python -m service --workers WORKERS OPTIONS`."""
+    """`python -m service --workers WORKERS OPTIONS`.
+
+    Args:
+        openvino: precision in which OpenVINO computes; None for ONNX Runtime.
+        int8: whether the model is served from an int8 bundle of the same network.
+    """
 
     name: str
     workers: int = 1
-    options: tuple[str, ...] = ()
+    openvino: str | None = None
+    int8: bool = False
     version: str = VERSION
-    installed: bool = True
+
+    @property
+    def installed(self) -> bool:
+        return self.openvino is None or self.openvino in openvino_alone.precisions()
 
     def install(self) -> Path:
         return Path(sys.executable)
+
+    def alone(self, workload: Workload, seconds: float) -> float | None:
+        """Images a second of OpenVINO alone with the same model; None if it is not what computes."""
+        if self.openvino is None or (self.int8 and not _is_random(workload.bundle())):
+            return None
+        bundle = self._bundle(workload.bundle())
+        return max(openvino_alone.images_per_second(bundle, self.openvino, seconds).values())
+
+    def _bundle(self, fp32: Path) -> Path:
+        """Where the model is; made if it is not there."""
+        if not self.int8:
+            return fp32
+        if not _is_random(fp32):
+            raise StartFailed("there is no int8 bundle of this network")
+        return random_bundle(fp32.parent.parent.name, "int8")
 
     @contextmanager
     def serve(self, bundle: Path, *, cores: list[int] | None = None) -> Iterator[Served]:
@@ -37,10 +64,13 @@ class Aaserve:
         """
         with tempfile.TemporaryDirectory(prefix="aaserve-") as scratch:
             folder = Path(scratch)
+            bundle = self._bundle(bundle)
             (folder / "repository").mkdir()
             (folder / "repository" / bundle.parent.name).symlink_to(bundle.parent.resolve())
             command = [sys.executable, "-m", "service", "--port", "0", "--log-format", "json"]
-            command += ["--repository", str(folder / "repository"), "--workers", str(self.workers), *self.options]
+            command += ["--repository", str(folder / "repository"), "--workers", str(self.workers)]
+            if self.openvino:
+                command += ["--provider", "openvino", "--cpu-precision", self.openvino]
             with process_tree(command, environment={"PYTHONPATH": str(ROOT)}, cores=cores, folder=folder) as root:
                 lines = log_when_ready(self.name, root, folder, '"message":"ready"', self.workers)
                 found = re.search(r"listening on http://([\d.]+):(\d+)", lines)
@@ -48,4 +78,16 @@ class Aaserve:
                 yield Served(found[1], (int(found[2]),), "/classify", root.pid, forms.raw, forms.best)
 
 
-OURS = (Aaserve("aaserve"), Aaserve("aaserve, two workers", workers=2))
+def _is_random(bundle: Path) -> bool:
+    return FOLDER in bundle.parents
+
+
+OURS = (
+    Aaserve("aaserve"),
+    Aaserve("aaserve, two workers", workers=2),
+    Aaserve("aaserve, OpenVINO", openvino="fp32"),
+    Aaserve("aaserve, OpenVINO bf16", openvino="bf16"),
+    Aaserve("aaserve, int8", int8=True),
+    Aaserve("aaserve, OpenVINO int8", openvino="fp32", int8=True),
+    Aaserve("aaserve, OpenVINO int8 and bf16", openvino="bf16", int8=True),
+)

@@ -49,7 +49,7 @@ def _sums(codes: Sequence[Mapping[str, int]]) -> dict[str, int]:
 
 
 def medians(rounds: Sequence[Mapping[str, Mapping[str, Any]]]) -> dict[str, Any]:
-    """By server, with its share of raw ONNX Runtime and its ratio to aaserve: medians of the ratios within a round."""
+    """By server, with its share of its runtime alone and its ratio to aaserve: medians of the ratios within a round."""
     found = {}
     for name in rounds[-1]:
         if name == "raw":
@@ -62,7 +62,7 @@ def medians(rounds: Sequence[Mapping[str, Mapping[str, Any]]]) -> dict[str, Any]
         for level in CLOSED:
             rates = [turn[level]["answered_per_second"] for turn in turns]
             ours = [one.get("aaserve", {}).get(level, {}).get("answered_per_second") for one in rounds]
-            raw = [one["raw"]["per_second"] for one in rounds]
+            raw = [one["raw"].get(name, one["raw"]["per_second"]) for one in rounds]
             found[name][level]["share_of_raw"] = _ratio(rates, raw)
             if all(ours):
                 found[name][level]["over_aaserve"] = _ratio(rates, ours)

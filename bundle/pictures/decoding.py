@@ -70,10 +70,14 @@ def _unsupported(image_bytes: bytes) -> str:
 
 
 class Decoded(NamedTuple):
-    """An upright picture in mode RGB, and where in it the picture lies: all of it, unless its size was reduced."""
+    """An upright picture in mode RGB, where in it the picture lies, and (width, height) at its full size.
+
+    The picture is all of the image, unless its size was reduced.
+    """
 
     image: Image.Image
     box: Box
+    size: tuple[int, int]
 
 
 def decode(
@@ -121,9 +125,9 @@ def decode_reduced(
     try:
         stored = _READERS[image_format](image_bytes, max_pixels=max_pixels)
         image, orientation = stored.image, stored.orientation if exif_orientation else UNTURNED
-        extent = None
+        extent, size = None, image.size
         if isinstance(image, JpegImageFile) and least_size:
-            width, height = image.size
+            width, height = size
             least = least_size(height, width)[::-1] if orientation in SWAPPED else least_size(width, height)
             extent = reduce(image, least)
         image.load()
@@ -138,7 +142,12 @@ def decode_reduced(
     rgb, canvas = _to_rgb(image, background), stored.canvas
     del image, stored  # their memory is needed for what follows
     rgb = _on_canvas(rgb, canvas, background)
-    return Decoded(upright(rgb, orientation), upright_box(rgb.size, extent or rgb.size, orientation))
+    full = size if extent else rgb.size
+    return Decoded(
+        upright(rgb, orientation),
+        upright_box(rgb.size, extent or rgb.size, orientation),
+        full[::-1] if orientation in SWAPPED else full,
+    )
 
 
 def _to_rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:

@@ -5,7 +5,7 @@ trace (PyTorch) --> normalisations into convolutions --> optimize (onnxscript) -
 
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
 import torch
@@ -31,6 +31,7 @@ def convert(
     example: Tensor,
     metadata: dict[str, str],
     attention: Mapping[str, AttentionAugmentedConv2d] | None = None,
+    outputs: Sequence[str] = (OUTPUT_NAME,),
 ) -> bytes:
     """Convert `network`, which is in evaluation mode. The same network gives the same bytes.
 
@@ -38,11 +39,12 @@ def convert(
         example: an input of two rows, whose type, height and width the graph then requires.
         metadata: names and values that the model file carries.
         attention: the attention layers by name, in the order they run, to make their maps outputs; None for no maps.
+        outputs: names of what the network returns.
 
     Raises:
         ExportError: PyTorch cannot trace the network, or the result is not a valid, self-contained ONNX model.
     """
-    model = _trace(network, example)
+    model = _trace(network, example, outputs)
     rewrite(model, batch_norm.RULES)
     # Constants of any size: what the default limits leave, each start of a session would compute again.
     optimize(model, input_size_limit=NO_LIMIT, output_size_limit=NO_LIMIT)
@@ -53,7 +55,7 @@ def convert(
     return checked_bytes(ir.to_proto(model))
 
 
-def _trace(network: nn.Module, example: Tensor) -> ir.Model:
+def _trace(network: nn.Module, example: Tensor, outputs: Sequence[str]) -> ir.Model:
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
@@ -62,7 +64,7 @@ def _trace(network: nn.Module, example: Tensor) -> ir.Model:
                 network,
                 (example,),
                 input_names=[INPUT_NAME],
-                output_names=[OUTPUT_NAME],
+                output_names=list(outputs),
                 dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
                 opset_version=OPSET,
                 dynamo=True,

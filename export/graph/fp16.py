@@ -2,6 +2,9 @@
 
     pixels --float32: normalise--> Cast --float16: network--> Cast --> logits, float32
 
+Of a detector this is the network alone. What makes boxes of its outputs is appended afterwards, in float32: float16 has
+half a pixel at 1,000.
+
 Weights are rounded once, after all folding. `network.half()` before the export would round the parameters of
 normalisations first, and the logits would be about twice as far off (docs/decisions/0027).
 The normalisation of pixels stays float32, because its subtraction cancels digits. ONNX Runtime's own converter
@@ -22,8 +25,8 @@ LAYERS = ("Conv", "Gemm", "MatMul")
 FLOAT, HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
 
 
-def to_fp16(model: bytes) -> bytes:
-    """Convert a model of `export.graph` to float16; inputs and outputs keep their types.
+def to_fp16(model: bytes, answers: int = 1) -> bytes:
+    """Convert a model of `export.graph` to float16; its input and its first `answers` outputs keep their types.
 
     Raises:
         ExportError: a weight is out of the range of float16, or there are no layers.
@@ -45,16 +48,17 @@ def to_fp16(model: bytes) -> bytes:
             if node not in normalising and value.dtype == FLOAT:
                 value.dtype = HALF
 
-    image, logits = stem.inputs[0], graph.outputs[0]
+    image = stem.inputs[0]
     lowered = _cast(image, HALF, f"{image.name}_half")
     for node, index in list(image.uses()):
         if node not in normalising and node is not lowered:
             node.replace_input_with(index, lowered.outputs[0])
     graph.insert_before(stem, lowered)
-    name, logits.name = logits.name, f"{logits.name}_half"
-    raised = _cast(logits, FLOAT, name)
-    graph.append(raised)
-    graph.outputs[0] = raised.outputs[0]
+    for index, output in enumerate(graph.outputs[:answers]):
+        name, output.name = output.name, f"{output.name}_half"
+        raised = _cast(output, FLOAT, name)
+        graph.append(raised)
+        graph.outputs[index] = raised.outputs[0]
     return ir.serde.serialize_model(rewritten).SerializeToString(deterministic=True)
 
 

@@ -2,16 +2,31 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from aaserve.bundle.manifest import DetectionLowered, Lowered
 from aaserve.export.errors import ExportError
 from aaserve.export.graph.runtime import Graph
 
 
+class Judgement(Protocol):
+    """What fp16 or int8 loses, in words too."""
+
+    @property
+    def lost(self) -> float:
+        """Percentage points."""
+
+    def section(
+        self, *, allowed_drop: float, calibrated: int | None, quantised: dict[str, int] | None
+    ) -> Lowered | DetectionLowered:
+        """The same for the manifest."""
+
+
 @dataclass(frozen=True)
-class Judgement:
+class TopOneJudgement:
     """Shares of `judged` pictures; the accuracies are None where the pictures have no labels."""
 
     judged: int
@@ -26,6 +41,17 @@ class Judgement:
             return 100 * (1 - self.top_1_agreement)
         return 100 * (self.top_1_fp32 - self.top_1)
 
+    def section(self, *, allowed_drop: float, calibrated: int | None, quantised: dict[str, int] | None) -> Lowered:
+        return Lowered(
+            judged=self.judged,
+            top_1_agreement=self.top_1_agreement,
+            top_1_fp32=self.top_1_fp32,
+            top_1=self.top_1,
+            allowed_drop=allowed_drop,
+            calibrated=calibrated,
+            quantised=quantised,
+        )
+
     def __str__(self) -> str:
         text = f"top-1 agrees with fp32 on {self.top_1_agreement:.2%} of {self.judged} pictures"
         if self.top_1 is None or self.top_1_fp32 is None:
@@ -35,7 +61,7 @@ class Judgement:
 
 def judge(
     fp32: Graph, lowered: Graph, batches: Iterable[NDArray[np.uint8]], class_indices: Sequence[int | None]
-) -> Judgement:
+) -> TopOneJudgement:
     """Compare the answers to the pictures of `batches` (B, H, W, 3); `class_indices` are their classes, if known."""
     expected, found = [], []
     for pixels in batches:
@@ -44,13 +70,13 @@ def judge(
     best_fp32, best = np.concatenate(expected), np.concatenate(found)  # (N,)
     agreement = float((best == best_fp32).mean())
     if None in class_indices:
-        return Judgement(len(best), agreement, None, None)
+        return TopOneJudgement(len(best), agreement, None, None)
     truth = np.array(class_indices)
-    return Judgement(len(best), agreement, float((best_fp32 == truth).mean()), float((best == truth).mean()))
+    return TopOneJudgement(len(best), agreement, float((best_fp32 == truth).mean()), float((best == truth).mean()))
 
 
 def check_loss(judgement: Judgement, allowed_drop: float) -> None:
-    """Check that at most `allowed_drop` percentage points of top-1 are lost.
+    """Check that at most `allowed_drop` percentage points are lost.
 
     Raises:
         ExportError: more are lost.

@@ -9,6 +9,7 @@ logit, but a deep network with large attention logits magnifies it.
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,7 @@ MAP_TOLERANCES: dict[Precision, float] = {"fp32": 1e-4, "fp16": 2e-2, "int8": 0.
 # the usual size, correct graphs were off by up to 5.7 times.
 MULTIPLE = 10
 COARSEST = 3e-2  # never more than that; such a network is for float64
+Answer = TypeVar("Answer")
 MEASURED = 16  # pictures, those on which the graph is off most
 
 
@@ -37,6 +39,28 @@ def check_parity(
     model: bytes,
     pixels: NDArray[np.uint8],
     preprocessing: Preprocessing,
+    *,
+    batch_sizes: Sequence[int],
+    precision: Precision = "fp32",
+    attention: Sequence[AttentionMap] = (),
+    report: Callable[[str], None] = lambda text: None,
+) -> Parity:
+    """Compare the answers of a model with those of its original, see `compare_answers`."""
+    return compare_answers(
+        original,
+        Graph(model, preprocessing),
+        pixels,
+        batch_sizes=batch_sizes,
+        precision=precision,
+        attention=attention,
+        report=report,
+    )
+
+
+def compare_answers(
+    original: Original,
+    graph: Graph,
+    pixels: NDArray[np.uint8],
     *,
     batch_sizes: Sequence[int],
     precision: Precision = "fp32",
@@ -54,16 +78,11 @@ def check_parity(
     Raises:
         ExportError: a logit or a share of a map differs by more than the tolerance, or a value is not finite.
     """
-    graph = Graph(model, preprocessing)
     expected = original.logits(pixels)  # (N, num_classes)
     off, worst, worst_map, agreeing, compared = np.zeros(len(pixels)), 0.0, 0.0, 0, 0
     for size in batch_sizes:
-        for index in _batches(len(pixels), size):
-            try:
-                found = graph(pixels[index])
-            except Exception as error:  # of ONNX Runtime, of many kinds
-                reason = next(iter(str(error).splitlines()), type(error).__name__)
-                raise ExportError(f"parity at batch {size}: the graph fails: {reason}") from error
+        for index in whole_batches(len(pixels), size):
+            found = asked(graph, pixels[index])
             if found.shape != expected[index].shape:
                 raise ExportError(
                     f"parity at batch {size}: expected logits {expected[index].shape}, found {found.shape}"
@@ -121,6 +140,19 @@ def _widened(
     return tolerance
 
 
-def _batches(count: int, size: int) -> Iterator[NDArray[np.int64]]:
+def asked(graph: Callable[[NDArray[np.uint8]], Answer], pixels: NDArray[np.uint8]) -> Answer:
+    """What the graph answers.
+
+    Raises:
+        ExportError: it fails.
+    """
+    try:
+        return graph(pixels)
+    except Exception as error:  # of ONNX Runtime, of many kinds
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ExportError(f"parity at batch {len(pixels)}: the graph fails: {reason}") from error
+
+
+def whole_batches(count: int, size: int) -> Iterator[NDArray[np.int64]]:
     """The indices of all pictures in whole batches, the last filled up from the beginning."""
     yield from np.resize(np.arange(count), (-(-count // size), size))

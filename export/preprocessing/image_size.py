@@ -15,6 +15,8 @@ def parse_image_size(text: str) -> tuple[int, int]:
 
 def preprocessing_at(preprocessing: Preprocessing, image_size: tuple[int, int]) -> Preprocessing:
     """The same preprocessing for crops of `image_size` (H, W); the resize before the crop grows or shrinks with it."""
+    if preprocessing.resize is None:
+        return preprocessing.model_copy(update={"crop": image_size})
     ratios = [new / old for new, old in zip(image_size, preprocessing.crop, strict=True)]
     if isinstance(preprocessing.resize, int):
         resize: int | tuple[int, int] = max(round(preprocessing.resize * max(ratios)), *image_size)

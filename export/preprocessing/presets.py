@@ -82,8 +82,13 @@ def choose_preprocessing(
             what it was trained with, so it is taken as it is.
     """
     stated = {**(typed or recorded or {"colour": "RGB"}), **fields}
+    cropping = stated.get("fit", "crop") == "crop"
+    if not cropping and "resize" not in fields:
+        stated.pop("resize", None)  # of what is replaced by --fit
     if missing := [
-        name for name, field in Preprocessing.model_fields.items() if field.is_required() and name not in stated
+        name
+        for name, field in Preprocessing.model_fields.items()
+        if (field.is_required() or (name == "resize" and cropping)) and name not in stated
     ]:
         raise ExportError(f"preprocessing: {', '.join(missing)} not stated; give {', '.join(map(_option, missing))}")
     preprocessing = Preprocessing.model_validate(stated)

@@ -13,6 +13,7 @@ from aaserve.export.sources.factory import is_own
 from aaserve.export.sources.labels import check_labels
 from aaserve.export.sources.onnx_file import OnnxFile
 from aaserve.export.sources.recorded import read_recorded
+from aaserve.models import is_detector
 
 # Of a graph that normalises uint8 pixels itself: nothing is left to do.
 AS_THEY_ARE = {"mean": (0.0, 0.0, 0.0), "std": (1 / 255, 1 / 255, 1 / 255)}
@@ -59,7 +60,23 @@ def describe(request: Request, checkpoint: Checkpoint) -> Description:
     if request.image_size:
         preprocessing = preprocessing_at(preprocessing, request.image_size)
     options = {} if is_own(architecture) else recorded.options(architecture)
+    if not is_own(architecture) and is_detector(architecture):
+        _check_detector(request, preprocessing)
+    elif request.selection_options:
+        raise ExportError(f"{', '.join(request.selection_options)}: for detectors only, found {architecture}")
     return Description(architecture, {**options, **request.architecture_options}, labels, preprocessing)
+
+
+def _check_detector(request: Request, preprocessing: Preprocessing) -> None:
+    if preprocessing.fit == "crop":
+        raise ExportError(
+            "preprocessing: a detector needs all of a picture, expected fit stretch or letterbox, found crop; "
+            "give --fit stretch or --fit letterbox, whichever it was trained with"
+        )
+    if request.with_attention:
+        raise ExportError("--with-attention: for classifiers only, the bundle of a detector has no attention maps")
+    if request.stored_weights == "int8":
+        raise ExportError("--store-weights int8: rounds Linear layers, of which a detector has none; give float16")
 
 
 def describe_file(request: Request, file: OnnxFile) -> Description:
@@ -75,6 +92,7 @@ def describe_file(request: Request, file: OnnxFile) -> Description:
         "--key-prefix": request.key_prefix,
         "--image-size": request.image_size,
         "--with-attention": request.with_attention,
+        **dict.fromkeys(request.selection_options, True),
     }
     if unfit := [option for option, value in given.items() if value]:
         raise ExportError(f"{file.path}: is an ONNX file; for checkpoints only: {', '.join(unfit)}")

@@ -14,10 +14,11 @@ from aaserve.export.request import Request
 from aaserve.export.sources.checkpoint import Checkpoint
 from aaserve.export.sources.description import Description
 from aaserve.export.sources.factory import build_own, check_answer, is_own
-from aaserve.export.sources.weights import head_classes, load_weights, name_weights
+from aaserve.export.sources.weights import detected_classes, head_classes, load_weights, name_weights
 from aaserve.models import create_model
 from aaserve.models.efficientnet_lite import timm_names
 from aaserve.models.relative_tables import resize_relative_tables
+from aaserve.models.retinanet.network import RetinaNet
 
 
 def build_network(
@@ -93,7 +94,7 @@ def _named_weights(
 def _check_classes(
     request: Request, description: Description, outline: nn.Module, weights: Mapping[str, Tensor]
 ) -> None:
-    found = head_classes(outline, weights)
+    found = detected_classes(outline, weights) if isinstance(outline, RetinaNet) else head_classes(outline, weights)
     for expected, source in ((len(description.labels), "labels"), (request.num_classes, "--num-classes")):
         if expected is not None and expected != found:
             raise ExportError(f"{request.checkpoint}: expected a head of {expected} classes ({source}), found {found}")

@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping
 from torch import Tensor, nn
 
 from aaserve.export.errors import ExportError
+from aaserve.models.retinanet.network import RetinaNet
 from aaserve.models.state_dict import head_of, listed, misfits, told, without_counters
 
 
@@ -59,6 +60,24 @@ def head_classes(network: nn.Module, weights: Mapping[str, Tensor]) -> int:
             f"{_advice(weights, without_counters(network.state_dict()))}"
         )
     return weight.shape[0]
+
+
+def detected_classes(outline: RetinaNet, weights: Mapping[str, Tensor]) -> int:
+    """Number of classes that the weights of a detector like `outline`, which has one, tell apart.
+
+    Raises:
+        ExportError: no such head in the weights.
+    """
+    name = f"class_head.{len(outline.class_head) - 1}.weight"
+    anchors = outline.class_head[-1].out_channels  # of a position
+    weight = weights.get(name)
+    if weight is None or weight.ndim != 4 or weight.shape[0] % anchors:
+        raise ExportError(
+            f"expected the class head of the detector, {name}, for {anchors} anchors a position, found "
+            f"{'none' if weight is None else tuple(weight.shape)} among {listed(list(weights))}"
+            f"{_advice(weights, without_counters(outline.state_dict()))}"
+        )
+    return weight.shape[0] // anchors
 
 
 def load_weights(network: nn.Module, weights: Mapping[str, Tensor]) -> None:

@@ -13,7 +13,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from aaserve.bundle.manifest import AttentionMap, Manifest
+from aaserve.bundle.manifest import Manifest
+from aaserve.bundle.sections import AttentionMap
 from aaserve.service.errors import InvalidParameter, NoAttention
 
 Head = int | Literal["mean"]

@@ -1,6 +1,6 @@
 """Pictures or rows in, the model's named outputs out, for one loaded model.
 
-picture bytes --batcher--> inference thread: read_input --> rows --> ModelRunner --> outputs
+picture bytes --batcher--> inference thread: read_sized_input --> rows --> ModelRunner --> outputs
 tensors       --batcher--> inference thread: ---------------^
 
 Knows nothing of HTTP, nor of what outputs mean: that is up to `service/tasks`. If a GPU computes, pictures are decoded
@@ -8,7 +8,8 @@ before the batcher, in the threads of a `CpuPool`.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from time import perf_counter
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 
 import aaserve.bundle.errors
 from aaserve.bundle.manifest import Manifest
-from aaserve.bundle.model_input import read_input
+from aaserve.bundle.model_input import read_sized_input
 from aaserve.bundle.pictures.decoding import sniff_format
 from aaserve.service.engine.batcher import DynamicBatcher
 from aaserve.service.engine.cpu_pool import CpuPool
@@ -61,7 +62,7 @@ class Predictor:
     statistics: Statistics
 
     def __post_init__(self) -> None:
-        self._large_outputs = asyncio.Lock()
+        self._large = asyncio.Lock()  # held by what takes much memory
         self._images = lru_cache(maxsize=32)(self.metrics.images.labels)  # looking series up takes longer than counting
 
     @property
@@ -155,13 +156,10 @@ class Predictor:
             started = perf_counter()
             rows = given if isinstance(given, np.ndarray) else np.stack([await decoded(each) for each in given])
             ready = perf_counter()
-            try:
-                async with asyncio.timeout_at(deadline), self._large_outputs:
-                    found = await self._compute(rows, client, deadline, names)
-                    computed = perf_counter()
-                    made.append(await self.offload(partial(use, rows, found.outputs), client=client, deadline=deadline))
-            except TimeoutError:
-                raise DeadlineExceeded from None
+            async with self._alone(deadline):
+                found = await self._compute(rows, client, deadline, names)
+                computed = perf_counter()
+                made.append(await self.offload(partial(use, rows, found.outputs), client=client, deadline=deadline))
             inference = found.stages["inference"]
             queued = max(0.0, computed - ready - inference)
             stages = {"decode": ready - started, "queue": queued, "inference": inference}
@@ -172,6 +170,15 @@ class Predictor:
 
         return await self._counted(answer()), made[0]
 
+    async def render(self, work: Callable[[], Result], *, client: str, deadline: float) -> Result:
+        """Return `work()` as `offload` does, for work that takes much memory: of this model, one at a time.
+
+        Raises:
+            DeadlineExceeded: as `CpuPool.run`.
+        """
+        async with self._alone(deadline):
+            return await self.offload(work, client=client, deadline=deadline)
+
     async def offload(self, work: Callable[[], Result], *, client: str, deadline: float) -> Result:
         """Return `work()`, done in a decode thread; for what would hold up the event loop.
 
@@ -179,6 +186,15 @@ class Predictor:
             DeadlineExceeded: as `CpuPool.run`.
         """
         return await self.pool.run(work, client=client, deadline=deadline)
+
+    @asynccontextmanager
+    async def _alone(self, deadline: float) -> AsyncIterator[None]:
+        """Run the block while no other one of this model does."""
+        try:
+            async with asyncio.timeout_at(deadline), self._large:
+                yield
+        except TimeoutError:
+            raise DeadlineExceeded from None
 
     async def _counted(self, answer: Awaitable[Inference]) -> Inference:
         """Await what a request gets, and count it."""
@@ -200,30 +216,40 @@ class Predictor:
         return inference
 
     async def _of_picture(self, picture: bytes, client: str, deadline: float) -> Inference:
-        decode = partial(self._decode, picture)
+        sizes: list[tuple[int, int]] | None = [] if self.manifest.has_boxes else None
+        decode = partial(self._decode, picture, sizes)
         if self.runner.decodes_in_lanes:
-            return await self._compute(decode, client, deadline)
-        started = perf_counter()
-        row = await self.pool.run(decode, client=client, deadline=deadline)
-        seconds = perf_counter() - started
-        inference = await self._compute(row[np.newaxis], client, deadline)
-        return inference._replace(stages=inference.stages | {"decode": seconds})
+            inference = await self._compute(decode, client, deadline)
+        else:
+            started = perf_counter()
+            row = await self.pool.run(decode, client=client, deadline=deadline)
+            seconds = perf_counter() - started
+            inference = await self._compute(row[np.newaxis], client, deadline)
+            inference = inference._replace(stages=inference.stages | {"decode": seconds})
+        return inference if sizes is None else inference._replace(sizes=tuple(sizes))
 
     async def _of_pictures(self, pictures: Sequence[bytes], client: str, deadline: float) -> Inference:
         found = await _all([self._of_picture(picture, client, deadline) for picture in pictures])
         slowest = max(found, key=lambda inference: sum(inference.stages.values()))
         outputs = joined([inference.outputs for inference in found])
-        return Inference(outputs, slowest.stages, max(inference.batch_size for inference in found))
+        sizes = tuple(size for inference in found for size in inference.sizes)
+        return Inference(outputs, slowest.stages, max(inference.batch_size for inference in found), sizes)
 
-    def _decode(self, picture: bytes) -> NDArray[Any]:
-        """Return a row of the manifest's input. Runs in a thread that decodes."""
+    def _decode(self, picture: bytes, sizes: list[tuple[int, int]] | None = None) -> NDArray[Any]:
+        """Return a row of the manifest's input. Runs in a thread that decodes.
+
+        Args:
+            sizes: gets (width, height) of the upright picture.
+        """
         try:
-            row = read_input(picture, self.manifest, max_pixels=self.settings.max_image_pixels)
+            row, size = read_sized_input(picture, self.manifest, max_pixels=self.settings.max_image_pixels)
         except aaserve.bundle.errors.ImageError as error:
             self._count(picture, "refused")
             setting = " (max_image_pixels)" if isinstance(error, aaserve.bundle.errors.ImageTooLarge) else ""
             raise _REFUSALS[type(error)](f"{error}{setting}") from error
         self._count(picture, "decoded")
+        if sizes is not None:
+            sizes.append(size)
         return row
 
     def _count(self, picture: bytes, outcome: str) -> None:

@@ -23,7 +23,7 @@ from aaserve.service.http.methods import Methods
 from aaserve.service.http.observation import UNLOGGED, Observation, Observer
 from aaserve.service.http.oip import infer_routes
 from aaserve.service.http.oip import model_routes as oip_routes
-from aaserve.service.http.routes import admin, classify, classify_batch, explain, health, models, page, torchserve
+from aaserve.service.http.routes import admin, classify, detect, explain, health, models, page, torchserve
 from aaserve.service.http.state import Worker
 from aaserve.service.observability.metrics import Metrics
 from aaserve.service.observability.process_metrics import watch_process, watch_workers
@@ -35,7 +35,7 @@ from aaserve.service.version import VERSION
 if TYPE_CHECKING:
     from aaserve.service.observability.tracing import Tracing
 
-_PARTS = (classify, classify_batch, explain, infer_routes, oip_routes, torchserve, models, health, admin, page)
+_PARTS = (classify, detect, explain, infer_routes, oip_routes, torchserve, models, health, admin, page)
 _ON_ERROR: dict[type[Exception], OnError] = {
     ServiceError: on_service_error,
     RequestValidationError: on_invalid_parameter,
@@ -77,7 +77,7 @@ def create_app(
 
     app = FastAPI(
         title="aaserve",
-        description="Attention-augmented image classification.",
+        description="Attention-augmented image classification and object detection.",
         version=VERSION,
         lifespan=lifespan,
         redirect_slashes=False,  # a redirect would name the host that the client sent

@@ -33,6 +33,7 @@ class cancel_on_disconnect:  # noqa: N801 (reads as the statement that it is)
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._watching.cancel()
+        del self._watching  # a cancelled task keeps the frame that it was cancelled in, and so leads back here
         # If another cancellation is left, the task was also cancelled from elsewhere and stays cancelled.
         if kind is asyncio.CancelledError and self._disconnected and not self._working.uncancel():
             raise ClientDisconnect from None

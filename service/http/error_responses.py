@@ -25,6 +25,8 @@ FRAMEWORK_CODES = {404: "not_found", 405: "method_not_allowed"}
 _TITLES = {status.value: status.phrase for status in HTTPStatus}
 _REASONS = {
     "int_parsing": "is not a whole number",
+    "float_parsing": "is not a number",
+    "finite_number": "is not a finite number",
     "greater_than_equal": "is too small",
     "less_than_equal": "is too large",
     "missing": "is missing",

@@ -16,8 +16,9 @@ from typing import Generic, TypeVar
 
 from fastapi import Request
 
+from aaserve.bundle.manifest import Manifest
 from aaserve.service.engine.predictor import Predictor
-from aaserve.service.errors import NotReady
+from aaserve.service.errors import NotReady, WrongTask
 from aaserve.service.http.auth import client_of
 from aaserve.service.http.body.body import (
     JOINED_INLINE,
@@ -36,6 +37,7 @@ from aaserve.service.repository.repository import RECOVERING
 
 PARSED_INLINE = 4096  # bytes of text; parsing so few takes less time than telling a thread of it
 WRITTEN_INLINE = 2048  # values of an answer, rows times classes; writing them takes half a millisecond
+ADDRESSES = {"classification": "/classify", "detection": "/detect"}  # by task
 Checked = TypeVar("Checked")
 Answer = TypeVar("Answer")
 
@@ -135,21 +137,25 @@ async def take_in(
             lease.release()
 
 
-def by_parameters(request: Request, asked: Asked, check: Callable[[Predictor, Asked], Checked]) -> Models[Checked]:
+def by_parameters(
+    request: Request, asked: Asked, check: Callable[[Predictor, Asked], Checked], task: str | None
+) -> Models[Checked]:
     """The models that a request may mean whose query, and perhaps body, names one.
 
     Args:
         asked: `model`, `version` and the other parameters of the query.
         check: returns what the answer needs to know, or raises, for a model and all parameters.
+        task: of the models that the address is for; None for any.
 
     Raises:
-        ModelNotFound, NotReady, InvalidParameter: known from the head alone.
+        ModelNotFound, NotReady, InvalidParameter, WrongTask: known from the head alone.
     """
     repository = state_of(request).lifecycle.repository
     record: Record = request.state.record
     if not has_fields(request):
-        predictor = repository.predictor(asked["model"], asked["version"])
+        predictor = repository.predictor(asked["model"], asked["version"], task)
         record.asks(predictor.manifest)
+        _require_task(predictor.manifest, task)
         checked = check(predictor, asked)
         return Models([predictor], lambda _: (predictor, checked))
     candidates = repository.candidates(asked["model"], asked["version"])
@@ -160,12 +166,21 @@ def by_parameters(request: Request, asked: Asked, check: Callable[[Predictor, As
 
     def choose(fields: Fields) -> tuple[Predictor, Checked]:
         together = with_fields(asked, fields)
-        if only and not fields.keys() & {"model", "version"}:
-            return only, check(only, together)
-        predictor = repository.predictor(together["model"], together["version"])
+        named_in_body = fields.keys() & {"model", "version"}
+        predictor = (
+            only if only and not named_in_body else repository.predictor(together["model"], together["version"], task)
+        )
+        _require_task(predictor.manifest, task)
         return predictor, check(predictor, together)
 
     return Models(candidates, choose)
+
+
+def _require_task(manifest: Manifest, task: str | None) -> None:
+    """Raise WrongTask if the address is for models of another task."""
+    if task not in (None, manifest.task):
+        address = ADDRESSES[manifest.task]
+        raise WrongTask(f"{manifest.name} is a model of {manifest.task}; {address} and {address}/batch take it")
 
 
 def _require_room(candidates: Sequence[Predictor], timeout: float, *, slow: bool) -> None:

@@ -21,13 +21,24 @@ from aaserve.service.errors import InvalidParameter
 
 TIMEOUT_HEADER = "X-Request-Timeout-Ms"
 TopK = Annotated[int | None, Query(ge=1, description="Labels wanted (default: 5, or all if fewer).")]
+ScoreThreshold = Annotated[
+    float | None, Query(ge=0, le=1, allow_inf_nan=False, description="Least score of a detection (default: 0.5).")
+]
+MaxDetections = Annotated[
+    int | None, Query(ge=1, description="Detections wanted, at most (default: all that the model finds).")
+]
 ModelName = Annotated[str | None, Query(description="Name of the model (default: default_model of GET /models).")]
 ModelVersion = Annotated[str | None, Query(description="Version of the model (default: the highest).")]
 TimeoutMs = Annotated[int | None, Header(alias=TIMEOUT_HEADER, ge=1, description="Milliseconds to answer in.")]
 
 Asked = Mapping[str, Any]  # parameter --> its value, None where it is not given
-ANYWHERE = frozenset({"model", "version", "top_k", "layer", "head", "position"})
-_CHECKS: dict[str, TypeAdapter[Any]] = {"top_k": TypeAdapter(TopK)}  # the others are any text
+ANYWHERE = frozenset({"model", "version", "top_k", "score_threshold", "max_detections", "layer", "head", "position"})
+FRACTIONS = frozenset({"score_threshold"})  # in JSON, all others are texts or whole numbers
+_CHECKS: dict[str, TypeAdapter[Any]] = {  # the others are any text
+    "top_k": TypeAdapter(TopK),
+    "score_threshold": TypeAdapter(ScoreThreshold),
+    "max_detections": TypeAdapter(MaxDetections),
+}
 _TIMEOUT = "timeout_ms"  # which comes as a header
 _CLOSE = 0.75  # "session" is no "version"
 _LONGEST = 30  # characters of a name that can resemble one of ours

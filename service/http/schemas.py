@@ -5,6 +5,7 @@ from typing import Any
 from pydantic import BaseModel, Field
 
 from aaserve.service.tasks.classification import ClassScore
+from aaserve.service.tasks.detection import Detection, Size
 
 PROBLEM_TYPE = "application/problem+json"
 _STATUSES = (400, 401, 403, 404, 413, 415, 422, 429, 500, 503, 504)  # of errors where a model runs
@@ -60,6 +61,31 @@ class BatchClassification(BaseModel):
     results: list[BatchItem]
 
 
+class Detections(BaseModel):
+    """The objects in the picture, the best score first."""
+
+    model: str
+    version: str
+    image: Size
+    detections: list[Detection]
+
+
+class DetectionsItem(BaseModel):
+    """The objects in one of several pictures, or why there is no answer: one of the two."""
+
+    image: Size | None = None
+    detections: list[Detection] | None = None
+    problem: Problem | None = None
+
+
+class BatchDetections(BaseModel):
+    """One result for each picture, in the order in which they were sent."""
+
+    model: str
+    version: str
+    results: list[DetectionsItem]
+
+
 class Health(BaseModel):
     """Where the process is in its life."""
 
@@ -81,6 +107,10 @@ _BASE64: Schema = {"type": "string", "description": "Base64, in either alphabet,
 _TEXT: Schema = {"type": "string"}
 MODEL: Schema = {"model": _TEXT, "version": _TEXT}
 LABELS: Schema = {"top_k": {"type": "integer", "minimum": 1}}
+DETECTIONS: Schema = {
+    "score_threshold": {"type": "number", "minimum": 0, "maximum": 1},
+    "max_detections": {"type": "integer", "minimum": 1},
+}
 LOOK: Schema = {"layer": _TEXT, "head": _TEXT, "position": _TEXT}
 
 

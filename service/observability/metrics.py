@@ -106,7 +106,7 @@ class Metrics:
         )
         self.stage_duration = histogram(
             "aaserve_stage_duration_seconds",
-            "Time by stage: receive, decode, queue, inference, render (/explain only), respond.",
+            "Time by stage: receive, decode, queue, inference, render (/explain, and /detect as a PNG), respond.",
             ["stage", "model"],
             buckets=SECONDS,
         )

@@ -16,7 +16,7 @@ from prometheus_client.registry import Collector
 
 from aaserve.service.observability.metrics import Metrics
 
-_INFERENCE = re.compile(r"^/classify|/infer$|^/predictions/")  # endpoints that ask a model
+_INFERENCE = re.compile(r"^/(classify|detect)|/infer$|^/predictions/")  # endpoints that ask a model
 _MICROSECONDS = 1e6
 
 Labels = Mapping[str, str]
@@ -41,7 +41,7 @@ class TritonNames(Collector):
         for name, documentation, values in (
             ("request_success", "Requests answered.", succeeded),
             ("request_failure", "Requests that failed, whosever fault it was.", failed),
-            ("count", "Pictures classified, each row of a batch counted.", rows),
+            ("count", "Pictures answered, each row of a batch counted.", rows),
             ("exec_count", "Model calls.", calls),
             ("request_duration_us", "Microseconds from head to answer, all requests together.", whole),
             ("queue_duration_us", "Microseconds waited for the model, all requests together.", queue),

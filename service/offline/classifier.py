@@ -148,6 +148,8 @@ async def open_classifier(
         try:
             await repository.load(name)
             predictor = repository.predictor(name, version)
+            if (task := predictor.manifest.task) != "classification":
+                raise LoadFailed(f"{name} is a model of {task}, and files are classified here; POST /detect takes it")
             opened.append(OfflineClassifier(predictor, labels_wanted(top_k, predictor.manifest)))
             yield opened[0]
         finally:

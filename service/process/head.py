@@ -23,7 +23,7 @@ def check_head(version: str, headers: Headers) -> None:
 
 def declared_length(headers: Headers) -> int:
     """Bytes of the body, where the head says so; otherwise 0."""
-    return next((int(value) for name, value in headers if name == b"content-length"), 0)
+    return int(dict(headers).get(b"content-length", 0))  # the parser refuses a second one
 
 
 def without_upgrade(method: bytes, url: bytes, version: str, headers: Headers) -> bytes:

@@ -77,12 +77,14 @@ async def open_predictor(
     log.info("%s version %s is loaded and warmed up on %s", manifest.name, manifest.version, runner.provider)
     if agreement := runner.agreement:
         log.info(
-            "%s: %s has the best class of fp32 for %d of %d pictures (%s); logits differ by at most %.1e",
+            "%s: %s has the %s of fp32 for %d of %d pictures (%s); %s differ by at most %.1e",
             manifest.name,
             agreement.precision,
+            "objects" if manifest.has_boxes else "best class",
             agreement.same_best_class,
             agreement.pictures,
             "the probe and those in the bundle" if agreement.pictures > 1 else "the probe, as the bundle has none",
+            "scores" if manifest.has_boxes else "logits",
             agreement.max_difference,
         )
 

@@ -65,15 +65,18 @@ class ModelRepository:
         served = [model.name for model in self if model.serving]
         return served[0] if len(served) == 1 else None
 
-    def predictor(self, name: str | None, version: str | None) -> Predictor:
+    def predictor(self, name: str | None, version: str | None, task: str | None = None) -> Predictor:
         """The predictor for a request; without a name of the default model, without a version of its highest.
+
+        Args:
+            task: that is wanted: if the default model has another one, the only model of this task answers.
 
         Raises:
             ModelNotFound: not served here.
             NotReady: it stopped working and is being opened again; the others answer meanwhile.
         """
         if name is None:
-            name = self.default_model
+            name = self._default_for(task) if task else self.default_model
             if name is None and any(model.serving for model in self):
                 raise ModelNotFound(f"several models are served; add ?model= with one of {self._served}")
             if name is not None and not ((model := self._models.get(name)) and model.serving):
@@ -284,6 +287,17 @@ class ModelRepository:
         log.warning("%s: %s", model.name, words)
         model.rolled_back = None if undone and not obstacle else words
         model.holding = obstacle is not None
+
+    def _default_for(self, task: str) -> str | None:
+        """The default model, unless it has another task and one model has this one."""
+        name = self.default_model
+        default = self._models.get(name) if name else None
+        if name and not (default and default.serving and default.default.manifest.task != task):
+            return name
+        of_task = [model.name for model in self if model.serving and model.default.manifest.task == task]
+        if len(of_task) > 1:
+            raise ModelNotFound(f"several models are served for {task}; add ?model= with one of {', '.join(of_task)}")
+        return of_task[0] if of_task else name
 
     @property
     def _served(self) -> str:

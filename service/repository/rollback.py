@@ -13,7 +13,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from aaserve.bundle.bundle import MANIFEST_FILE, scan_repository, sha256_of
 from aaserve.bundle.errors import BundleError
-from aaserve.bundle.manifest import Sha256, Version
+from aaserve.bundle.manifest import Version
+from aaserve.bundle.sections import Sha256
 from aaserve.service.errors import LoadFailed
 from aaserve.service.repository.model_settings import (
     SERVING_FILE,

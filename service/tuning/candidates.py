@@ -58,12 +58,12 @@ class Measured:
     Args:
         load: by the number of clients.
         memory_mib: of the whole process.
-        classes: the best class of each picture.
+        classes: of each picture the best one, or of a detector those of its objects.
     """
 
     load: dict[int, Load]
     memory_mib: float
-    classes: tuple[int, ...]
+    classes: tuple[list[int], ...]
 
 
 Results = dict[Candidate, Measured | str]  # or why it cannot be had
@@ -96,7 +96,7 @@ def further(best: Candidate) -> Iterator[Candidate]:
 
 
 def agreement(measured: Measured, reference: Measured) -> float:
-    """Share of the pictures with the same best class."""
+    """Share of the pictures with the same best class, or with objects of the same classes."""
     same = sum(a == b for a, b in zip(measured.classes, reference.classes, strict=True))
     return same / len(reference.classes)
 
@@ -115,7 +115,7 @@ def recommended(results: Results, least_agreement: float) -> Candidate | None:
 def table(results: Results, best: Candidate | None) -> str:
     """The results for people; the recommended row is marked."""
     reference = next((measured for measured in results.values() if isinstance(measured, Measured)), None)
-    heads = ["", *(f"images/s at {clients}" for clients in CLIENTS), "p50 / p99 ms at 8", "MiB", "same best class"]
+    heads = ["", *(f"images/s at {clients}" for clients in CLIENTS), "p50 / p99 ms at 8", "MiB", "same classes"]
     rows = [heads]
     for candidate, measured in results.items():
         name = f"{'*' if candidate == best else ' '} {candidate.words}"

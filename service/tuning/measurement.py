@@ -18,13 +18,17 @@ import numpy as np
 
 from aaserve.bundle.bundle import open_bundle
 from aaserve.bundle.errors import BundleError
+from aaserve.bundle.manifest import Manifest
 from aaserve.service.engine.cpu_pool import CpuPool
 from aaserve.service.engine.predictor import Predictor
 from aaserve.service.engine.queueing.client_usage import ClientUsage
+from aaserve.service.engine.queueing.queued_request import Inference
 from aaserve.service.errors import ServiceError, StartFailed
 from aaserve.service.observability.metrics import Metrics
 from aaserve.service.repository.factory import open_predictor
 from aaserve.service.settings import Settings
+from aaserve.service.tasks.classification import rank
+from aaserve.service.tasks.detection import detections, detections_wanted
 
 _PATIENCE = 600.0  # seconds for one answer
 
@@ -48,13 +52,21 @@ async def measure(order: dict[str, Any]) -> dict[str, Any]:
             return {"classes": classes, "load": load, "memory_mib": _memory_mib()}
 
 
-async def _classes(predictor: Predictor, pictures: list[bytes]) -> list[int]:
-    """The best class of each picture; a few at once, as queues are bounded."""
-    found: list[int] = []
+async def _classes(predictor: Predictor, pictures: list[bytes]) -> list[list[int]]:
+    """The best class of each picture, or those of its objects; a few at once, as queues are bounded."""
+    found: list[list[int]] = []
     for some in _batches(pictures):
-        answers = await asyncio.gather(*(_scores(predictor, picture, "tune") for picture in some))
-        found += [int(scores.argmax()) for scores in answers]
+        answers = await asyncio.gather(*(_answer(predictor, picture, "tune") for picture in some))
+        found += [_classes_in(answer, predictor.manifest) for answer in answers]
     return found
+
+
+def _classes_in(inference: Inference, manifest: Manifest) -> list[int]:
+    row = inference.row(0)
+    if manifest.task == "classification":
+        return [item["class_index"] for item in rank(row, manifest, 1)]
+    objects = detections(row, manifest, inference.sizes[0], detections_wanted(None, None, manifest))
+    return sorted(each["class_index"] for each in objects)
 
 
 async def _load(predictor: Predictor, pictures: list[bytes], clients: int, seconds: float) -> dict[str, float]:
@@ -65,7 +77,7 @@ async def _load(predictor: Predictor, pictures: list[bytes], clients: int, secon
 
     async def client(name: str) -> None:
         while (asked := loop.time()) < started + seconds:
-            await _scores(predictor, next(rotation), name)
+            await _answer(predictor, next(rotation), name)
             took.append(loop.time() - asked)
 
     await asyncio.gather(*(client(f"client {number}") for number in range(clients)))
@@ -73,11 +85,9 @@ async def _load(predictor: Predictor, pictures: list[bytes], clients: int, secon
     return {"images_per_second": len(took) / (loop.time() - started), "p50_ms": float(p50), "p99_ms": float(p99)}
 
 
-async def _scores(predictor: Predictor, picture: bytes, client: str) -> np.ndarray[Any, Any]:
+async def _answer(predictor: Predictor, picture: bytes, client: str) -> Inference:
     deadline = asyncio.get_running_loop().time() + _PATIENCE
-    inference = await predictor.infer_picture(picture, client=client, deadline=deadline)
-    scores: np.ndarray[Any, Any] = inference.outputs[predictor.manifest.outputs[0].name][0]
-    return scores
+    return await predictor.infer_picture(picture, client=client, deadline=deadline)
 
 
 def _batches(pictures: list[bytes]) -> list[list[bytes]]:

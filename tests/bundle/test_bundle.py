@@ -2,14 +2,19 @@
 
 import json
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
-from aaserve.bundle.bundle import open_bundle, scan_repository, sha256_of, write_bundle
+from aaserve.bundle.bundle import open_bundle, replace_manifest, scan_repository, sha256_of, write_bundle
 from aaserve.bundle.errors import BundleError
 from aaserve.bundle.manifest import Manifest
+from aaserve.bundle.references import read_references
+from tests.detector_bundle import OUTPUTS, write_detector
 from tests.helpers import REPOSITORY
 
+with TemporaryDirectory() as folder:
+    WRITTEN_DETECTION = (write_detector(Path(folder)) / "manifest.json").read_text()
 FILES = {"model.onnx": b"\x08\x0a", "references.json": b"[]"}
 
 
@@ -96,7 +101,7 @@ def test_every_output_of_the_graph_is_named_in_its_order() -> None:
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        ({"task": "segmentation"}, "expected the task classification, found 'segmentation'"),
+        ({"task": "segmentation"}, "expected the task classification or detection, found 'segmentation'"),
         (
             {"output": {"name": "logits", "dtype": "float32", "shape": [7]}},
             "expected 7 labels, one for each class, found 100",
@@ -195,3 +200,66 @@ def test_a_manifest_below_fp32_says_what_it_cost() -> None:
     ):
         with pytest.raises(ValueError, match="found it otherwise"):
             manifest(precision=precision, lowered=lowered)
+
+
+def detection(**changes: object) -> Manifest:
+    """A valid manifest of detection, but for the changes."""
+    return Manifest.model_validate(json.loads(WRITTEN_DETECTION) | changes)
+
+
+BOXES, SCORES, CLASSES, COUNT = OUTPUTS
+PARITY = {"images": 1, "batch_sizes": [1], "max_difference": 0, "tolerance": 1e-4, "top_1_agreement": 1}
+
+
+def test_a_bundle_of_detection_opens_again_as_it_was_written(tmp_path: Path) -> None:
+    folder = write_detector(tmp_path)
+    opened = open_bundle(folder).manifest
+    assert (opened.task, opened.output_names) == ("detection", ("boxes", "scores", "classes", "count"))
+    assert (opened.preprocessing.fit, opened.preprocessing.resize) == ("letterbox", None)
+    assert opened.accuracy.ap_50 == 0.9
+    replace_manifest(folder, opened)
+    assert open_bundle(folder).manifest == opened
+    [reference] = read_references(folder / "references.json")
+    assert reference.detections.arrays.boxes.shape == (3, 4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"outputs": [SCORES, BOXES, CLASSES, COUNT]}, r"expected the outputs boxes float32 \(D, 4\), .* found scores"),
+        ({"outputs": [BOXES, SCORES, CLASSES]}, "expected the outputs boxes"),
+        ({"outputs": [BOXES, SCORES | {"shape": [4]}, CLASSES, COUNT]}, r"found .* scores float32 \(4,\)"),
+        ({"outputs": [BOXES, SCORES, CLASSES | {"dtype": "float32"}, COUNT]}, "classes float32"),
+        ({"outputs": [COUNT]}, r"found count int64 \(\)"),
+        ({"outputs": []}, "found none"),
+        ({"labels": []}, "expected a label for each class, found none"),
+        ({"suppression": None}, "expected suppression in a bundle of detection"),
+        ({"parity": PARITY}, "expected parity of the task detection, found that of another one"),
+        ({"accuracy": {"dataset": "x", "images": 1, "ap": 2, "ap_50": 1, "ap_75": 1, "measured": "x"}}, "ap"),
+        (
+            {"accuracy": {"dataset": "x", "images": 1, "top_1": 1, "top_5": 1, "measured": "x"}},
+            "expected accuracy of the task detection, found that of another one",
+        ),
+    ],
+    ids=str,
+)
+def test_a_manifest_of_detection_that_does_not_hold_together_is_refused(
+    changes: dict[str, object], problem: str
+) -> None:
+    with pytest.raises(ValueError, match=problem):
+        detection(**changes)
+
+
+def test_sections_of_detection_are_refused_in_classification() -> None:
+    with pytest.raises(ValueError, match="expected suppression in a bundle of detection and only there"):
+        manifest(suppression={"score_threshold": 0.1, "iou_threshold": 0.5})
+    with pytest.raises(ValueError, match="expected parity of the task classification"):
+        manifest(parity=json.loads(WRITTEN_DETECTION)["parity"])
+
+
+def test_the_loss_of_a_precision_is_told_in_average_precision() -> None:
+    lowered = {"judged": 10, "agreement": 0.99, "ap_fp32": 0.5, "ap": 0.49, "allowed_drop": 1}
+    lowered |= {"calibrated": None, "quantised": None}
+    assert detection(precision="fp16", lowered=lowered).lowered.ap == 0.49
+    with pytest.raises(ValueError, match="expected lowered of the task detection"):
+        detection(precision="fp16", lowered=LOWERED)

@@ -217,7 +217,7 @@ def test_strangers_reach_inference_but_no_metrics_or_admin(combinations: dict[st
     by_gateway = {match["path"]["value"] for rule in route["spec"]["rules"] for match in rule["matches"]}
     assert by_ingress == by_gateway
     reached = {path for path in routes for prefix in by_ingress if path == prefix or path.startswith(f"{prefix}/")}
-    assert {"/classify", "/classify/batch", "/explain", "/v2/models/{model}/infer"} <= reached
+    assert {"/classify", "/classify/batch", "/detect", "/explain", "/v2/models/{model}/infer"} <= reached
     assert not any(path.startswith(("/metrics", "/admin", "/health")) for path in reached)
     seconds = Settings.model_fields["request_timeout_ms"].default / 1000
     annotations = ingress["metadata"]["annotations"]

@@ -192,6 +192,15 @@ def test_scans_are_counted_as_the_decoder_sees_them() -> None:
             check_scans(image_bytes)
 
 
+def test_a_sequential_file_has_too_many_scans_only_if_the_decoder_reads_more_than_one() -> None:
+    sequential = encode(photograph(), "JPEG")
+    one_component = b"\xff\xda\0\x08\1\1\0\0\x3f\0"
+    scans = one_component * (MAX_SCANS + 1)
+    decoded(sequential + scans)  # all components are in the first scan, with which the picture ends
+    with pytest.raises(InvalidImage, match=f"more than {MAX_SCANS} scans"):
+        decoded(sequential[: sequential.index(b"\xff\xda")] + scans)
+
+
 def test_files_of_other_formats_never_reach_a_decoder() -> None:
     """All of Pillow's plugins are loaded and every one off the list replaced by a tripwire."""
     if not BAD_IMAGES.is_dir():

@@ -25,7 +25,11 @@ def network_of(row: str) -> Any:
     name, *overrides = row.split(", ")
     values = dict(override.split("=") for override in overrides)
     with torch.device("meta"):
-        return create_model(name, **{key: float(text) if "." in text else text for key, text in values.items()})
+        return create_model(name, **{key: _value(text) for key, text in values.items()})
+
+
+def _value(text: str) -> float | int | str:
+    return int(text) if text.isdigit() else float(text) if "." in text else text
 
 
 @pytest.mark.parametrize("row", ROWS)
@@ -45,4 +49,4 @@ def test_each_figure_of_the_paper_says_whether_it_was_verified() -> None:
         if line.startswith("| `"):
             cells = [cell.strip() for cell in line.strip("|").split("|")]
             for cell in (cells[1], cells[3], cells[6]):
-                assert cell == "–" or re.fullmatch(r"[\d.]+( M)? \([VR]\)( [¹²³⁴])?", cell)
+                assert cell == "–" or re.fullmatch(r"[\d.]+( M)? \([VR]\)( [¹²³⁴⁵⁶])?", cell)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from aaserve.models import create_model, list_models
+from aaserve.models import create_model, is_detector, list_models
 from aaserve.models.augmentation import Augmentation
 
 
@@ -12,8 +12,11 @@ def small_image(name: str) -> tuple[int, int]:
     return (8, 12) if "wide" in name else (32, 48)
 
 
-@pytest.mark.parametrize("name", list_models())
-def test_every_network_gives_finite_logits_for_images_that_are_not_square(name: str) -> None:
+CLASSIFIERS = [name for name in list_models() if not is_detector(name)]
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_every_classifier_gives_finite_logits_for_images_that_are_not_square(name: str) -> None:
     torch.manual_seed(0)
     size = small_image(name)
     network = create_model(name, num_classes=5, image_size=size).eval()
@@ -136,6 +139,12 @@ def test_a_network_without_classes_is_refused() -> None:
         ("aa_resnet50", {"upsilon": 2.0}, r"upsilon .* must be within 0\.\.1, got 2.0"),
         ("aa_resnet50", {"num_heads": 0}, "num_heads must be at least 1, got 0"),
         ("aa_resnet50", {"position": "fourier"}, "position must be one of .* got 'fourier'"),
+        ("retinanet_small", {"levels": 2}, r"levels must be at least 3, got 2"),
+        ("retinanet_small", {"anchor_scales": 0}, "anchor_scales must be at least 1, got 0"),
+        ("retinanet_small", {"anchor_base": 0.0}, "anchor_base must be above 0, got 0.0"),
+        ("retinanet_small", {"head_norm": "batch"}, "head_norm must be none or group, got 'batch'"),
+        ("retinanet_small", {"channels": 20}, "channels must be a multiple of 8 for GroupNorm, got 20"),
+        ("retinanet_aa_small", {"augmented_stages": (5,)}, r"augmented_stages must be among 1, 2, 3, 4"),
         ("resnet50", {"stochastic_depth": 1.5}, "stochastic_depth must be a probability below 1"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",

@@ -30,6 +30,9 @@ class Pictures(Protocol):
 
     classes: NDArray[np.int64]
 
+    def __len__(self) -> int:
+        """N."""
+
     def batches(self, order: Sequence[NDArray[np.int64]], seed: Sequence[int]) -> Iterator[Tensor]:
         """Pixels uint8 (B, H, W, 3) of each batch of indices; all randomness follows from `seed`."""
 
@@ -135,6 +138,9 @@ class PicturesInMemory:
         with ThreadPoolExecutor(threads) as pool:
             self._pixels = torch.from_numpy(np.stack(list(pool.map(read, split.images)))).to(device)  # (N, H, W, 3)
         self.classes = split.labels
+
+    def __len__(self) -> int:
+        return len(self.classes)
 
     def batches(self, order: Sequence[NDArray[np.int64]], seed: Sequence[int]) -> Iterator[Tensor]:
         for index in order:

@@ -131,6 +131,9 @@ class PictureFiles:
         classes = np.array([number for _, number in found], dtype=np.int64)
         return cls([path for path, _ in found], classes, *arguments, **options)
 
+    def __len__(self) -> int:
+        return len(self.classes)
+
     def batches(self, order: Sequence[NDArray[np.int64]], seed: Sequence[int]) -> Iterator[Tensor]:
         """Pixels uint8 (B, H, W, 3) of each batch of indices; random crops follow from `seed` and the index alone."""
         pool = ThreadPoolExecutor(self._threads)

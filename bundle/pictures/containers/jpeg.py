@@ -24,6 +24,7 @@ _MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd7\xff])")
 _START_OF_IMAGE, _END_OF_IMAGE, _START_OF_SCAN, _COMMENT = 0xD8, 0xD9, 0xDA, 0xFE
 _APPLICATIONS = range(0xE0, 0xF0)
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # but DHT, JPG, DAC
+_SEQUENTIAL_FRAMES = frozenset((0xC0, 0xC1, 0xC9))  # with all components in the first scan, libjpeg ends with that
 _JFIF, _EXIF, _ADOBE = (0xE0, b"JFIF\0", 14), (0xE1, b"Exif\0\0", 6), (0xEE, b"Adobe", 12)  # and bytes, at least
 _START_OF_SCAN_PAIR = np.frombuffer(bytes((0xFF, _START_OF_SCAN)), np.uint16)[0]
 
@@ -35,8 +36,9 @@ def read_jpeg(image_bytes: bytes, *, max_pixels: int) -> Stored:
         ImageTooLarge: more than `max_pixels`.
         InvalidImage: too many segments, tables or scans, or samples that libjpeg does not decode to 8 bits.
     """
-    pieces, exif = _pixel_segments(image_bytes)
-    check_scans(image_bytes)
+    pieces, exif, has_one_scan = _pixel_segments(image_bytes)
+    if not has_one_scan:
+        check_scans(image_bytes)
     pixels = b"".join(pieces)
     image = JpegImageFile(io.BytesIO(pixels))
     check_size(*image.size, max_pixels=max_pixels)
@@ -64,10 +66,10 @@ def check_scans(image_bytes: bytes) -> None:
     raise InvalidImage(f"the JPEG image has more than {MAX_PARTS} segments")
 
 
-def _pixel_segments(image_bytes: bytes) -> tuple[list[bytes | memoryview], bytes]:
-    """Return the pieces of the file that pixels need, and the EXIF data."""
+def _pixel_segments(image_bytes: bytes) -> tuple[list[bytes | memoryview], bytes, bool]:
+    """Return the pieces of the file that pixels need, the EXIF data, and whether libjpeg reads one scan only."""
     pieces: list[bytes | memoryview] = [image_bytes[:2]]
-    exif, position, content, table_bytes = b"", 2, memoryview(image_bytes), 0
+    exif, position, content, table_bytes, components = b"", 2, memoryview(image_bytes), 0, 0
     for _ in range(MAX_PARTS):
         found = _MARKER.search(image_bytes, position)
         if not found:
@@ -75,13 +77,15 @@ def _pixel_segments(image_bytes: bytes) -> tuple[list[bytes | memoryview], bytes
         marker, start = found[1][0], found.end() - 2
         if marker == _START_OF_SCAN:
             pieces.append(content[start:])
-            return pieces, exif
+            return pieces, exif, bool(components) and content[start + 4 : start + 5] == bytes((components,))
         if marker in (_START_OF_IMAGE, _END_OF_IMAGE):
             raise InvalidImage("the JPEG image has no pixels before its end")
         position = _end(image_bytes, found)
         payload = content[start + 4 : position]
         if marker in _FRAMES and payload and payload[0] != 8:
             raise InvalidImage(f"the JPEG image has {payload[0]} bits a sample; expected 8")
+        if marker in _SEQUENTIAL_FRAMES:
+            components = int.from_bytes(payload[5:6], "big")
         if marker in _APPLICATIONS or marker == _COMMENT:
             if not exif and _is(_EXIF, marker, payload):
                 exif = bytes(payload)

@@ -3,8 +3,9 @@
     body --admit--> decode --> queue --> model --> answer --release-->
 
 Everything behind admission is bounded by it. `refusal` also sheds load from a request's head, before the body is read.
-Slow rows are those of `/explain` and of clients whose pictures take long. They have a quarter of the places, beside one
-that is computed, and are measured apart: they neither fill the queue nor make the wait of others look long.
+Slow rows are those of `/explain`, of `/detect` as a PNG, and of clients whose pictures take long. They have a quarter
+of the places, beside one that is computed, and are measured apart: they neither fill the queue nor make the wait of
+others look long.
 Knows nothing of HTTP.
 """
 
@@ -82,18 +83,19 @@ class Admission:
             slow: whether the rows are slow ones.
         """
         self._find_slow()
-        waiting = self._rows - self.computing(False) - self.computing(True)
-        if waiting + arriving + rows > self.max_rows:
+        excess = self._rows + arriving + rows - self.max_rows
+        if excess > 0 and excess > self.computing(False) + self.computing(True):
             message = None if rows == 1 else f"the queue has no room for {rows} images"
             return QueueFull(message, retry_after=self._retry_after(slow))
         if slow and self.slow_rows and self.slow_rows + rows > 1 + max(1, self.max_rows // _SLOW_SHARE):
             return QueueFull(
-                "the queue has no more room for /explain, nor for clients whose images take long to decode",
+                "the queue has no more room for /explain and drawn images, nor for clients whose images take long to "
+                "decode",
                 retry_after=self._retry_after(slow),
             )
         held = self._held_rows(slow)
         predicted = self._measured(slow).seconds_for(held + rows + (0 if slow else arriving))
-        if held > self.computing(slow) and predicted is not None and predicted * _MARGIN > timeout:
+        if predicted is not None and predicted * _MARGIN > timeout and held > self.computing(slow):
             return QueueFull(
                 "the estimated wait is longer than the request's deadline", retry_after=self._retry_after(slow)
             )

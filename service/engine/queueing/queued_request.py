@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
+Sizes = tuple[tuple[int, int], ...]  # (width, height) of each picture
 Outputs = Mapping[str, Array]  # by the names that the model gives them; the first axis is rows
 
 
@@ -20,11 +21,13 @@ class Inference(NamedTuple):
         stages: seconds. While those of its mates are decoded, a row waits in `queue`; `inference` is from when the
             first row is computed until the last one was.
         batch_size: rows of the largest batch that any of these were in.
+        sizes: (width, height) of the upright pictures that the rows were made of; only where the manifest has boxes.
     """
 
     outputs: Outputs
     stages: dict[str, float]
     batch_size: int
+    sizes: Sizes = ()
 
     @property
     def rows(self) -> int:

@@ -3,11 +3,17 @@
 both sessions --probe, reference pictures of the bundle--> Agreement | StartFailed: the precision is not for this model
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from aaserve.bundle.bundle import Bundle
+from aaserve.bundle.detections import detections_of
+from aaserve.bundle.detections import difference as detection_difference
+from aaserve.bundle.manifest import Manifest
 from aaserve.bundle.model_input import pixels_input
 from aaserve.bundle.probe import PROBE_TOLERANCES, probe_pixels
 from aaserve.bundle.reference_pictures import read_reference_pictures
@@ -18,6 +24,9 @@ from aaserve.service.errors import StartFailed
 # in a hundred (benchmarks/results/2026-11-30-bf16.json), but bundles have as few as four; one that it does not suit
 # changes most of them.
 MAY_CHANGE = 0.25
+# Detections of lower scores come and go with any rounding, and POST /detect does not show them by default.
+CERTAIN = 0.5
+SAME_BOX = 0.5  # least intersection over union, as in PASCAL VOC
 
 
 @dataclass(frozen=True)
@@ -26,28 +35,29 @@ class Agreement:
 
     precision: str
     pictures: int  # the probe and the bundle's reference pictures
-    same_best_class: int
-    max_difference: float  # of any logit, as a share of the picture's largest logit or of 1
+    same_best_class: int  # pictures; of detection, those with the same objects
+    max_difference: float  # of any logit, as a share of the picture's largest logit or of 1; of detection, of any score
 
 
 def compare(lower: ModelSession, exact: ModelSession, served: Bundle) -> Agreement:
     """Ask both sessions about the probe and the reference pictures that are in the bundle.
 
     Raises:
-        StartFailed: the logits of the probe differ by more than is allowed for the precision, or the best class of too
-            many reference pictures does.
+        StartFailed: the answers to the probe differ by more than is allowed for the precision, or the best class (of
+            detection: the objects) of too many reference pictures does.
         BundleError: a reference picture is not what the manifest says.
     """
     manifest, precision = served.manifest, lower.precision
-    logits = manifest.outputs[0].name
     pictures = [probe_pixels(manifest.preprocessing.crop), *read_reference_pictures(served)]
     differences, same = [], []
     for pixels in pictures:
         row = pixels_input(pixels, manifest)[np.newaxis]
-        found, expected = lower.run(row)[logits][0], exact.run(row)[logits][0]
-        differences.append(float(np.abs(found - expected).max() / max(1.0, np.abs(expected).max())))
-        same.append(bool(found.argmax() == expected.argmax()))
+        found, expected = ({name: values[0] for name, values in each.run(row).items()} for each in (lower, exact))
+        worst, is_same = _apart(found, expected, manifest)
+        differences.append(worst)
+        same.append(is_same)
     tolerance = PROBE_TOLERANCES[precision]
+    what = "objects" if manifest.task == "detection" else "best class"
     if not differences[0] <= tolerance:
         raise StartFailed(
             f"{served.model_path}: expected the answer to the probe in {precision} within {tolerance:.0e} of fp32, "
@@ -55,7 +65,24 @@ def compare(lower: ModelSession, exact: ModelSession, served: Bundle) -> Agreeme
         )
     if (changed := same[1:].count(False)) > MAY_CHANGE * len(same[1:]):
         raise StartFailed(
-            f"{served.model_path}: expected {precision} to change the best class of at most {MAY_CHANGE:.0%} of the "
+            f"{served.model_path}: expected {precision} to change the {what} of at most {MAY_CHANGE:.0%} of the "
             f"bundle's pictures, found {changed} of {len(same[1:])} (cpu_precision)"
         )
     return Agreement(precision, len(same), sum(same), max(differences))
+
+
+def _apart(
+    found: Mapping[str, NDArray[Any]], expected: Mapping[str, NDArray[Any]], manifest: Manifest
+) -> tuple[float, bool]:
+    """How far two answers to one picture are apart, and whether they say the same.
+
+    Detections say the same if each that is CERTAIN in either answer has a counterpart of its class in the other.
+    """
+    if manifest.task == "detection":
+        difference = detection_difference(
+            detections_of(found), detections_of(expected), score_threshold=CERTAIN, least_iou=SAME_BOX
+        )
+        return difference.score, difference.matched == difference.compared
+    logits, exact = (answer[manifest.outputs[0].name] for answer in (found, expected))
+    worst = float(np.abs(logits - exact).max() / max(1.0, np.abs(exact).max()))
+    return worst, bool(logits.argmax() == exact.argmax())

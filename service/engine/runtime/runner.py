@@ -16,10 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aaserve.bundle.bundle import REFERENCES_FILE, Bundle
+from aaserve.bundle.detections import detections_of
 from aaserve.bundle.model_input import pixels_input
 from aaserve.bundle.preprocessing import normalisation_problem
 from aaserve.bundle.probe import PROBE, probe_pixels, probe_tolerance
-from aaserve.bundle.references import attention_difference, difference, parse_references
+from aaserve.bundle.references import attention_difference, detection_difference, difference, parse_references
 from aaserve.service.engine.runtime.agreement import Agreement, compare
 from aaserve.service.engine.runtime.model_session import ModelSession
 from aaserve.service.engine.runtime.watchdog import Watchdog
@@ -138,7 +139,11 @@ class ModelRunner:
                 row = pixels_input(probe_pixels(manifest.preprocessing.crop), manifest)
                 names = [output.name for output in manifest.all_outputs]
                 outputs = {name: values[0] for name, values in session.run(row[np.newaxis], names).items()}
-                found = {"answer to the probe": difference(outputs[manifest.outputs[0].name], reference)}
+                if manifest.task == "detection":
+                    answer = detection_difference(detections_of(outputs), reference, manifest, tolerance=tolerance)
+                else:
+                    answer = difference(outputs[manifest.outputs[0].name], reference)
+                found = {"answer to the probe": answer}
                 if manifest.attention:
                     maps = {one.layer: outputs[one.output] for one in manifest.attention}
                     found["attention to the probe"] = attention_difference(maps, reference, manifest)

@@ -21,7 +21,7 @@ from aaserve.service.http.body.json_body import GZIP, kind_of, parse_json
 from aaserve.service.http.body.long_values import LONG, LongText
 from aaserve.service.http.body.multipart import Form, Image, read_form
 from aaserve.service.http.body.receiving import Receipt
-from aaserve.service.http.params import resembling
+from aaserve.service.http.params import FRACTIONS, resembling
 from aaserve.service.http.state import state_of
 
 _CURL = "; with curl: -F image=@FILE, or -H 'Content-Type: image/jpeg' --data-binary @FILE"
@@ -81,8 +81,9 @@ class _Upload:
         for name, value in given.items():
             if isinstance(value, LongText):
                 raise InvalidParameter(f"{name} must have at most {LONG} bytes")
-            if type(value) not in (str, int):
-                raise InvalidParameter(f"{name} must be a string or a whole number, found {kind_of(value)}")
+            if type(value) not in (str, int) and not (type(value) is float and name in FRACTIONS):
+                kinds = "a number" if name in FRACTIONS else "a string or a whole number"
+                raise InvalidParameter(f"{name} must be {kinds}, found {kind_of(value)}")
         return {name: str(value) for name, value in given.items()}
 
     def _refuse_unknown(self, names: Iterable[str], image: str) -> None:
@@ -140,7 +141,7 @@ class ImagesUpload(_Upload):
 
     def check(self, media_type: str) -> None:
         if media_type not in (FORM, JSON):
-            raise _unsupported(media_type, f"{FORM} or {JSON}; POST /classify takes an image as the body")
+            raise _unsupported(media_type, f"{FORM} or {JSON}; the address without /batch takes an image as the body")
 
     async def read(self, receipt: Receipt) -> bytes | Form:
         return await self._read(receipt, max_images=self._max_items)

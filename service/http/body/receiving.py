@@ -71,8 +71,9 @@ class Receipt:
             self._is_arriving = True
             self._stage.arriving += 1
         if self._timeout is not None and not self._timeout.expired():
-            latest = self._started + GRACE + self._arrived / MIN_BYTES_PER_SECOND
-            self._timeout.reschedule(min(self._deadline, latest))
+            latest = min(self._deadline, self._started + GRACE + self._arrived / MIN_BYTES_PER_SECOND)
+            if latest != self._timeout.when():
+                self._timeout.reschedule(latest)
 
     def hold(self, size: int) -> None:
         """Count `size` more bytes that stay in memory until the request is answered.

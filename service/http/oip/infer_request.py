@@ -158,7 +158,7 @@ def _outputs(wanted: object, view: View, *, binary: bool) -> tuple[RequestedOutp
         parameters = _parameters(item)
         refuse_misspelt(parameters, _OUTPUT_PARAMETERS)
         classes = _whole(parameters, "classification")
-        if classes and specs[name].shape != (len(view.manifest.labels),):
+        if classes and (view.manifest.has_boxes or specs[name].shape != (len(view.manifest.labels),)):
             raise InvalidRequest(f"classification is for outputs with a number for each label, which {name!r} has not")
         outputs[name] = RequestedOutput(
             specs[name],

@@ -8,22 +8,28 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic_core import to_json
 
+from aaserve.bundle.manifest import Manifest
 from aaserve.service.http.answers import json_array, json_object
 from aaserve.service.http.oip.infer_request import InferRequest, RequestedOutput
 from aaserve.service.http.oip.tensor_data import DTYPES, to_bytes
 from aaserve.service.http.oip.view import BYTES, View
 from aaserve.service.tasks.classification import with_scores
+from aaserve.service.tasks.detection import in_pictures
 
 
 def write_infer_response(
-    view: View, request: InferRequest, outputs: Mapping[str, NDArray[Any]]
+    view: View,
+    request: InferRequest,
+    outputs: Mapping[str, NDArray[Any]],
+    sizes: Sequence[tuple[int, int]] = (),
 ) -> tuple[bytes, int | None]:
     """Return the body and the length of its JSON, None if it is nothing else.
 
     Args:
         outputs: of the model by name, (N, ...).
+        sizes: (width, height) of the upright pictures, if boxes are to be in their pixels.
     """
-    named = with_scores(outputs, view.manifest) if view.pictures else outputs
+    named = _of_pictures(outputs, view.manifest, sizes) if view.pictures else outputs
     described: list[bytes] = []
     tail: list[bytes] = []
     for output in request.outputs:
@@ -36,6 +42,12 @@ def write_infer_response(
         answer["id"] = json.dumps(request.id).encode()  # it may have half a surrogate pair, which UTF-8 has not
     text = json_object(answer | {"outputs": b"".join([b"[", b",".join(described), b"]"])})
     return b"".join([text, *tail]), len(text) if tail else None
+
+
+def _of_pictures(
+    outputs: Mapping[str, NDArray[Any]], manifest: Manifest, sizes: Sequence[tuple[int, int]]
+) -> Mapping[str, NDArray[Any]]:
+    return in_pictures(outputs, manifest, sizes) if manifest.has_boxes else with_scores(outputs, manifest)
 
 
 def _tensor(output: RequestedOutput, values: NDArray[Any], labels: Sequence[str]) -> tuple[bytes, bytes | None]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from aaserve.service.engine.queueing.queued_request import Outputs
+from aaserve.service.engine.queueing.queued_request import Outputs, Sizes
 from aaserve.service.http.answers import compressed
 from aaserve.service.http.body.body import Parsed, read_body
 from aaserve.service.http.body.receiving import Receipt
@@ -84,8 +84,8 @@ async def infer(request: Request, model: str, version: str | None = None, timeou
     async with take_in(request, models, upload, timeout_ms) as taken:
         asked, client, deadline = taken.content, taken.client, taken.deadline
 
-        def answer(_: object, outputs: Outputs) -> Response:
-            return _answer(request, view, asked, outputs)
+        def answer(_: object, outputs: Outputs, sizes: Sizes = ()) -> Response:
+            return _answer(request, view, asked, outputs, sizes)
 
         if asked.attention:
             names = (*view.manifest.output_names, *asked.attention)
@@ -96,12 +96,12 @@ async def infer(request: Request, model: str, version: str | None = None, timeou
             return response
         inference = await predictor.infer(asked.rows, client=client, deadline=deadline)
         record.predicted(inference.stages, inference.batch_size)
-        return await taken.written(lambda: answer(None, inference.outputs), values=inference.size)
+        return await taken.written(lambda: answer(None, inference.outputs, inference.sizes), values=inference.size)
 
 
-def _answer(request: Request, view: View, asked: InferRequest, outputs: Outputs) -> Response:
+def _answer(request: Request, view: View, asked: InferRequest, outputs: Outputs, sizes: Sizes) -> Response:
     """The lengths are of what there is before it is compressed, as the clients expect."""
-    content, json_length = write_infer_response(view, asked, outputs)
+    content, json_length = write_infer_response(view, asked, outputs, sizes)
     headers = {} if json_length is None else {LENGTH_HEADER: str(json_length)}
     media_type = "application/json" if json_length is None else "application/octet-stream"
     content, encoding = compressed(content, request.headers.get("accept-encoding", ""))

@@ -3,13 +3,17 @@
     aa-cifar100             image UINT8 [-1, 32, 32, 3]  -->  logits FP32 [-1, 100]
     aa-cifar100:pictures    image BYTES [-1]             -->  scores FP32 [-1, 100], logits FP32 [-1, 100]
 
+Of a model of detection both have its own outputs. The boxes are in pixels of what was sent: of the input, or of the
+upright picture.
+
 No bundle can take the second name from another: names of bundles have no colon. Why: docs/decisions/0010.
 """
 
 from dataclasses import dataclass
 from functools import cached_property
 
-from aaserve.bundle.manifest import Manifest, Output
+from aaserve.bundle.manifest import Manifest
+from aaserve.bundle.sections import Output
 from aaserve.service.tasks.classification import SCORES
 
 PICTURES_SUFFIX = ":pictures"
@@ -28,7 +32,7 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class View:
-    """A model as tensors, or as encoded pictures that are decoded and preprocessed as `/classify` does."""
+    """A model as tensors, or as encoded pictures that are decoded and preprocessed as `/classify` and `/detect` do."""
 
     manifest: Manifest
     pictures: bool
@@ -48,7 +52,9 @@ class View:
     def outputs(self) -> tuple[TensorSpec, ...]:
         """What a request gets that names no outputs."""
         outputs = tuple(map(_spec, self.manifest.outputs))
-        return (TensorSpec(SCORES, "FP32", outputs[0].shape), *outputs) if self.pictures else outputs
+        if self.pictures and self.manifest.task == "classification":
+            return TensorSpec(SCORES, "FP32", outputs[0].shape), *outputs
+        return outputs
 
     @cached_property
     def attention(self) -> tuple[TensorSpec, ...]:

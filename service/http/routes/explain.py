@@ -63,7 +63,7 @@ async def explain(
         wanted = {name: asked[name] for name in ("layer", "head", "position")}
         return for_form(checked_selection(predictor.manifest, **wanted), media_type)
 
-    models = by_parameters(request, asked, wanted_look)
+    models = by_parameters(request, asked, wanted_look, "classification")
     async with take_in(request, models, upload, timeout_ms, slow=True) as taken:
         predictor, look = taken.predictor, taken.checked
 

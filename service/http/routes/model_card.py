@@ -7,8 +7,10 @@ from typing import Annotated
 
 from pydantic import BaseModel, Field
 
-from aaserve.bundle.manifest import Accuracy, AttentionMap, Input, Parity, Provenance
+from aaserve.bundle.manifest import AnyAccuracy, AnyParity
 from aaserve.bundle.preprocessing import Preprocessing
+from aaserve.bundle.sections import AttentionMap, Input, Provenance
+from aaserve.bundle.tasks.detection import Suppression
 from aaserve.service.repository.served_model import LoadedVersion, ServedModel
 
 
@@ -17,10 +19,13 @@ class Agreement(BaseModel):
 
     precision: str
     pictures: int = Field(description="A made-up one, and the reference pictures that are in the bundle.")
-    same_best_class: int
-    max_difference: float = Field(description="Of any logit, as a share of the picture's largest logit or of 1.")
+    same_best_class: int = Field(description="Of these pictures; of detection, those with the same objects.")
+    max_difference: float = Field(
+        description="Of any logit, as a share of the picture's largest logit or of 1; of detection, of any score."
+    )
 
 
+AnySuppression = Annotated[Suppression | None, Field(exclude_if=lambda suppression: suppression is None)]
 LowerPrecision = Annotated[Agreement | None, Field(exclude_if=lambda agreement: agreement is None)]
 
 
@@ -29,6 +34,7 @@ class VersionCard(BaseModel):
 
     version: str
     state: str = Field(description="ready, recovering, failed, or standby: kept in memory for a rollback.")
+    task: str = Field(description="classification or detection.")
     architecture: str
     provider: str = Field(description="ONNX Runtime's execution provider, or OpenVINO.")
     precision: str = Field(description="Of the file's arithmetic.")
@@ -37,10 +43,11 @@ class VersionCard(BaseModel):
     opset: int
     input: Input
     preprocessing: Preprocessing
+    suppression: AnySuppression = Field(description="Of a model of detection: how it chooses among boxes.")
     labels: tuple[str, ...]
     attention: tuple[AttentionMap, ...] = Field(description="What POST /explain can show; empty if nothing.")
-    accuracy: Accuracy | None = Field(description="Null if it was never measured.")
-    parity: Parity
+    accuracy: AnyAccuracy | None = Field(description="Null if it was never measured.")
+    parity: AnyParity
     provenance: Provenance
     sha256: dict[str, str] = Field(description="Of each file of the bundle.")
 
@@ -75,6 +82,7 @@ class VersionState(BaseModel):
     """Where one version is in its life."""
 
     version: str
+    task: str
     state: str
 
 
@@ -111,7 +119,8 @@ def model_summary(model: ServedModel) -> ModelSummary:
     return ModelSummary(
         name=model.name,
         versions=[
-            VersionState(version=loaded.bundle.manifest.version, state=state) for loaded, state in _in_memory(model)
+            VersionState(version=loaded.bundle.manifest.version, task=loaded.bundle.manifest.task, state=state)
+            for loaded, state in _in_memory(model)
         ],
         failures=_failures(model),
         notice=model.notice,
@@ -137,6 +146,7 @@ def _version_card(loaded: LoadedVersion, state: str) -> VersionCard:
     return VersionCard(
         version=manifest.version,
         state=state,
+        task=manifest.task,
         architecture=manifest.architecture,
         provider=loaded.predictor.provider,
         precision=manifest.precision,
@@ -145,6 +155,7 @@ def _version_card(loaded: LoadedVersion, state: str) -> VersionCard:
         opset=manifest.opset,
         input=manifest.input,
         preprocessing=manifest.preprocessing,
+        suppression=manifest.suppression,
         labels=manifest.labels,
         attention=manifest.attention,
         accuracy=manifest.accuracy,

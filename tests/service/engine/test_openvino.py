@@ -23,7 +23,7 @@ from aaserve.service.engine.runtime.runner import ModelRunner
 from aaserve.service.engine.runtime.session import OnnxSession
 from aaserve.service.errors import ProviderMissing, StartFailed
 from aaserve.service.settings import Settings
-from tests.detector_bundle import write_detector
+from tests.detector_bundle import coloured, write_detector
 from tests.helpers import EXAMPLES, REPOSITORY, SHIPPED
 
 pytest.importorskip("openvino", reason="the extra openvino is not installed")
@@ -84,16 +84,19 @@ def test_threads_that_share_a_session_get_the_answers_of_each_row_alone() -> Non
 
 
 def test_outputs_of_any_shape_and_type_come_as_the_graph_gives_them(tmp_path: Path) -> None:
-    detector = write_detector(tmp_path)
+    detector = open_bundle(write_detector(tmp_path))
     session = OpenVinoSession(detector, SETTINGS)
     session.warm_up()
-    pixels = np.random.default_rng(0).integers(0, 256, (3, 4, 4, 3), np.uint8)
-    found = session.run(pixels)
+    red = np.asarray(coloured(64, 48, red=((3, 5, 20, 30), 204)))
+    found = session.run(np.stack([red, red * 0]))
     assert {name: (values.dtype.name, values.shape) for name, values in found.items()} == {
-        "boxes": ("float32", (3, 4, 4)),
-        "classes": ("int64", (3, 4)),
-        "count": ("int64", (3,)),
+        "boxes": ("float32", (2, 3, 4)),
+        "scores": ("float32", (2, 3)),
+        "classes": ("int64", (2, 3)),
+        "count": ("int64", (2,)),
     }
+    np.testing.assert_array_equal(found["boxes"][0], [[3, 5, 20, 30], [0] * 4, [0] * 4])
+    np.testing.assert_array_equal(found["count"], [1, 0])
     manifest = detector.manifest
     swapped = manifest.model_copy(update={"outputs": manifest.outputs[::-1]})
     with pytest.raises(StartFailed, match=r"expected the output \('count', 'int64', \(\)\), \('classes'"):

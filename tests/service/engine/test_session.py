@@ -13,8 +13,8 @@ from aaserve.service.engine.runtime.providers import with_options
 from aaserve.service.engine.runtime.session import OnnxSession, left_to_the_cpu
 from aaserve.service.errors import StartFailed
 from aaserve.service.settings import Settings
-from tests.detector_bundle import write_detector
-from tests.helpers import REPOSITORY
+from tests.detector_bundle import coloured, write_detector
+from tests.helpers import REPOSITORY, noise
 
 SHIPPED = open_bundle(REPOSITORY / "aa-cifar100" / "1")
 
@@ -69,19 +69,20 @@ def test_runs_batches_of_any_size() -> None:
 @pytest.mark.parametrize("fixed_shapes", [False, True])
 def test_named_outputs_of_any_shape_and_type_come_as_the_graph_gives_them(tmp_path: Path, fixed_shapes: bool) -> None:
     """As a detector's: a fixed number of boxes and classes for each picture, and how many of them count."""
-    detector = write_detector(tmp_path)
+    detector = open_bundle(write_detector(tmp_path))
     session = OnnxSession(detector, Settings(provider="cpu", max_batch_size=4), fixed_shapes=fixed_shapes)
     session.warm_up()
-    pixels = np.random.default_rng(0).integers(0, 256, (3, 4, 4, 3), np.uint8)
-    found = session.run(pixels)
+    pictures = [coloured(64, 48), coloured(64, 48, red=((3, 5, 20, 30), 204)), noise(48, 64)]
+    found = session.run(np.stack([np.asarray(picture) for picture in pictures]))
     assert {name: (values.dtype.name, values.shape) for name, values in found.items()} == {
-        "boxes": ("float32", (3, 4, 4)),
-        "classes": ("int64", (3, 4)),
+        "boxes": ("float32", (3, 3, 4)),
+        "scores": ("float32", (3, 3)),
+        "classes": ("int64", (3, 3)),
         "count": ("int64", (3,)),
     }
-    np.testing.assert_array_equal(found["boxes"], pixels.reshape(3, 4, 12)[:, :, :4])
-    np.testing.assert_array_equal(found["count"], pixels.reshape(3, -1).max(axis=1))
-    assert list(session.run(pixels, ["count"])) == ["count"]
+    np.testing.assert_array_equal(found["boxes"][1], [[3, 5, 20, 30], [0] * 4, [0] * 4])
+    np.testing.assert_array_equal(found["count"], [0, 1, 3])
+    assert list(session.run(np.zeros((1, 48, 64, 3), np.uint8), ["count"])) == ["count"]
     manifest = detector.manifest
     swapped = manifest.model_copy(update={"outputs": manifest.outputs[::-1]})
     with pytest.raises(StartFailed, match=r"expected the output \('count', 'int64', \(\)\), \('classes'"):

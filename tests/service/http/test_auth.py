@@ -50,6 +50,8 @@ NEEDS = {
     "/v2/repository/index": ANY,
     "/classify": "infer",
     "/classify/batch": "infer",
+    "/detect": "infer",
+    "/detect/batch": "infer",
     "/explain": "infer",
     "/predictions/{model}": "infer",
     "/predictions/{model}/{version}": "infer",

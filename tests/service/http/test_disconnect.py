@@ -1,8 +1,10 @@
 """Work stops when its client disconnects."""
 
 import asyncio
+import gc
 import socket
 import struct
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Event
@@ -63,6 +65,27 @@ def test_a_client_that_disconnects_after_the_block_cancels_nothing() -> None:
         await asyncio.sleep(0)
 
     asyncio.run(scenario())
+
+
+def test_a_request_leaves_nothing_to_the_garbage_collector() -> None:
+    async def receive() -> Message:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def scenario() -> None:
+        request = Request({"type": "http"}, receive)
+        async with cancel_on_disconnect(request):
+            await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        left = weakref.ref(request)
+        del request
+        assert left() is None
+
+    gc.disable()
+    try:
+        asyncio.run(scenario())
+    finally:
+        gc.enable()
 
 
 def test_a_task_that_is_cancelled_from_elsewhere_stays_cancelled() -> None:

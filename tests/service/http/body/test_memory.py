@@ -18,6 +18,7 @@ from PIL import Image
 
 from aaserve.service.http.app import create_app
 from aaserve.service.settings import Settings
+from tests.detector_bundle import write_detector
 from tests.helpers import REPOSITORY, encode, noise, served, wait_until
 
 REPEATED = 3
@@ -123,6 +124,17 @@ SENT = {
 }
 
 
+DETECTED = {
+    "detection": raw("/detect", 200, PNG),
+    "detection, json": json_body("/detect", 200, b'{"image":"%b","score_threshold":0.1}' % BASE64),
+    "detection, drawn": raw("/detect", 200, PNG, Accept="image/png"),
+    "detection batch": form("/detect/batch", 200, PNG, NO_PICTURE),
+    "detection by TorchServe": raw("/predictions/colours", 200, PNG),
+    "detection, pictures of a tensor": texts(200, BASE64, BASE64)._replace(path="/v2/models/colours:pictures/infer"),
+    "detection, another task": json_body("/classify", 422, b'{"image":"%b"}' % BASE64),
+}
+
+
 class Service(NamedTuple):
     app: FastAPI
     port: int
@@ -151,6 +163,16 @@ def service() -> Iterator[Service]:
     app = create_app(
         Settings(repository=REPOSITORY, max_queue_size=ROWS, max_batch_items=ROWS, max_body_bytes=2_000_000)
     )
+    with served(app) as (client, _):
+        wait_until(lambda: client.get("/health/ready").status_code == 200)
+        yield Service(app, client.base_url.port)
+
+
+@pytest.fixture(scope="module")
+def detector(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    repository = tmp_path_factory.mktemp("detector")
+    write_detector(repository)
+    app = create_app(Settings(repository=repository))
     with served(app) as (client, _):
         wait_until(lambda: client.get("/health/ready").status_code == 200)
         yield Service(app, client.base_url.port)
@@ -188,6 +210,16 @@ def assert_nothing_is_kept(service: Service, send: Callable[[Sent], None], sent:
 @pytest.mark.parametrize("name", SENT)
 def test_no_body_is_kept(service: Service, name: str) -> None:
     assert_nothing_is_kept(service, service.post, SENT[name])
+
+
+@pytest.mark.parametrize("name", DETECTED)
+def test_no_body_is_kept_of_detections(detector: Service, name: str) -> None:
+    assert_nothing_is_kept(detector, detector.post, DETECTED[name])
+
+
+@pytest.mark.parametrize("name", ["detection", "detection, drawn", "detection batch"])
+def test_no_body_is_kept_of_a_client_who_leaves_a_detection(detector: Service, name: str) -> None:
+    assert_nothing_is_kept(detector, detector.leave, DETECTED[name])
 
 
 def test_no_body_is_kept_that_the_queue_has_no_room_for(service: Service) -> None:

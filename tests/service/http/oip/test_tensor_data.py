@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from aaserve.bundle.bundle import open_bundle
 from aaserve.service.errors import InvalidRequest
 from aaserve.service.http.body.json_body import parse_json
 from aaserve.service.http.oip.infer_request import read_infer_request
@@ -47,22 +48,23 @@ def test_bytes_at_an_odd_address() -> None:
 
 
 def test_outputs_of_any_shape_and_type_are_tensors_by_their_names(tmp_path: Path) -> None:
-    view = View(write_detector(tmp_path).manifest, pictures=False)
+    view = View(open_bundle(write_detector(tmp_path, size=(4, 4))).manifest, pictures=False)
     assert [(spec.name, spec.datatype, spec.shape) for spec in view.outputs] == [
-        ("boxes", "FP32", (4, 4)),
-        ("classes", "INT64", (4,)),
+        ("boxes", "FP32", (3, 4)),
+        ("scores", "FP32", (3,)),
+        ("classes", "INT64", (3,)),
         ("count", "INT64", ()),
     ]
     request = {"inputs": [{"name": "image", "datatype": "UINT8", "shape": [2, 4, 4, 3], "data": [0] * 96}]}
     wanted = [{"name": "count"}, {"name": "classes", "parameters": {"binary_data": True}}]
     asked = read_infer_request(json.dumps({**request, "outputs": wanted}).encode(), None, view, max_rows=2)
-    classes = np.array([[1, 2, 3, 2**40], [5, 6, 7, -8]])
-    answers = {"boxes": np.zeros((2, 4, 4), np.float32), "classes": classes, "count": np.array([4, 0])}
+    classes = np.array([[1, 2, 2**40], [5, 6, -8]])
+    answers = {"boxes": np.zeros((2, 3, 4), np.float32), "classes": classes, "count": np.array([4, 0])}
     content, length = write_infer_response(view, asked, answers)
     count, described = json.loads(content[:length])["outputs"]
     assert count == {"name": "count", "datatype": "INT64", "shape": [2], "data": [4, 0]}
-    assert (described["datatype"], described["shape"]) == ("INT64", [2, 4])
-    np.testing.assert_array_equal(np.frombuffer(content[length:], "<i8").reshape(2, 4), classes)
+    assert (described["datatype"], described["shape"]) == ("INT64", [2, 3])
+    np.testing.assert_array_equal(np.frombuffer(content[length:], "<i8").reshape(2, 3), classes)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, 1e300, 10**400, True, None, "1", [1]], ids=str)

@@ -12,7 +12,13 @@ FOLDER = REPOSITORY / "aa-cifar100" / "1"
 def test_the_list_names_each_model_with_its_versions_and_states(service: RunningService) -> None:
     assert service.client.get("/models").json() == {
         "default_model": "aa-cifar100",
-        "models": [{"name": "aa-cifar100", "versions": [{"version": "1", "state": "ready"}], "failures": []}],
+        "models": [
+            {
+                "name": "aa-cifar100",
+                "versions": [{"version": "1", "task": "classification", "state": "ready"}],
+                "failures": [],
+            }
+        ],
     }
 
 

@@ -1,0 +1,78 @@
+"""What the manifest of a detection model says: four outputs, suppression inside the graph, and average precision."""
+
+from collections.abc import Sequence
+
+from pydantic import Field
+
+from aaserve.bundle.sections import Output, Section, Share, Size
+
+OUTPUTS = ("boxes", "scores", "classes", "count")
+
+
+class Suppression(Section):
+    """How the graph chooses among the boxes that the network proposes."""
+
+    score_threshold: Share = Field(description="The graph never answers detections with lower scores.")
+    iou_threshold: Share = Field(description="Of two boxes of a class that overlap by more, the better one stays.")
+
+
+class DetectionParity(Section):
+    """How the detections of the graph compared with those of PyTorch, on real pictures when it was made."""
+
+    images: int = Field(ge=1)
+    batch_sizes: tuple[Size, ...]
+    detections: int = Field(ge=0, description="Detections that were compared.")
+    max_difference: float = Field(ge=0, description="Largest difference of a score.")
+    tolerance: float = Field(gt=0, description="Largest max_difference allowed.")
+    least_iou: Share = Field(description="Least intersection over union of two boxes that belong together.")
+    iou_tolerance: Share = Field(description="Smallest least_iou allowed.")
+
+
+class DetectionAccuracy(Section):
+    """Average precision on annotated pictures as COCO defines it, and how it was measured."""
+
+    dataset: str
+    images: int = Field(ge=1)
+    ap: Share = Field(description="Mean over classes and over IoU thresholds 0.50, 0.55, ... 0.95.")
+    ap_50: Share = Field(description="At an IoU of 0.50.")
+    ap_75: Share = Field(description="At an IoU of 0.75.")
+    measured: str = Field(description="Command and circumstances, in a sentence.")
+
+
+class DetectionLowered(Section):
+    """What a precision below fp32 costs, against the fp32 graph of the same checkpoint, and what was allowed."""
+
+    judged: int = Field(ge=1, description="Pictures that both graphs answered; none of them served to calibrate.")
+    agreement: Share = Field(description="Share of the fp32 graph's detections that this graph finds too.")
+    ap_fp32: Share | None = Field(description="Average precision of the fp32 graph, where there are annotations.")
+    ap: Share | None = Field(description="Average precision of this graph, where there are annotations.")
+    allowed_drop: float = Field(
+        ge=0, description="Points of average precision, or of agreement without annotations, to lose at most."
+    )
+    calibrated: int | None = Field(ge=1, description="Pictures that gave the ranges of activations; int8 only.")
+    quantised: dict[str, int] | None = Field(description="Operators that compute in 8 bits, by kind; int8 only.")
+
+
+def check_outputs(outputs: Sequence[Output], num_labels: int) -> None:
+    """Check that there are boxes (D, 4), scores (D,), classes (D,) and count (), and that there are classes.
+
+    Boxes are left, top, right, bottom in pixels of the network's input. Rows beyond `count` are zeros.
+
+    Raises:
+        ValueError: one line; expected and found.
+    """
+    found = [(output.name, output.dtype, output.shape) for output in outputs]
+    rows = found[0][2][0] if found and found[0][2] else 1
+    expected = [
+        ("boxes", "float32", (rows, 4)),
+        ("scores", "float32", (rows,)),
+        ("classes", "int64", (rows,)),
+        ("count", "int64", ()),
+    ]
+    if found != expected:
+        raise ValueError(
+            "expected the outputs boxes float32 (D, 4), scores float32 (D,), classes int64 (D,) and count int64 (), "
+            f"found {', '.join(f'{name} {dtype} {shape}' for name, dtype, shape in found) or 'none'}"
+        )
+    if not num_labels:
+        raise ValueError("expected a label for each class, found none")

@@ -1,0 +1,89 @@
+"""An export of a detector: suppression in the graph, detections compared; fp16 and int8 are judged by agreement."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from aaserve.bundle.bundle import sha256_of
+from aaserve.bundle.detections import Detections, detections_of
+from aaserve.bundle.manifest import AttentionMap, DetectionParity, Output, Precision, Suppression
+from aaserve.bundle.preprocessing import Preprocessing
+from aaserve.bundle.probe import PROBE, probe_pixels
+from aaserve.bundle.references import Reference, StoredDetections
+from aaserve.export.graph.runtime import Graph
+from aaserve.export.graph.suppression import append_suppression, detection_outputs
+from aaserve.export.judgement.detection_loss import DetectionJudgement, judge_detections
+from aaserve.export.judgement.detection_parity import Detector, RawGraph, check_detection_parity
+from aaserve.export.judgement.pictures import Picture
+from aaserve.export.judgement.samples import Sample
+from aaserve.export.tasks.task import Pixels, Report
+
+
+@dataclass(frozen=True)
+class Detection:
+    """See `Task`. The graph of the network has the raw outputs of graph/suppression.py."""
+
+    original: Detector
+    preprocessing: Preprocessing
+
+    name = "detection"
+    answers = 2
+    attention: tuple[AttentionMap, ...] = ()
+
+    @property
+    def outputs(self) -> tuple[Output, ...]:
+        return detection_outputs(self.original.selection.max_detections)
+
+    @property
+    def suppression(self) -> Suppression:
+        selection = self.original.selection
+        return Suppression(score_threshold=selection.score_threshold, iou_threshold=selection.iou_threshold)
+
+    def finish(self, network: bytes) -> bytes:
+        return append_suppression(network, self.original.anchors, self.preprocessing.crop, self.original.selection)
+
+    def check_parity(
+        self, network: bytes, pixels: Pixels, *, batch_sizes: Sequence[int], precision: Precision, report: Report
+    ) -> DetectionParity:
+        return check_detection_parity(
+            self.original,
+            RawGraph(network, self.preprocessing),
+            Graph(self.finish(network), self.preprocessing),
+            pixels,
+            batch_sizes=batch_sizes,
+            precision=precision,
+            report=report,
+        )
+
+    def judge(
+        self, fp32: bytes, lowered: bytes, batches: Iterable[Pixels], samples: Sequence[Sample]
+    ) -> DetectionJudgement:
+        graphs = (Graph(self.finish(network), self.preprocessing) for network in (fp32, lowered))
+        return judge_detections(*graphs, batches)
+
+    def references(self, network: bytes, pictures: Sequence[Picture], report: Report) -> tuple[Reference, ...]:
+        found = [self.original.detections(picture.pixels[np.newaxis])[0] for picture in pictures]
+        if not any(len(one.scores) for one in found):
+            report(
+                f"warning: nothing with a score above {self.original.selection.score_threshold:g} in any of the "
+                f"{len(found)} pictures: check mean and std, and that the checkpoint is a trained one"
+            )
+        probe = probe_pixels(self.preprocessing.crop)
+        answer = Graph(self.finish(network), self.preprocessing).values(probe[np.newaxis])
+        of_probe = detections_of({name: values[0] for name, values in answer.items()})
+        return (
+            *(
+                Reference(picture=picture.name, sha256=picture.sha256, detections=_stored(one))
+                for picture, one in zip(pictures, found, strict=True)
+            ),
+            Reference(picture=PROBE, sha256=sha256_of(probe.tobytes()), detections=_stored(of_probe)),
+        )
+
+
+def _stored(found: Detections) -> StoredDetections:
+    return StoredDetections(
+        boxes=tuple(map(tuple, found.boxes.astype(float).round(3).tolist())),
+        scores=tuple(found.scores.astype(float).round(6).tolist()),
+        classes=tuple(found.classes.tolist()),
+    )

@@ -1,0 +1,95 @@
+"""A model of detection behind the page: boxes over the picture, and a slider for the least score."""
+
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.detector_bundle import NAME, coloured_png, write_detector
+from tests.helpers import RunningService, running_service
+from tests.toy_bundles import picture, write_fragile_bundle
+
+RED, BLUE = (100, 60, 300, 200), (400, 300, 640, 480)
+COLOURS = {
+    "name": "colours.png",
+    "mimeType": "image/png",
+    "buffer": coloured_png(640, 480, red=(RED, 204), blue=(BLUE, 255), green=((0, 400, 50, 480), 102)),
+}
+
+
+@pytest.fixture(scope="module")
+def detector(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+    repository = tmp_path_factory.mktemp("repository")
+    write_detector(repository)
+    write_fragile_bundle(repository, name="small")
+    (repository / "serving.toml").write_text(f'default_model = "{NAME}"\n')
+    with running_service(repository=repository) as running:
+        yield running
+
+
+@pytest.fixture
+def shown(detector: RunningService) -> RunningService:
+    return detector
+
+
+@pytest.fixture
+def answered(tab: Page) -> Page:
+    """The page with an answer."""
+    tab.goto("/")
+    tab.set_input_files("#files", COLOURS)
+    expect(tab.locator(".card .top")).to_have_text("1 blue, 1 red")
+    return tab
+
+
+def test_boxes_lie_over_the_picture_where_the_objects_are(answered: Page) -> None:
+    expect(answered.get_by_role("status")).to_have_text("colours.png: 1 blue, 1 red")
+    expect(answered.locator(".card .bars li")).to_have_text(["blue100.0 %", "red80.0 %"])
+    expect(answered.locator(".card svg text")).to_have_text(["red 0.80", "blue 1.00"])  # the best one on top
+    image = answered.locator(".picture img").bounding_box()
+    scale = image["width"] / 640
+    for number, (left, top, right, bottom) in enumerate((RED, BLUE)):
+        box = answered.locator(".card svg g").nth(number).locator("rect").last.bounding_box()
+        found = ((box["x"] - image["x"]) / scale, (box["y"] - image["y"]) / scale, box["width"] / scale)
+        assert found == pytest.approx((left, top, right - left), abs=6)
+        assert box["height"] / scale == pytest.approx(bottom - top, abs=6)
+
+
+def test_the_slider_chooses_the_least_score_with_the_keyboard(answered: Page) -> None:
+    slider = answered.get_by_label("Least score")
+    expect(slider).to_have_value("0.5")
+    slider.focus()
+    answered.keyboard.press("Home")
+    expect(answered.locator(".card .top")).to_have_text("1 blue, 1 red, 1 green")
+    answered.keyboard.press("End")
+    expect(answered.locator(".card .top")).to_have_text("1 blue")
+    expect(answered.locator(".card svg g")).to_have_count(1)
+    answered.keyboard.press("Home")
+    for _ in range(40):
+        answered.keyboard.press("ArrowRight")
+    expect(answered.locator(".threshold .share")).to_have_text("40.0 %")
+    expect(answered.locator(".card svg g")).to_have_count(3)
+    answered.keyboard.press("ArrowRight")
+    expect(answered.locator(".card svg g")).to_have_count(2)
+
+
+def test_the_card_says_what_it_finds_and_how_well(answered: Page) -> None:
+    expect(answered.locator("#lede")).to_have_text(
+        "A network looks at it and marks the objects that it finds, of 3 kinds."
+    )
+    about = answered.locator("#about")
+    expect(about).to_contain_text("90.0 %AP at an IoU of 0.5")
+    expect(about).to_contain_text("boxes overlap by 100.0 % or more in 1 pictures")
+
+
+def test_a_picture_with_nothing_in_it_says_so(tab: Page) -> None:
+    tab.goto("/")
+    tab.set_input_files("#files", {**COLOURS, "buffer": coloured_png(64, 48)})
+    expect(tab.locator(".card .top")).to_have_text("nothing with such a score")
+    expect(tab.locator(".card svg g")).to_have_count(0)
+
+
+def test_each_model_is_asked_at_the_address_of_its_task(answered: Page) -> None:
+    answered.get_by_label("Model", exact=True).select_option("small")
+    expect(answered.locator("#about .name")).to_have_text("small version 1")
+    answered.set_input_files("#files", {"name": "red.png", "mimeType": "image/png", "buffer": picture(3)})
+    expect(answered.locator(".card .top").first).to_have_text("d")
