@@ -1,6 +1,7 @@
 """What many tests share."""
 
 import os
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -10,6 +11,9 @@ from tests.helpers import COMMAND, RunningService, running_service
 # Read when torch is imported, which comes later, and inherited by the processes that tests start. The threads of two
 # pytest workers would otherwise spin while they wait for each other: three times the CPU time on two cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Tests and the processes that they start would otherwise compile our sources anew each time.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 
 @pytest.fixture(scope="session")

@@ -1,11 +1,12 @@
-"""`python -m service` without a new interpreter: forked from a process that has imported it already.
+"""`python -m service` without a new interpreter: forked from a process that has imported everything already.
 
-Importing takes most of the processor time of a start. What comes before `main()` is skipped, so tests of starting and
-stopping run the command itself.
+Imports take most of the processor time of a start. The fork runs service/__main__.py from its first line, but in an
+interpreter that is up: tests of that, and of modules that are not installed, start a new one.
 """
 
 import multiprocessing
 import os
+import runpy
 import signal
 import site
 import subprocess
@@ -15,26 +16,21 @@ from contextlib import chdir
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-import uvicorn.loops.auto  # noqa: F401  (what main() imports later)
-import uvloop  # noqa: F401
-
-from aaserve.service import __main__ as command
-
 ROOT = Path(__file__).parent.parent
 _SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload([__name__])
+_SERVER.set_forkserver_preload([__name__, "aaserve.service.__main__", "uvicorn.loops.auto"])
 
 
 class ForkedService:
     """Like a subprocess.Popen with a pipe for stderr.
 
     Args:
-        environment: variables besides those of this process. On a PYTHONPATH given here, a sitecustomize runs.
+        environment: all variables. What is on PYTHONPATH comes first, and its sitecustomize runs.
     """
 
     def __init__(self, *options: str, environment: Mapping[str, str]) -> None:
         reader, writer = _SERVER.Pipe(duplex=False)
-        self._process = _SERVER.Process(target=_run, args=(options, dict(os.environ), dict(environment), writer))
+        self._process = _SERVER.Process(target=_run, args=(options, dict(environment), writer))
         with chdir(ROOT):  # where the fork server finds the packages, and the service its examples
             self._process.start()
         writer.close()
@@ -45,10 +41,6 @@ class ForkedService:
     def pid(self) -> int:
         assert self._process.pid is not None
         return self._process.pid
-
-    @property
-    def returncode(self) -> int | None:
-        return self._process.exitcode
 
     def poll(self) -> int | None:
         return self._process.exitcode
@@ -70,13 +62,13 @@ class ForkedService:
         self.send_signal(signal.SIGKILL)
 
 
-def _run(options: tuple[str, ...], inherited: dict[str, str], environment: dict[str, str], stderr: Connection) -> None:
+def _run(options: tuple[str, ...], environment: dict[str, str], stderr: Connection) -> None:
     os.dup2(stderr.fileno(), 2)
     stderr.close()
     os.environ.clear()
-    os.environ.update(inherited | environment)
+    os.environ.update(environment)
     if path := environment.get("PYTHONPATH"):
         sys.path[:0] = path.split(os.pathsep)
         site.execsitecustomize()
-    sys.argv = [command.__file__, *options]
-    sys.exit(command.main())
+    sys.argv = ["service", *options]
+    runpy.run_module("service", run_name="__main__", alter_sys=True)
