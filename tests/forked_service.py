@@ -4,6 +4,7 @@ Imports take most of the processor time of a start. The fork runs service/__main
 interpreter that is up: tests of that, and of modules that are not installed, start a new one.
 """
 
+import logging
 import multiprocessing
 import os
 import runpy
@@ -71,4 +72,7 @@ def _run(options: tuple[str, ...], environment: dict[str, str], stderr: Connecti
         sys.path[:0] = path.split(os.pathsep)
         site.execsitecustomize()
     sys.argv = ["service", *options]
-    runpy.run_module("service", run_name="__main__", alter_sys=True)
+    try:
+        runpy.run_module("service", run_name="__main__", alter_sys=True)
+    finally:
+        logging.shutdown()  # a fork ends without what atexit would run
