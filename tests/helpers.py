@@ -22,8 +22,10 @@ from PIL import Image
 
 from aaserve.service.process.connection import Connection
 from aaserve.service.process.connection_limit import ConnectionLimit
+from tests.forked_service import ForkedService
 
 ROOT = Path(__file__).parent.parent
+COMMAND = ("-m", "service")  # for `running_service`
 CONSOLE = ("--log-format", "console")  # stderr is no terminal here
 SHARED = ROOT.parent / "shared"
 SHIPPED = ROOT / "model_repository"  # all models that ship
@@ -47,9 +49,9 @@ def noise(height: int, width: int, seed: int = 0) -> Image.Image:
 
 
 class RunningService:
-    """`python -m service` on a free port, ready to answer."""
+    """A service on a free port, ready to answer."""
 
-    def __init__(self, process: subprocess.Popen[str], client: httpx.Client, log: list[str]) -> None:
+    def __init__(self, process: subprocess.Popen[str] | ForkedService, client: httpx.Client, log: list[str]) -> None:
         self.process = process
         self.client = client
         self.log = log
@@ -77,26 +79,21 @@ class RunningService:
 def running_service(
     *options: str,
     repository: Path = REPOSITORY,
-    run: tuple[str, ...] = ("-m", "service"),
+    run: tuple[str, ...] | None = None,
     ready: bool = True,
     environment: Mapping[str, str] | None = None,
     **client_options: Any,
 ) -> Iterator[RunningService]:
-    """Start the service as a user would, wait until it is ready, and stop it in the end.
+    """Start the service, wait until it is ready, and stop it in the end.
 
     Args:
-        run: what Python is to run instead.
+        run: what a new interpreter is to run; COMMAND is what a user types. By default the service is forked.
         ready: whether to wait for that; if not, only until it has its port.
         environment: variables that it has besides those of this process.
         client_options: of httpx.Client.
     """
-    process = subprocess.Popen(
-        [sys.executable, *run, "--port", "0", "--repository", str(repository), *CONSOLE, *options],
-        cwd=ROOT,
-        env={**os.environ, **(environment or {})},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    arguments = ["--port", "0", "--repository", str(repository), *CONSOLE, *options]
+    process = _start(arguments, run, environment or {})
     log: list[str] = []
     reader = threading.Thread(target=lambda: log.extend(process.stderr), daemon=True)  # keeps the pipe empty
     try:
@@ -156,15 +153,13 @@ def served(app: FastAPI) -> Iterator[tuple[httpx.Client, uvicorn.Server]]:
 
 def start_that_fails(*options: str, repository: Path = REPOSITORY, **environment: str) -> tuple[int, str]:
     """Exit status and stderr of a service that is expected not to start."""
-    finished = subprocess.run(
-        [sys.executable, "-m", "service", "--port", "0", "--repository", str(repository), *options],
-        cwd=ROOT,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    return finished.returncode, finished.stderr
+    process = ForkedService("--port", "0", "--repository", str(repository), *options, environment={**os.environ, **environment})
+    try:
+        status = process.wait(120)
+    finally:
+        process.kill()
+    with process.stderr:
+        return status, process.stderr.read()
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
@@ -178,7 +173,21 @@ def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
         time.sleep(0.02)
 
 
-def _wait_for(process: subprocess.Popen[str], log: list[str], pattern: str) -> str:
+def _start(
+    arguments: list[str], run: tuple[str, ...] | None, environment: Mapping[str, str]
+) -> subprocess.Popen[str] | ForkedService:
+    if run is None:
+        return ForkedService(*arguments, environment={**os.environ, **environment})
+    return subprocess.Popen(
+        [sys.executable, *run, *arguments],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def _wait_for(process: subprocess.Popen[str] | ForkedService, log: list[str], pattern: str) -> str:
     assert process.stderr is not None
     for line in process.stderr:
         log.append(line)

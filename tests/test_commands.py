@@ -28,7 +28,7 @@ from pathlib import Path
 import pytest
 
 from tests.clients.environments import environment
-from tests.helpers import ROOT
+from tests.helpers import REPOSITORY, ROOT
 
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 SUBSTITUTES = {
@@ -264,8 +264,9 @@ def test_wrong_commands_of_a_document_are_found(text: str, said: str | None, tmp
     document = tmp_path / "made-up.md"
     document.write_text(text)
     found = [command for block in blocks(document) if not block.not_run for command in commands(block)]
-    for name in ("aaserve", "service", "bundle", "model_repository"):
+    for name in ("aaserve", "service", "bundle"):
         (tmp_path / name).symlink_to(ROOT / name)
+    (tmp_path / "model_repository").symlink_to(REPOSITORY)
     wrong = [complaint(command, *result) for command, result in zip(found, run(found, tmp_path), strict=True)]
     seen = [each for each in wrong if each]
     assert bool(seen) == bool(said), seen

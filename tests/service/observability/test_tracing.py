@@ -24,7 +24,16 @@ from aaserve.service.errors import QueueFull
 from aaserve.service.http.app import create_app
 from aaserve.service.observability.tracing import Tracing
 from aaserve.service.settings import Settings
-from tests.helpers import EXAMPLES, REPOSITORY, RunningService, running_service, served, start_that_fails, wait_until
+from tests.helpers import (
+    COMMAND,
+    EXAMPLES,
+    REPOSITORY,
+    RunningService,
+    running_service,
+    served,
+    start_that_fails,
+    wait_until,
+)
 from tests.toy_bundles import OUT_OF_RANGE, picture, write_fragile_bundle
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e47{:02x}"
@@ -291,24 +300,22 @@ def test_a_collector_that_never_answers_holds_up_neither_requests_nor_the_stop(m
 
 
 @pytest.fixture
-def without_otel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Processes started now cannot import what the extra installs."""
+def without_otel(tmp_path: Path) -> dict[str, str]:
+    """The environment of a service that cannot import what the extra installs."""
     absent = ["opentelemetry.sdk", "opentelemetry.exporter", "opentelemetry.proto", "requests", "google.protobuf"]
     (tmp_path / "sitecustomize.py").write_text(f"import sys\nsys.modules.update(dict.fromkeys({absent}))\n")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    return {"PYTHONPATH": str(tmp_path)}
 
 
-@pytest.mark.usefixtures("without_otel")
-def test_without_the_extra_the_service_needs_nothing_of_it() -> None:
-    with running_service(repository=REPOSITORY) as service:
+def test_without_the_extra_the_service_needs_nothing_of_it(without_otel: dict[str, str]) -> None:
+    with running_service(repository=REPOSITORY, run=COMMAND, environment=without_otel) as service:
         answer = classify(service, 1)
         assert answer.status_code == 200
         assert "traceresponse" not in answer.headers
 
 
-@pytest.mark.usefixtures("without_otel")
-def test_traces_that_are_asked_for_and_not_installed_stop_the_start() -> None:
-    status, said = start_that_fails("--tracing")
+def test_traces_that_are_asked_for_and_not_installed_stop_the_start(without_otel: dict[str, str]) -> None:
+    status, said = start_that_fails("--tracing", **without_otel)
     assert status == 1
     assert re.fullmatch(r"error: tracing: expected the extra otel \(pip .*\), found no module \S+\n", said)
 

@@ -16,7 +16,16 @@ import pytest
 
 from aaserve.service.process.supervisor import METRICS_FOLDER
 from aaserve.service.settings import Settings
-from tests.helpers import EXAMPLES, REPOSITORY, ROOT, RunningService, held_service, running_service, wait_until
+from tests.helpers import (
+    COMMAND,
+    EXAMPLES,
+    REPOSITORY,
+    ROOT,
+    RunningService,
+    held_service,
+    running_service,
+    wait_until,
+)
 from tests.toy_bundles import write_fragile_bundle
 
 JPEG = (EXAMPLES / "rocket.jpg").read_bytes()
@@ -34,7 +43,7 @@ def all_ready(service: RunningService) -> bool:
 
 
 def test_every_worker_reports_the_metrics_of_all() -> None:
-    with running_service("--workers", "2") as service:
+    with running_service("--workers", "2", run=COMMAND) as service:
         wait_until(lambda: all_ready(service))
         with concurrent.futures.ThreadPoolExecutor(8) as threads:
             answers = list(threads.map(lambda _: classify_on_its_own(service), range(40)))
@@ -148,7 +157,7 @@ def test_sigterm_reaches_all_workers_and_all_that_was_accepted_is_answered() -> 
 
 
 def test_workers_end_when_the_supervisor_is_killed() -> None:
-    with running_service("--workers", "2") as service:
+    with running_service("--workers", "2", run=COMMAND) as service:
         workers = children(service.process.pid)
         service.process.kill()
         service.process.wait(40)
@@ -175,7 +184,7 @@ def test_a_supervisor_that_can_start_no_process_says_so_keeps_its_workers_and_tr
         shutil.copy(configuration, tmp_path)
         (tmp_path / "lib").symlink_to(Path(sys.prefix) / "lib")
     monkeypatch.setattr(sys, "executable", str(python))
-    with running_service("--workers", "2") as service:
+    with running_service("--workers", "2", run=COMMAND) as service:
         wait_until(lambda: all_ready(service))
         [first, second] = children(service.process.pid)
         target = python.readlink()
