@@ -2,6 +2,7 @@
 
     parity       logits of fp32, TF32 and fp16 on the device, compared with fp32 on the CPU
     throughput   images per second of the service's session by batch size, with 1 to 3 calling threads
+    pytorch      the same for PyTorch, eager and compiled
     serving      the service over HTTP, by workers, lanes and clients; photographs of 100 kB
     memory       time to readiness; memory with a model, without it, and with it loaded again
 
@@ -36,7 +37,7 @@ from benchmarks.generator import Generator
 from benchmarks.load import post_request
 from benchmarks.peers.process_tree import processor_seconds
 from benchmarks.pictures import photographs
-from benchmarks.random_bundles import random_bundle
+from benchmarks.random_bundles import described_network, random_bundle
 from benchmarks.samples import percentiles
 from tests.faults.running import HOST, Service, running, wait_until
 
@@ -54,7 +55,8 @@ class Plan:
 
     Args:
         served: workers, and lanes of each.
-        max_batch_size: in throughput and serving; throughput has every size that the service warms up.
+        max_batch_size: of the service in the step serving.
+        batches: in the steps throughput and pytorch.
         seconds: of one measurement.
     """
 
@@ -63,6 +65,7 @@ class Plan:
     served: tuple[tuple[int, int], ...]
     clients: tuple[int, ...]
     max_batch_size: int
+    batches: tuple[int, ...]
     seconds: float
 
 
@@ -73,9 +76,18 @@ PLANS = {
         served=((1, 1), (4, 1), (8, 1), (4, 2), (1, 2)),
         clients=(1, 16, 64, 256),
         max_batch_size=64,
+        batches=(1, 8, 64, 256),
         seconds=2.0,
     ),
-    "cpu": Plan(device="cpu", networks=("tiny",), served=((1, 1),), clients=(1, 2), max_batch_size=2, seconds=0.25),
+    "cpu": Plan(
+        device="cpu",
+        networks=("tiny",),
+        served=((1, 1),),
+        clients=(1, 2),
+        max_batch_size=2,
+        batches=(1, 2),
+        seconds=0.25,
+    ),
 }
 
 
@@ -144,19 +156,52 @@ def throughput(plan: Plan, results: Results) -> None:
 
 def session_rates(plan: Plan, network: str, threads: int) -> Row:
     """Images per second by batch size. Each of `threads` calls again at once; copies to and from the GPU count."""
-    settings = Settings(provider=plan.device, max_batch_size=plan.max_batch_size)
-    session = _session(network, "fp16", settings)
+    session = _session(network, "fp16", Settings(provider=plan.device, max_batch_size=max(plan.batches)))
+    return _by_batch(plan, network, session.run, threads)
+
+
+def pytorch(plan: Plan, results: Results) -> None:
+    for network in plan.networks:
+        for how in ("eager", "compiled") if plan.device == "cuda" else ("eager",):
+            results.case(
+                f"pytorch, {network}, fp16, {how}",
+                lambda network=network, how=how: pytorch_rates(plan, network, compiled=how == "compiled"),
+            )
+
+
+def pytorch_rates(plan: Plan, network: str, *, compiled: bool) -> Row:
+    """As `session_rates` with one thread: float16 and channels last; pixels are normalised on the device."""
+    import torch
+
+    from aaserve.models import create_model
+
+    described = described_network(network)
+    half = torch.float16 if plan.device == "cuda" else torch.float32
+    model = create_model(described["architecture"], **described["options"]).eval()
+    model = model.to(plan.device, half, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    forward = torch.compile(model) if compiled else model
+
+    def call(pixels: np.ndarray) -> object:
+        with torch.inference_mode():
+            rows = torch.from_numpy(pixels).to(plan.device).permute(0, 3, 1, 2).to(half)
+            return forward((rows - 127.5) / 64).cpu()
+
+    return _by_batch(plan, network, call, threads=1)
+
+
+def _by_batch(plan: Plan, network: str, call: Callable[[np.ndarray], object], threads: int) -> Row:
+    """Images per second by batch size of threads that call again at once."""
     found = {}
-    for rows in session.warm_sizes:
+    for rows in plan.batches:
         batch = _pixels(network, rows)
         with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(session.run, [batch] * 2 * threads))
+            list(pool.map(call, [batch] * 2 * threads))
             end = time.monotonic() + plan.seconds
 
-            def calls(_: int, end: float = end, batch: Any = batch) -> int:
+            def calls(_: int, end: float = end, batch: np.ndarray = batch) -> int:
                 number = 0
                 while time.monotonic() < end:
-                    session.run(batch)
+                    call(batch)
                     number += 1
                 return number
 
@@ -295,6 +340,7 @@ def _memory(client: httpx.Client, service: Service) -> Row:
 STEPS: dict[str, Callable[[Plan, Results], None]] = {
     "parity": parity,
     "throughput": throughput,
+    "pytorch": pytorch,
     "serving": serving,
     "memory": memory,
 }

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from aaserve.bundle.bundle import open_bundle
 from aaserve.bundle.manifest import Precision
@@ -52,6 +52,11 @@ def random_bundle(network: str, precision: str = "fp32") -> Path:
     return folder
 
 
+def described_network(name: str) -> dict[str, Any]:
+    """Architecture and options of `models.create_model`."""
+    return TINY if name == "tiny" else {"architecture": name, "options": {}}
+
+
 def _export(network_name: str, folder: Path, precision: Precision) -> None:
     import torch
     from safetensors.torch import save_file
@@ -65,7 +70,7 @@ def _export(network_name: str, folder: Path, precision: Precision) -> None:
     from aaserve.models.retinanet.network import RetinaNet
 
     torch.manual_seed(0)
-    described = TINY if network_name == "tiny" else {"architecture": network_name, "options": {}}
+    described = described_network(network_name)
     network = create_model(described["architecture"], **described["options"])
     if network.image_size == (32, 32):
         shipped = open_bundle(SHIPPED).manifest

@@ -1,10 +1,6 @@
 """python -m export evaluate BUNDLE DIR: accuracy on pictures whose right answers are known, into the manifest.
 
-<<<<<<< HEAD
-    pictures --read like the service--> rows --ONNX Runtime on the CPU--> ranks of the right classes
-=======
-    pictures --read as the service reads them--> rows --ONNX Runtime on the CPU--> top-1 and top-5 | average precision
->>>>>>> det-export
+    pictures --read like the service--> rows --ONNX Runtime on the CPU--> top-1 and top-5 | average precision
 
 DIR is DIR/LABEL/* for a classifier; for a detector it is as `bundle.coco.instances` has it. Needs no torch.
 """
@@ -37,16 +33,12 @@ def main(argv: Sequence[str], prog: str = "python -m export evaluate") -> int:
         description="Measure top-1 and top-5, or a detector's average precision, and write them into the manifest.",
     )
     parser.add_argument("bundle", type=Path, help="NAME/VERSION folder")
-<<<<<<< HEAD
-    parser.add_argument("pictures", type=Path, help="folder with a folder of pictures per label")
-=======
     parser.add_argument(
         "pictures",
         type=Path,
         help=f"folder of folders of pictures, each named as a label; for a detector, folder with {LAYOUT}",
     )
     parser.add_argument("--split", choices=SPLITS, help="of a detector: which instances file (default: val, else test)")
->>>>>>> det-export
     parser.add_argument("--dataset", help="what the pictures are, for the manifest (default: name of the folder)")
     parser.add_argument("--dry-run", action="store_true", help="print the accuracy and leave the manifest as it is")
     arguments = parser.parse_args(argv)
@@ -60,15 +52,9 @@ def main(argv: Sequence[str], prog: str = "python -m export evaluate") -> int:
 
         pictures, name = _find(arguments.pictures, arguments.split, manifest, report)
         if not arguments.dry_run:
-<<<<<<< HEAD
-            replace_manifest(opened.folder, manifest)  # find out before the evaluation if it cannot be written
-        batches = _in_batches(samples, manifest.max_batch_size or BATCH_SIZE)
-        accuracy = evaluate(opened, track(batches, "evaluating", console=console), dataset)
-=======
             replace_manifest(opened.folder, manifest)  # what cannot be written is better known before than after
         batches = track(in_batches(pictures, manifest), "evaluating", console=console)
         accuracy = evaluate(opened, batches, arguments.dataset or name)
->>>>>>> det-export
         if not arguments.dry_run:
             replace_manifest(opened.folder, manifest.model_copy(update={"accuracy": accuracy}))
     except (BundleError, ExportError, ValueError, OSError) as error:
@@ -79,66 +65,12 @@ def main(argv: Sequence[str], prog: str = "python -m export evaluate") -> int:
     return 0
 
 
-<<<<<<< HEAD
-def told(accuracy: Accuracy) -> str:
-    return (
-        f"top-1 {accuracy.top_1:.2%}, top-5 {accuracy.top_5:.2%} of {accuracy.images:,} pictures ({accuracy.dataset})"
-    )
-
-
-def evaluate(opened: Bundle, batches: Iterable[Sequence[Sample]], dataset: str) -> Accuracy:
-    """Classify labelled pictures with the model of a bundle.
-=======
 def evaluate(opened: Bundle, batches: Iterable[Sequence[Any]], dataset: str) -> Accuracy | DetectionAccuracy:
     """Let the model of a bundle answer pictures that `_find` found.
->>>>>>> det-export
 
     Raises:
         ExportError: a picture does not decode, or the model fails or gives an answer that is not finite.
     """
-<<<<<<< HEAD
-    manifest = opened.manifest
-    session = onnxruntime.InferenceSession(opened.model_path, providers=["CPUExecutionProvider"])
-    ranks: list[int] = []
-    with ThreadPoolExecutor() as pool:
-        for batch in batches:
-            rows = np.stack(list(pool.map(lambda sample: _read(sample.path, opened), batch)))
-            try:
-                [logits] = session.run([manifest.outputs[0].name], {manifest.input.name: rows})
-            except Exception as error:  # ONNX Runtime raises many types
-                raise ExportError(
-                    f"{batch[0].path}: the model fails on its batch: {str(error).splitlines()[0]}"
-                ) from error
-            if not np.isfinite(logits).all():
-                raise ExportError(f"{batch[0].path}: expected finite logits, found others in its batch")
-            ranks += [_rank(row, sample.class_index) for row, sample in zip(logits, batch, strict=True)]
-    found = np.array(ranks)
-    return Accuracy(
-        dataset=dataset,
-        images=len(found),
-        top_1=float((found < 1).mean()),
-        top_5=float((found < TOP).mean()),
-        measured="python -m export evaluate: every picture read as the service reads it, ONNX Runtime on the CPU",
-    )
-
-
-def _rank(logits: NDArray[np.float32], class_index: int) -> int:
-    """Number of classes ranked before the right one; ties are ranked as in the service."""
-    return int((logits > logits[class_index]).sum() + (logits[:class_index] == logits[class_index]).sum())
-
-
-def _read(path: Path, opened: Bundle) -> NDArray[Any]:
-    try:
-        return read_input(path.read_bytes(), opened.manifest, max_pixels=MAX_PIXELS)
-    except ImageError as error:
-        raise ExportError(f"{path}: {error}") from error
-    except OSError as error:
-        raise ExportError(f"{path}: expected a readable file, found: {error.strerror or error}") from error
-
-
-def _in_batches(samples: Sequence[Sample], size: int) -> list[Sequence[Sample]]:
-    return [samples[start : start + size] for start in range(0, len(samples), size)]
-=======
     if opened.manifest.task != "detection":
         return top_k(opened, batches, dataset, MEASURED)
     score = score_boxes(on_the_cpu(opened), opened.manifest, batches)
@@ -159,4 +91,3 @@ def _find(
         wanted = f"instances_{split}.json" if split else LAYOUT
         raise ExportError(f"{folder}: expected the annotations of pictures ({wanted}), found none")
     return found.pictures, f"{name}, {found.file.stem.removeprefix('instances_')}"
->>>>>>> det-export

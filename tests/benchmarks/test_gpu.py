@@ -31,6 +31,7 @@ def test_parity_compares_precisions(cases: dict[str, dict[str, Any]]) -> None:
 
 def test_throughput_has_every_batch_size(cases: dict[str, dict[str, Any]]) -> None:
     assert cases["throughput, tiny, fp16, 2 threads"]["images_per_second"]["1"] > 0
+    assert cases["pytorch, tiny, fp16, eager"]["images_per_second"]["2"] > 0
 
 
 def test_serving_has_throughput_stages_and_processor_time(cases: dict[str, dict[str, Any]]) -> None:
@@ -60,7 +61,7 @@ def test_a_case_that_fails_is_kept_with_its_reason_and_the_next_one_runs(tmp_pat
 
 
 def test_without_a_gpu_every_case_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    plan = gpu.Plan("cuda", ("tiny",), served=(), clients=(), max_batch_size=2, seconds=0.1)
+    plan = gpu.Plan("cuda", ("tiny",), served=(), clients=(), max_batch_size=2, batches=(1,), seconds=0.1)
     monkeypatch.setitem(gpu.PLANS, "cuda", plan)
     monkeypatch.setattr("sys.argv", ["gpu", "parity", "--device", "cuda", "--output", str(tmp_path / "gpu.json")])
     if gpu.main() == 0:
