@@ -2,6 +2,7 @@
 
 import json
 import re
+from typing import Any
 
 from tests.helpers import REPOSITORY, ROOT
 
@@ -51,6 +52,20 @@ def test_the_card_of_the_default_model_has_what_was_measured() -> None:
     assert [[float(cell) for cell in row.strip("| ").split(" | ")] for row in rows] == [
         [round(100 * sources[source][field], 1) for field in fields] for source in ("one_a_class", "imagenette")
     ]
+
+
+def test_detectors_have_what_was_measured() -> None:
+    networks = json.loads((RESULTS / "2026-12-01-detection-bccd.json").read_text())["networks"]
+    rows = re.findall(r"^\| `(retinanet_\w+)` \| ([\d,]+) ((?:\| [\d.]+ )+)\|$", DOCUMENT, re.MULTILINE)
+    found = {name: (int(count.replace(",", "")), figures.strip("| ").split(" | ")) for name, count, figures in rows}
+    assert found == {name: (row["parameters"], _detection_cells(row)) for name, row in networks.items()}
+
+
+def _detection_cells(row: dict[str, Any]) -> list[str]:
+    test, of_classes = row["test"], row["test"]["classes"]
+    cells = [*(test[name] for name in ("ap", "ap_50", "ap_75"))]
+    cells += [of_classes[name]["ap_50"] for name in ("Platelets", "RBC", "WBC")]
+    return [f"{100 * value:.1f}" for value in (*cells, row["val"]["ap_50"])]
 
 
 def test_providers_are_compared_as_they_were_measured() -> None:
