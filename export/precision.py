@@ -29,7 +29,7 @@ SPEED_BATCH_SIZES = (1, 8)
 
 @dataclass(frozen=True)
 class LoweredGraph:
-    """The bytes of the network's graph, what it loses against fp32, and its speed on this machine."""
+    """The bytes of the network's graph, its loss compared with fp32, and its speed on this machine."""
 
     network: bytes
     cost: Lowered | DetectionLowered
@@ -39,10 +39,10 @@ class LoweredGraph:
 def find_calibration(request: Request, labels: Sequence[str], report: Callable[[str], None]) -> list[Sample]:
     """Find the pictures of --calibration; an empty list if the option is neither given nor needed.
 
-    `report` is told how many there are and what is left out.
+    `report` gets their number and what is left out.
 
     Raises:
-        ExportError: int8 without pictures, fp32 with them, or a folder that cannot be used.
+        ExportError: int8 without pictures, fp32 with pictures, or an unusable folder.
     """
     if request.calibration is None:
         if request.precision == "int8":
@@ -69,7 +69,7 @@ def lower(
             (N, H, W, 3) are compared.
 
     Raises:
-        ExportError: more is lost than allowed, or a value is out of the range of float16.
+        ExportError: the loss is larger than allowed, or a value is outside the range of float16.
     """
     fp32 = Graph(network, preprocessing)
     calibrating, judging = split_samples(samples) if request.precision == "int8" else ([], samples)
@@ -105,7 +105,7 @@ def lower(
 
 
 def _renamed(model: bytes, precision: str) -> bytes:
-    """The model with its precision in its metadata, checked again."""
+    """The model with its precision in the metadata, checked again."""
     parsed = onnx.load_model_from_string(model)
     for entry in parsed.metadata_props:
         if entry.key == "precision":

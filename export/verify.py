@@ -1,9 +1,9 @@
 """python -m export verify BUNDLE [--images DIR]: is the bundle complete, and does it give the same answers here?
 
-    checksums, schema --> model loads --> pictures --> the original's logits from when the bundle was written
-                                      --> probe --> the graph's own logits from then
+    checksums, schema --> model loads --> pictures --> the original's stored logits
+                                      --> probe --> the graph's own stored logits
 
-Bundles with attention maps must also have the outputs that the manifest names, with the maps from then.
+Bundles with attention maps must also have the outputs in the manifest, with the stored maps.
 
 Needs no torch.
 """
@@ -29,7 +29,7 @@ from aaserve.bundle.shipped import PHOTOGRAPHS
 from aaserve.export.errors import ExportError
 from aaserve.export.judgement.pictures import MAX_PIXELS
 
-SUM_TOLERANCE = 1e-2  # float16 rounds each share
+SUM_TOLERANCE = 1e-2  # float16 rounds each weight
 
 
 def main(argv: Sequence[str], prog: str = "python -m export verify") -> int:
@@ -61,7 +61,7 @@ def main(argv: Sequence[str], prog: str = "python -m export verify") -> int:
 
 
 def _images_of(manifest: Manifest) -> Path:
-    """The folder of pictures that the export was given."""
+    """The folder of pictures that the export used."""
     parser = argparse.ArgumentParser(add_help=False, exit_on_error=False)
     parser.add_argument("--parity-images", type=Path, default=PHOTOGRAPHS)
     try:
@@ -74,11 +74,11 @@ def check(session: onnxruntime.InferenceSession, manifest: Manifest, reference: 
     """Largest difference of any logit, relative to the largest logit or 1.
 
     Raises:
-        ExportError: the picture is missing or another one, or the answer or an attention map is not the stored one.
+        ExportError: the picture is missing or differs, or the answer or an attention map differs from the stored one.
     """
     if reference.picture == PROBE:
         row = pixels_input(probe_pixels(manifest.preprocessing.crop), manifest)
-        tolerance, any_class = probe_tolerance(manifest), True  # noise looks like nothing: nearly a tie
+        tolerance, any_class = probe_tolerance(manifest), True  # for noise the classes are nearly tied
     else:
         row = _read(images / reference.picture, reference, manifest)
         tolerance, any_class = manifest.parity.tolerance, manifest.parity.top_1_agreement < 1

@@ -37,9 +37,7 @@ def count_flops(network: nn.Module, image_size: tuple[int, int]) -> Flops:
         nonlocal layers, content, relative
         height, width = module.feature_size
         positions = height * width
-        layers += (
-            positions * module.qkv.weight.numel()
-        )  # the layer uses the weight directly, so no hook runs
+        layers += positions * module.qkv.weight.numel()  # the layer uses the weight directly, so no hook runs
         content += positions**2 * (module.key_channels + module.value_channels)
         if isinstance(module.position, RelativePosition):
             # Each query is multiplied with one embedding per key row and one per key column.
