@@ -1,4 +1,4 @@
-"""aaserve itself, in the form of a peer: the real `python -m service`, as it comes, asked at /classify."""
+"""aaserve itself as a peer: the real `python -m service` with default settings, at /classify."""
 
 import re
 import sys
@@ -23,8 +23,8 @@ class Aaserve:
     """`python -m service --workers WORKERS OPTIONS`.
 
     Args:
-        openvino: precision in which OpenVINO computes; None for ONNX Runtime.
-        int8: whether the model is served from an int8 bundle of the same network.
+        openvino: precision of OpenVINO; None: ONNX Runtime.
+        int8: serve an int8 bundle of the same network.
     """
 
     name: str
@@ -41,14 +41,14 @@ class Aaserve:
         return Path(sys.executable)
 
     def alone(self, workload: Workload, seconds: float) -> float | None:
-        """Images a second of OpenVINO alone with the same model; None if it is not what computes."""
+        """Images per second of OpenVINO alone with the same model; None if another runtime is used."""
         if self.openvino is None or (self.int8 and not _is_random(workload.bundle())):
             return None
         bundle = self._bundle(workload.bundle())
         return max(openvino_alone.images_per_second(bundle, self.openvino, seconds).values())
 
     def _bundle(self, fp32: Path) -> Path:
-        """Where the model is; made if it is not there."""
+        """The folder of the model, made if it is missing."""
         if not self.int8:
             return fp32
         if not _is_random(fp32):
@@ -57,7 +57,7 @@ class Aaserve:
 
     @contextmanager
     def serve(self, bundle: Path, *, cores: list[int] | None = None) -> Iterator[Served]:
-        """As `Peer.serve`; it logs a line a request into a file, as users have it.
+        """Like `Peer.serve`; logs one line per request into a file, as in production.
 
         Raises:
             StartFailed: it did not become ready.
