@@ -76,7 +76,7 @@ def _check_detector(request: Request, preprocessing: Preprocessing) -> None:
     if request.with_attention:
         raise ExportError("--with-attention: for classifiers only, the bundle of a detector has no attention maps")
     if request.stored_weights == "int8":
-        raise ExportError("--store-weights int8: rounds Linear layers, of which a detector has none; give float16")
+        raise ExportError("--store-weights int8: rounds Linear layers, and a detector has none; use float16")
 
 
 def describe_file(request: Request, file: OnnxFile) -> Description:

@@ -171,7 +171,7 @@ def _logits(model: onnx.ModelProto) -> str:
         raise ExportError(f"expected one output, found {len(outputs)}: {_described(outputs)}")
     maker = next((node for node in model.graph.node if outputs[0].name in node.output), None)
     if maker is not None and maker.op_type == "Sigmoid":
-        raise ExportError("expected logits or probabilities that sum to 1, found a Sigmoid for each class of its own")
+        raise ExportError("expected logits or probabilities that sum to 1, found one Sigmoid per class")
     axes = [attribute.i for attribute in maker.attribute if attribute.name == "axis"] if maker is not None else []
     if maker is not None and maker.op_type == "Softmax" and (not axes or axes[0] in (-1, 1)):
         return maker.input[0]

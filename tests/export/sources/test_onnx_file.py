@@ -319,7 +319,7 @@ REFUSED = {
         "expected float32 logits (1, number of classes) for a picture, found",
     ),
     "a class index": (class_index(), "for a picture, found int64 (1, 1)"),
-    "a probability of each class": (end("Sigmoid"), "found a Sigmoid for each class of its own"),
+    "a probability of each class": (end("Sigmoid"), "found one Sigmoid per class"),
     "float16": (with_half_weights(), "expected a float32 model, found float16"),
     "training mode": (training(), "found a normalisation in training mode"),
     "external data that is absent": (external("gone.bin"), "gone.bin, found no such file"),
