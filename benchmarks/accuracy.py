@@ -23,7 +23,7 @@ TOP_K = 5
 
 
 def answers(url: str, split: Split) -> list[list[str]]:
-    """The first labels that each image gets, best first; any answer but 200 ends the measurement."""
+    """The top labels of each image, best first; any status but 200 ends the measurement."""
     with httpx.Client(base_url=url, timeout=30) as client, ThreadPoolExecutor(CLIENTS) as threads:
 
         def ranked(png: bytes) -> list[str]:
@@ -46,7 +46,7 @@ def accuracies(found: list[list[str]], right: list[str]) -> dict[str, float]:
 
 
 def classes(found: list[list[str]], right: list[str]) -> dict[str, dict[str, object]]:
-    """Of each class: accuracy, and what its images were most often taken for, with the share of its images."""
+    """For each class: its accuracy, and the class with which it is most often confused, with the share of images."""
     firsts: dict[str, Counter[str]] = {label: Counter() for label in sorted(set(right))}
     for label, answer in zip(right, found, strict=True):
         firsts[label][answer[0]] += 1

@@ -1,8 +1,8 @@
 """python -m benchmarks.bare_service BUNDLE PORT…
 
-The least that can be called a server of this model in Python: uvicorn whose application reads, decodes, calls ONNX
-Runtime and answers the best label, in the event loop, a picture at a time. No metrics, log, ids, limits, batches,
-deadlines or errors. A process for each port.
+A minimal server of this model in Python: uvicorn with an application that reads, decodes, calls ONNX Runtime and
+answers the best label, in the event loop, one picture at a time. No metrics, log, ids, limits, batches, deadlines or
+errors. One process per port.
 """
 
 import json
@@ -39,7 +39,7 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 @dataclass(frozen=True)
 class BareService:
-    """In the form of a peer; what is above it in the same round, no server on uvicorn can be expected to reach."""
+    """A peer that shows about the most that a server on uvicorn can reach in the same round."""
 
     name: str = "bare service"
     version: str = uvicorn.__version__
@@ -50,7 +50,7 @@ class BareService:
 
     @contextmanager
     def serve(self, bundle: Path, *, cores: list[int] | None = None) -> Iterator[Served]:
-        """As `Peer.serve`: a process and a port for each core.
+        """Like `Peer.serve`, with a process and a port per core.
 
         Raises:
             StartFailed: it did not become ready.

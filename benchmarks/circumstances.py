@@ -1,4 +1,4 @@
-"""Under which circumstances something was measured: without them a figure means nothing."""
+"""The conditions of a measurement: command, date, commit, machine and versions."""
 
 import datetime
 import json
@@ -13,11 +13,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-REPOSITORY = ROOT / "tests" / "repository"  # aa-cifar100 alone, so that figures of different dates compare
+REPOSITORY = ROOT / "tests" / "repository"  # only aa-cifar100, so that results of different dates are comparable
 
 
 def write_result(path: Path, measured: dict[str, object], *packages: str) -> None:
-    """Write what was measured as JSON, under the circumstances it was measured in."""
+    """Write a measurement and its conditions as JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({**circumstances(*packages), **measured}, indent=2) + "\n")
 

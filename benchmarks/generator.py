@@ -1,10 +1,10 @@
-"""HTTP load from one thread: requests are bytes made beforehand, answers are only looked at for status and end.
+"""HTTP load from one thread. Requests are prepared bytes; of answers only the status and the end are parsed.
 
-closed_loop   so many clients, each sending again when it is answered
-open_loop     requests leave at their appointed time (Poisson), whatever became of those before
+closed_loop   a number of clients; each sends its next request after an answer
+open_loop     requests leave at scheduled times (Poisson), independent of earlier ones
 
-It shares the machine with what it measures, so what it costs itself matters: no object is made for a request but its
-sample, and no event loop stands between epoll and the socket. benchmarks/NOTES.md has what others cost.
+It shares the machine with the server, so its own cost matters: a request creates no object but its sample, and there is
+no event loop between epoll and the socket. benchmarks/NOTES.md compares the cost with other generators.
 """
 
 import errno
@@ -32,7 +32,7 @@ _CHUNK = re.compile(rb"([0-9a-fA-F]+)[^\r\n]*\r\n")
 
 
 class _Connection:
-    """One request at a time."""
+    """A connection with one request at a time."""
 
     __slots__ = ("appointed", "received", "sent", "socket", "unsent")
 
@@ -40,7 +40,7 @@ class _Connection:
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         self.socket.setblocking(False)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.appointed = self.sent = 0.0  # 0: none is under way
+        self.appointed = self.sent = 0.0  # 0: no request in flight
         self.received = b""
         self.unsent: bytes | memoryview = b""
         if (error := self.socket.connect_ex(address)) not in (0, errno.EINPROGRESS):
@@ -48,13 +48,13 @@ class _Connection:
 
 
 class Generator:
-    """Load on `addresses`, connections spread over them in turn, with `requests` in rotation.
+    """Load on `addresses`, with connections spread over them in turn and `requests` in rotation.
 
     Args:
         patience: seconds to wait for answers after the last request was sent.
 
     Raises:
-        ConnectionRefusedError: of both loops, if nobody listens (any more).
+        ConnectionRefusedError: from both loops, if no server listens (any more).
     """
 
     def __init__(self, addresses: Sequence[Address], requests: Sequence[bytes], *, patience: float = 30) -> None:
@@ -78,15 +78,15 @@ class Generator:
         self._epoll.close()
 
     def prepare(self, connections: int) -> None:
-        """Have so many open, so that opening them is no part of what is measured."""
+        """Open connections in advance, so that opening them is not measured."""
         while len(self._idle) < connections:
             self._idle.append(self._connect())
 
     def closed_loop(self, *, clients: int, seconds: float) -> Samples:
-        """`clients` at once for `seconds`; returns when the last one is answered.
+        """Run `clients` concurrently for `seconds`; return after the last answer.
 
-        Fewer clients than before take the connections that were opened first: those that were answered last may all be
-        with one of several processes.
+        With fewer clients than before, the oldest connections are used: the most recently answered ones may all belong
+        to one of several processes.
         """
 
         def again(connection: _Connection | None) -> None:
@@ -108,7 +108,7 @@ class Generator:
         return self._run(load, seconds)
 
     def open_loop(self, *, per_second: float, seconds: float, seed: int) -> Samples:
-        """Poisson arrivals for `seconds`, on as many connections as it takes; returns when the last is answered."""
+        """Poisson arrivals for `seconds`, on as many connections as needed; return after the last answer."""
         chance = random.Random(seed)
 
         def idle(connection: _Connection | None) -> None:
@@ -130,11 +130,11 @@ class Generator:
         return self._run(load, seconds)
 
     def _run(self, load: Callable[[float], None], seconds: float) -> Samples:
-        """`load` is told when it begins."""
+        """Run `load`, which gets its start time."""
         self._samples = []
         self._drop_closed()
         gc.collect()
-        gc.disable()  # it would look at every sample again and again, and stall the load meanwhile
+        gc.disable()  # it would scan all samples repeatedly and stall the load
         began, processor = time.monotonic(), time.process_time()
         try:
             load(began)
@@ -160,7 +160,7 @@ class Generator:
         self._requests.rotate(-1)
         connection.appointed, connection.sent, connection.received = appointed, now, b""
         self._under_way += 1
-        if connection.unsent:  # the request before was answered from its head
+        if connection.unsent:  # the previous request was answered before its body was sent
             connection.unsent = b"".join((connection.unsent, request))
             return
         try:
@@ -168,7 +168,7 @@ class Generator:
         except BlockingIOError:  # not connected yet
             sent = 0
         except (BrokenPipeError, ConnectionResetError):
-            return  # epoll tells of it too
+            return  # epoll reports it too
         if sent < len(request):
             connection.unsent = memoryview(request)[sent:]
             self._epoll.modify(connection.socket, _BOTH)
@@ -187,7 +187,7 @@ class Generator:
             self._take_answers(left, then)
 
     def _take_answers(self, timeout: float, then: Callable[[_Connection | None], None]) -> None:
-        """Whatever has come; `then` gets the connection of each request that ended, or None if that is closed."""
+        """Read available data. `then` gets the connection of each finished request, or None if it was closed."""
         for number, event in self._epoll.poll(timeout):
             connection = self._connections[number]
             try:
@@ -202,7 +202,7 @@ class Generator:
                 data = b""
             now = time.monotonic()
             received = connection.received = connection.received + data if connection.received else data
-            if not connection.sent:  # closed between two requests, or more than an answer
+            if not connection.sent:  # closed between two requests, or data after an answer
                 self._idle.remove(connection)
                 self._drop(connection)
             elif data and (closes := _ended(received)) is not None:
@@ -223,7 +223,7 @@ class Generator:
         self._under_way -= 1
 
     def _drop_closed(self) -> None:
-        """Those that the server has closed since they were used: clients look before they send again."""
+        """Drop connections that the server has closed: clients check before they send again."""
         self._take_answers(0, lambda _: None)
 
     def _drop(self, connection: _Connection) -> None:
@@ -232,7 +232,7 @@ class Generator:
 
 
 def _ended(answer: bytes) -> bool | None:
-    """Whether the server closes the connection after this answer; None if the answer is not complete."""
+    """True if the server closes the connection after this answer; None if the answer is incomplete."""
     body = answer.find(b"\r\n\r\n") + 4
     if body == 3:
         return None
@@ -252,6 +252,6 @@ def _last_chunk_came(answer: bytes, start: int) -> bool:
 
 
 def _ended_by_closing(answer: bytes) -> bool:
-    """Whether it says neither length nor chunks, so that the end of the connection is its end (HTTP/1.0)."""
+    """True if there is neither a length nor chunks, so that closing the connection ends the answer (HTTP/1.0)."""
     head, found, _ = answer.partition(b"\r\n\r\n")
     return bool(found) and not _LENGTH.search(head) and not _CHUNKED.search(head)

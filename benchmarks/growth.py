@@ -1,7 +1,7 @@
 """python -m benchmarks.growth [--only models pictures loaded clients] [--seconds S] [--output FILE]
 
-How throughput and resident memory of the service grow with the size of the model, the size of the picture, the number
-of models that are loaded and the number of clients. JSON, and a PNG beside it.
+How throughput and memory of the service depend on the size of the model, the size of the picture, the number of loaded
+models and the number of clients. Writes JSON and a PNG.
 """
 
 import argparse
@@ -28,15 +28,15 @@ NETWORKS = ("wide_resnet10_1", "tiny", "wide_resnet16_2", "aa_wide_resnet22_2", 
 MEGAPIXELS = (0.1, 0.3, 1, 3, 6, 12, 24)
 LOADED = (1, 4, 16)
 CLIENTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 500, 1000)
-ASKING = 16  # clients, where their number is not what changes
-ENOUGH = ("--max-queue-size", "2000", "--max-inflight-bytes", str(2**31))  # so that nobody is refused
+ASKING = 16  # clients, if their number is not varied
+ENOUGH = ("--max-queue-size", "2000", "--max-inflight-bytes", str(2**31))  # so that no request is refused
 
 Row = dict[str, Any]
 
 
 @contextmanager
 def serving(bundles: dict[str, Path]) -> Iterator[tuple[str, int, int]]:
-    """Host, port and process id of the service with these models, by the names they are to have."""
+    """Host, port and process id of a service with these models under these names."""
     with tempfile.TemporaryDirectory(prefix="growth-") as folder:
         for name, bundle in bundles.items():
             _copy(bundle, Path(folder) / name / bundle.name, name)
@@ -45,7 +45,7 @@ def serving(bundles: dict[str, Path]) -> Iterator[tuple[str, int, int]]:
 
 
 def _copy(bundle: Path, folder: Path, name: str) -> None:
-    """Under another name, which its manifest has to say too."""
+    """Copy a bundle under another name, also in its manifest."""
     folder.mkdir(parents=True)
     for file in bundle.iterdir():
         if file.name == "manifest.json":
@@ -87,7 +87,7 @@ def by_picture(seconds: float) -> Iterator[Row]:
     bundle = random_bundle("tiny")
     for megapixels in MEGAPIXELS:
         picture = photograph(megapixels)
-        with serving({"tiny": bundle}) as served:  # anew, because memory that was used once is not always given back
+        with serving({"tiny": bundle}) as served:  # a new service, because used memory is not always returned
             row = asked(served, _posts([picture], "image/jpeg"), ASKING, seconds)
         yield {"megapixels": megapixels, "picture_mb": round(len(picture) / 1e6, 2), **row}
 

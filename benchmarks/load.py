@@ -1,9 +1,9 @@
 """python -m benchmarks.load URL --image FILE… [--clients N | --rate PER_SECOND] [--seconds S] [--output FILE]
 
-Asks any HTTP server to classify pictures, and says how fast it answered and what. With --clients each client asks again
-when it is answered (closed loop): for throughput. With --rate requests leave at random instants, whether the server
-keeps up or not (open loop), and latency counts from those instants: for latency. In a closed loop a server that stalls
-is asked less, so its percentiles flatter it.
+Sends pictures to any HTTP server and reports throughput, latency and status codes. With --clients each client sends
+again after an answer (closed loop): use it for throughput. With --rate requests leave at random times, whether or not
+the server keeps up (open loop), and latency counts from these times: use it for latency. In a closed loop a server that
+stalls gets fewer requests, so its percentiles look better than they are.
 """
 
 import argparse
@@ -23,13 +23,13 @@ from benchmarks.samples import QUANTILES, Samples, percentiles
 
 
 def post_request(path: str, body: bytes, headers: Mapping[str, str]) -> bytes:
-    """As it goes over the wire."""
+    """The bytes of a request."""
     lines = [f"POST {path} HTTP/1.1", "Host: benchmark", *(f"{name}: {value}" for name, value in headers.items())]
     return "\r\n".join([*lines, f"Content-Length: {len(body)}", "\r\n"]).encode() + body
 
 
 def summary(samples: Samples) -> dict[str, Any]:
-    """What is written of a load."""
+    """The reported values of a load."""
     return {
         "seconds": samples.window,
         "sent_per_second": round(len(samples) / samples.window, 1),
@@ -58,11 +58,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--header", action="append", default=[], metavar="NAME:VALUE", help="of every request")
     how = parser.add_mutually_exclusive_group()
-    how.add_argument("--clients", type=int, default=8, help="closed loop: so many at once (default: 8)")
+    how.add_argument("--clients", type=int, default=8, help="closed loop: concurrent clients (default: 8)")
     how.add_argument("--rate", type=float, metavar="PER_SECOND", help="open loop: arrivals per second")
-    parser.add_argument("--seconds", type=float, default=10, help="of sending (default: 10)")
-    parser.add_argument("--warm-up", type=float, default=1, metavar="S", help="seconds before that (default: 1)")
-    parser.add_argument("--seed", type=int, default=0, help="of the arrivals (default: 0)")
+    parser.add_argument("--seconds", type=float, default=10, help="duration of the load (default: 10)")
+    parser.add_argument("--warm-up", type=float, default=1, metavar="S", help="seconds of load before it (default: 1)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the arrival times (default: 0)")
     parser.add_argument("--output", type=Path, help="JSON file to write")
     return parser
 
@@ -74,12 +74,12 @@ def main() -> int:
     if url.scheme != "http" or not url.hostname:
         parser.error(f"expected http://HOST[:PORT]/PATH, found {arguments.url!r}")
     if arguments.clients < 1 or (arguments.rate or 1) <= 0 or arguments.seconds <= 0:
-        parser.error("--clients, --rate and --seconds must be more than nothing")
+        parser.error("--clients, --rate and --seconds must be greater than 0")
     try:
         headers = {name.strip(): value.strip() for name, value in (one.split(":", 1) for one in arguments.header)}
         requests = [_request(url.path or "/", url.query, path, headers) for path in arguments.image]
     except ValueError:
-        parser.error("a --header is NAME:VALUE")
+        parser.error("expected --header NAME:VALUE")
     except OSError as error:
         raise SystemExit(f"error: {error}") from error
     try:

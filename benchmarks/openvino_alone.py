@@ -1,4 +1,4 @@
-"""OpenVINO without a server: images a second of its own benchmark_app, with a call of one thread on each core."""
+"""OpenVINO without a server: images per second in its benchmark_app, with a single-threaded call on each core."""
 
 import importlib.util
 import json
@@ -16,21 +16,21 @@ BATCHES = (1, 8)
 
 
 def precisions() -> list[str]:
-    """Those that this machine has; none without OpenVINO."""
+    """The precisions of this machine; empty without OpenVINO."""
     if importlib.util.find_spec("openvino") is None:
         return []
     return list(openvino_runtime.TYPES) if openvino_runtime.has_bf16() else ["fp32"]
 
 
 def images_per_second(bundle: Path, precision: str, seconds: float) -> dict[int, float]:
-    """By the rows of a call."""
+    """Images per second by batch size."""
     return {batch: _images_per_second(bundle, precision, batch, seconds) for batch in BATCHES}
 
 
 def _images_per_second(bundle: Path, precision: str, batch: int, seconds: float) -> float:
     shape = [batch, *open_bundle(bundle).manifest.input.shape]
     with tempfile.TemporaryDirectory() as folder:
-        # -hint none: otherwise it chooses threads and streams itself
+        # -hint none: otherwise it chooses threads and streams
         command = [str(Path(sys.executable).with_name("benchmark_app")), "-m", str(bundle / MODEL_FILE), "-d", "CPU"]
         command += ["-hint", "none", "-nthreads", str(CORES), "-nstreams", str(CORES), "-shape", str(shape)]
         command += ["-infer_precision", openvino_runtime.TYPES[precision], "-t", str(max(1, round(seconds)))]

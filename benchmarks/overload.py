@@ -1,11 +1,13 @@
 """python -m benchmarks.overload --output FILE [--image FILE] [--side PIXELS] [--seconds S] [--timeout-ms MS] [--pin]
 
-What happens at 1, 2, 5 and 10 times the load that the service can bear. The real service is started on the shipped
-bundle, its capacity found in a closed loop, then requests arrive at random (Poisson) whether it keeps up or not.
+The service at 1, 2, 5 and 10 times its capacity.
 
-The contract: goodput (answers within the deadline per second) is at least 90 % of the peak, or of what was sent where
-that is less, at every load; the 99th percentile of accepted requests is within the deadline, and that of refusals below
-20 ms.
+Starts the real service with the shipped bundle and finds its capacity in a closed loop. Then requests arrive at random
+(Poisson), whether or not it keeps up.
+
+The contract: at every load, goodput (answers within the deadline per second) is at least 90 % of the peak, or of the
+sent requests if these are fewer; the 99th percentile of accepted requests is within the deadline, and that of refusals
+is below 20 ms.
 """
 
 import argparse
@@ -30,15 +32,15 @@ from benchmarks.peers.process_tree import processor_seconds
 from benchmarks.samples import Samples, percentiles
 
 LOADS = (1, 2, 5, 10)
-CLIENTS = 32  # of the closed loop: four full batches
+CLIENTS = 32  # in the closed loop: four full batches
 GOODPUT, REFUSAL_SECONDS = 0.9, 0.02
 
 
 @contextmanager
 def service(options: list[str], cores: list[int] | None, *, tree: Path = ROOT) -> Iterator[tuple[str, int, int]]:
-    """Host, port and process id of a service that is ready; it logs a line a request into a file, as users have it.
+    """Host, port and process id of a ready service, which logs one line per request into a file, as in production.
 
-    It serves aa-cifar100, if `options` name no repository.
+    It serves aa-cifar100 unless `options` name a repository.
     """
     if "--repository" not in options:
         options = ["--repository", str(REPOSITORY), *options]
@@ -63,7 +65,7 @@ def service(options: list[str], cores: list[int] | None, *, tree: Path = ROOT) -
 
 
 def picture(path: Path, side: int | None) -> bytes:
-    """What every request sends."""
+    """The picture in every request."""
     if side is None:
         return path.read_bytes()
     file = io.BytesIO()
@@ -72,7 +74,7 @@ def picture(path: Path, side: int | None) -> bytes:
 
 
 def summary(samples: Samples, *, seconds: float, deadline: float) -> dict[str, object]:
-    """What the callers saw."""
+    """The results from the clients' side."""
     accepted = samples.of(200)
     return {
         "sent_per_second": round(len(samples) / seconds, 1),
@@ -85,13 +87,13 @@ def summary(samples: Samples, *, seconds: float, deadline: float) -> dict[str, o
 
 
 def request_of(body: bytes, *, timeout_ms: int = 1000) -> bytes:
-    """A picture to be classified, as it goes over the wire."""
+    """The bytes of a request to classify a picture."""
     headers = {"Content-Type": "image/jpeg", "X-Request-Timeout-Ms": str(timeout_ms)}
     return post_request("/classify?top_k=1", body, headers)
 
 
 def measure(arguments: argparse.Namespace, body: bytes, host: str, port: int, process: int) -> dict[str, object]:
-    """Capacity, then every load."""
+    """Measure the capacity, then every load."""
     deadline = arguments.timeout_ms / 1000
     request = request_of(body, timeout_ms=arguments.timeout_ms)
     loads = []
@@ -117,7 +119,7 @@ def measure(arguments: argparse.Namespace, body: bytes, host: str, port: int, pr
 
 
 def verdict(measured: dict) -> dict[str, bool]:
-    """Which sentences of the contract hold."""
+    """Which parts of the contract hold."""
     loads = measured["loads"]
     peak = max(load["goodput_per_second"] for load in loads)
     return {
@@ -137,12 +139,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.overload", description=__doc__.splitlines()[2])
     parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
     parser.add_argument(
-        "--image", type=Path, default=ROOT / "examples" / "astronaut.jpg", help="what every request sends"
+        "--image", type=Path, default=ROOT / "examples" / "astronaut.jpg", help="picture in every request"
     )
     parser.add_argument(
-        "--side", type=int, help="enlarge it to a square of so many pixels first (a JPEG of quality 75)"
+        "--side", type=int, help="enlarge it first to a square with this side in pixels (a JPEG of quality 75)"
     )
-    parser.add_argument("--seconds", type=float, default=10, help="of each load")
+    parser.add_argument("--seconds", type=float, default=10, help="duration of each load")
     parser.add_argument("--timeout-ms", type=int, default=1000, help="deadline of every request")
     parser.add_argument("--pin", action="store_true", help="the service on core 0, the generator on core 1")
     parser.add_argument("--options", default="", help="options of the service, in one string")

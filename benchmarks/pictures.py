@@ -1,4 +1,4 @@
-"""Pictures that benchmarks send, made of the examples: the same ones everywhere, with nothing to download."""
+"""Pictures for benchmarks, made from the examples: the same everywhere, without a download."""
 
 import io
 import math
@@ -10,22 +10,22 @@ from benchmarks.circumstances import ROOT
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.jpg"))
 PHOTOGRAPH_BYTES = 100_000
-PHOTOGRAPH_SIZE = (500, 375)  # pixels, as most of ImageNet's
-GRAIN = 4.0  # standard deviation, of 255: an enlarged picture has less detail, and fewer bytes, than a camera's
+PHOTOGRAPH_SIZE = (500, 375)  # pixels, like most of ImageNet
+GRAIN = 4.0  # standard deviation, of 255: gives an enlarged picture the detail and bytes of a photograph
 
 
 def small_pngs() -> list[bytes]:
-    """Eight of 32x32 pixels: each example, and its mirrored middle."""
+    """Eight PNGs of 32x32 pixels: each example, and its mirrored centre."""
     return [_file(view.resize((32, 32)), "PNG") for view in _views()]
 
 
 def photographs() -> list[bytes]:
-    """Eight JPEGs of 500x375 pixels and close to 100 kB each."""
+    """Eight JPEGs of 500x375 pixels and almost 100 kB each."""
     return [_jpeg_of(_enlarged(view, PHOTOGRAPH_SIZE), PHOTOGRAPH_BYTES) for view in _views()]
 
 
 def photograph(megapixels: float) -> bytes:
-    """A JPEG of so many pixels, 4:3, of quality 85."""
+    """A JPEG with this number of pixels, 4:3, quality 85."""
     height = round(math.sqrt(megapixels * 1e6 * 3 / 4))
     return _file(_enlarged(_views()[0], (height * 4 // 3, height)), "JPEG", quality=85)
 
@@ -45,7 +45,7 @@ def _enlarged(image: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 
 def _jpeg_of(image: Image.Image, most: int) -> bytes:
-    """With the best quality that makes no more bytes than that."""
+    """A JPEG with the best quality that has at most `most` bytes."""
     files = (_file(image, "JPEG", quality=quality) for quality in range(100, 0, -1))
     return next(file for file in files if len(file) <= most)
 

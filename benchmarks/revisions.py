@@ -1,8 +1,8 @@
 """python -m benchmarks.revisions OLD [--workloads W1s W2s W3] [--rounds N] --output FILE.json
 
-Compare the service of this working tree with that of an older revision: both, and this one a second time, run side by
-side and get the same load in alternating rounds. A ratio between the two counts only if it stands out of the ratio of
-the identical pair.
+Compare the service of this working tree with that of an older revision. Both, and this one a second time, run side by
+side and get the same load in alternating rounds. A ratio is significant only if it exceeds the ratio of the identical
+pair.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from benchmarks.workloads import WORKLOADS, Workload
 
 Address = tuple[str, int]
 OLD, NEW, AGAIN = "old", "new", "again"
-DEADLINE_MS = 1000  # of requests in the overload
+DEADLINE_MS = 1000  # of requests in the overload measurement
 
 
 @contextmanager
@@ -43,7 +43,7 @@ def checkout(revision: str) -> Iterator[Path]:
 
 @contextmanager
 def serving(old: Path, repository: Path) -> Iterator[dict[str, tuple[Address, int]]]:
-    """Address and process id of the service of the old tree, of this one, and of this one again."""
+    """Address and process id of three services: old tree, this tree, and this tree again."""
     with ExitStack() as stack:
         found = {}
         for name, tree in ((OLD, old), (NEW, ROOT), (AGAIN, ROOT)):
@@ -60,7 +60,7 @@ def resident_mib(process: int) -> int:
 
 
 def rounds_of(names: list[str], rounds: int) -> Iterator[tuple[int, str]]:
-    """Each name once a round, another one first each time; round 0 warms up."""
+    """Each name once per round, starting with a different one each time; round 0 warms up."""
     for number in range(rounds + 1):
         first = number % len(names)
         for name in names[first:] + names[:first]:
@@ -68,7 +68,7 @@ def rounds_of(names: list[str], rounds: int) -> Iterator[tuple[int, str]]:
 
 
 def ratios(values: dict[str, list[float]]) -> dict[str, Any]:
-    """Medians, and the median ratios of rounds with their range."""
+    """Medians, and median ratios within rounds with their range."""
 
     def ratio(one: str, other: str) -> dict[str, float]:
         found = [a / b for a, b in zip(values[one], values[other], strict=True)]
@@ -86,7 +86,7 @@ def ratios(values: dict[str, list[float]]) -> dict[str, Any]:
 
 
 def closed_loop(old: Path, workload: Workload, clients: int, rounds: int, seconds: float) -> dict[str, Any]:
-    """Answers a second and 99th percentiles of `clients` that each send again when they are answered."""
+    """Answers per second and 99th percentiles of `clients` in a closed loop."""
     headers = {"Content-Type": workload.media_type}
     requests = [post_request(ADDRESSES[workload.task], body, headers) for body in workload.pictures()]
     with serving(old, workload.bundle().parent.parent) as services:
@@ -103,7 +103,7 @@ def closed_loop(old: Path, workload: Workload, clients: int, rounds: int, second
 
 
 def overloaded(old: Path, workload: Workload, times: float, rounds: int, seconds: float) -> dict[str, Any]:
-    """Answers in time a second while requests arrive at random at `times` what a closed loop of the old tree gets."""
+    """Timely answers per second while requests arrive at random at `times` the capacity of the old tree."""
     headers = {"Content-Type": workload.media_type, "X-Request-Timeout-Ms": str(DEADLINE_MS)}
     requests = [post_request("/classify", body, headers) for body in workload.pictures()]
     with serving(old, workload.bundle().parent.parent) as services:
@@ -125,8 +125,8 @@ def main() -> int:
     add("--workloads", nargs="+", choices=list(WORKLOADS), default=["W1s", "W2s", "W3"])
     add("--clients", nargs="+", type=int, default=[8])
     add("--rounds", type=int, default=8)
-    add("--seconds", type=float, default=2.0, help="of one round")
-    add("--overload", type=float, default=0, metavar="TIMES", help="offer W2s so many times the capacity, too")
+    add("--seconds", type=float, default=2.0, help="duration of one round")
+    add("--overload", type=float, default=0, metavar="TIMES", help="also send W2s at this multiple of the capacity")
     add("--output", type=Path, required=True, metavar="FILE")
     arguments = parser.parse_args()
     measured: dict[str, Any] = {"old": arguments.old}

@@ -1,4 +1,4 @@
-"""What became of the requests of one load."""
+"""The results of the requests in one load."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -7,22 +7,22 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-NO_ANSWER = 0  # in the place of a status: the connection broke, or patience ended
+NO_ANSWER = 0  # instead of a status: the connection broke, or the wait timed out
 QUANTILES = (50, 90, 99, 99.9, 100)
 
 
 @dataclass(frozen=True)
 class Samples:
-    """A row for each request that was to be sent, in the order in which they ended.
+    """A row for each scheduled request, in the order in which they ended.
 
     Args:
-        appointed: when it was to leave, in seconds of the monotonic clock. In a closed loop that is when it left.
-        seconds: from then to the end of its answer, or of our patience; what the server or the generator made it
-            wait is inside, so a stall shows in every request it delayed.
-        late: seconds by which the generator itself sent it late.
-        status: of the answer, or NO_ANSWER.
-        began, window: when the load began, and for how many seconds requests were sent.
-        processor_seconds: that the generator took.
+        appointed: scheduled time, in seconds of the monotonic clock; in a closed loop the time of sending.
+        seconds: from then to the end of the answer, or to the timeout. It includes waits in the server and in the
+            generator, so a stall shows in every delayed request.
+        late: seconds by which the generator sent it late.
+        status: HTTP status, or NO_ANSWER.
+        began, window: start of the load, and the seconds during which requests were sent.
+        processor_seconds: processor time of the generator.
     """
 
     appointed: NDArray[np.float64]
@@ -38,7 +38,7 @@ class Samples:
 
     @property
     def answered_per_second(self) -> float:
-        """Answers of status 200 that were complete within the window; those after it would flatter the throughput."""
+        """Answers with status 200 that were complete within the window; later ones would inflate the throughput."""
         in_window = self.appointed + self.seconds <= self.began + self.window
         return int(np.count_nonzero(in_window & (self.status == 200))) / self.window
 
@@ -48,14 +48,14 @@ class Samples:
         return {"no answer" if code == NO_ANSWER else str(code): count for code, count in sorted(counted.items())}
 
     def of(self, status: int) -> NDArray[np.float64]:
-        """The seconds of requests that ended so."""
+        """The seconds of requests with this status."""
         return self.seconds[self.status == status]
 
 
 def percentiles(
     seconds: NDArray[np.float64] | Sequence[float], quantiles: Sequence[float] = (50, 99)
 ) -> dict[str, float] | None:
-    """Milliseconds; p100 is called max."""
+    """Percentiles in milliseconds; p100 is called max."""
     if not len(seconds):
         return None
     found = np.percentile(seconds, quantiles) * 1000

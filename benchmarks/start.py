@@ -1,6 +1,6 @@
 """python -m benchmarks.start --output FILE [--starts 5]
 
-What a service costs before anybody asks it anything: from the command to readiness, at rest, and in memory.
+The cost of a service without requests: time to readiness, processor time at rest, and memory.
 """
 
 import argparse
@@ -19,7 +19,7 @@ REST = 5.0  # seconds
 
 
 def start() -> dict[str, float]:
-    """Seconds until ready, by the clock and of processor time; share of a core at rest; resident MiB."""
+    """Elapsed and processor seconds until ready; share of a core at rest; resident MiB."""
     started = time.monotonic()
     command = [sys.executable, "-m", "service", "--port", "0", "--log-format", "console"]
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
@@ -27,7 +27,7 @@ def start() -> dict[str, float]:
             if not any(line.rstrip().endswith("aaserve ready") for line in iter(process.stderr.readline, "")):
                 raise SystemExit("error: the service did not start")
             ready, processor = time.monotonic() - started, processor_seconds(process.pid)
-            time.sleep(1)  # work that begins after readiness is over
+            time.sleep(1)  # until work after readiness has ended
             before = processor_seconds(process.pid)
             time.sleep(REST)
             at_rest = (processor_seconds(process.pid) - before) / REST
@@ -48,7 +48,7 @@ def resident_mib(process: int) -> float:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.start", description=__doc__.splitlines()[2])
-    parser.add_argument("--starts", type=int, default=5, help="of which the median counts (default: 5)")
+    parser.add_argument("--starts", type=int, default=5, help="number of starts; the median counts (default: 5)")
     parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
     arguments = parser.parse_args()
     starts = [start() for _ in track(range(arguments.starts), description="starting")]

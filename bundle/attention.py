@@ -1,15 +1,15 @@
-"""What a few numbers can say of an attention map: enough to notice another one."""
+"""Summarise an attention map in a few numbers, enough to notice a different one."""
 
 import numpy as np
 from numpy.typing import NDArray
 
-_GOLDEN_RATIO = (5**0.5 - 1) / 2  # its multiples, less what is whole, are spread evenly over 0..1 and never repeat
+_GOLDEN_RATIO = (5**0.5 - 1) / 2  # the fractional parts of its multiples are spread evenly over 0..1 and never repeat
 
 
 def gaze(maps: NDArray[np.floating], grid: tuple[int, int]) -> NDArray[np.float64]:
     """Where each head of `maps` (heads, queries, keys) looks on average: (heads, 2), row and column in 0..1.
 
-    Queries weigh differently, neighbours the most, so that the same rows in another order have another gaze.
+    Queries have different weights, neighbours the most different ones, so that rows in another order have another gaze.
     """
     height, width = grid
     rows, columns = np.divmod(np.arange(height * width), width)

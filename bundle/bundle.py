@@ -1,6 +1,6 @@
 """A bundle on disk: `NAME/VERSION/` with manifest.json and the files it names.
 
-Opening one checks everything it claims; writing one leaves it whole or absent.
+Opening a bundle checks everything in its manifest. Writing one either succeeds completely or leaves nothing.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ REFERENCES_FILE = "references.json"
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """A checked bundle: the manifest is valid and the model file is the one it names."""
+    """A checked bundle: the manifest is valid, and the model file is the one in the manifest."""
 
     folder: Path
     manifest: Manifest
@@ -38,10 +38,10 @@ class Bundle:
         return self.folder / MODEL_FILE
 
     def content(self, name: str) -> bytes:
-        """The bytes of one of its files, read and checked now.
+        """The bytes of one of its files, read and checked at the time of the call.
 
         Raises:
-            BundleError: they are not those that the manifest names.
+            BundleError: their sha256 is not the one in the manifest.
         """
         return _checked(self.folder / name, self.manifest.files[name])
 
@@ -50,7 +50,7 @@ def open_bundle(folder: Path) -> Bundle:
     """Open and check a bundle.
 
     Raises:
-        BundleError: anything off; one line that names file, expected and found.
+        BundleError: any problem; one line that names file, expected and found.
     """
     path = folder / MANIFEST_FILE
     if folder.is_symlink():
@@ -78,13 +78,13 @@ def open_bundle(folder: Path) -> Bundle:
 
 
 def scan_repository(repository: Path) -> "dict[str, list[str] | BundleError]":
-    """Names of the models in `repository/NAME/VERSION/`, and of each its versions, ascending, or why it has none.
+    """The models in `repository/NAME/VERSION/`, each with its versions, ascending, or an error.
 
-    A folder that cannot be read concerns its own model only. Passed over: hidden folders, folders without a version,
-    and those of the system (lost+found, @eaDir), which no model can be called.
+    An unreadable folder affects only its own model. Skipped: hidden folders, folders without a version, and system
+    folders (lost+found, @eaDir), whose names are not allowed for models.
 
     Raises:
-        BundleError: the repository cannot be read, or there is no model in it.
+        BundleError: the repository cannot be read or has no model.
     """
     try:
         with os.scandir(repository) as entries:
@@ -114,24 +114,25 @@ def scan_repository(repository: Path) -> "dict[str, list[str] | BundleError]":
 
 
 def _versions(folder: Path) -> list[str]:
-    """Names of the folders that are a version, ascending; none where there is no folder."""
+    """Names of the version folders, ascending; empty if there is no folder."""
     try:
         with os.scandir(folder) as entries:
             found = [
                 entry.name for entry in entries if entry.name.isascii() and entry.name.isdigit() and entry.is_dir()
             ]
-    except (NotADirectoryError, FileNotFoundError):  # a file, or a folder that has just gone
+    except (NotADirectoryError, FileNotFoundError):  # a file, or a folder that was just removed
         return []
     return sorted(found, key=int)
 
 
 def _printable(name: str) -> str:
-    """A name that may hold bytes that are no UTF-8, for logs, JSON and metrics."""
+    """A name for logs, JSON and metrics; it may contain bytes that are not UTF-8."""
     return os.fsencode(name).decode(errors="backslashreplace")
 
 
 def write_bundle(repository: Path, manifest: Manifest, files: Mapping[str, bytes], *, replace: bool = False) -> Path:
-    """Write `repository/NAME/VERSION/` whole or not at all; return the folder. An old one goes only if `replace`.
+    """Write `repository/NAME/VERSION/` completely or not at all; return the folder. Replaces an old one only if
+    `replace`.
 
     Raises:
         BundleError: the version exists already, the manifest does not describe `files`, or they cannot be written.
@@ -156,7 +157,7 @@ def write_bundle(repository: Path, manifest: Manifest, files: Mapping[str, bytes
 
 
 def replace_manifest(folder: Path, manifest: Manifest) -> None:
-    """Put another manifest of the same files into a bundle, whole or not at all.
+    """Replace the manifest of a bundle; the files stay. On failure the old manifest stays.
 
     Raises:
         BundleError: it cannot be written.
@@ -179,7 +180,7 @@ def _manifest_text(manifest: Manifest) -> str:
 
 
 def check_absent(folder: Path, *, replace: bool) -> None:
-    """Refuse a version that exists, unless it is to be replaced.
+    """Refuse an existing version, unless it is to be replaced.
 
     Raises:
         BundleError: it exists.
@@ -192,13 +193,13 @@ def _write_files(folder: Path, manifest: Manifest, files: Mapping[str, bytes]) -
     for name, content in files.items():
         (folder / name).write_bytes(content)
     (folder / MANIFEST_FILE).write_text(_manifest_text(manifest), encoding="utf-8")
-    folder.chmod(0o755)  # mkdtemp makes it private; a server may run as another user
+    folder.chmod(0o755)  # mkdtemp makes it private, but a server may run as another user
 
 
 def _swap_in(partial: Path, folder: Path) -> None:
-    """Put `partial` in the place of `folder`, which stays as it was if that fails.
+    """Replace `folder` by `partial`. If that fails, `folder` stays.
 
-    There is no atomic exchange of folders: between two renames the version is absent, but never half of it.
+    Folders cannot be exchanged atomically: between two renames the version is absent, but never incomplete.
     """
     if not folder.exists():
         partial.rename(folder)

@@ -1,4 +1,4 @@
-"""What can be wrong with a picture or a bundle, in words that may be shown to the person who sent it."""
+"""Errors of pictures and bundles. Their messages may be shown to clients."""
 
 
 class ImageError(ValueError):
@@ -14,7 +14,7 @@ class UnsupportedImage(ImageError):
 
 
 class ImageTooLarge(ImageError):
-    """More pixels than allowed; known from the header, before anything is decoded."""
+    """More pixels than allowed, according to the header; raised before decoding."""
 
 
 class BundleError(Exception):

@@ -1,12 +1,12 @@
-"""The first bytes of a file --> what it is, in words for an error message.
+"""The first bytes of a file --> its type, as text for an error message.
 
-For files that were expected to be something else: a picture, a checkpoint. Failed downloads look the same for
-all kinds of files.
+For files that were expected to be something else, such as a picture or a checkpoint. Failed downloads look the same for
+all types of files.
 """
 
 from aaserve.bundle.pictures.decoding import sniff_format
 
-HEAD_BYTES = 4096  # enough for every kind here
+HEAD_BYTES = 4096  # enough for every type here
 ONNX_MODEL = "an ONNX model"
 _TEXT_SHOWN = 60
 
@@ -24,11 +24,11 @@ _MAGIC_NUMBERS = (
     (b"%PDF", "a PDF document"),
 )
 _WEB_PAGE = (b"<!doctype", b"<html", b"<?xml", b"<head", b"<script")
-_ONNX_FIELDS = b"\x12\x1a\x22\x28\x32\x3a\x42"  # what may follow the version in onnx.proto's ModelProto
+_ONNX_FIELDS = b"\x12\x1a\x22\x28\x32\x3a\x42"  # fields that may follow the version in onnx.proto's ModelProto
 
 
 def kind_of(head: bytes) -> str:
-    """Say what a file is that begins with `head`; HEAD_BYTES of it, or all of a shorter file."""
+    """The type of a file from its first HEAD_BYTES, or from all of a shorter file."""
     if not head:
         return "an empty file"
     if image_format := picture_format(head):
@@ -50,16 +50,16 @@ def kind_of(head: bytes) -> str:
 
 
 def picture_format(head: bytes) -> str | None:
-    """As `sniff_format`, but a text is no picture: one that begins with "BM" would pass as BMP."""
+    """Like `sniff_format`, but None for text: a text that begins with "BM" would pass as BMP."""
     return None if _text(head) else sniff_format(head)
 
 
 def _text(head: bytes) -> str | None:
-    """The beginning of a text, None if it is none."""
+    """The beginning of a text, None if it is not text."""
     try:
         text = head.decode()
     except UnicodeDecodeError as error:
-        if error.start < len(head) - 3:  # nearer to the end, a letter may be cut off
+        if error.start < len(head) - 3:  # closer to the end, a character may be cut off
             return None
         text = head[: error.start].decode()
     line = next(iter(text.split("\n", 1)), "").strip()[:_TEXT_SHOWN]

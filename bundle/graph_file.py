@@ -1,15 +1,15 @@
-"""model.onnx --> nothing, or why it must not be loaded: it would make the runtime read other files or call other code.
+"""Check that model.onnx cannot make the runtime read other files or call other code.
 
-Reads just enough of the wire format of protocol buffers (https://protobuf.dev/programming-guides/encoding/) to visit
-every node and tensor, those in subgraphs and functions too, so that serving does without the onnx package. The field
-numbers are those of onnx.proto, which never change.
+Reads only as much of the wire format of protocol buffers (https://protobuf.dev/programming-guides/encoding/) as
+needed to visit every node and tensor, including those in subgraphs and functions. So serving does not need the onnx
+package. The field numbers are those of onnx.proto, which never change.
 """
 
 from collections.abc import Iterator
 
 from aaserve.bundle.errors import BundleError
 
-_DOMAINS = (b"", b"ai.onnx")  # all that export writes; some operators of other domains open files or load code
+_DOMAINS = (b"", b"ai.onnx")  # the export writes no others; some operators of other domains open files or load code
 _DEPTH = 64  # messages within messages
 _PARTS = {  # message --> field --> message
     "model": {7: "graph", 8: "opset", 20: "training", 25: "function"},
@@ -26,10 +26,10 @@ _VARINT, _FIXED_64, _BYTES, _FIXED_32 = 0, 1, 2, 5  # wire types
 
 
 def check_graph(content: bytes) -> None:
-    """Accept an ONNX model that is whole in itself and made of standard operators.
+    """Accept a self-contained ONNX model with standard operators only.
 
     Raises:
-        BundleError: anything else; the message says what.
+        BundleError: anything else; the message says what was found.
     """
     _check("model", memoryview(content), 0)
 
@@ -39,7 +39,7 @@ def _check(message: str, content: memoryview, depth: int) -> None:
         raise BundleError(f"expected at most {_DEPTH} messages within each other, found more")
     for field, value in _fields(content):
         if message == "tensor" and (field == _EXTERNAL_DATA or (field == _DATA_LOCATION and value != 0)):
-            raise BundleError("expected a model whole in itself, found one with external data")
+            raise BundleError("expected a self-contained model, found one with external data")
         if not isinstance(value, memoryview):
             continue
         if field == _DOMAIN.get(message) and bytes(value) not in _DOMAINS:
@@ -50,11 +50,11 @@ def _check(message: str, content: memoryview, depth: int) -> None:
 
 
 def _fields(content: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """The fields of a message: number, and its value or (strings, messages) its bytes."""
+    """The fields of a message: number and value, or bytes for strings and messages."""
     at = 0
     while at < len(content):
         tag, at = _varint(content, at)
-        if tag >= 2**32:  # the runtime's parser would see another field
+        if tag >= 2**32:  # the runtime's parser would read another field
             raise _no_model()
         kind = tag & 7
         if kind == _VARINT:
@@ -74,7 +74,7 @@ def _fields(content: memoryview) -> Iterator[tuple[int, int | memoryview]]:
 
 
 def _varint(content: memoryview, at: int) -> tuple[int, int]:
-    """The number at a place, and the place after it."""
+    """The number at an offset, and the offset after it."""
     value = 0
     for shift in range(0, 70, 7):
         if at >= len(content):

@@ -1,4 +1,4 @@
-"""manifest.json: the machine-read facts that travel with a model. Schema version 1."""
+"""manifest.json: machine-readable facts about a model. Schema version 1."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +21,7 @@ StoredWeights = Literal["float32", "float16", "int8"]
 
 
 class _Task(NamedTuple):
-    """What a task asks of a manifest; `check_outputs` raises ValueError."""
+    """A task's checks of a manifest; `check_outputs` raises ValueError."""
 
     check_outputs: Callable[[Sequence[Output], int], None]
     parity: type[Section]
@@ -36,7 +36,7 @@ _TASKS = {
 
 
 def _detection_has(member: str) -> Discriminator:
-    """Tell the sections of the two tasks apart by a member that only that of detection has."""
+    """Distinguish the sections of the two tasks by a field that only detection has."""
 
     def task_of(section: Any) -> str:
         present = member in section if isinstance(section, Mapping) else hasattr(section, member)
@@ -60,7 +60,7 @@ AnyLowered = Annotated[
 
 
 def _several(outputs: Any) -> Any:
-    """Bundles written before there were tasks have one output, under `output`."""
+    """Bundles from before tasks existed have one output, under `output`."""
     return (outputs,) if isinstance(outputs, dict | Output) else outputs
 
 
@@ -70,51 +70,51 @@ class Manifest(Section):
     schema_version: Literal[1]
     name: Name
     version: Version
-    task: str = Field("classification", description="What the outputs mean.")
+    task: str = Field("classification", description="The meaning of the outputs.")
     architecture: str
     input: Input
     outputs: Annotated[tuple[Output, ...], BeforeValidator(_several)] = Field(
         validation_alias=AliasChoices("outputs", "output"),
-        description="What the task needs, in the order of the graph; of classification, logits (number of classes,); "
-        "of detection, boxes (D, 4), scores (D,), classes (D,) and count ().",
+        description="The task's outputs, in the order of the graph. Classification: logits (number of classes,). "
+        "Detection: boxes (D, 4), scores (D,), classes (D,) and count ().",
     )
     attention: tuple[AttentionMap, ...] = Field((), description="Further outputs, in the order in which layers run.")
     suppression: Suppression | None = Field(
-        None, exclude_if=lambda suppression: suppression is None, description="Of detection, and only there."
+        None, exclude_if=lambda suppression: suppression is None, description="For detection only."
     )
     preprocessing: Preprocessing
     labels: tuple[str, ...]
     precision: Precision = Field(description="Of the arithmetic.")
     stored_weights: StoredWeights = Field(
         "float32",
-        description="Of the large weights in the file of an fp32 bundle, widened at load. int8: those of Linear "
-        "layers, while the others are float16.",
+        description="Type of the large weights in the file of an fp32 bundle, converted at load. int8: for Linear "
+        "layers; the others are float16.",
     )
     max_batch_size: Size | None = Field(
         None,
         exclude_if=lambda rows: rows is None,  # as in manifests older than this field
-        description="Rows that the graph takes at once; absent where the batch is dynamic.",
+        description="Rows that the graph takes at once; absent if the batch is dynamic.",
     )
     opset: int
-    files: dict[str, Sha256] = Field(description="sha256 of each file beside the manifest.")
+    files: dict[str, Sha256] = Field(description="sha256 of each other file in the bundle.")
     provenance: Provenance
     parity: AnyParity
     accuracy: AnyAccuracy | None
-    lowered: AnyLowered | None = Field(None, description="Present in every bundle below fp32, and only there.")
+    lowered: AnyLowered | None = Field(None, description="In every bundle below fp32, and only there.")
 
     @property
     def has_boxes(self) -> bool:
-        """True if outputs are in pixels of the input: of a picture, they mean something only with its size."""
+        """True if outputs are in pixels of the input, so that they need the picture's size to be converted."""
         return self.task == "detection"
 
     @property
     def output_names(self) -> tuple[str, ...]:
-        """Of the outputs that the task needs."""
+        """Names of the task's outputs."""
         return tuple(output.name for output in self.outputs)
 
     @property
     def all_outputs(self) -> tuple[Output, ...]:
-        """Those that the task needs, and the attention maps: every output of the graph, in its order."""
+        """Every output of the graph, in its order: the task's outputs, then the attention maps."""
         return *self.outputs, *(maps.as_output for maps in self.attention)
 
     @field_validator("task")

@@ -1,4 +1,4 @@
-"""Picture bytes --> one row of a model's input, as its manifest says."""
+"""Picture bytes --> one row of a model's input, according to its manifest."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ def read_input(image_bytes: bytes, manifest: Manifest, *, max_pixels: int, repro
     """Return float32 (3, H, W), normalised, or uint8 (H, W, 3): the input that the model takes.
 
     Args:
-        reproducible: alike on every processor, as `bundle.resizing.resize` has it; for what is compared between them.
+        reproducible: the same on every processor, see `bundle.resizing.resize`; for comparisons between machines.
 
     Raises:
         UnsupportedImage, ImageTooLarge, InvalidImage: as `bundle.decoding.decode`.
@@ -30,12 +30,12 @@ def read_sized_input(
 
 
 def pixels_input(pixels: NDArray[np.uint8], manifest: Manifest) -> NDArray[Any]:
-    """The same for pixels (H, W, 3) that are resized and cropped already."""
+    """The same for pixels (H, W, 3) that are already resized and cropped."""
     return pixels if manifest.input.dtype == "uint8" else normalise(pixels, manifest.preprocessing)
 
 
 def shown_pixels(row: NDArray[Any], manifest: Manifest) -> NDArray[np.uint8]:
-    """The pixels (H, W, 3) that a row of the model's input was made from: what the model sees."""
+    """The pixels (H, W, 3) from which a row of the model's input was made: what the model sees."""
     if manifest.input.dtype == "uint8":
         return row
     std, mean = (np.asarray(values, np.float32) for values in (manifest.preprocessing.std, manifest.preprocessing.mean))

@@ -1,10 +1,10 @@
-"""Picture bytes --> the network's input. Training evaluates with this, export checks with it, the service runs it.
+"""Picture bytes --> the network's input. Used by training (evaluation), export (checks) and the service.
 
     bytes --decode--> upright RGB --resize, centre crop--> (crop h, crop w, 3) --normalise--> (3, crop h, crop w)
                                   --stretch----------^
                                   --letterbox--------^
 
-The last step happens here or, with the same numbers, inside the graph; the manifest's input says which.
+The last step happens here or, with the same numbers, in the graph; the manifest's input says which.
 """
 
 from functools import partial
@@ -24,43 +24,43 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Gap = Annotated[float, Field(ge=2, le=64)]
 
-# What can be meant for RGB in 0..1, and wider than networks need: for one that takes 0..255, std is 1 / 255 = 0.004.
+# Plausible values for RGB in 0..1, wider than networks need: for a network that takes 0..255, std is 1 / 255 = 0.004.
 MEANS, DEVIATIONS = (-1.0, 2.0), (0.001, 10.0)
 
 
 class Preprocessing(BaseModel):
-    """How pictures become tensors. A property of the weights, so nothing is guessed: what is absent is not done."""
+    """How pictures become tensors. This depends on the weights, so nothing is guessed: an absent step is not done."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     colour: Literal["RGB"] = Field(description="Order of the channels.")
-    background: tuple[Byte, Byte, Byte] = Field(description="RGB seen through transparent pixels.")
-    exif_orientation: bool = Field(description="Turn pictures upright as their EXIF data says.")
+    background: tuple[Byte, Byte, Byte] = Field(description="RGB behind transparent pixels.")
+    exif_orientation: bool = Field(description="Apply the EXIF orientation.")
     fit: Literal["crop", "stretch", "letterbox"] = Field(
         "crop",
         exclude_if=lambda fit: fit == "crop",  # as in manifests older than this field
-        description="What becomes of pictures of another shape than the input's. crop: they are resized and cropped. "
+        description="How pictures with another aspect ratio fit the input. crop: resized and cropped. "
         "stretch: resized to exactly the input. letterbox: resized to fit into it, at the upper left, with the "
-        "background beside or below them.",
+        "background at the right or below.",
     )
     resize: Side | tuple[Side, Side] | None = Field(
         None,
         exclude_if=lambda resize: resize is None,
-        description="Shorter side in pixels, or exact (height, width); with fit crop, and only there.",
+        description="Shorter side in pixels, or exact (height, width); only with fit crop.",
     )
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = Field(
-        description="Pillow's filter; all but nearest are antialiased."
+        description="Pillow's filter; all except nearest are antialiased."
     )
     crop: tuple[Side, Side] = Field(
         description="Centre crop (height, width) after the resize, in pixels: the size of the input."
     )
     mean: tuple[Finite, Finite, Finite] = Field(description="Subtracted from RGB in 0..1.")
-    std: tuple[Positive, Positive, Positive] = Field(description="Divides what is left.")
+    std: tuple[Positive, Positive, Positive] = Field(description="Divides the result.")
     jpeg_reducing_gap: Gap | None = Field(
         None,
-        exclude_if=lambda gap: gap is None,  # as in TOML, which has no null, and in manifests older than this field
-        description="JPEG pictures are decoded at 1/2, 1/4 or 1/8 of their size, where that leaves them at least this "
-        "many times as large as the resize makes them. Absent: at their full size.",
+        exclude_if=lambda gap: gap is None,  # as in TOML, which has no null, and in older manifests
+        description="JPEGs are decoded at 1/2, 1/4 or 1/8 of their size if they then are at least this many times "
+        "as large as after the resize. Absent: at full size.",
     )
 
     @model_validator(mode="after")
@@ -78,9 +78,9 @@ class Preprocessing(BaseModel):
 
 
 def normalisation_problem(preprocessing: Preprocessing) -> str | None:
-    """What is wrong with a mean or deviation that cannot be meant for RGB in 0..1; None for all others.
+    """Why a mean or deviation is implausible for RGB in 0..1; None if it is plausible.
 
-    Not a bound of the fields: bundles with such values exist, and a network trained with them may answer well.
+    Not a limit of the fields: bundles with such values exist, and networks trained with them may work well.
     """
     mean, std = preprocessing.mean, preprocessing.std
     if _within(mean, MEANS) and _within(std, DEVIATIONS):
@@ -108,7 +108,7 @@ def _within(values: tuple[float, ...], bounds: tuple[float, float]) -> bool:
 def preprocess(
     image_bytes: bytes, preprocessing: Preprocessing, *, max_pixels: int, reproducible: bool = False
 ) -> NDArray[np.float32]:
-    """Return float32 (3, crop height, crop width), RGB, normalised; for networks that take that.
+    """Return float32 (3, crop height, crop width), RGB, normalised; for networks with this input.
 
     Args:
         reproducible: as for `read_pixels`.
@@ -123,10 +123,10 @@ def preprocess(
 def read_pixels(
     image_bytes: bytes, preprocessing: Preprocessing, *, max_pixels: int, reproducible: bool = False
 ) -> NDArray[np.uint8]:
-    """Return uint8 (crop height, crop width, 3), RGB; for networks that normalise themselves.
+    """Return uint8 (crop height, crop width, 3), RGB; for networks that normalise in the graph.
 
     Args:
-        reproducible: alike on every processor, as `bundle.resizing.resize` has it; for what is compared between them.
+        reproducible: the same on every processor, see `bundle.resizing.resize`; for comparisons between machines.
 
     Raises:
         UnsupportedImage, ImageTooLarge, InvalidImage: as `bundle.decoding.decode`.
@@ -135,11 +135,11 @@ def read_pixels(
 
 
 def normalise(pixels: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[np.float32]:
-    """Map uint8 (..., H, W, 3) to float32 (..., 3, H, W): 0..1, less the mean, over the standard deviation."""
+    """Map uint8 (..., H, W, 3) to float32 (..., 3, H, W): 0..1, minus the mean, over the deviation."""
     mean = np.asarray(preprocessing.mean, np.float32)
     std = np.asarray(preprocessing.std, np.float32)
     scaled = pixels / np.float32(255)  # (..., H, W, 3)
-    scaled -= mean  # in place: a row of a large input takes many megabytes
+    scaled -= mean  # in place: a large input has many megabytes
     scaled /= std
     return np.ascontiguousarray(np.moveaxis(scaled, -1, -3))  # (..., 3, H, W)
 
@@ -147,7 +147,7 @@ def normalise(pixels: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArra
 def read_picture(
     image_bytes: bytes, preprocessing: Preprocessing, *, max_pixels: int, reproducible: bool = False
 ) -> tuple[NDArray[np.uint8], tuple[int, int]]:
-    """As `read_pixels`, and (width, height) of the upright picture at its full size, to find its `placement`."""
+    """Like `read_pixels`, plus the full size (width, height) of the upright picture, for its `placement`."""
     decoded = decode_reduced(
         image_bytes,
         max_pixels=max_pixels,
@@ -165,10 +165,10 @@ def _least_size(preprocessing: Preprocessing, width: int, height: int) -> tuple[
 
 
 def _placed(decoded: Decoded, preprocessing: Preprocessing, *, reproducible: bool) -> NDArray[np.uint8]:
-    """Resize and crop in one step, so that a 1 x 30000 picture never becomes a huge one on the way.
+    """Resize and crop in one step, so that a 1 x 30000 picture never becomes huge in between.
 
-    Same sizes and offsets as torchvision's Resize and CenterCrop. Pillow reads beyond `box` at its edges, so the pixels
-    are those of resizing everything and cropping then, up to the rounding between its two passes.
+    Same sizes and offsets as torchvision's Resize and CenterCrop. Pillow reads beyond the edges of `box`, so the pixels
+    are the same as after resizing everything and then cropping, up to the rounding between its two passes.
     """
     x, y, right, bottom = decoded.box
     placed = placement(preprocessing, *decoded.size)

@@ -1,7 +1,7 @@
-"""A generated picture for checking any bundle: the same bytes on every machine, and no photograph.
+"""A generated picture for checking any bundle: the same bytes on every machine, and not a photograph.
 
-Its logits in references.json are those of the exported graph on the CPU where it was made. PyTorch is compared on real
-pictures; this compares machines.
+Its logits in references.json are those of the exported graph on the exporting CPU. Real pictures compare with PyTorch;
+the probe compares machines.
 """
 
 import hashlib
@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from aaserve.bundle.manifest import Manifest
 
-PROBE = "probe"  # its name among the references; no file is called so
+PROBE = "probe"  # its name in the references; there is no such file
 
-# Largest difference of a logit, as a share of the largest logit or of 1, or of a detection's score, by the graph's
-# precision: another processor adds up in another order, and below fp32 each sum is rounded more.
+# Largest allowed difference of a logit, relative to the largest logit or 1, or of a detection's score, by precision:
+# another processor adds in another order, and below fp32 each sum is rounded more.
 PROBE_TOLERANCES = {"fp32": 1e-3, "fp16": 3e-2, "bf16": 0.2, "int8": 0.2}
 
 
@@ -26,10 +26,10 @@ def probe_pixels(crop: tuple[int, int]) -> NDArray[np.uint8]:
 
 
 def probe_tolerance(manifest: Manifest) -> float:
-    """Largest difference of a logit, or of a score of a detection, that is allowed here.
+    """Largest allowed difference of a logit, or of a detection's score.
 
-    In float32 it is at least what the export allowed: a network for which float32 is coarse differs as much between
-    machines as between runtimes.
+    In float32 it is at least the tolerance of the export: if float32 is coarse for a network, answers differ between
+    machines as much as between runtimes.
     """
     tolerance = PROBE_TOLERANCES[manifest.precision]
     return max(tolerance, manifest.parity.tolerance) if manifest.precision == "fp32" else tolerance

@@ -1,4 +1,4 @@
-"""Reference pictures inside a bundle, as the network sees them: a server can compare its answers on real pictures.
+"""Preprocessed reference pictures in a bundle, so that a server can compare its answers on real pictures.
 
 pixels after resize and crop --PNG--> reference-1.png, …, reference-8.png   (--store-reference-pictures)
 """
@@ -30,10 +30,10 @@ def stored_pictures(pictures: Sequence[NDArray[np.uint8]]) -> dict[str, bytes]:
 
 
 def read_reference_pictures(bundle: Bundle) -> list[NDArray[np.uint8]]:
-    """The pixels (H, W, 3) of all that the bundle has; older bundles have none.
+    """The pixels (H, W, 3) of all reference pictures in the bundle; older bundles have none.
 
     Raises:
-        BundleError: a file is not what the manifest says, or no picture of the size that the network takes.
+        BundleError: a file differs from the manifest, or is not a picture with the network's input size.
     """
     height, width = bundle.manifest.preprocessing.crop
     found = []

@@ -1,4 +1,4 @@
-"""references.json: PyTorch's answers to known pictures, so that a bundle can be checked where there is no torch."""
+"""references.json: PyTorch's answers to known pictures, so that a bundle can be checked without PyTorch."""
 
 from collections.abc import Mapping
 from math import inf
@@ -18,7 +18,7 @@ from aaserve.bundle.text import NotText, decode_text
 
 
 class StoredDetections(BaseModel):
-    """The detections of one picture, as `bundle.detections.Detections`."""
+    """The detections in one picture, like `bundle.detections.Detections`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -40,20 +40,20 @@ class StoredDetections(BaseModel):
 
 
 class Reference(BaseModel):
-    """One picture and PyTorch's answer to it, or the probe and the answer of the graph where it was made.
+    """One picture and PyTorch's answer, or the probe and the graph's answer on the exporting machine.
 
-    The answer is logits. Of a bundle of detection it is detections, and always those of the graph: of two boxes that
-    tie, PyTorch may keep the other one.
+    The answer is logits. In a bundle for detection it is detections, always those of the graph: of two boxes that tie,
+    PyTorch may keep the other one.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     picture: str = Field(pattern=r"^[^/\\]+$", description="File name.")
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="Of the picture's bytes; of the probe's pixels.")
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="Of the picture's bytes, or of the probe's pixels.")
     logits: tuple[float, ...] = ()
     detections: StoredDetections | None = None
     attention: dict[str, tuple[tuple[float, float], ...]] = Field(
-        {}, description="Of bundles with attention maps: `bundle.attention.gaze` of each head, by layer."
+        {}, description="In bundles with attention maps: `bundle.attention.gaze` of each head, by layer."
     )
 
     @model_validator(mode="after")
@@ -79,7 +79,7 @@ def read_references(path: Path) -> tuple[Reference, ...]:
 
 
 def parse_references(content: bytes, path: Path) -> tuple[Reference, ...]:
-    """Parse the bytes of references.json, which lie at `path`.
+    """Parse the bytes of references.json; `path` is for messages.
 
     Raises:
         BundleError: malformed; one line.
@@ -95,7 +95,7 @@ def parse_references(content: bytes, path: Path) -> tuple[Reference, ...]:
 
 
 def difference(found: NDArray[np.float32], reference: Reference) -> float:
-    """Largest difference of any logit, as a share of the largest logit or of 1."""
+    """Largest difference of any logit, relative to the largest logit or 1."""
     expected = np.asarray(reference.logits)
     return float(np.abs(found - expected).max() / max(1.0, np.abs(expected).max()))
 
@@ -122,7 +122,7 @@ def detection_difference(found: Detections, reference: Reference, manifest: Mani
 
 
 def attention_difference(maps: Mapping[str, NDArray[np.floating]], reference: Reference, manifest: Manifest) -> float:
-    """Largest difference of any gaze, as a share of the picture; infinite if the layers are not the stored ones.
+    """Largest difference of any gaze, as a share of the picture; infinite if the layers differ from the stored ones.
 
     Args:
         maps: (heads, queries, keys) of each layer of the manifest.

@@ -1,4 +1,4 @@
-"""Sections of manifest.json that every task has."""
+"""Sections of manifest.json for all tasks."""
 
 from typing import Annotated, Literal
 
@@ -10,15 +10,15 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Section(BaseModel):
-    """A part of the manifest: it never changes, and has no members that are not known."""
+    """A part of the manifest: immutable, without unknown fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Input(Section):
-    """The network's one input, without the batch axis, which comes first and is dynamic unless `max_batch_size` is 1.
+    """The network's input, without the batch axis, which comes first and is dynamic unless `max_batch_size` is 1.
 
-    Either float32 (3, H, W), normalised outside, or uint8 (H, W, 3), which the graph normalises itself.
+    Either float32 (3, H, W), normalised before the graph, or uint8 (H, W, 3), normalised in the graph.
     """
 
     name: str
@@ -28,7 +28,7 @@ class Input(Section):
 
 
 class Output(Section):
-    """One output of the graph, without the batch axis, which comes first and is dynamic."""
+    """An output of the graph, without the batch axis, which comes first and is dynamic."""
 
     name: str
     dtype: Literal["float32", "float16", "int64"]
@@ -36,17 +36,17 @@ class Output(Section):
 
 
 class AttentionMap(Section):
-    """A further output: the attention map of one layer, (heads, queries, keys) without the batch axis.
+    """The attention map of one layer as a further output, (heads, queries, keys) without the batch axis.
 
-    Queries and keys are the positions of `grid`, which covers the picture evenly, counted row by row. Each query's keys
-    sum to 1.
+    Queries and keys are the positions of `grid`, which covers the picture evenly, counted row by row. The weights of
+    each query sum to 1.
     """
 
     layer: str = Field(description="Name of the layer in the network.")
     output: str = Field(description="Name of the output in the graph.")
     dtype: Literal["float32", "float16"]
     num_heads: Size
-    grid: tuple[Size, Size] = Field(description="(height, width), of the queries and of the keys.")
+    grid: tuple[Size, Size] = Field(description="(height, width) of the queries and of the keys.")
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -56,13 +56,13 @@ class AttentionMap(Section):
 
     @property
     def as_output(self) -> Output:
-        """The map as any other output of the graph."""
+        """The map as an output of the graph."""
         return Output(name=self.output, dtype=self.dtype, shape=self.shape)
 
 
 class Provenance(Section):
-    """Where the bundle comes from."""
+    """The origin of the bundle."""
 
     checkpoint_sha256: Sha256
     command: str
-    versions: dict[str, str] = Field(description="Of the libraries that made and checked the graph.")
+    versions: dict[str, str] = Field(description="Versions of the libraries that made and checked the graph.")

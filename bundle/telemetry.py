@@ -1,11 +1,11 @@
 """Nothing phones home. Import this before onnxruntime and openvino.
 
-From 1.32 on, ONNX Runtime for Linux writes a device id to the home directory and reports to Microsoft. It decides so
-while it is imported, long before `disable_telemetry_events()` can be called (microsoft/onnxruntime#27379); only this
-variable stops all of it.
+Since 1.32, ONNX Runtime for Linux writes a device id to the home directory and reports to Microsoft. This starts during
+the import, before `disable_telemetry_events()` can be called (microsoft/onnxruntime#27379). Only this variable turns
+all of it off.
 
-OpenVINO reports to Google Analytics that it was imported, and writes a client id to the home directory, if it finds the
-package openvino-telemetry, which it depends on. Without that package it uses a stand-in that does nothing.
+OpenVINO reports its import to Google Analytics and writes a client id to the home directory if it finds the package
+openvino-telemetry, one of its dependencies. Without that package it uses a stub that does nothing.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Text files as people save them: UTF-8, with or without a byte-order mark, lines ended by LF, CRLF or CR."""
+"""Read text files in UTF-8, with or without a byte-order mark, with LF, CRLF or CR."""
 
 import unicodedata
 from pathlib import Path
@@ -12,7 +12,7 @@ _OTHER_MARKS = {  # UTF-32 first: its little-endian mark begins with that of UTF
 
 
 class NotText(ValueError):
-    """Bytes that are no UTF-8 text; the message is one line that says what was found."""
+    """Bytes that are not UTF-8 text; the message is one line and says what was found."""
 
 
 def read_text(path: Path) -> str:
@@ -20,7 +20,7 @@ def read_text(path: Path) -> str:
 
     Raises:
         OSError: it cannot be read.
-        NotText: it is in another encoding, or no text; the message begins with the path.
+        NotText: it has another encoding or is not text; the message begins with the path.
     """
     try:
         return decode_text(path.read_bytes())
@@ -32,7 +32,7 @@ def decode_text(content: bytes) -> str:
     """Decode the bytes of a text file; every line ends with LF.
 
     Raises:
-        NotText: they are in another encoding, or no text.
+        NotText: they have another encoding or are not text.
     """
     for mark, encoding in _OTHER_MARKS.items():
         if content.startswith(mark):
@@ -50,17 +50,17 @@ def decode_text(content: bytes) -> str:
 
 
 def check_regular(path: Path) -> None:
-    """Refuse a path that exists and is no regular file: reading a pipe may block for ever.
+    """Refuse a path that exists and is not a regular file: reading a pipe may block for ever.
 
     Raises:
-        OSError: it is a folder, a pipe, a socket or a device, or the way to it is closed.
+        OSError: it is a folder, a pipe, a socket or a device, or it is not accessible.
     """
     if path.exists() and not path.is_file():
         raise OSError(f"{'a folder' if path.is_dir() else 'a pipe, a socket or a device'}, not a regular file")
 
 
 def is_one_line(text: str) -> bool:
-    """True if `text` has no control character, line break or lone surrogate, so that it can stand in a line of text.
+    """True if `text` has no control character, line break or lone surrogate, so that it fits into one line of text.
 
     Stricter tests, such as `str.isprintable`, also reject letters that languages need: the zero-width non-joiner of
     Persian, or a no-break space.

@@ -1,4 +1,4 @@
-"""The file that is exported, opened: what it is about at once, and its graph when asked.
+"""The file to export, opened: its description at once, its graph on demand.
 
 checkpoint --build_network--> network --convert--> graph, compared with PyTorch
 ONNX file  ------------------convert_file-------> graph, compared with the file itself
@@ -42,7 +42,7 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Converted:
-    """The fp32 graph of a source's network, and what is made of it and compared with."""
+    """The fp32 graph of a source's network, with its description and reference answers."""
 
     network: bytes
     task: Task
@@ -52,11 +52,11 @@ class Converted:
 
 @dataclass(frozen=True)
 class Source:
-    """What is exported.
+    """A checkpoint or an ONNX file to export.
 
     Args:
-        name: what computes its own answers, for messages.
-        convert: makes the graph; it is given pictures to try, uint8 (N, H, W, 3), and told where to report.
+        name: what computes the reference answers, for messages.
+        convert: makes the graph; its arguments are trial pictures, uint8 (N, H, W, 3), and a function for reports.
     """
 
     name: str
@@ -69,7 +69,7 @@ def open_checkpoint(request: Request) -> Source:
     """Read the checkpoint.
 
     Raises:
-        ExportError: it is no checkpoint, or needed information is missing. `convert` raises it too.
+        ExportError: it is not a checkpoint, or needed information is missing. `convert` raises it too.
     """
     checkpoint = read_checkpoint(request.checkpoint, nested_key=request.nested_key)
     description = describe(request, checkpoint)
@@ -111,18 +111,18 @@ def open_file(request: Request) -> Source:
 
     def converted(_: Pixels, report: Report) -> Converted:
         preprocessing = description.preprocessing
-        report("asking the file and folding its graph")
+        report("running the file and folding its graph")
         answers = FileAnswers(file, preprocessing)
         for expected, said in ((len(description.labels), "labels"), (request.num_classes, "--num-classes")):
             if expected not in (None, answers.classes):
                 raise ExportError(f"{file.path}: expected {expected} classes ({said}), found {answers.classes}")
         if file.dtype == "uint8":
-            report("it takes uint8 pixels and normalises them itself: no mean and std are applied")
+            report("it takes uint8 pixels and normalises them itself: mean and std are not applied")
         if answers.max_batch_size == 1:
             fixed = "is fixed to 1" if file.max_batch_size == 1 else "is dynamic, but two pictures fail"
             report(f"its batch {fixed}: it is served one picture at a time")
         if file.logits != file.model.graph.output[0].name or answers.probabilities:
-            report("it answers probabilities, which become logits: the service makes them probabilities again")
+            report("its output is probabilities: the bundle has logits, the service computes probabilities")
         metadata = _metadata(description, file.sha256)
         model = convert_file(file, answers, preprocessing, metadata, pixel_input=request.pixel_input)
         return Converted(
@@ -133,7 +133,7 @@ def open_file(request: Request) -> Source:
 
 
 def _rounded(network: nn.Module, stored: StoredWeights, pixels: Pixels, preprocessing: Preprocessing) -> str:
-    """Round the weights of `network` as they are stored, in place; return what that changes, in words."""
+    """Round the weights of `network` in place to their stored values; return a description of the change."""
     asked = Raw(network) if isinstance(network, RetinaNet) else network
     before = logits_of(asked, pixels, preprocessing)
     rounded = round_weights(network, stored)
@@ -147,7 +147,7 @@ def _rounded(network: nn.Module, stored: StoredWeights, pixels: Pixels, preproce
 
 
 def _metadata(description: Description, sha256: str) -> dict[str, str]:
-    """For people who find the model file alone."""
+    """Metadata for people who have only the model file."""
     return {
         "architecture": description.architecture,
         "labels": "\n".join(description.labels),
@@ -185,7 +185,7 @@ def _convert(
     description: Description,
     metadata: dict[str, str],
 ) -> bytes:
-    """The fp32 graph of the network, with the input that was asked for."""
+    """The fp32 graph of the network with the requested input."""
     outputs = RAW_OUTPUTS if isinstance(network, RetinaNet) else (OUTPUT_NAME,)
     height, width = description.preprocessing.crop
     example = torch.zeros(2, 3, height, width)

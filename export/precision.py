@@ -36,7 +36,7 @@ SPEED_BATCH_SIZES = (1, 8)
 
 @dataclass(frozen=True)
 class LoweredGraph:
-    """The bytes of the network's graph, what it loses against fp32, and its speed on this machine."""
+    """The bytes of the network's graph, its loss compared with fp32, and its speed on this machine."""
 
     network: bytes
     cost: Lowered | DetectionLowered
@@ -52,10 +52,10 @@ class Calibration:
 
 
 def find_calibration(request: Request, description: Description, report: Callable[[str], None]) -> Calibration:
-    """Find the pictures of --calibration; `report` is told how many there are and what is left out.
+    """Find the pictures of --calibration; `report` gets their number and what is left out.
 
     Raises:
-        ExportError: int8 without pictures, fp32 with them, or a folder that cannot be used.
+        ExportError: int8 without pictures, fp32 with pictures, or an unusable folder.
     """
     if request.calibration is None:
         if request.precision == "int8":
@@ -86,7 +86,7 @@ def lower(
         parity_pixels: (N, H, W, 3); these judge where no other pictures are given.
 
     Raises:
-        ExportError: more is lost than allowed, or a value is out of the range of float16.
+        ExportError: the loss is larger than allowed, or a value is outside the range of float16.
     """
     fp32 = Graph(network, preprocessing)
     calibrating, judging = calibration.calibrating, calibration.judging
@@ -122,7 +122,7 @@ def lower(
 
 
 def _renamed(model: bytes, precision: str) -> bytes:
-    """The model with its precision in its metadata, checked again."""
+    """The model with its precision in the metadata, checked again."""
     parsed = onnx.load_model_from_string(model)
     for entry in parsed.metadata_props:
         if entry.key == "precision":

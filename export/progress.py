@@ -1,4 +1,4 @@
-"""Lines on stderr while an export runs, and how long each step took."""
+"""Lines on stderr during an export, and the duration of each step."""
 
 import time
 from types import TracebackType
@@ -8,12 +8,12 @@ from rich.console import Console
 
 
 class Progress:
-    """`with Progress() as progress: progress.begin("reading …")`; a spinner turns beside the running step."""
+    """`with Progress() as progress: progress.begin("reading …")`; a spinner shows the running step."""
 
     def __init__(self) -> None:
         self._console = Console(stderr=True, highlight=False)
         self._status = self._console.status("")
-        self._steps: list[tuple[str, float]] = []  # and the instant that each began, in seconds
+        self._steps: list[tuple[str, float]] = []  # and the start of each, in seconds
         self._started = self._ended = time.monotonic()
 
     def __enter__(self) -> Self:
@@ -33,7 +33,7 @@ class Progress:
         self._console.print(f"[{now - self._started:5.1f} s] {step}", markup=False, soft_wrap=True)
 
     def seconds(self) -> dict[str, float]:
-        """Seconds of each step and in total, once the block is left."""
+        """Seconds of each step and in total; complete after the block."""
         ends = [began for _, began in self._steps[1:]] + [self._ended]
         spent = {step: round(end - began, 3) for (step, began), end in zip(self._steps, ends, strict=True)}
         return {**spent, "total": round(self._ended - self._started, 3)}

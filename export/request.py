@@ -1,4 +1,4 @@
-"""What to export, as the user typed it."""
+"""What to export, from the command line."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from aaserve.bundle.shipped import PHOTOGRAPHS
 
 @dataclass(frozen=True)
 class Measurement:
-    """An accuracy, and the sha256 of the model file that it was measured with."""
+    """An accuracy, and the sha256 of the model file for which it was measured."""
 
     accuracy: Accuracy
     model_sha256: str
@@ -33,13 +33,13 @@ class Selection:
 
 @dataclass(frozen=True)
 class Request:
-    """One export. What is None is taken from the checkpoint's metadata or from the defaults.
+    """One export. None: use the checkpoint's metadata or the default.
 
     Args:
-        architecture: a network of ours, or package.module:function, which is called with the options.
-        preprocessing: the fields that a preset or a file states.
-        preprocessing_fields: single fields that replace those of `preprocessing` or of the checkpoint.
-        key_prefix: only weights whose names begin with it are used, without it.
+        architecture: one of our networks, or package.module:function, which is called with the options.
+        preprocessing: the fields that a preset or a file defines.
+        preprocessing_fields: fields that replace those of `preprocessing` or of the checkpoint.
+        key_prefix: use only weights with this prefix, and remove it.
         calibration: folder of pictures for calibrating int8 and for comparing fp16 or int8 with fp32.
         allowed_drop: percentage points of top-1, or of agreeing detections, that fp16 or int8 may lose.
         selection: which detections the graph of a detector answers.

@@ -1,4 +1,4 @@
-"""python -m export inspect BUNDLE: a summary of a bundle for people."""
+"""python -m export inspect BUNDLE: a readable summary of a bundle."""
 
 import argparse
 import sys
@@ -25,7 +25,7 @@ LABELS_SHOWN = 8
 
 
 def main(argv: Sequence[str], prog: str = "python -m export inspect") -> int:
-    parser = argparse.ArgumentParser(prog=prog, description="Show what a bundle is and what it contains.")
+    parser = argparse.ArgumentParser(prog=prog, description="Show the content of a bundle.")
     parser.add_argument("bundle", type=Path, help="NAME/VERSION folder")
     parser.add_argument("--json", action="store_true", help="print the manifest, after checking it")
     arguments = parser.parse_args(argv)
@@ -39,7 +39,7 @@ def main(argv: Sequence[str], prog: str = "python -m export inspect") -> int:
 
 
 def summary(opened: Bundle) -> str:
-    """Some twenty lines of text."""
+    """About twenty lines of text."""
     manifest, spec = opened.manifest, opened.manifest.preprocessing
     graph = onnx.load(opened.model_path, load_external_data=False).graph
     operators = Counter(node.op_type for node in graph.node)

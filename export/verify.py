@@ -1,10 +1,9 @@
 """python -m export verify BUNDLE [--images DIR]: is the bundle complete, and does it give the same answers here?
 
-    checksums, schema --> model loads --> pictures --> the original's logits from when the bundle was written
-                                      --> probe --> the graph's own logits from then
-                          of a detector: all --> the graph's own detections from then
+    checksums, schema --> model loads --> pictures --> the original's stored logits; a detector's own stored detections
+                                      --> probe --> the graph's own stored answer
 
-Bundles with attention maps must also have the outputs that the manifest names, with the maps from then.
+Bundles with attention maps must also have the outputs in the manifest, with the stored maps.
 
 Needs no torch.
 """
@@ -37,7 +36,7 @@ from aaserve.bundle.shipped import PHOTOGRAPHS
 from aaserve.export.errors import ExportError
 from aaserve.export.judgement.pictures import MAX_PIXELS
 
-SUM_TOLERANCE = 1e-2  # float16 rounds each share
+SUM_TOLERANCE = 1e-2  # float16 rounds each weight
 
 
 def main(argv: Sequence[str], prog: str = "python -m export verify") -> int:
@@ -70,7 +69,7 @@ def main(argv: Sequence[str], prog: str = "python -m export verify") -> int:
 
 
 def _images_of(manifest: Manifest) -> Path:
-    """The folder of pictures that the export was given."""
+    """The folder of pictures that the export used."""
     parser = argparse.ArgumentParser(add_help=False, exit_on_error=False)
     parser.add_argument("--parity-images", type=Path, default=PHOTOGRAPHS)
     try:
@@ -83,7 +82,7 @@ def check(session: onnxruntime.InferenceSession, manifest: Manifest, reference: 
     """Largest difference of the answer: of any logit, relative to the largest one or 1; of a detector, of any score.
 
     Raises:
-        ExportError: the picture is missing or another one, or the answer or an attention map is not the stored one.
+        ExportError: the picture is missing or differs, or the answer or an attention map differs from the stored one.
     """
     is_probe = reference.picture == PROBE
     if is_probe:

@@ -1,4 +1,4 @@
-"""What many tests share."""
+"""Fixtures for many tests."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""A bundle of detection whose answers are known: it finds the red, the green and the blue area of a picture.
+"""A detection bundle with known answers: it finds the red, the green and the blue area of a picture.
 
 Of each colour it answers the box around all pixels that have more than LEAST of it; the score is the brightest one.
 """

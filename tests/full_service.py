@@ -1,4 +1,4 @@
-"""A service whose queue is full for as long as a test needs it."""
+"""A service whose queue stays full as long as a test needs it."""
 
 import socket
 from collections.abc import Iterator

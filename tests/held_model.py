@@ -1,4 +1,4 @@
-"""A function in the model's place, a batcher around it, and when they have come how far."""
+"""A function instead of a model, with a batcher around it, and events that show their progress."""
 
 import asyncio
 import threading

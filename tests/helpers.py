@@ -165,7 +165,7 @@ def start_that_fails(*options: str, repository: Path = REPOSITORY, **environment
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
-    """Poll what another process shows; there is no event to wait for across processes.
+    """Poll the state of another process, because there is no event to wait for.
 
     A test that passes never waits so long: only a failure shows how many seconds they are.
     """

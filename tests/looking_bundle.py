@@ -1,4 +1,4 @@
-"""A bundle whose attention is known beforehand: head 0 looks one cell to the right, head 1 at what is red.
+"""A bundle with known attention: head 0 looks one cell to the right, head 1 at red cells.
 
 Blue has to be 255 everywhere: it is the constant that makes the queries.
 """

@@ -1,4 +1,4 @@
-"""`make audit`: a finding fails, no network says so. Of pip-audit there is only a stand-in that answers as it does."""
+"""`make audit`: a finding fails; without a network it says so. A stub replaces pip-audit."""
 
 import os
 import subprocess

@@ -29,7 +29,7 @@ LARGEST = 8_000_000  # bytes; larger networks are exported once a run anyway, an
 
 
 class Traces:
-    """`export` takes the place of torch.onnx.export; `folder` is where the traces are."""
+    """`export` replaces torch.onnx.export; `folder` holds the traces."""
 
     def __init__(self, folder: Path) -> None:
         self._trace = torch.onnx.export

@@ -1,4 +1,4 @@
-"""An event loop whose time passes only when nothing else can happen, so that schedules are exact and take no time."""
+"""An event loop whose clock advances only when nothing else can run, so that schedules are exact and take no time."""
 
 import asyncio
 import selectors

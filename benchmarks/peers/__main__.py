@@ -1,8 +1,8 @@
 """python -m benchmarks.peers [--workloads W1 …] [--servers NAME …] [--rounds N] [--output FILE] …
 
-aaserve and its peers with the same model, pictures and answer. Servers take turns: each its first turn, then each its
-second, so that what the machine does meanwhile falls on all; ONNX Runtime alone has a turn in each round too. What
-counts are medians over the rounds, and ratios within a round. benchmarks/peers/turn.py says what a turn is.
+Compares aaserve and its peers with the same model, pictures and answers. In each round every server has one turn, and
+so has ONNX Runtime alone, so that other work on the machine affects all of them. Results are medians over the rounds,
+and ratios within a round. benchmarks/peers/turn.py describes a turn.
 """
 
 import argparse
@@ -24,11 +24,11 @@ from benchmarks.peers.turn import Plan, Server, take_turn
 from benchmarks.workloads import WORKLOADS, Workload
 
 SERVERS: dict[str, Server] = {server.name: server for server in (*OURS, BareService(), *PEERS.values())}
-LINES = 20  # of the log of a server that did not start
+LINES = 20  # shown from the log of a server that did not start
 
 
 def measure(workload: Workload, servers: list[Server], rounds: int, plan: Plan) -> dict[str, Any]:
-    """Of every round, and the medians."""
+    """Measure every round; return the rounds and their medians."""
     if workload.task != "classification":
         servers = [server for server in servers if isinstance(server, Aaserve)]  # the others only classify
     raw = Raw(workload)
@@ -62,7 +62,7 @@ def _is(level: object) -> bool:
 
 
 def _turn(server: Server, workload: Workload, expected: list[int | None], plan: Plan, seed: int) -> dict[str, Any]:
-    """One that cannot be measured is named as such; the others go on."""
+    """Take one turn. A server that fails is reported, and the others continue."""
     try:
         return take_turn(server, workload, expected, plan, seed)
     except (StartFailed, OSError) as error:
@@ -76,9 +76,9 @@ def main() -> int:
     add("--workloads", nargs="+", choices=WORKLOADS, default=["W1", "W2", "W3"], help="default: W1 W2 W3")
     add("--bundle", type=Path, help="NAME/VERSION folder to use as the model, with one workload")
     add("--servers", nargs="+", metavar="NAME", help=f"of {', '.join(SERVERS)} (default: all that are installed)")
-    add("--install", action="store_true", help="install what is missing first: gigabytes")
-    add("--rounds", type=int, default=5, help="turns of each server (default: 5)")
-    add("--seconds", type=float, default=8, help="of each load (default: 8)")
+    add("--install", action="store_true", help="first install missing peers: gigabytes")
+    add("--rounds", type=int, default=5, help="turns per server (default: 5)")
+    add("--seconds", type=float, default=8, help="duration of each load (default: 8)")
     add("--no-open-loops", action="store_true", help="closed loops only, which takes half the time")
     add("--read-with", choices=READERS, default="pillow", help="how the peers read pictures (default: pillow)")
     add(
@@ -107,7 +107,7 @@ def main() -> int:
     found: dict[str, Any] = {}
     for workload in workloads:
         found[workload.name] = measure(workload, servers, arguments.rounds, plan)
-        # Written after each: a long run that is broken off has not been for nothing.
+        # Written after each workload, so that an interrupted run keeps its results.
         write_result(
             arguments.output,
             {

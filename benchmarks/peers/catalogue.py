@@ -1,4 +1,4 @@
-"""The peers. How each is tuned, and why so, is in its file in servers/; requirements/ pins what it runs on."""
+"""The peers. servers/ has the tuning of each, with reasons; requirements/ has the pinned versions."""
 
 from benchmarks.peers import forms
 from benchmarks.peers.peer import Peer, Served, StartFailed
@@ -37,7 +37,7 @@ _ALL = (
         _V2_PATH,
         forms.raw,
         forms.v2_binary_best,
-        headers={"Inference-Header-Content-Length": "0"},  # all of the body is the one input
+        headers={"Inference-Header-Content-Length": "0"},  # the whole body is the single input
     ),
 )
 

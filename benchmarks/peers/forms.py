@@ -1,4 +1,4 @@
-"""How a picture goes into a request, and where the best class is in an answer.
+"""Put a picture into a request, and read the best class from an answer.
 
 into a request:     (picture, its media type) --> (Content-Type, body)
 out of an answer:   body --> class index; of a detector, that of its best detection
@@ -30,14 +30,14 @@ def json_images(picture: bytes, media_type: str) -> tuple[str, bytes]:
 
 
 def v2_image(picture: bytes, media_type: str) -> tuple[str, bytes]:
-    """The Open Inference Protocol, as MLServer takes bytes in JSON."""
+    """The Open Inference Protocol with bytes in JSON, for MLServer."""
     base64_content = {"content_type": "base64"}
     image = {"name": "image", "shape": [1, 1], "datatype": "BYTES", "parameters": base64_content}
     return "application/json", json.dumps({"inputs": [{**image, "data": [_base64(picture)]}]}).encode()
 
 
 def best(answer: bytes) -> int:
-    """Of {"predictions": [{"label", "class_index", "score"}, …]}."""
+    """From {"predictions": [{"label", "class_index", "score"}, …]}."""
     index: int = json.loads(answer)["predictions"][0]["class_index"]
     return index
 
@@ -49,20 +49,20 @@ def best_detection(answer: bytes) -> int | None:
 
 
 def best_of_batch(answer: bytes) -> int:
-    """Of a list of one of these."""
+    """From a list with one such object."""
     index: int = json.loads(answer)[0]["predictions"][0]["class_index"]
     return index
 
 
 def v2_best(answer: bytes) -> int:
-    """Of the tensor `class_index`."""
+    """From the tensor `class_index`."""
     [tensor] = [output for output in json.loads(answer)["outputs"] if output["name"] == "class_index"]
     index: int = tensor["data"][0]
     return index
 
 
 def v2_binary_best(answer: bytes) -> int:
-    """The same where tensors follow the JSON as bytes."""
+    """The same with tensors as bytes after the JSON."""
     head, position = json.JSONDecoder().raw_decode(answer.decode("latin-1"))
     for output in head["outputs"]:
         if output["name"] == "class_index":

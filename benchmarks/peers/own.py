@@ -1,4 +1,4 @@
-"""aaserve itself, in the form of a peer: the real `python -m service`, as it comes, asked at /classify or /detect."""
+"""aaserve itself as a peer: the real `python -m service` with default settings, at /classify or /detect."""
 
 import re
 import sys
@@ -28,8 +28,8 @@ class Aaserve:
     """`python -m service --workers WORKERS OPTIONS`.
 
     Args:
-        openvino: precision in which OpenVINO computes; None for ONNX Runtime.
-        int8: whether the model is served from an int8 bundle of the same network.
+        openvino: precision of OpenVINO; None: ONNX Runtime.
+        int8: serve an int8 bundle of the same network.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Aaserve:
         return Path(sys.executable)
 
     def alone(self, workload: Workload, way: Way, seconds: float) -> float:
-        """Images a second of the same runtime without a server, with the same model; ONNX Runtime is called in `way`.
+        """Images per second of the same runtime and model without a server; ONNX Runtime is called in `way`.
 
         Raises:
             StartFailed: there is no such model.
@@ -57,7 +57,7 @@ class Aaserve:
         return max(openvino_alone.images_per_second(bundle, self.openvino, seconds).values())
 
     def _bundle(self, fp32: Path) -> Path:
-        """Where the model is; made if it is not there.
+        """The folder of the model, made if it is missing.
 
         Raises:
             StartFailed: as `alone`.
@@ -70,7 +70,7 @@ class Aaserve:
 
     @contextmanager
     def serve(self, bundle: Path, *, cores: list[int] | None = None) -> Iterator[Served]:
-        """As `Peer.serve`; it logs a line a request into a file, as users have it.
+        """Like `Peer.serve`; logs one line per request into a file, as in production.
 
         Raises:
             StartFailed: it did not become ready.

@@ -1,4 +1,4 @@
-"""A server that aaserve is compared with: how it is installed, started and asked."""
+"""A server to compare with aaserve: how to install, start and query it."""
 
 import http.client
 import os
@@ -21,7 +21,7 @@ from benchmarks.peers.servers.ports import spare_port
 ENVIRONMENTS = ROOT / ".venv-peers"
 REQUIREMENTS = Path(__file__).parent / "requirements"
 HOST = "127.0.0.1"
-PATIENCE = 120.0  # seconds that a start may take
+PATIENCE = 120.0  # time limit of a start in seconds
 LOG_LINES = 60
 
 Body = Callable[[bytes, str], tuple[str, bytes]]
@@ -29,20 +29,20 @@ Top1 = Callable[[bytes], int | None]
 
 
 class StartFailed(Exception):
-    """The peer did not start; its log says why."""
+    """The peer did not start; the message has its log."""
 
 
 @dataclass(frozen=True)
 class Served:
-    """A peer that answers.
+    """A running peer.
 
     Args:
-        ports: of its processes, where each has one of its own.
-        path: which to POST to.
-        process: the root; the memory of its whole tree is the peer's.
-        body: picture and its media type --> Content-Type and body.
+        ports: one, or one per process.
+        path: for POST.
+        process: the root of its process tree, whose memory is measured.
+        body: picture and media type --> Content-Type and body.
         top_1: body of an answer --> class index of its best label.
-        headers: further ones that each request has to have.
+        headers: further headers of each request.
     """
 
     host: str
@@ -54,10 +54,10 @@ class Served:
     headers: Mapping[str, str] = field(default_factory=dict)
 
     def ask(self, picture: bytes, media_type: str, *, timeout: float = 30) -> bytes:
-        """The body of the answer to one picture.
+        """The body of the answer for one picture.
 
         Raises:
-            OSError: none came, or one of another status than 200.
+            OSError: no answer, or a status other than 200.
         """
         content_type, body = self.body(picture, media_type)
         headers = {"Content-Type": content_type, **self.headers}
@@ -69,13 +69,13 @@ class Served:
 
 @dataclass(frozen=True)
 class Peer:
-    """One of them. `servers/{name}_server.py` is run by the interpreter that has `requirements/{name}.txt`.
+    """A peer: `servers/{name}_server.py`, run by an interpreter with `requirements/{name}.txt`.
 
     Args:
-        distribution: the package whose version is the peer's.
-        environment: variables it is run with.
-        own_environment: whether it has one; else it is run by this interpreter.
-        reader: "pillow" or "bundle", how it reads pictures: servers/reading.py.
+        distribution: the package that gives the version.
+        environment: variables of its process.
+        own_environment: False: run it with this interpreter.
+        reader: its image reader, "pillow" or "bundle", see servers/reading.py.
     """
 
     name: str
@@ -90,7 +90,7 @@ class Peer:
 
     @property
     def version(self) -> str:
-        """As it is pinned, and so installed."""
+        """The pinned and installed version."""
         if not self.own_environment:
             return version(self.distribution)
         pins = dict(line.split("==") for line in self._requirements.read_text().split())
@@ -101,18 +101,18 @@ class Peer:
         return not self.own_environment or is_made(self._folder, self._requirements)
 
     def install(self) -> Path:
-        """Make its environment, unless it is there; return its interpreter."""
+        """Make its environment if needed; return its interpreter."""
         return make_environment(self._folder, self._requirements) if self.own_environment else Path(sys.executable)
 
     @contextmanager
     def serve(self, bundle: Path, *, cores: list[int] | None = None) -> Iterator[Served]:
-        """Serve a bundle (the folder NAME/VERSION) until the block is left, and then end every process of it.
+        """Serve a bundle (the folder NAME/VERSION) within the block; then end all its processes.
 
         Args:
-            cores: those it may run on; all if None.
+            cores: cores to run on; None: all.
 
         Raises:
-            StartFailed: it ended, or did not answer in time; with the end of its log.
+            StartFailed: it ended or did not answer in time; the message has the end of its log.
         """
         port = spare_port()
         python = self.install()
@@ -121,8 +121,8 @@ class Peer:
             environment = {
                 "ORT_DISABLE_TELEMETRY": "1",  # bundle/telemetry.py
                 "PYTHONPATH": str(ROOT),
-                "PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}",  # some run commands of their own
-                "HOME": scratch,  # what they leave there or among temporary files goes with it
+                "PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}",  # some run their own commands
+                "HOME": scratch,  # removed afterwards, with the temporary files
                 "TMPDIR": scratch,
                 "PEER_BUNDLE": str(bundle.resolve()),
                 "PEER_PORT": str(port),
@@ -140,7 +140,7 @@ class Peer:
                     elif time.monotonic() < deadline:
                         time.sleep(0.2)
                         continue
-                    raise StartFailed(f"{self.name}: {objection}; its log ends so:\n{_tail(folder)}")
+                    raise StartFailed(f"{self.name}: {objection}; end of its log:\n{_tail(folder)}")
                 yield served
 
     @property
@@ -153,10 +153,10 @@ class Peer:
 
 
 def log_when_ready(name: str, root: subprocess.Popen[bytes], folder: Path, ready: str, processes: int) -> str:
-    """The log of a server that says in it when it is ready, once as many processes have.
+    """The log of a server, once `processes` of its processes have logged `ready`.
 
     Raises:
-        StartFailed: it ended, or did not say so in time.
+        StartFailed: it ended, or was not ready in time.
     """
     deadline = time.monotonic() + PATIENCE
     while (lines := (folder / "log").read_text()).count(ready) < processes:
@@ -167,7 +167,7 @@ def log_when_ready(name: str, root: subprocess.Popen[bytes], folder: Path, ready
 
 
 def _objection(served: Served, picture: bytes) -> str | None:
-    """Why this is no server that is ready."""
+    """Why this server is not ready; None if it is."""
     try:
         served.top_1(served.ask(picture, "image/jpeg"))
     except (OSError, http.client.HTTPException) as error:

@@ -1,7 +1,8 @@
-"""A server and all that comes of it: started on given cores with its log in a file, ended to the last process.
+"""A server with all its processes: started on given cores with the log in a file, and ended completely.
 
-Daemons leave the session and the process group of who started them, and lose their parent when that ends first. But all
-inherit the environment: a process with the mark in it belongs to the tree (tests/deploy/ray_cluster.py does the same).
+Daemons leave the session and the process group of their parent, and lose the parent when it ends first. But all
+processes inherit the environment: a process with our mark in it belongs to the tree (like in
+tests/deploy/ray_cluster.py).
 """
 
 import os
@@ -22,10 +23,10 @@ PATIENCE = 20.0  # seconds from SIGTERM to SIGKILL
 def process_tree(
     command: Sequence[str | Path], *, environment: Mapping[str, str], cores: Sequence[int] | None, folder: Path
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run `command` in `folder`, its output in `folder/log`; end all of it on leaving, also where we get SIGTERM.
+    """Run `command` in `folder`, its output in `folder/log`; end all processes afterwards, also on SIGTERM.
 
     Args:
-        cores: those it may run on; all if None.
+        cores: cores to run on; None: all.
     """
     mark = f"BENCHMARK_TREE={secrets.token_hex(8)}"
     name, _, value = mark.partition("=")
@@ -49,7 +50,7 @@ def process_tree(
 
 @contextmanager
 def _exit_on_sigterm() -> Iterator[None]:
-    """As an exception, so that nothing is left running; only the main thread can have that."""
+    """Turn SIGTERM into an exception, so that nothing keeps running; works in the main thread only."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -61,7 +62,7 @@ def _exit_on_sigterm() -> Iterator[None]:
 
 
 def tree(root: int) -> list[int]:
-    """The process and all its descendants that are no zombies."""
+    """The process and all its descendants, without zombies."""
     children: dict[int, list[int]] = {}
     for pid in _pids():
         with suppress(OSError):
@@ -69,7 +70,7 @@ def tree(root: int) -> list[int]:
             if state != "Z":
                 children.setdefault(int(parent), []).append(pid)
     found = [root]
-    for pid in found:  # grows while it is gone through
+    for pid in found:  # grows during the loop
         found += children.get(pid, [])
     return found
 
@@ -97,7 +98,7 @@ def _end(root: subprocess.Popen[bytes], mark: bytes) -> None:
     root.terminate()
     with suppress(subprocess.TimeoutExpired):
         root.wait(PATIENCE)
-    while remaining := [pid for pid in _pids() if _has(mark, pid)]:  # again: some start others
+    while remaining := [pid for pid in _pids() if _has(mark, pid)]:  # repeat: some start others
         for pid in remaining:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -110,7 +111,7 @@ def _pids() -> list[int]:
 
 
 def _has(mark: bytes, pid: int) -> bool:
-    """A zombie has no environment any more."""
+    """True if the process has the mark; a zombie has no environment any more."""
     with suppress(OSError):
         return mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     return False

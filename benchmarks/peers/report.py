@@ -1,4 +1,4 @@
-"""Turns of several rounds --> medians, ratios, a table in Markdown, curves of latency over throughput as PNG."""
+"""Turns of several rounds --> medians, ratios, a Markdown table, and curves of latency over throughput as PNG."""
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -30,7 +30,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def median_of(turns: Sequence[Mapping[str, Any]]) -> Any:
-    """Of every number, at its place; of words and lists the last, of codes the sum."""
+    """The median of every number in nested turns; for text and lists the last value, for codes the sum."""
     first = turns[-1]
     if isinstance(first, Mapping):
         return {
@@ -49,7 +49,7 @@ def _sums(codes: Sequence[Mapping[str, int]]) -> dict[str, int]:
 
 
 def medians(rounds: Sequence[Mapping[str, Mapping[str, Any]]]) -> dict[str, Any]:
-    """By server, with its share of its runtime alone and its ratio to aaserve: medians of the ratios within a round."""
+    """Medians by server, with medians of the ratios within a round to its runtime alone and to aaserve."""
     found = {}
     for name in rounds[-1]:
         if name == "raw":
@@ -74,7 +74,7 @@ def _ratio(above: Sequence[float], below: Sequence[float]) -> float:
 
 
 def markdown(workload: str, words: str, raw: float, servers: Mapping[str, Any]) -> str:
-    """The fastest first."""
+    """A table, fastest server first."""
     fine = {name: found for name, found in servers.items() if "32 clients" in found}
     rows = []
     for name, found in sorted(fine.items(), key=lambda item: -item[1]["32 clients"]["answered_per_second"]):
@@ -94,7 +94,7 @@ def markdown(workload: str, words: str, raw: float, servers: Mapping[str, Any]) 
     lines = [f"{workload}: {words}; ONNX Runtime alone {raw:,.0f} images a second", table(HEAD, rows)]
     for name, found in servers.items():
         if name not in fine:
-            reason = str(found.get("failed") or "answers otherwise, so it was not measured").splitlines()[0]
+            reason = str(found.get("failed") or "gives other answers, so it was not measured").splitlines()[0]
             lines.append(f"{name}: {reason}")
         elif errors := sorted({code for level in _levels(found) for code in level["codes"]} - {"200"}):
             lines.append(f"{name} also answered: {', '.join(errors)}")
@@ -110,9 +110,9 @@ def _levels(found: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def plot(path: Path, workloads: Mapping[str, Mapping[str, Any]]) -> None:
-    """A panel for each workload, a colour for each server, p50 as a line and p99 as triangles, over answers per second.
+    """A panel per workload, a colour per server; p50 as a line and p99 as triangles over answers per second.
 
-    Solid by number of clients, dashed by rate of random arrivals; points in the order of the load.
+    Solid: by number of clients. Dashed: by rate of random arrivals. Points are in the order of the load.
     """
     figure = Figure(figsize=(6 * len(workloads), 4.5), layout="constrained")
     panels = figure.subplots(1, len(workloads), squeeze=False)[0]

@@ -1,8 +1,8 @@
-"""One server's turn in one workload: start, agreement, load of every kind, end.
+"""One server's turn in one workload: start, check of answers, all loads, end.
 
-A server is started anew for each turn. One that is only stopped (SIGSTOP) meanwhile would save its start, not its
-memory, and several do not bear it: the nodes of Ray and the supervisors of BentoML and LitServe take silence for death.
-A new start also has its share in the spread between rounds, as it has for users.
+A server is started again for each turn. Pausing it (SIGSTOP) between turns would save the start but not the memory, and
+several servers do not survive it: Ray's nodes and the supervisors of BentoML and LitServe treat silence as death. A new
+start also contributes to the spread between rounds, as it does for users.
 """
 
 import time
@@ -19,7 +19,7 @@ from benchmarks.samples import Samples
 from benchmarks.workloads import Workload
 
 CLIENTS = (1, 8, 32)
-SHARES = (0.5, 0.8, 0.95)  # of the server's own throughput at the most clients
+SHARES = (0.5, 0.8, 0.95)  # of the server's own throughput at the largest number of clients
 WARM_UP = 2.0  # seconds
 
 
@@ -38,14 +38,14 @@ class Server(Protocol):
 
 @dataclass(frozen=True)
 class Plan:
-    """Seconds of each load; without open loops where a turn has to be short."""
+    """Seconds of each load; no open loops if a turn must be short."""
 
     seconds: float
     open_loops: bool
 
 
 def take_turn(server: Server, workload: Workload, expected: list[int | None], plan: Plan, seed: int) -> dict[str, Any]:
-    """What was measured; with "disagrees" instead of all that if too few answers are right."""
+    """The measurements; if too few answers are right, "disagrees" instead."""
     pictures = workload.pictures()
     started = time.monotonic()
     with server.serve(workload.bundle()) as served:

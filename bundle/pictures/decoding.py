@@ -1,11 +1,11 @@
 """Picture bytes --> upright RGB picture. Knows nothing of networks.
 
     bytes --magic number--> format on the list? --header--> few enough pixels? --decode--> RGB --EXIF--> upright
-                                                              (JPEG: at 1/2, 1/4, 1/8 of its size, where asked)
+                                                              (JPEG: at 1/2, 1/4, 1/8 of its size, on request)
 
-Only the one decoder that the magic number names is ever tried. Image.open is not asked: it looks through a registry
-that any import may add to, and its JPEG entry hands some files to the MPO plugin. Pillow's other decoders are where
-most of its vulnerabilities have been.
+Only the decoder of the magic number is tried. Image.open is not used: it goes through a registry that any import may
+extend, and its JPEG entry passes some files to the MPO plugin. Most of Pillow's vulnerabilities have been in its other
+decoders.
 """
 
 from collections.abc import Callable
@@ -52,7 +52,7 @@ _ALPHA_MODES = {"LA", "PA", "RGBA"}
 
 
 def sniff_format(image_bytes: bytes) -> str | None:
-    """Return "JPEG", "PNG", "WEBP", "GIF", "BMP" or "TIFF" by the magic number, None if it is none of them."""
+    """Return "JPEG", "PNG", "WEBP", "GIF", "BMP" or "TIFF" by the magic number, otherwise None."""
     if image_bytes[:4] == b"RIFF" and image_bytes[8:12] == b"WEBP":
         return "WEBP"
     return next((name for magic, name in _MAGIC_NUMBERS if image_bytes.startswith(magic)), None)
@@ -70,9 +70,9 @@ def _unsupported(image_bytes: bytes) -> str:
 
 
 class Decoded(NamedTuple):
-    """An upright picture in mode RGB, where in it the picture lies, and (width, height) at its full size.
+    """An upright image in mode RGB, the picture's box in it, and the picture's full size (width, height).
 
-    The picture is all of the image, unless its size was reduced.
+    The box is the whole image unless the size was reduced.
     """
 
     image: Image.Image
@@ -86,9 +86,9 @@ def decode(
     """Decode the first frame of a picture to mode RGB, at its full size.
 
     Args:
-        max_pixels: width times height, at most; checked before anything is decoded.
-        background: RGB, 0..255, seen through transparent pixels.
-        exif_orientation: turn the picture upright as its EXIF data says.
+        max_pixels: limit for width times height, checked before decoding.
+        background: RGB, 0..255, shown behind transparent pixels.
+        exif_orientation: apply the EXIF orientation.
 
     Raises:
         UnsupportedImage: none of JPEG, PNG, WebP, GIF, BMP, TIFF.
@@ -108,11 +108,11 @@ def decode_reduced(
     exif_orientation: bool,
     least_size: LeastSize | None,
 ) -> Decoded:
-    """The same, but a JPEG picture at the smallest of 1/8, 1/4, 1/2 and all of its size that is enough.
+    """The same, but a JPEG is decoded at the smallest sufficient of 1/8, 1/4, 1/2 and its full size.
 
     Args:
-        max_pixels: as for `decode`, of the full size.
-        least_size: (width, height) of the upright picture at its full size --> of what is enough. None: the full size.
+        max_pixels: as for `decode`, for the full size.
+        least_size: (width, height) of the upright picture at full size --> the size that suffices. None: full size.
 
     Raises:
         UnsupportedImage, ImageTooLarge, InvalidImage: as `decode`.
@@ -135,12 +135,12 @@ def decode_reduced(
         raise
     except Image.DecompressionBombError as error:
         raise ImageTooLarge("the image has more pixels than Pillow decodes") from error
-    except Exception as error:  # damaged bytes make the decoders raise nearly anything
+    except Exception as error:  # on damaged bytes the decoders raise almost any exception
         raise InvalidImage(
             f"the {image_format} image is truncated, damaged or of a kind that is not supported"
         ) from error
     rgb, canvas = _to_rgb(image, background), stored.canvas
-    del image, stored  # their memory is needed for what follows
+    del image, stored  # frees their memory for the next step
     rgb = _on_canvas(rgb, canvas, background)
     full = size if extent else rgb.size
     return Decoded(
@@ -151,7 +151,7 @@ def decode_reduced(
 
 
 def _to_rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
-    """The picture in mode RGB, with the background behind its transparent pixels."""
+    """The picture in mode RGB, with the background behind transparent pixels."""
     if image.mode == "RGB" and not image.has_transparency_data:
         return image  # convert would copy it
     if image.mode not in _OPAQUE_MODES | _ALPHA_MODES:

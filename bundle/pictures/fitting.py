@@ -1,9 +1,9 @@
-"""How a picture of any size is placed in a network's input, and boxes of the one in pixels of the other.
+"""Place a picture of any size in a network's input, and convert boxes between the two.
 
     fit "crop":       |--resized picture--|      "stretch": |picture|     "letterbox": |picture|background|
                           |--input--|                       |-input-|                  |------input-------|
 
-Boxes are (left, top, right, bottom); pixel 0 reaches from 0 to 1.
+Boxes are (left, top, right, bottom); pixel 0 extends from 0 to 1.
 """
 
 from typing import TYPE_CHECKING, NamedTuple
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 
 class Placement(NamedTuple):
-    """Where the whole picture lies once it is resized, in pixels of the input.
+    """The position of the whole resized picture, in pixels of the input.
 
     Args:
         width, height: of the resized picture, at least 1.
-        left, top: of its upper left corner; negative where a part is cropped.
+        left, top: of its upper left corner; negative if a part is cropped.
     """
 
     width: int
@@ -30,10 +30,10 @@ class Placement(NamedTuple):
 
 
 def placement(preprocessing: "Preprocessing", width: int, height: int) -> Placement:
-    """Where an upright picture of `width` x `height` pixels goes.
+    """The placement of an upright picture of `width` x `height` pixels.
 
-    A letterbox keeps the aspect ratio up to the rounding to whole pixels. The picture is at the upper left, so that
-    what is left over is at the right or at the bottom.
+    A letterbox keeps the aspect ratio, up to rounding to whole pixels. The picture is at the upper left, the background
+    at the right or at the bottom.
     """
     input_height, input_width = preprocessing.crop
     match preprocessing.fit, preprocessing.resize:

@@ -1,8 +1,8 @@
-"""A folder --> the pictures in it, and what else there is. Content decides, never the name.
+"""A folder --> its pictures, and counts of other files. The content decides, not the name.
 
 entry --hidden, of the system?--> left out, counted
       --first bytes of a picture?--> picture
-      --named as a picture?--> refused: the data set is damaged
+      --suffix of a picture?--> refused: the data set is damaged
       --> left out, counted by suffix
 """
 
@@ -16,7 +16,7 @@ from typing import Literal
 from aaserve.bundle.file_kinds import HEAD_BYTES, kind_of, picture_format
 
 _SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
-_SYSTEM = {  # of macOS, Windows, Synology, QNAP and ext4; names that begin with a dot are skipped as well
+_SYSTEM = {  # files of macOS, Windows, Synology, QNAP and ext4; names that begin with a dot are skipped too
     "__macosx",
     "thumbs.db",
     "ehthumbs.db",
@@ -31,13 +31,13 @@ _SYSTEM = {  # of macOS, Windows, Synology, QNAP and ext4; names that begin with
     "__pycache__",
 }
 _SKIPPED = "hidden or system"
-_READERS = 16  # threads; each file is opened once, which takes long on a network drive
+_READERS = 16  # threads; opening each file takes long on a network drive
 _KINDS_TOLD = 5
 
 
 @dataclass(frozen=True)
 class FolderContents:
-    """What was found in a folder: sorted pictures, sorted visible folders, and how much was left out, by reason."""
+    """The content of a folder: sorted pictures, sorted visible folders, and counts of left-out files by reason."""
 
     pictures: tuple[Path, ...] = ()
     folders: tuple[Path, ...] = ()
@@ -47,15 +47,15 @@ class FolderContents:
 def find_pictures(
     folder: Path, *, deeper: bool = False, damaged: Literal["refuse", "take"] = "refuse"
 ) -> FolderContents:
-    """Look through `folder`.
+    """Find the pictures in `folder`.
 
     Args:
-        deeper: take the pictures of all folders below as well. `folders` is empty then. Links to folders are left out,
-            because they may lead in circles.
-        damaged: what to do about files that are named as pictures and are none, or cannot be read.
+        deeper: include the pictures of all folders below; then `folders` is empty. Links to folders are left out,
+            because they may form a cycle.
+        damaged: what to do with unreadable files and with files that have a picture's suffix but are not pictures.
 
     Raises:
-        ValueError: a folder cannot be read, or a file is damaged and to be refused.
+        ValueError: a folder cannot be read, or a file is damaged and must be refused.
     """
     files, folders, left_out = _walk(folder, deeper=deeper)
     with ThreadPoolExecutor(_READERS) as pool:
@@ -72,7 +72,7 @@ def find_pictures(
 
 
 def told(left_out: Counter[str]) -> str:
-    """What was left out, in a phrase; empty if nothing was."""
+    """What was left out, as text; empty if nothing was."""
     if not left_out:
         return ""
     first = left_out.most_common(_KINDS_TOLD)
@@ -82,12 +82,12 @@ def told(left_out: Counter[str]) -> str:
 
 
 def total(counts: Iterable[Counter[str]]) -> Counter[str]:
-    """All of them together."""
+    """The sum of all counts."""
     return sum(counts, Counter())
 
 
 def _walk(folder: Path, *, deeper: bool) -> tuple[list[Path], list[Path], Counter[str]]:
-    """Files and folders, sorted; of links those that lead somewhere, and broken ones among the files."""
+    """Files and folders, sorted, including the targets of links; broken links count as files."""
     files: list[Path] = []
     folders: list[Path] = []
     left_out: Counter[str] = Counter()
@@ -115,7 +115,7 @@ def _walk(folder: Path, *, deeper: bool) -> tuple[list[Path], list[Path], Counte
 
 
 def _picture_or_kind(path: Path) -> str | None:
-    """None for a picture, or else what the file is."""
+    """None for a picture, otherwise the type of the file."""
     if path.is_symlink() and not path.exists():
         return "a link to a file that does not exist"
     try:
@@ -127,7 +127,7 @@ def _picture_or_kind(path: Path) -> str | None:
 
 
 def _named_or_kind(path: Path) -> str | None:
-    """None for a file that is a picture or is named as one, or else what the file is."""
+    """None for a file that is a picture or has a picture's suffix, otherwise the type of the file."""
     if path.suffix.lower() in _SUFFIXES:
         return None
     try:

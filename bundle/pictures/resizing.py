@@ -1,10 +1,10 @@
-"""Resizing as Pillow 13 does it, by the processor's vector instructions: several times as fast.
+"""Resize like Pillow 13, but several times as fast, with the processor's vector instructions.
 
     (H, W) --rows--> (H, width) --columns--> (height, width)
 
-Pillow rounds between its two passes. One call of the library orders them differently, so each pass is a call of its own
-here: of a few values in a thousand the rounding differs, by 1 or 2 of 255 (docs/decisions/0021). Where there is no
-wheel of the library, on Linux that is not x86-64, Pillow itself does it.
+Pillow rounds between its two passes. A single call of the library orders the passes differently, so each pass is a
+separate call. A few values in a thousand are rounded differently, by 1 or 2 of 255 (docs/decisions/0021). On Linux
+without x86-64 there is no wheel of the library, and Pillow does the resize.
 """
 
 import math
@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 if sys.platform == "linux" and platform.machine() != "x86_64":
-    _CONVOLUTIONS = {}  # there is no wheel, and pyproject.toml does not ask for it
+    _CONVOLUTIONS = {}  # there is no wheel, and pyproject.toml does not require it
 else:
     from cykooz_resizer import CropBox, FilterType, ResizeAlg, ResizeOptions, Resizer
 
-    _CONVOLUTIONS = {  # and how many pixels each reaches to either side: of the result, where that is smaller
+    _CONVOLUTIONS = {  # and the radius in pixels: of the result if that is smaller
         "bilinear": (ResizeAlg.convolution(FilterType.bilinear), 1.0),
         "bicubic": (ResizeAlg.convolution(FilterType.catmull_rom), 2.0),
         "lanczos": (ResizeAlg.convolution(FilterType.lanczos3), 3.0),
@@ -39,33 +39,36 @@ _RESAMPLING = {
 def resize(
     image: Image.Image, size: tuple[int, int], box: Box, interpolation: str, *, reproducible: bool = False
 ) -> NDArray[np.uint8]:
-    """Return `box` of a picture in mode RGB as (height, width, 3) pixels; like Pillow, it reads beyond the box's edges.
+    """Return `box` of a picture in mode RGB as (height, width, 3) pixels; like Pillow, read beyond the box's edges.
 
     Args:
         size: (width, height).
-        interpolation: "nearest", "bilinear", "bicubic" or "lanczos"; antialiased but for the first.
-        reproducible: by Pillow, which rounds alike on every processor.
+        interpolation: "nearest", "bilinear", "bicubic" or "lanczos"; all but the first are antialiased.
+        reproducible: use Pillow, which rounds the same on every processor.
     """
     left, top, right, bottom = box
     width, height = size
     if size == image.size and box == (0, 0, *size):
-        return np.frombuffer(image.tobytes(), np.uint8).reshape(height, width, 3)  # as asarray, in half the time
+        return np.frombuffer(image.tobytes(), np.uint8).reshape(height, width, 3)  # like asarray, in half the time
     same = (right - left, bottom - top) == size
     if interpolation not in _CONVOLUTIONS or same or reproducible:
         return np.asarray(image.resize(size, _RESAMPLING[interpolation], box=box))
-    if image.height - height > max(0, 2 * (image.width - width)):  # columns first: that leaves less for the second pass
+    if image.height - height > max(0, 2 * (image.width - width)):  # columns first: less work for the second pass
         turned = image.transpose(Image.Transpose.TRANSPOSE)
         columns = resize(turned, (height, width), (top, left, bottom, right), interpolation)
         return np.ascontiguousarray(columns.swapaxes(0, 1))
     convolution, reach = _CONVOLUTIONS[interpolation]
     reach = reach * max(1, (bottom - top) / height)
-    first, last = max(0, math.floor(top - reach)), min(image.height, math.ceil(bottom + reach))  # rows that matter
+    first, last = (
+        max(0, math.floor(top - reach)),
+        min(image.height, math.ceil(bottom + reach)),
+    )  # rows that matter
     rows = _convolved(image, (width, last - first), (left, first, right, last), convolution)
     return np.asarray(_convolved(rows, size, (0, top - first, width, bottom - first), convolution))
 
 
 def _convolved(image: Image.Image, size: tuple[int, int], box: Box, convolution: "ResizeAlg") -> Image.Image:
-    """One pass, which reads Pillow's memory where it lies, without the interpreter lock."""
+    """One pass; reads Pillow's memory directly, without the interpreter lock."""
     left, top, right, bottom = box
     found = Image.new("RGB", size)
     crop = CropBox(left, top, right - left, bottom - top)

@@ -1,4 +1,4 @@
-"""What the manifest of a classification model says: one output, logits, and how well its best class is known."""
+"""Sections of a classification manifest: one output, logits, and the accuracy of the best class."""
 
 from collections.abc import Sequence
 
@@ -8,14 +8,14 @@ from aaserve.bundle.sections import Output, Section, Share, Size
 
 
 class Parity(Section):
-    """How the graph compared with its original, PyTorch or an ONNX file, on real pictures when it was made."""
+    """The comparison of the graph with its original, PyTorch or an ONNX file, on real pictures at the export."""
 
     images: int = Field(ge=1)
     batch_sizes: tuple[Size, ...]
-    max_difference: float = Field(ge=0, description="Of any logit, as a share of the largest logit or of 1.")
+    max_difference: float = Field(ge=0, description="Of a logit, relative to the largest logit or 1.")
     tolerance: float = Field(gt=0, description="Largest max_difference allowed.")
     top_1_agreement: float = Field(ge=0, le=1)
-    attention_difference: Share | None = Field(None, description="Largest of any share of the attention maps.")
+    attention_difference: Share | None = Field(None, description="Largest of a weight in the attention maps.")
     attention_tolerance: Share | None = Field(None, description="Largest attention_difference allowed.")
 
 
@@ -26,21 +26,21 @@ class Accuracy(Section):
     images: int = Field(ge=1)
     top_1: float = Field(ge=0, le=1)
     top_5: float = Field(ge=0, le=1)
-    measured: str = Field(description="Command and circumstances, in a sentence.")
+    measured: str = Field(description="Command and conditions, in one sentence.")
 
 
 class Lowered(Section):
-    """What a precision below fp32 costs, against the fp32 graph of the same checkpoint, and what was allowed."""
+    """The loss of a precision below fp32, compared with the fp32 graph of the same checkpoint, and the limit."""
 
-    judged: int = Field(ge=1, description="Pictures that both graphs answered; none of them served to calibrate.")
-    top_1_agreement: Share = Field(description="Share of them with the same best class.")
-    top_1_fp32: Share | None = Field(description="Accuracy of the fp32 graph, where the pictures are labelled.")
-    top_1: Share | None = Field(description="Accuracy of this graph, where the pictures are labelled.")
+    judged: int = Field(ge=1, description="Pictures that both graphs answered; none was used for calibration.")
+    top_1_agreement: Share = Field(description="Share of these pictures with the same best class.")
+    top_1_fp32: Share | None = Field(description="Accuracy of the fp32 graph, if the pictures have labels.")
+    top_1: Share | None = Field(description="Accuracy of this graph, if the pictures have labels.")
     allowed_drop: float = Field(
-        ge=0, description="Points of accuracy, or of agreement without labels, to lose at most."
+        ge=0, description="Largest allowed loss, in points of accuracy, or of agreement without labels."
     )
-    calibrated: int | None = Field(ge=1, description="Pictures that gave the ranges of activations; int8 only.")
-    quantised: dict[str, int] | None = Field(description="Operators that compute in 8 bits, by kind; int8 only.")
+    calibrated: int | None = Field(ge=1, description="Pictures used for the ranges of activations; int8 only.")
+    quantised: dict[str, int] | None = Field(description="Operators in 8 bits, by type; int8 only.")
 
 
 def check_outputs(outputs: Sequence[Output], num_labels: int) -> None:

@@ -1,6 +1,6 @@
-"""python -m deploy.kubernetes.prometheus_rule: write deploy/prometheus/rules/ as a PrometheusRule, for the operator.
+"""python -m deploy.kubernetes.prometheus_rule: write deploy/prometheus/rules/ as a PrometheusRule for the operator.
 
-Kustomize cannot put the content of a file into a custom resource. A test compares the two.
+Kustomize cannot insert a file into a custom resource. A test compares the two.
 """
 
 import textwrap

@@ -2,8 +2,8 @@
 
 read_binary_files --> map_batches: in each actor one model with its batcher --> write_parquet or write_json
 
-PATH is anything that Ray Data reads: files and folders that all nodes see, s3://…, gs://…. A job starts anew each time.
-Settings are AASERVE_* in the environment, as everywhere.
+PATH is anything that Ray Data reads: files and folders that all nodes see, s3://…, gs://…. A job always starts over.
+Settings come from AASERVE_* in the environment, as everywhere.
 """
 
 import argparse
@@ -22,27 +22,27 @@ from aaserve.service.errors import ServiceError
 from aaserve.service.offline.classifier import open_classifier
 from aaserve.service.settings import Settings
 
-BATCH = 64  # pictures that an actor is given at once; the batcher makes its own batches of them
+BATCH = 64  # pictures per call of an actor; the batcher makes its own batches of them
 SUFFIXES = ["jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff"]
 SCHEMA = pa.schema(
     [
         ("path", pa.string()),
         ("model", pa.string()),
         ("version", pa.string()),
-        ("labels", pa.list_(pa.string())),  # best first, as class_indices and scores
+        ("labels", pa.list_(pa.string())),  # best first, like class_indices and scores
         ("class_indices", pa.list_(pa.int64())),
         ("scores", pa.list_(pa.float64())),
-        ("code", pa.string()),  # of an error, in the place of labels
+        ("code", pa.string()),  # error code, instead of labels
         ("detail", pa.string()),
     ]
 )
 
 
 class Classify:
-    """One model at work, in an event loop of its own.
+    """One model in its own event loop.
 
     Args:
-        options: of `open_classifier`.
+        options: for `open_classifier`.
     """
 
     def __init__(self, options: dict[str, Any]) -> None:
@@ -86,14 +86,14 @@ def _columns(outcome: Any) -> dict[str, object]:
 def classify(
     paths: Sequence[str], options: dict[str, Any], *, actors: int, cpus: int, actor: type = Classify
 ) -> Dataset:
-    """The answers to all pictures of `paths`, computed as they are taken.
+    """The answers for all pictures in `paths`, computed when consumed.
 
     Args:
-        options: `model`, `version` and `top_k`, as of `open_classifier`.
+        options: `model`, `version` and `top_k` for `open_classifier`.
         actors: copies of the model.
         cpus: cores of each.
     """
-    # What reads waits more than it computes: the cores are for the models, and on a small cluster none would be left.
+    # Reading mostly waits. The cores are for the models; on a small cluster none would be left.
     read = ray.data.read_binary_files(
         list(paths), include_paths=True, file_extensions=SUFFIXES, ray_remote_args={"num_cpus": 0}
     )
@@ -111,14 +111,14 @@ def main(argv: Sequence[str]) -> int:
         prog="python -m deploy.ray.classify", description="Classify pictures on a cluster."
     )
     add = parser.add_argument
-    add("paths", nargs="+", metavar="PATH", help="files or folders, wherever Ray Data can read")
-    add("--output", required=True, metavar="DIR", help="folder to write files into, wherever Ray Data can write")
-    add("--format", choices=("parquet", "json"), default="parquet", help="of the files (default: %(default)s)")
-    add("--model", metavar="NAME", help="model of the repository (default: the default model)")
+    add("paths", nargs="+", metavar="PATH", help="files or folders that Ray Data can read")
+    add("--output", required=True, metavar="DIR", help="output folder that Ray Data can write")
+    add("--format", choices=("parquet", "json"), default="parquet", help="format of the files (default: %(default)s)")
+    add("--model", metavar="NAME", help="name of the model (default: the default model)")
     add("--version", metavar="V", help="version of the model (default: the highest)")
-    add("--top-k", type=int, metavar="N", help="labels of each picture (default: 5)")
-    add("--cpus", type=int, default=1, metavar="N", help="cores of each copy of the model (default: %(default)s)")
-    add("--actors", type=int, metavar="N", help="copies of the model (default: as many as there are cores for)")
+    add("--top-k", type=int, metavar="N", help="labels per picture (default: 5)")
+    add("--cpus", type=int, default=1, metavar="N", help="cores per copy of the model (default: %(default)s)")
+    add("--actors", type=int, metavar="N", help="copies of the model (default: as many as fit the cores)")
     arguments = parser.parse_args(argv)
     ray.init(ignore_reinit_error=True)
     actors = arguments.actors or max(1, int(ray.cluster_resources().get("CPU", 1)) // arguments.cpus)

@@ -2,8 +2,8 @@
 
 client --> Ray's proxy on any node --> the replica with the fewest requests: create_app(settings), a process of its own
 
-A replica is what `python -m service` serves, its own batcher and its own door included; Ray starts, watches, counts and
-stops it. Settings are AASERVE_* in the environment, as everywhere.
+A replica serves what `python -m service` serves, with its own batcher and admission. Ray starts, watches, scales and
+stops it. Settings come from AASERVE_* in the environment, as everywhere.
 """
 
 import logging
@@ -31,7 +31,7 @@ class Arguments(BaseModel, extra="forbid"):
     """`args` of the application in Serve's configuration."""
 
     metrics_port: int = Field(
-        0, ge=0, le=65535, description="Where each replica is scraped, one replica a node; 0 for nowhere."
+        0, ge=0, le=65535, description="Metrics port of each replica, with one replica per node; 0: none."
     )
 
 
@@ -52,9 +52,9 @@ class Replica:
         return self._app
 
     async def check_health(self) -> None:
-        """Called by Ray before the first request and every few seconds; what it raises gets the replica replaced.
+        """Called by Ray before the first request and every few seconds; if it raises, Ray replaces the replica.
 
-        The first call returns once the models are warm. A replica whose session is being opened again is kept.
+        The first call returns when the models are warm. A replica that reopens a session is kept.
         """
         lifecycle: Lifecycle = self._app.state.lifecycle
         await lifecycle.started()
@@ -68,12 +68,12 @@ class Replica:
         try:
             start_http_server(self._metrics_port, registry=self._app.state.metrics.registry)
             self._metrics_port = 0
-        except OSError as error:  # the predecessor on this node has not ended yet, most likely
+        except OSError as error:  # probably the previous replica on this node has not ended yet
             log.warning("metrics port %d: %s; trying again", self._metrics_port, error.strerror)
 
 
 class _OneRequestId:
-    """Ray's proxy answers with the same X-Request-ID as we do; clients must not see it twice."""
+    """Ray's proxy adds the same X-Request-ID as we do; clients must not get it twice."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -88,17 +88,17 @@ class _OneRequestId:
 
 
 def _settings() -> Settings:
-    """The environment's; where it names no threads, as many as Ray has granted cores, not as many as the node has."""
+    """Settings from the environment. Default number of threads: the cores granted by Ray, not those of the node."""
     cores = max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1)))
     unset = {
         name for name in ("intra_op_num_threads", "decode_threads") if not os.environ.get(f"AASERVE_{name.upper()}")
     }
     settings = Settings(**dict.fromkeys(unset, cores))
     if without_effect := sorted(settings.model_fields_set & _RAYS_BUSINESS):
-        raise StartFailed(f"AASERVE_{without_effect[0].upper()}: no replica of Ray Serve can do that; leave it out")
+        raise StartFailed(f"AASERVE_{without_effect[0].upper()}: not available in a replica of Ray Serve; remove it")
     return settings
 
 
 def application(arguments: Arguments) -> serve.Application:
-    """What Ray deploys."""
+    """The application that Ray deploys."""
     return Replica.bind(arguments.metrics_port)

@@ -1,4 +1,4 @@
-"""How much does fp16 or int8 lose? Both it and the fp32 graph answer the same pictures."""
+"""How much does fp16 or int8 lose? Both graphs answer the same pictures."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from aaserve.export.graph.runtime import Graph
 
 
 class Judgement(Protocol):
-    """What fp16 or int8 loses, in words too."""
+    """The loss of fp16 or int8, also as text."""
 
     @property
     def lost(self) -> float:
@@ -22,12 +22,12 @@ class Judgement(Protocol):
     def section(
         self, *, allowed_drop: float, calibrated: int | None, quantised: dict[str, int] | None
     ) -> Lowered | DetectionLowered:
-        """The same for the manifest."""
+        """The loss in the form of the manifest."""
 
 
 @dataclass(frozen=True)
 class TopOneJudgement:
-    """Shares of `judged` pictures; the accuracies are None where the pictures have no labels."""
+    """Shares of `judged` pictures; the accuracies are None if the pictures have no labels."""
 
     judged: int
     top_1_agreement: float
@@ -76,10 +76,10 @@ def judge(
 
 
 def check_loss(judgement: Judgement, allowed_drop: float) -> None:
-    """Check that at most `allowed_drop` percentage points are lost.
+    """Check that the loss is at most `allowed_drop` percentage points.
 
     Raises:
-        ExportError: more are lost.
+        ExportError: it is larger.
     """
     if judgement.lost > allowed_drop + 1e-9:
         raise ExportError(

@@ -1,4 +1,4 @@
-"""What a graph has to answer like: a PyTorch network in float64, or an ONNX file as it was given."""
+"""The reference for a graph's answers: a PyTorch network in float64, or the unchanged ONNX file."""
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
@@ -13,8 +13,8 @@ from aaserve.bundle.preprocessing import Preprocessing
 from aaserve.export.errors import ExportError
 from aaserve.models.attention_maps import attention_maps
 
-ROUNDINGS = 4  # networks whose weights are rounded otherwise; one run alone understates the error up to 27 times
-BATCH = 2  # rows, of float64 and of attention maps: PyTorch's of a large batch would fill the memory
+ROUNDINGS = 4  # networks with differently rounded weights; a single run underestimates the error up to 27 times
+BATCH = 2  # rows, in float64 and for attention maps: in PyTorch a large batch would fill the memory
 
 Maps = dict[str, NDArray[np.floating]]
 
@@ -23,7 +23,7 @@ class Original(Protocol):
     """Answers pictures, uint8 (N, H, W, 3).
 
     Attributes:
-        exact, inexact: what its answers and its own differing ones are called in messages.
+        exact, inexact: names of its answers, and of its less exact answers, in messages.
     """
 
     exact: str
@@ -36,13 +36,13 @@ class Original(Protocol):
         """The attention maps (N, heads, queries, keys) by layer."""
 
     def float32_errors(self, pixels: NDArray[np.uint8], *, with_maps: bool) -> tuple[float, float]:
-        """How far its own answers in float32 are off, of logits and of maps."""
+        """The errors of its own answers in float32: of logits and of maps."""
 
 
 class PyTorch:
-    """A network in float64, on pixels that are normalised in float64.
+    """A network in float64, with pixels that are normalised in float64.
 
-    One that does not compute in float64, because its code asks for float32, answers in float32; `report` is told.
+    If the network's code requires float32, it answers in float32, and `report` gets a warning.
     """
 
     exact = "PyTorch's in float64"
@@ -55,7 +55,7 @@ class PyTorch:
         try:
             self._exact = copy.deepcopy(network).double().eval()
             _run(self._exact, _inputs(np.zeros((1, *preprocessing.crop, 3), np.uint8), preprocessing, torch.float64))
-        except Exception as error:  # a user's network may raise anything
+        except Exception as error:  # a user's network may raise any exception
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             report(f"warning: the network does not compute in float64 ({reason}); its float32 answers are compared")
             self._exact, self.exact = network, "PyTorch's in float32"
@@ -69,7 +69,7 @@ class PyTorch:
         return self._maps(self._exact, pixels)
 
     def float32_errors(self, pixels: NDArray[np.uint8], *, with_maps: bool) -> tuple[float, float]:
-        """The most of several runs, weights rounded otherwise."""
+        """The largest error of several runs with differently rounded weights."""
         expected = self.logits(pixels)
         error, map_error = 0.0, 0.0
         for seed in range(ROUNDINGS + 1):
@@ -89,7 +89,7 @@ class PyTorch:
 
 
 def in_batches(pixels: NDArray[np.uint8], size: int) -> Iterator[NDArray[np.uint8]]:
-    """`size` of them at a time."""
+    """Yield `size` of them at a time."""
     for start in range(0, len(pixels), size):
         yield pixels[start : start + size]
 
@@ -100,7 +100,7 @@ def difference(found: NDArray[np.floating], expected: NDArray[np.floating]) -> f
 
 
 def map_difference(found: Mapping[str, NDArray[np.floating]], expected: Mapping[str, NDArray[np.floating]]) -> float:
-    """Largest difference of any share in any map."""
+    """Largest difference of any weight in any map."""
     if list(found) != list(expected):
         raise ExportError(f"parity: expected attention maps of {list(expected)}, found {list(found)}")
     if not all(np.isfinite(maps).all() for maps in found.values()):
@@ -115,7 +115,7 @@ def logits_of(network: nn.Module, pixels: NDArray[np.uint8], preprocessing: Prep
 
 
 def _inputs(pixels: NDArray[np.uint8], preprocessing: Preprocessing, dtype: torch.dtype) -> Tensor:
-    """As `bundle.preprocessing.normalise`, in float64 and then rounded to `dtype`: to (N, 3, H, W)."""
+    """Like `bundle.preprocessing.normalise`, in float64 and then rounded to `dtype`: (N, 3, H, W)."""
     scaled = (pixels / 255 - np.array(preprocessing.mean)) / np.array(preprocessing.std)
     return torch.from_numpy(np.ascontiguousarray(np.moveaxis(scaled, -1, -3))).to(dtype)
 
@@ -130,7 +130,7 @@ def _dtype(network: nn.Module) -> torch.dtype:
 
 
 def _rounded_otherwise(network: nn.Module, seed: int) -> nn.Module:
-    """A copy of `network` whose weights are off by one rounding of float32 at most."""
+    """A copy of `network` with weights that differ by at most one rounding of float32."""
     random = torch.Generator().manual_seed(seed)
     changed = copy.deepcopy(network)
     for weight in changed.state_dict().values():

@@ -1,10 +1,10 @@
-"""Does the graph answer what its original answers? ONNX Runtime against it, on real pictures.
+"""Does the graph give the answers of its original? ONNX Runtime compared with it, on real pictures.
 
     pixels --original--> exact logits --graph within the tolerance?--> Parity
-                                      `--no--> how far off is the original itself in float32?--> wider, or refused
+                                      `--no--> how large is the original's own error in float32?--> wider, or refused
 
-Two correct float32 runtimes differ from each other: they add up in another order. Usually by some 1e-6 of the largest
-logit, but a deep network with large attention logits magnifies it.
+Two correct float32 runtimes differ, because they add in a different order: usually by about 1e-6 of the largest logit,
+but a deep network with large attention logits amplifies it.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -20,18 +20,18 @@ from aaserve.export.errors import ExportError
 from aaserve.export.graph.runtime import Graph
 from aaserve.export.judgement.originals import BATCH, Original, difference, map_difference
 
-# Relative to the largest logit. Below fp32 the loss of top-1 decides (export/judgement/loss.py) and this only tells a
-# sound graph from a broken one: of 1,000 CIFAR pictures the worst was off by 0.004 in fp16, of 9,500 by 0.20 in int8
+# Relative to the largest logit. Below fp32 the loss of top-1 decides (export/judgement/loss.py); this tolerance only
+# detects broken graphs: the largest error was 0.004 in fp16 on 1,000 CIFAR pictures, and 0.20 in int8 on 9,500
 # (docs/decisions/0008-precision.md).
 TOLERANCES: dict[Precision, float] = {"fp32": 1e-4, "fp16": 1e-2, "int8": 0.5}
-# Of a share of an attention map, which is 0..1; of 300 CIFAR pictures the worst was off by 0.002 in fp16, 0.13 in int8.
+# Of the weights of an attention map, 0..1. The largest error on 300 CIFAR pictures was 0.002 in fp16 and 0.13 in int8.
 MAP_TOLERANCES: dict[Precision, float] = {"fp32": 1e-4, "fp16": 2e-2, "int8": 0.3}
-# How many times PyTorch's own float32 error a graph may be off. In 32 networks with attention logits of 1 to 200 times
-# the usual size, correct graphs were off by up to 5.7 times.
+# Allowed error of a graph, in multiples of PyTorch's float32 error. In 32 networks with attention logits of 1 to 200
+# times the usual size, the errors of correct graphs were up to 5.7 times as large.
 MULTIPLE = 10
-COARSEST = 3e-2  # never more than that; such a network is for float64
+COARSEST = 3e-2  # the upper limit; a network with a larger error needs float64
 Answer = TypeVar("Answer")
-MEASURED = 16  # pictures, those on which the graph is off most
+MEASURED = 16  # pictures with the largest errors of the graph
 
 
 def check_parity(
@@ -45,7 +45,7 @@ def check_parity(
     attention: Sequence[AttentionMap] = (),
     report: Callable[[str], None] = lambda text: None,
 ) -> Parity:
-    """Compare the answers of a model with those of its original, see `compare_answers`."""
+    """Compare the answers of a model with those of its original; see `compare_answers`."""
     return compare_answers(
         original,
         Graph(model, preprocessing),
@@ -67,16 +67,16 @@ def compare_answers(
     attention: Sequence[AttentionMap] = (),
     report: Callable[[str], None] = lambda text: None,
 ) -> Parity:
-    """Compare both on each batch size; `pixels` (N, H, W, 3) are repeated where a batch is larger.
+    """Compare both with each batch size; `pixels` (N, H, W, 3) are repeated if a batch is larger.
 
-    Attention maps are compared whole, in batches of up to BATCH. Logits within the tolerance have the same best class,
-    but for closer ties.
+    Whole attention maps are compared, in batches of up to BATCH. Logits within the tolerance have the same best class,
+    except for closer ties.
 
     Args:
-        report: is told where float32 is so coarse that the tolerance had to grow.
+        report: is called if float32 is so coarse that the tolerance was raised.
 
     Raises:
-        ExportError: a logit or a share of a map differs by more than the tolerance, or a value is not finite.
+        ExportError: a logit or a map differs by more than the tolerance, or a value is not finite.
     """
     expected = original.logits(pixels)  # (N, num_classes)
     off, worst, worst_map, agreeing, compared = np.zeros(len(pixels)), 0.0, 0.0, 0, 0
@@ -123,7 +123,7 @@ def _widened(
     tolerance: float,
     own: float,
 ) -> float:
-    """The tolerance for differences of up to `worst`, where the original's own in float32 are up to `own`."""
+    """The tolerance for differences up to `worst`, if the original's own float32 error is up to `own`."""
     if worst <= tolerance:
         return tolerance
     tolerance = max(tolerance, min(MULTIPLE * own, COARSEST))
@@ -141,7 +141,7 @@ def _widened(
 
 
 def asked(graph: Callable[[NDArray[np.uint8]], Answer], pixels: NDArray[np.uint8]) -> Answer:
-    """What the graph answers.
+    """The graph's answers.
 
     Raises:
         ExportError: it fails.
@@ -154,5 +154,5 @@ def asked(graph: Callable[[NDArray[np.uint8]], Answer], pixels: NDArray[np.uint8
 
 
 def whole_batches(count: int, size: int) -> Iterator[NDArray[np.int64]]:
-    """The indices of all pictures in whole batches, the last filled up from the beginning."""
+    """The indices of all pictures in full batches; the last one is filled from the beginning."""
     yield from np.resize(np.arange(count), (-(-count // size), size))

@@ -23,7 +23,7 @@ MAX_PIXELS = 100_000_000
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture's file name, the sha256 of its bytes, and its pixels as the network sees them, uint8 (H, W, 3)."""
+    """A picture's file name, the sha256 of its bytes, and its preprocessed pixels, uint8 (H, W, 3)."""
 
     name: str
     sha256: str
@@ -31,11 +31,11 @@ class Picture:
 
 
 def find_parity_pictures(folder: Path, report: Callable[[str], None]) -> tuple[Path, ...]:
-    """The pictures in `folder` itself, sorted; `report` is told what is found.
+    """The pictures directly in `folder`, sorted; `report` gets a summary.
 
     Raises:
         ExportError: there are none.
-        ValueError: something cannot be read, or is named as a picture and is none.
+        ValueError: something cannot be read, or a file with a picture's suffix is not a picture.
     """
     found = find_pictures(folder)
     if not found.pictures:
@@ -48,7 +48,7 @@ def find_parity_pictures(folder: Path, report: Callable[[str], None]) -> tuple[P
 
 
 def read_picture(path: Path, preprocessing: Preprocessing) -> Picture:
-    """Decode, resize and crop one picture as the service does, except for rounding.
+    """Decode, resize and crop one picture like the service, except for rounding.
 
     Raises:
         ExportError: it does not decode.

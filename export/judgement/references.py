@@ -1,4 +1,4 @@
-"""The answers that a bundle keeps, so that `verify` and the service can check it without PyTorch.
+"""The answers stored in a bundle, so that `verify` and the service can check it without PyTorch.
 
 The original's answers to the parity pictures, the graph's answer to the probe --> references.json
 """
@@ -22,7 +22,7 @@ from aaserve.export.judgement.pictures import Picture
 def picture_references(
     original: Original, pictures: Sequence[Picture], attention: Sequence[AttentionMap]
 ) -> Iterator[Reference]:
-    """The answers of the original, with which the parity check compares those of the graph."""
+    """The original's answers, which the parity check compares with the graph's."""
     for picture in pictures:
         row = picture.pixels[np.newaxis]
         maps = original.maps(row) if attention else {}
@@ -30,14 +30,14 @@ def picture_references(
 
 
 def probe_reference(graph: Graph, preprocessing: Preprocessing, attention: Sequence[AttentionMap]) -> Reference:
-    """The graph's own answer to the probe."""
+    """The graph's answer to the probe."""
     pixels = probe_pixels(preprocessing.crop)
     row = pixels[np.newaxis]
     return _reference(PROBE, sha256_of(pixels.tobytes()), graph(row)[0].tolist(), graph.maps(row, attention), attention)
 
 
 def spread(references: Sequence[Reference]) -> float:
-    """Largest difference of any logit between two pictures, as a share of the largest logit or of 1."""
+    """Largest difference of any logit between two pictures, relative to the largest logit or 1."""
     logits = np.array([reference.logits for reference in references])  # (N, num_classes)
     return float(np.ptp(logits, axis=0).max() / max(1.0, np.abs(logits).max()))
 

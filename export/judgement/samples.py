@@ -1,13 +1,13 @@
 """--calibration DIR --> pictures for calibration, and others for the comparison with fp32.
 
     DIR/*.png           pictures without labels
-    DIR/LABEL/*.png     labelled pictures; the folders are named as the labels of the model, and what lies in folders
-                        below them is labelled alike
-    instances_*.json    of a detector: annotated pictures, as `bundle.coco.instances` has them; those of train
+    DIR/LABEL/*.png     labelled pictures; the folders are named after the labels of the model, and pictures in folders
+                        below them have the same label
+    instances_*.json    of a detector: annotated pictures, as `bundle.coco.instances` reads them; those of train
                         calibrate, and those of val or test are compared
 
-Calibration takes at most every second picture, spread evenly over the sorted paths, so that every label has its share.
-The others are for the comparison with fp32: a picture used for calibration says little about the loss.
+Calibration takes at most every second picture, spread evenly over the sorted paths, so that it has all labels.
+The others are for the comparison with fp32: pictures used for calibration say little about the loss.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -25,15 +25,15 @@ from aaserve.export.accuracy.boxes import find_annotated
 from aaserve.export.errors import ExportError
 from aaserve.export.judgement.pictures import read_picture
 
-# More pictures only widen the ranges: with 100, 240 and 500 the shipped network agreed with fp32 on 97.4 %, 97.4 % and
-# 97.2 % of 9,500 others (docs/decisions/0008-precision.md).
+# More pictures only widen the ranges: with 100, 240 and 500 pictures the shipped network agreed with fp32 on 97.4 %,
+# 97.4 % and 97.2 % of 9,500 other pictures (docs/decisions/0008-precision.md).
 CALIBRATION_PICTURES = 256
 BATCH_SIZE = 8
 
 
 @dataclass(frozen=True)
 class Sample:
-    """The file of a picture, and the index of its class or the boxes in it, if known."""
+    """A picture's file, and its class index or the boxes in it, if known."""
 
     path: Path
     class_index: int | None = None
@@ -41,12 +41,12 @@ class Sample:
 
 
 def find_samples(folder: Path, labels: Sequence[str], report: Callable[[str], None]) -> list[Sample]:
-    """Every picture in `folder`, sorted by path; all are labelled or none. `report` is told what is found.
+    """Every picture in `folder`, sorted by path; either all have labels or none. `report` gets a summary.
 
     Raises:
-        ExportError: fewer than two pictures, pictures both with and without a folder of their own, or a folder whose
-            name is no label.
-        ValueError: something cannot be read, or is named as a picture and is none.
+        ExportError: fewer than two pictures, pictures both with and without a label folder, or a folder whose name is
+            not a label.
+        ValueError: something cannot be read, or a file with a picture's suffix is not a picture.
     """
     found = find_pictures(folder)
     if found.pictures and found.folders:

@@ -1,4 +1,4 @@
-"""How much faster is fp16 or int8 on this machine? Both graphs are called in turns."""
+"""How much faster is fp16 or int8 on this machine? The graphs are called in turn."""
 
 import statistics
 import time
@@ -17,7 +17,7 @@ PAUSE = 0.05  # seconds, until the threads of the previous graph stop spinning
 
 @dataclass(frozen=True)
 class Speed:
-    """Median milliseconds of a call, and how many times as fast as fp32 that is."""
+    """Median milliseconds of a call, and the speed relative to fp32."""
 
     batch_size: int
     fp32_ms: float
@@ -29,7 +29,7 @@ def measure_speed(fp32: Graph, lowered: Graph, pixels: NDArray[np.uint8], batch_
     """Time both graphs on `batch_size` of the pictures `pixels` (N, H, W, 3), repeated if there are fewer."""
     batch = np.resize(pixels, (batch_size, *pixels.shape[1:]))
     seconds = take_turns({"fp32": fp32, "lowered": lowered}, batch, ROUNDS)
-    # Not the median of the rounds' ratios: on a busy machine that can say the opposite of the two times beside it.
+    # Not the median of the rounds' ratios: on a busy machine it can contradict the two times printed next to it.
     fp32_ms, lowered_ms = (round(statistics.median(seconds[name]) * 1000, 3) for name in ("fp32", "lowered"))
     return Speed(batch_size, fp32_ms, lowered_ms, times_faster=round(fp32_ms / lowered_ms, 2))
 

@@ -1,8 +1,9 @@
-"""preprocessor_config.json of HuggingFace --> the fields of `Preprocessing` that it states.
+"""preprocessor_config.json of HuggingFace --> the fields of `Preprocessing` that it defines.
 
-The class that it names decides what its numbers mean, and what it does where the file is silent. So only classes whose
-resize and crop are known are read, as in transformers 4.46 and 5.24 (src/transformers/models/*/image_processing_*.py);
-where the two differ, the file has to state it. Centre crops of an odd margin begin a pixel earlier there than here.
+The class in the file defines the meaning of its numbers and the defaults. So only classes with known resize and crop
+are read, as in transformers 4.46 and 5.24 (src/transformers/models/*/image_processing_*.py);
+where the two versions differ, the file must have a value. Centre crops with an odd margin start one pixel earlier
+there.
 """
 
 import math
@@ -15,17 +16,17 @@ from aaserve.export.errors import ExportError
 
 FILTERS = ("nearest", "lanczos", "bilinear", "bicubic")  # by Pillow's numbers
 BILINEAR, BICUBIC = 2, 3
-CONVNEXT_UNCROPPED = 384  # from this size on, the class resizes both sides and crops nothing
+CONVNEXT_UNCROPPED = 384  # from this size on, the class resizes both sides and does not crop
 CONVNEXT_CROP = 224 / 256
 
 
 @dataclass(frozen=True)
 class Processor:
-    """What a class does unless the file says otherwise; None: its versions differ.
+    """The defaults of a class; None: its versions differ.
 
     Attributes:
-        square: a size given as one number is both sides, not the shorter one.
-        crops: whether it cuts out the centre, of `crop_size`.
+        square: a single number is the size of both sides, not of the shorter one.
+        crops: whether it crops the centre to `crop_size`.
         resample: Pillow's number of the filter.
     """
 
@@ -55,10 +56,10 @@ def is_huggingface(content: Mapping[str, Any]) -> bool:
 
 
 def from_huggingface(content: Mapping[str, Any]) -> dict[str, object]:
-    """The fields that the file states; it never says anything of EXIF and transparency.
+    """The fields that the file defines; it never defines EXIF orientation and transparency.
 
     Raises:
-        ExportError: a class that is not known, or a step that the service does not have.
+        ExportError: an unknown class, or a step that the service does not have.
     """
     content = {name: value for name, value in content.items() if value is not None}
     stated = content.get("image_processor_type") or content.get("feature_extractor_type")
@@ -67,7 +68,7 @@ def from_huggingface(content: Mapping[str, Any]) -> dict[str, object]:
     kind = re.sub(r"(ImageProcessor|FeatureExtractor)(Fast|Pil)?$", "", str(stated))
     if kind not in PROCESSORS:
         known = ", ".join(PROCESSORS)
-        raise ExportError(f"expected an image processor of {known}, found {stated}; say it all by options or in TOML")
+        raise ExportError(f"expected an image processor of {known}, found {stated}; use options or TOML")
     for name, supported in (
         ("do_resize", True),
         ("do_rescale", True),
@@ -92,7 +93,7 @@ def _resize_and_crop(content: Mapping[str, Any], kind: str) -> dict[str, object]
     size = _sides(content["size"], square=PROCESSORS[kind].square)
     if kind == "ConvNext":
         if not isinstance(size, int):
-            raise ExportError("expected a size of shortest_edge, as the class does, found height and width")
+            raise ExportError("expected a size with shortest_edge, as in this class, found height and width")
         if size >= CONVNEXT_UNCROPPED:
             return {"resize": (size, size), "crop": (size, size)}
         return {"resize": int(size / content.get("crop_pct", CONVNEXT_CROP)), "crop": (size, size)}
@@ -126,7 +127,7 @@ def _sides(size: Any, *, square: bool) -> int | tuple[int, int]:
 def _normalisation(content: Mapping[str, Any], kind: str) -> dict[str, object]:
     """Mean and std for RGB in 0..1, converted from those for the file's rescale_factor."""
     stated = {name: content[name] for name in ("image_mean", "image_std") if name in content}
-    again = kind == "EfficientNet" and content.get("include_top", True)  # the class divides once more
+    again = kind == "EfficientNet" and content.get("include_top", True)  # this class divides by std twice
     if not content.get("do_normalize", True):
         stated = {"image_mean": (0.0, 0.0, 0.0), "image_std": (1.0, 1.0, 1.0)} | (
             {"image_std": content["image_std"]} if again else {}

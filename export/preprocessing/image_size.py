@@ -1,4 +1,4 @@
-"""Another image size than the network was trained with."""
+"""An image size that differs from the one in training."""
 
 import argparse
 
@@ -14,7 +14,7 @@ def parse_image_size(text: str) -> tuple[int, int]:
 
 
 def preprocessing_at(preprocessing: Preprocessing, image_size: tuple[int, int]) -> Preprocessing:
-    """The same preprocessing for crops of `image_size` (H, W); the resize before the crop grows or shrinks with it."""
+    """The same preprocessing for crops of `image_size` (H, W); the resize scales with it."""
     if preprocessing.resize is None:
         return preprocessing.model_copy(update={"crop": image_size})
     ratios = [new / old for new, old in zip(image_size, preprocessing.crop, strict=True)]

@@ -1,7 +1,7 @@
-"""Preprocessing that is typed: a preset, a file, and single fields that replace its own.
+"""Preprocessing from the command line: a preset or a file, and options that replace single fields.
 
 imagenet | ResNet50_Weights.IMAGENET1K_V2 | *.toml | preprocessor_config.json | config.json of timm
-    --read_preprocessing--> the fields that it states --choose_preprocessing--> Preprocessing, or what is unsaid
+    --read_preprocessing--> the fields that it defines --choose_preprocessing--> Preprocessing, or missing fields
 """
 
 import argparse
@@ -22,7 +22,7 @@ from aaserve.export.preprocessing.timm import from_timm
 
 PRESETS = {
     # What torchvision's ResNet weights of IMAGENET1K_V1 were evaluated with (torchvision/models/resnet.py:
-    # ImageClassification, crop_size=224); EXIF and transparency, which those weights know nothing of, as browsers do.
+    # ImageClassification, crop_size=224); EXIF and transparency, which those weights do not define, as in browsers.
     "imagenet": Preprocessing(
         colour="RGB",
         background=(255, 255, 255),
@@ -43,7 +43,7 @@ _KEYS_SHOWN = 5
 
 
 def read_preprocessing(source: str) -> Mapping[str, object]:
-    """Read the fields that a preset, the name of torchvision's weights, or a file states.
+    """Read the fields that a preset, the name of torchvision's weights, or a file defines.
 
     Raises:
         ExportError: none of these, or a step that the service does not have.
@@ -75,16 +75,16 @@ def read_preprocessing(source: str) -> Mapping[str, object]:
 def choose_preprocessing(
     typed: Mapping[str, object] | None, recorded: Mapping[str, object] | None, fields: Mapping[str, object]
 ) -> Preprocessing:
-    """What was typed, or else what the checkpoint records, with `fields` in the place of its own; never a guess.
+    """The given preprocessing, or else the checkpoint's, with `fields` replaced; never a guess.
 
     Raises:
-        ExportError: that leaves a field unsaid, or a typed mean or std cannot be meant. What the checkpoint records is
-            what it was trained with, so it is taken as it is.
+        ExportError: a field is missing, or a given mean or std is implausible. The checkpoint's own values are those of
+            its training, so they are not checked.
     """
     stated = {**(typed or recorded or {"colour": "RGB"}), **fields}
     cropping = stated.get("fit", "crop") == "crop"
     if not cropping and "resize" not in fields:
-        stated.pop("resize", None)  # of what is replaced by --fit
+        stated.pop("resize", None)  # --fit replaces it
     if missing := [
         name
         for name, field in Preprocessing.model_fields.items()
@@ -98,7 +98,7 @@ def choose_preprocessing(
 
 
 def _fields(content: Mapping[str, Any]) -> Mapping[str, object]:
-    """The fields that the content of a file states."""
+    """The fields that the content of a file defines."""
     if isinstance(config := content.get("pretrained_cfg"), Mapping):
         return from_timm(config)
     if is_huggingface(content):
@@ -111,7 +111,7 @@ def _fields(content: Mapping[str, Any]) -> Mapping[str, object]:
 
 
 def _from_torchvision(name: str) -> dict[str, object]:
-    """What torchvision evaluates the weights of that name with."""
+    """The preprocessing with which torchvision evaluates the weights of this name."""
     table = tomllib.loads(Path(__file__).with_name("torchvision.toml").read_text())["presets"]
     known = {weights: preset for preset in table for weights in preset["weights"].split()}
     if name not in known:

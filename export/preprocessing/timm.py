@@ -1,6 +1,6 @@
-"""`pretrained_cfg` of timm (in config.json) and its checkpoints --> the fields of `Preprocessing` that it states.
+"""`pretrained_cfg` of timm (in config.json) and its checkpoints --> the fields of `Preprocessing` that it defines.
 
-As timm.data.create_transform evaluates with it in timm 1.0.31 (timm/data/transforms_factory.py).
+Like the evaluation of timm.data.create_transform in timm 1.0.31 (timm/data/transforms_factory.py).
 """
 
 import math
@@ -11,10 +11,10 @@ from aaserve.export.errors import ExportError
 
 
 def from_timm(config: Mapping[str, Any]) -> dict[str, object]:
-    """The fields that `config` states; it never says anything of EXIF and transparency.
+    """The fields that `config` defines; it never defines EXIF orientation and transparency.
 
     Raises:
-        ExportError: a way to crop that the service does not have.
+        ExportError: a crop mode that the service does not have.
     """
     config = {name: value for name, value in config.items() if value is not None}
     fields: dict[str, object] = {

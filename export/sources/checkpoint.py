@@ -1,9 +1,9 @@
 """A checkpoint file --> a flat state dict. Nothing in a checkpoint is ever executed.
 
     first bytes --safetensors | torch.save--> content, maybe nested --choose--> {"module.conv1.weight": tensor, …}
-                --anything else--> refused, with what it is
+                --anything else--> refused, with its file type
 
-What the file is called does not matter. Prefixes of names come off in `weights.py`, which knows the network.
+The name of the file does not matter. `weights.py`, which knows the network, removes prefixes of names.
 """
 
 import json
@@ -24,20 +24,20 @@ from aaserve.bundle.file_kinds import HEAD_BYTES, kind_of
 from aaserve.export.errors import ExportError
 
 METADATA_KEY = "aaserve"  # what python -m training writes into a safetensors header
-NESTED = ("state_dict", "model_state_dict", "model", "state_dict_ema", "ema")  # preferred to other names
+NESTED = ("state_dict", "model_state_dict", "model", "state_dict_ema", "ema")  # preferred names
 KEYS_SHOWN = 10
 _ZIP = b"PK\3\4"
-_OLD_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # of torch.save before 1.6: a pickled magic number
+_OLD_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # torch.save before 1.6: a pickled magic number
 _PICKLE = re.compile(rb"\x80[\x02-\x05]")
-_HEADER_LIMIT = 100_000_000  # bytes, of safetensors itself
+_HEADER_LIMIT = 100_000_000  # bytes; the limit of safetensors itself
 _SAVE = "where it was made, save the weights alone: torch.save(model.state_dict(), FILE)"
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Weights, the sha256 of their file and what the trainer wrote beside them (empty for others' checkpoints).
+    """Weights, the sha256 of their file, and the trainer's metadata (empty for checkpoints from elsewhere).
 
-    `nested_key` is where in the file the weights were, None if it holds nothing else.
+    `nested_key` is the key of the weights in the file, None if the file contains nothing else.
     """
 
     path: Path
@@ -48,13 +48,13 @@ class Checkpoint:
 
 
 def read_checkpoint(path: Path, *, nested_key: str | None = None) -> Checkpoint:
-    """Read a safetensors file, or one of torch.save that holds tensors and plain values only.
+    """Read a safetensors file, or a file of torch.save with tensors and plain values only.
 
     Args:
         nested_key: which of several state dicts in the file, such as "state_dict_ema".
 
     Raises:
-        ExportError: no such file, not one of these, a pickle that wants to run code, or a choice that is not clear.
+        ExportError: no such file, another format, a pickle that would run code, or several state dicts.
     """
     content, metadata = _read(path)
     weights, found_key = _choose(content, nested_key, path)
@@ -92,7 +92,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         with safe_open(path, framework="pt") as file:
             weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (no mapping)
             text = (file.metadata() or {}).get(METADATA_KEY, "{}")
-    except Exception as error:  # a damaged header makes it raise kinds of its own, and those of torch
+    except Exception as error:  # a damaged header makes it raise its own exceptions and torch's
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ExportError(f"{path}: not a readable safetensors file, damaged or cut off: {reason}") from error
     try:
@@ -105,7 +105,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def _finite(text: str) -> float:
-    """Python would also read NaN and Infinity, which are no JSON, and read 1e999 as infinite."""
+    """Refuse NaN and Infinity, which are not JSON, and 1e999, which Python reads as infinite."""
     if not isfinite(value := float(text)):
         raise ValueError
     return value
@@ -138,9 +138,9 @@ def _check_zip(path: Path) -> None:
 
 def _read_torch(path: Path) -> Any:
     try:
-        with path.open("rb") as file:  # of a path, torch.load would look at the suffix
+        with path.open("rb") as file:  # given a path, torch.load would check the suffix
             return torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch's unpickler raises nearly anything on damaged bytes
+    except Exception as error:  # torch's unpickler raises almost any exception on damaged bytes
         if blocked := re.search(r"GLOBAL ([\w.]+)", str(error)):
             raise ExportError(
                 f"{path}: holds {blocked[1]}, not only tensors and plain values; it would run code when loaded, which "
@@ -153,7 +153,7 @@ def _read_torch(path: Path) -> Any:
 
 
 def _choose(content: Any, nested_key: str | None, path: Path) -> tuple[dict[str, Tensor], str | None]:
-    """The one state dict in a file, or the one that was asked for, and its key if it is nested."""
+    """The only state dict in a file, or the chosen one, and its key if it is nested."""
     if nested_key is not None:
         if not isinstance(content, Mapping) or not _is_state_dict(content.get(nested_key)):
             raise ExportError(f"{path}: expected a state dict under {nested_key!r}, found {_described(content)}")
@@ -183,7 +183,7 @@ def _is_state_dict(content: Any) -> bool:
 
 
 def _described(content: Any) -> str:
-    """What a file holds in the place of a state dict, in short."""
+    """A short description of a file without a state dict."""
     if not _is_mapping(content):
         return f"a {type(content).__name__}"
     if not content:

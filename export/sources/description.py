@@ -1,4 +1,4 @@
-"""What an export is about: request and checkpoint --> architecture, labels, preprocessing. Nothing is guessed."""
+"""Request and checkpoint --> architecture, labels and preprocessing of an export. Nothing is guessed."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +15,7 @@ from aaserve.export.sources.onnx_file import OnnxFile
 from aaserve.export.sources.recorded import read_recorded
 from aaserve.models import is_detector
 
-# Of a graph that normalises uint8 pixels itself: nothing is left to do.
+# For a graph that normalises uint8 pixels itself: no further normalisation.
 AS_THEY_ARE = {"mean": (0.0, 0.0, 0.0), "std": (1 / 255, 1 / 255, 1 / 255)}
 
 
@@ -24,7 +24,7 @@ class Description:
     """One network and its input.
 
     Args:
-        options: further arguments of `create_model` that the network was trained with, or all of a user's function.
+        options: further arguments of `create_model` from the training, or all arguments of a user's function.
     """
 
     architecture: str
@@ -35,10 +35,10 @@ class Description:
 
 
 def describe(request: Request, checkpoint: Checkpoint) -> Description:
-    """Take what the user typed, or else what `python -m training` wrote into the checkpoint.
+    """Use the command line, or else what `python -m training` wrote into the checkpoint.
 
     Raises:
-        ExportError: neither has what is needed, or what the checkpoint records is damaged.
+        ExportError: neither has the needed information, or the checkpoint's metadata are damaged.
     """
     recorded = read_recorded(checkpoint)
     architecture = request.architecture or recorded.architecture
@@ -80,14 +80,14 @@ def _check_detector(request: Request, preprocessing: Preprocessing) -> None:
     if request.with_attention:
         raise ExportError("--with-attention: for classifiers only, the bundle of a detector has no attention maps")
     if request.stored_weights == "int8":
-        raise ExportError("--store-weights int8: rounds Linear layers, of which a detector has none; give float16")
+        raise ExportError("--store-weights int8: rounds Linear layers, and a detector has none; use float16")
 
 
 def describe_file(request: Request, file: OnnxFile) -> Description:
-    """Take what the user typed: an ONNX file says nothing of labels and pixels but their size.
+    """Use the command line: an ONNX file has no labels, and of the preprocessing only the size.
 
     Raises:
-        ExportError: something is needed, or an option is for checkpoints.
+        ExportError: information is missing, or an option is for checkpoints only.
     """
     given = {
         "--arch": request.architecture,

@@ -1,5 +1,5 @@
-"""`--arch package.module:function` --> a network of the user's own code, which runs on purpose; never one that a
-checkpoint names.
+"""`--arch package.module:function` --> a network from the user's own code. The user asks for this code to run; a
+checkpoint cannot.
 """
 
 import difflib
@@ -16,7 +16,7 @@ from aaserve.export.errors import ExportError
 
 
 def is_own(architecture: str) -> bool:
-    """True for `package.module:function`, false for the name of one of our networks."""
+    """True for `package.module:function`, False for the name of one of our networks."""
     return ":" in architecture
 
 
@@ -30,13 +30,13 @@ def build_own(target: str, options: Mapping[str, object]) -> nn.Module:
         ExportError: no such function, it does not take `options`, it raises, or it returns something else.
     """
     if (folder := str(Path.cwd())) not in sys.path:
-        sys.path.append(folder)  # at the end, so that no file there shadows an installed module
+        sys.path.append(folder)  # at the end, so that files there do not shadow installed modules
     build = _function(target)
     try:
         inspect.signature(build).bind(**options)
     except TypeError as error:
         raise ExportError(f"--arch {target}: {error}; give its arguments with --arch-option NAME=VALUE") from error
-    except ValueError:  # written in C, it says nothing of its arguments
+    except ValueError:  # functions in C do not describe their arguments
         pass
     network = _run(f"--arch {target}", lambda: build(**options))
     if not isinstance(network, nn.Module):
@@ -48,7 +48,7 @@ def check_answer(network: nn.Module, crop: tuple[int, int], classes: int) -> Non
     """Run `network` once on zeros: it must map (2, 3, H, W) to logits (2, classes).
 
     Raises:
-        ExportError: it raises, or answers something else.
+        ExportError: it raises, or returns something else.
     """
     with torch.inference_mode():
         answer = _run(f"the network, given (2, 3, {crop[0]}, {crop[1]}),", lambda: network(torch.zeros(2, 3, *crop)))
@@ -82,7 +82,7 @@ def _function(target: str) -> Callable[..., object]:
 
 
 def _run(what: str, call: Callable[[], object]) -> object:
-    """Run the user's code; any exception becomes an error of one line."""
+    """Run the user's code; any exception becomes a one-line error."""
     try:
         return call()
     except (Exception, SystemExit) as error:

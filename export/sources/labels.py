@@ -1,4 +1,4 @@
-"""Where the names of the classes come from."""
+"""The class names: from a file, or built in."""
 
 import json
 from collections.abc import Sequence
@@ -8,11 +8,11 @@ from aaserve.bundle.text import NotText, is_one_line, read_text
 from aaserve.export.errors import ExportError
 
 _SHIPPED = Path(__file__).parent
-IMAGENET = "imagenet-1k"  # one name a class, in the usual order; the choice of names is torchvision's
+IMAGENET = "imagenet-1k"  # one name per class in the usual order, chosen by torchvision
 
 
 def read_labels(source: str) -> tuple[str, ...]:
-    """Read a text file (one label a line), a JSON list, or the names that ship as "imagenet-1k".
+    """Read a text file (one label a line), a JSON list, or the built-in names "imagenet-1k".
 
     Raises:
         ExportError: no such file, not a list of names, or an empty or repeated name.
@@ -49,5 +49,5 @@ def check_labels(labels: Sequence[str], path: Path) -> tuple[str, ...]:
 
 
 def _lines(text: str) -> list[str]:
-    """The lines but for empty ones at the end; splitlines() would also split at a form feed."""
+    """The lines without empty ones at the end; splitlines() would also split at a form feed."""
     return text.rstrip().split("\n") if text.strip() else []

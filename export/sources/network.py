@@ -1,7 +1,7 @@
 """Checkpoint and description --> the network with the weights of the checkpoint.
 
 outline without memory --> names of the weights, number of classes --> network --load_weights--> ready to convert
---arch module:function --> network --load_weights--> answers a vector per picture? --> ready to convert
+--arch module:function --> network --load_weights--> one vector per picture? --> ready to convert
 """
 
 from collections.abc import Callable, Mapping
@@ -24,7 +24,7 @@ from aaserve.models.retinanet.network import RetinaNet
 def build_network(
     request: Request, description: Description, checkpoint: Checkpoint, report: Callable[[str], None]
 ) -> nn.Module:
-    """Build the network in evaluation mode; `report` is told which weights are chosen and which prefix is removed.
+    """Build the network in evaluation mode; `report` gets the chosen weights and the removed prefix.
 
     Raises:
         ValueError: no such architecture, or an image size that does not fit it.
@@ -45,7 +45,7 @@ def build_network(
 def _own_network(
     request: Request, description: Description, checkpoint: Checkpoint, report: Callable[[str], None]
 ) -> nn.Module:
-    """What the user's function returns, with the weights of the checkpoint."""
+    """The network from the user's function, with the weights of the checkpoint."""
     network = build_own(description.architecture, description.options)
     weights = _named_weights(request, checkpoint, network, report)
     if request.image_size:
@@ -56,7 +56,7 @@ def _own_network(
 
 
 def _outline(description: Description, checkpoint: Checkpoint) -> nn.Module:
-    """The network without memory for its weights, with a head of one class."""
+    """The network with one class, without memory for its weights."""
     with torch.device("meta"):
         return _create(description, checkpoint, num_classes=1)
 
@@ -71,7 +71,7 @@ def _create(description: Description, checkpoint: Checkpoint, *, num_classes: in
         )
     except ValueError:
         raise
-    except Exception as error:  # the options are typed or recorded, so a network may raise anything
+    except Exception as error:  # the options come from the user or the file, so a network may raise any exception
         raise ExportError(
             f"{checkpoint.path}: {description.options} make no {description.architecture}: {error}"
         ) from error
@@ -80,7 +80,7 @@ def _create(description: Description, checkpoint: Checkpoint, *, num_classes: in
 def _named_weights(
     request: Request, checkpoint: Checkpoint, outline: nn.Module, report: Callable[[str], None]
 ) -> dict[str, Tensor]:
-    """The weights under the names that the network uses."""
+    """The weights under the network's names."""
     given = timm_names(checkpoint.weights)
     weights, prefix, left_out = name_weights(given, outline.state_dict(), request.key_prefix)
     if checkpoint.nested_key:

@@ -1,4 +1,4 @@
-"""An ONNX file of another exporter --> its input and its output, or why it cannot be served.
+"""An ONNX file from another exporter --> its input and its output, or why it cannot be served.
 
 bytes --parse, external data--> model --one picture in, one output, standard operators?--> OnnxFile
 """
@@ -15,8 +15,8 @@ from aaserve.bundle.bundle import sha256_of
 from aaserve.bundle.file_kinds import HEAD_BYTES, ONNX_MODEL, kind_of
 from aaserve.export.errors import ExportError
 
-LIMIT = 2**30  # bytes; a message of protocol buffers ends at 2 GiB, and one is copied several times on the way
-OLDEST_OPSET = 13  # older ones are converted: they have operators with other meanings
+LIMIT = 2**30  # bytes; protocol buffers are limited to 2 GiB, and the model is copied several times
+OLDEST_OPSET = 13  # older models are converted, because some operators had other meanings
 CONTROL_FLOW = ("Loop", "Scan", "SequenceMap")
 LOWERED = {onnx.TensorProto.FLOAT16: "float16", onnx.TensorProto.BFLOAT16: "bfloat16"}
 _KINDS = {onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.UINT8: "uint8"}
@@ -27,10 +27,10 @@ class OnnxFile:
     """A classifier with one picture input and one output of a vector per picture.
 
     Args:
-        model: whole in itself.
-        size: (height, width) in pixels that it takes, None where it leaves them open.
-        max_batch_size: 1 where its batch is fixed to that, else None.
-        logits: name of the tensor with the logits: the output, or what its Softmax is given.
+        model: self-contained.
+        size: (height, width) of the input in pixels, None if it is dynamic.
+        max_batch_size: 1 if its batch is fixed to 1, else None.
+        logits: name of the tensor with the logits: the output, or the input of its Softmax.
     """
 
     path: Path
@@ -49,7 +49,7 @@ class OnnxFile:
 
 
 def is_onnx(path: Path) -> bool:
-    """True if the name or the first bytes say so."""
+    """True if the name or the first bytes are those of an ONNX file."""
     if path.suffix.lower() == ".onnx" or not path.is_file():
         return path.suffix.lower() == ".onnx"
     with path.open("rb") as file:
@@ -57,10 +57,10 @@ def is_onnx(path: Path) -> bool:
 
 
 def read_onnx_file(path: Path) -> OnnxFile:
-    """Read the file and the external data beside it; nothing in it runs yet.
+    """Read the file and its external data; nothing in it runs yet.
 
     Raises:
-        ExportError: no readable ONNX model, or not a classifier of pictures that can be served; one line.
+        ExportError: not a readable ONNX model, or not a picture classifier that can be served; one line.
     """
     try:
         model, sha256 = _load(path)
@@ -85,7 +85,7 @@ def _load(path: Path) -> tuple[onnx.ModelProto, str]:
         raise ExportError(f"expected an ONNX model, found {kind}")
     model = onnx.load_model_from_string(content)
     if not model.graph.node:
-        raise ExportError("expected an ONNX model, found one without nodes, damaged or something else")
+        raise ExportError("expected an ONNX model, found one without nodes: damaged, or another format")
     beside = {
         entry.value
         for tensor in _tensors(model.graph)
@@ -100,8 +100,8 @@ def _load(path: Path) -> tuple[onnx.ModelProto, str]:
         if not (path.parent / name).is_file():
             raise ExportError(f"expected its external data in {path.parent / name}, found no such file")
         size += _within_limit(path.parent / name, size).stat().st_size
-    onnx.load_external_data_for_model(model, str(path.parent))  # refuses what is not in that folder
-    return model, sha256_of(model.SerializeToString(deterministic=True))  # that of the file would not cover its weights
+    onnx.load_external_data_for_model(model, str(path.parent))  # refuses files outside that folder
+    return model, sha256_of(model.SerializeToString(deterministic=True))  # covers external weights too
 
 
 def _within_limit(path: Path, before: int) -> Path:
@@ -171,7 +171,7 @@ def _logits(model: onnx.ModelProto) -> str:
         raise ExportError(f"expected one output, found {len(outputs)}: {_described(outputs)}")
     maker = next((node for node in model.graph.node if outputs[0].name in node.output), None)
     if maker is not None and maker.op_type == "Sigmoid":
-        raise ExportError("expected logits or probabilities that sum to 1, found a Sigmoid for each class of its own")
+        raise ExportError("expected logits or probabilities that sum to 1, found one Sigmoid per class")
     axes = [attribute.i for attribute in maker.attribute if attribute.name == "axis"] if maker is not None else []
     if maker is not None and maker.op_type == "Softmax" and (not axes or axes[0] in (-1, 1)):
         return maker.input[0]
@@ -179,7 +179,7 @@ def _logits(model: onnx.ModelProto) -> str:
 
 
 def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    """All of them, those of branches and loops too."""
+    """All nodes, including those in branches and loops."""
     for node in graph.node:
         yield node
         for attribute in node.attribute:

@@ -1,4 +1,4 @@
-"""What python -m training wrote into a checkpoint. Checked like any other input: the file may be forged."""
+"""The metadata of python -m training in a checkpoint. Checked like any other input: the file may be forged."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -22,7 +22,7 @@ class _Recipe(BaseModel):
 
 
 class Recorded(BaseModel):
-    """Every part may be absent: checkpoints of others say nothing."""
+    """Every part may be absent: checkpoints from elsewhere have no metadata."""
 
     labels: tuple[Label, ...] = ()
     recipe: _Recipe = _Recipe()
@@ -36,13 +36,13 @@ class Recorded(BaseModel):
         return self.recipe.preprocessing
 
     def options(self, architecture: str) -> dict[str, Any]:
-        """Further arguments of create_model that the network was trained with, if it is this one."""
+        """Further arguments of create_model from the training, if it was this network."""
         network = self.recipe.network
         return network.options if network and network.architecture == architecture else {}
 
 
 def read_recorded(checkpoint: Checkpoint) -> Recorded:
-    """What the checkpoint says of itself.
+    """The metadata of the checkpoint.
 
     Raises:
         ExportError: it is not what python -m training writes.

@@ -1,4 +1,4 @@
-"""A state dict --> the network that it fits, every weight in its place.
+"""A state dict --> the network with these weights.
 
 "module.net.conv1.weight" --name_weights--> "conv1.weight" --load_weights--> network
 """
@@ -15,18 +15,18 @@ from aaserve.models.state_dict import head_of, listed, misfits, told, without_co
 def name_weights(
     weights: Mapping[str, Tensor], wanted: Collection[str], prefix: str | None = None
 ) -> tuple[dict[str, Tensor], str, int]:
-    """Take a prefix off the names: `prefix`, or what all of them share until one is `wanted`.
+    """Remove a prefix from the names: `prefix`, or one that all share, until a name is in `wanted`.
 
     Wrappers add such prefixes: `module.` (DataParallel), `_orig_mod.` (torch.compile), `model.` (Lightning), `net.`, …
 
     Args:
-        prefix: to keep only the weights whose names begin with it.
+        prefix: keep only weights with this prefix.
 
     Returns:
-        The weights, the prefix that came off, and how many weights were left out for the lack of it.
+        The weights, the removed prefix, and the number of weights that were left out because they lack it.
 
     Raises:
-        ExportError: no name begins with `prefix`.
+        ExportError: no name has the prefix.
     """
     if prefix is not None:
         prefix = prefix.rstrip(".") + "."
@@ -63,13 +63,13 @@ def head_classes(network: nn.Module, weights: Mapping[str, Tensor]) -> int:
 
 
 def detected_classes(outline: RetinaNet, weights: Mapping[str, Tensor]) -> int:
-    """Number of classes that the weights of a detector like `outline`, which has one, tell apart.
+    """Number of classes in the weights of a detector like `outline`, which has one class.
 
     Raises:
         ExportError: no such head in the weights.
     """
     name = f"class_head.{len(outline.class_head) - 1}.weight"
-    anchors = outline.class_head[-1].out_channels  # of a position
+    anchors = outline.class_head[-1].out_channels  # per position, because it has one class
     weight = weights.get(name)
     if weight is None or weight.ndim != 4 or weight.shape[0] % anchors:
         raise ExportError(
@@ -81,10 +81,10 @@ def detected_classes(outline: RetinaNet, weights: Mapping[str, Tensor]) -> int:
 
 
 def load_weights(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Put the weights into the network, every one of them.
+    """Load all weights into the network.
 
     Raises:
-        ExportError: missing, unexpected, mis-shaped or unusable weights; the message lists the first ten of each.
+        ExportError: weights that are missing, unexpected, unusable or of a wrong shape; lists the first ten of each.
     """
     wanted = without_counters(network.state_dict())
     weights = without_counters(weights)
@@ -95,7 +95,7 @@ def load_weights(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
 
 
 def _advice(weights: Mapping[str, Tensor], wanted: Collection[str]) -> str:
-    """Which --key-prefix would give every weight, if one would."""
+    """The --key-prefix values that would find every weight, as text; empty if none does."""
     first = next(iter(wanted))
     prefixes = {name.removesuffix(first) for name in weights if name.endswith(f".{first}")}
     if found := sorted(prefix for prefix in prefixes if all(prefix + name in weights for name in wanted)):

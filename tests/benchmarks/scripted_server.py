@@ -1,4 +1,4 @@
-"""A server that does with each request what a test says."""
+"""A server whose reaction to each request is set by a test."""
 
 import socket
 import threading

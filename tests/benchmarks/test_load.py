@@ -53,8 +53,8 @@ def test_an_address_without_a_server_is_one_line() -> None:
     ("arguments", "said"),
     [
         (("https://example.org/",), "expected http://"),
-        (("http://127.0.0.1/", "--clients", "0"), "more than nothing"),
-        (("http://127.0.0.1/", "--rate", "-1"), "more than nothing"),
+        (("http://127.0.0.1/", "--clients", "0"), "greater than 0"),
+        (("http://127.0.0.1/", "--rate", "-1"), "greater than 0"),
         (("http://127.0.0.1/", "--header", "nothing"), "NAME:VALUE"),
         (("http://127.0.0.1/", "--rate", "1", "--clients", "1"), "not allowed with"),
     ],

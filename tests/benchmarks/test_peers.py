@@ -1,4 +1,4 @@
-"""What aaserve is compared with: each peer starts, sees what the bundle sees, and leaves nothing behind."""
+"""Each peer starts, gives the bundle's answers, and leaves no process behind."""
 
 import json
 import os

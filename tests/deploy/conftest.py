@@ -1,4 +1,4 @@
-"""What several tests of deployments need."""
+"""Fixtures for deployment tests."""
 
 import fcntl
 import subprocess

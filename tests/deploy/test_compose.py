@@ -1,4 +1,4 @@
-"""The compose file is one, and fits the image and what deploy/ holds."""
+"""The compose file is valid and matches the image and deploy/."""
 
 import re
 import subprocess

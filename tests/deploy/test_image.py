@@ -1,4 +1,4 @@
-"""What can be tested of the image without building it; CI builds and runs it."""
+"""Tests of the image without building it; CI builds and runs it."""
 
 import http.server
 import os

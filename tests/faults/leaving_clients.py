@@ -1,4 +1,4 @@
-"""So many clients at once that leave: every second while it sends its picture, the others while they wait."""
+"""Many clients at once that disconnect: every second one while sending its picture, the others while waiting."""
 
 import asyncio
 import itertools

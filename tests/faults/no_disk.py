@@ -1,4 +1,4 @@
-"""The log may not grow any more, in the middle of a line; later it may."""
+"""The log file cannot grow, in the middle of a line; later it can again."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""A model that does not fit into memory is put beside one that is served."""
+"""A model that does not fit into memory is added next to a served one."""
 
 import asyncio
 import resource

@@ -1,4 +1,4 @@
-"""stderr is a pipe that nobody empties; in the end somebody does."""
+"""stderr is a pipe that is not read; in the end it is read."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""The service as a process of its own, to be stopped, killed and starved."""
+"""The service in a separate process, to be stopped, killed and starved."""
 
 import asyncio
 import re

@@ -1,4 +1,4 @@
-"""Clients that note how each of their requests ended, so that it can be told whether each ended exactly once.
+"""Clients that record how each request ended, to check that each ended exactly once.
 
 connect --> head with an id of its own --> body --> answer with that id | connection broken | silence
 """

@@ -1,4 +1,4 @@
-"""Pictures whose few bytes ask for much memory or time."""
+"""Small files that need much memory or time to decode."""
 
 import io
 import struct

@@ -1,4 +1,4 @@
-"""What a client can do with a connection before, between and instead of requests."""
+"""Connections misused before, between and instead of requests."""
 
 import re
 import socket

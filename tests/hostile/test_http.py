@@ -1,4 +1,4 @@
-"""Requests that are HTTP, and meant badly."""
+"""Valid HTTP requests with hostile content."""
 
 import gzip
 import json

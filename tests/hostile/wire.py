@@ -27,7 +27,7 @@ def connect(service: RunningService, timeout: float = 60) -> socket.socket:
 
 
 def send(connection: socket.socket, data: bytes) -> None:
-    """Send all, or as much as the service takes before it has heard enough."""
+    """Send all data, or as much as the service accepts."""
     with suppress(BrokenPipeError, ConnectionResetError):
         connection.sendall(data)
 

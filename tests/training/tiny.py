@@ -1,4 +1,4 @@
-"""A run that takes a second or two, but goes the whole way."""
+"""A complete training run of a second or two."""
 
 import csv
 import pickle

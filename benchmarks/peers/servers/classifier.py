@@ -1,9 +1,8 @@
-"""What is the same in every peer: how pictures are read, ONNX Runtime, and the five best labels.
+"""Common to all peers: reading pictures, ONNX Runtime, and the five best labels.
 
     picture --read--> a row of the model's input --run, in batches--> logits --answer--> {"predictions": […]}
 
-The driver says through the environment which bundle is served on which port and how pictures are read, and by its
-affinity on which cores.
+The driver sets bundle, port and image reader through the environment, and the cores through the affinity.
 """
 
 import os
@@ -26,10 +25,10 @@ TOP_K = 5
 
 
 class Classifier:
-    """A session and what goes before and after it.
+    """A session with preprocessing and ranking.
 
     Args:
-        threads: of ONNX Runtime in one call; its own choice (as many as there are cores) if None.
+        threads: of ONNX Runtime in one call; None: its default, the number of cores.
     """
 
     def __init__(self, threads: int | None = None) -> None:
@@ -55,7 +54,7 @@ class Classifier:
         return logits
 
     def answer(self, logits: NDArray[np.float32]) -> dict[str, list[dict[str, Any]]]:
-        """The five best of one row of logits (num_classes,), in the words of aaserve's /classify."""
+        """The five best labels of one row of logits (num_classes,), in the form of aaserve's /classify."""
         exponentials = np.exp(logits - logits.max())
         scores = exponentials / exponentials.sum()
         best = np.argsort(-scores, kind="stable")[:TOP_K].tolist()
@@ -67,11 +66,11 @@ class Classifier:
         }
 
     def classify(self, pictures: list[bytes]) -> list[dict[str, list[dict[str, Any]]]]:
-        """All of it, for a batch."""
+        """Read, run and rank a batch."""
         return [self.answer(logits) for logits in self.run([self.read(picture) for picture in pictures])]
 
     def warm_up(self, max_batch_size: int) -> None:
-        """Run the batches of which others grow: ONNX Runtime plans its memory on first use."""
+        """Run the smallest and the largest batch: ONNX Runtime plans its memory on first use."""
         shape = self._bundle.manifest.input
         row = np.zeros(shape.shape, shape.dtype)
         for size in (1, max_batch_size):

@@ -1,6 +1,6 @@
-"""FastAPI as most people write it: an UploadFile, a plain function, ONNX Runtime as it comes.
+"""FastAPI as most people write it: an UploadFile, a plain function, ONNX Runtime with its defaults.
 
-Tuned by nobody: that is the point of it. `fastapi run` starts uvicorn like this (one process, uvloop and httptools from
+Not tuned, on purpose. `fastapi run` starts uvicorn like this (one process, uvloop and httptools from
 fastapi[standard]): https://fastapi.tiangolo.com/deployment/manually/
 """
 

@@ -1,7 +1,7 @@
 """LitServe: batches, a worker of one thread for every core, and as many HTTP servers as LitServe makes of that.
 
 https://lightning.ai/docs/litserve/features/batching, https://lightning.ai/docs/litserve/api-reference/litserver. A
-batch_timeout of 0 is no choice: a worker without work then asks its queue as fast as it can. fast_queue=True, which the
+batch_timeout of 0 is not an option: an idle worker then polls its queue without pause. fast_queue=True, which the
 documentation advises for many requests, has no effect in this version (Lightning-AI/LitServe#751).
 """
 

@@ -1,7 +1,7 @@
 """mosec: one stage that decodes and infers, a process of one thread for every core, dynamic batching.
 
 https://mosecorg.github.io/mosec/ ("Performance tuning"): bytes in as they are, without JSON around them; threads of
-native libraries set by hand; max_wait_time below the time of a batch, of which 1 ms is the least that there is.
+native libraries set by hand; max_wait_time below the time of a batch; 1 ms is the minimum.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Ports that nobody has: for a peer, and for what it opens besides (metrics, gRPC, …)."""
+"""Free ports for a peer and its other listeners (metrics, gRPC, …)."""
 
 import socket
 

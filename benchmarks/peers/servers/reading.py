@@ -1,7 +1,7 @@
-"""Picture bytes --> a row of the model's input, in either of two ways: PEER_READER says which.
+"""Picture bytes --> a row of the model's input. PEER_READER chooses one of two readers.
 
-pillow   as one writes it by hand: https://github.com/ray-project/ray/blob/master/doc/source/serve/doc_code/resnet50_example.py
-bundle   as aaserve does, by the very same code
+pillow   handwritten: https://github.com/ray-project/ray/blob/master/doc/source/serve/doc_code/resnet50_example.py
+bundle   aaserve's own code
 """
 
 import io
@@ -14,11 +14,11 @@ from PIL import Image, ImageOps
 from aaserve.bundle.manifest import Manifest
 from aaserve.bundle.model_input import pixels_input, read_input
 
-MAX_PIXELS = 50_000_000  # as the service's own default
+MAX_PIXELS = 50_000_000  # the service's default
 
 
 def by_hand(picture: bytes, manifest: Manifest) -> NDArray[Any]:
-    """With the sizes of torchvision's Resize and CenterCrop, and no limits but Pillow's."""
+    """With the sizes of torchvision's Resize and CenterCrop, and only Pillow's limits."""
     spec = manifest.preprocessing
     image: Image.Image = Image.open(io.BytesIO(picture))
     if spec.exif_orientation:

@@ -1,9 +1,9 @@
 """BMP files.
 
-    header, palette, runs --> an index for each pixel, by one step in Python for each run
+    header, palette, runs --> an index for each pixel, with one step in Python per run
     all others            --> Pillow
 
-Pillow would decode runs in Python too, pixel by pixel. Its reader passes over colour profiles without looking.
+Pillow would also decode runs in Python, pixel by pixel. Its reader skips colour profiles.
 """
 
 import io
@@ -16,11 +16,11 @@ from PIL.BmpImagePlugin import BmpImageFile
 from aaserve.bundle.errors import InvalidImage
 from aaserve.bundle.pictures.containers.stored import Stored, check_size
 
-MAX_RUNS = 500_000  # half a second; a screenshot has less than half as many
+MAX_RUNS = 500_000  # takes half a second; a screenshot has less than half as many
 _FILE_HEADER = 14
 _INFO = Struct("<IiiHHIIiiI")  # size, width, height, planes, bits, compression, bytes, resolutions, colours
 _OFFSET = Struct("<I")
-_CORE_HEADER = 12  # of OS/2: never compressed
+_CORE_HEADER = 12  # the header of OS/2; never compressed
 _HEADERS = (_CORE_HEADER, 40, 52, 56, 64, 108, 124)  # bytes
 _BITS_OF_RUNS = {1: 8, 2: 4}
 _KNOWN_BITS = (1, 4, 8, 16, 24, 32)
@@ -33,7 +33,7 @@ def read_bmp(image_bytes: bytes, *, max_pixels: int) -> Stored:
 
     Raises:
         ImageTooLarge: more than `max_pixels`.
-        InvalidImage: of a kind that is not read, or damaged where pixels need it.
+        InvalidImage: an unsupported kind, or damage that affects pixels.
     """
     header = image_bytes[_FILE_HEADER : _FILE_HEADER + 4]
     if len(header) < 4 or _OFFSET.unpack(header)[0] not in _HEADERS:
@@ -72,7 +72,7 @@ def _read_runs(image_bytes: bytes) -> Image.Image:
 
 
 def _runs(image_bytes: bytes, place: int, width: int, height: int, *, packed: bool) -> bytearray:
-    """The indices in the order of the rows in the file; those that no run names are 0."""
+    """The indices in the order of the rows in the file; 0 where no run sets them."""
     indices = bytearray(width * height)
     x = y = 0
     for _ in range(MAX_RUNS):

@@ -1,6 +1,6 @@
-"""A directory of a TIFF file, which is also what EXIF data are (TIFF 6.0, section 2).
+"""A directory of a TIFF file; EXIF data have the same form (TIFF 6.0, section 2).
 
-Only the tags that are asked for are looked at, and no value is copied before it is asked for.
+Only requested tags are read, and values are copied only on request.
 """
 
 import struct
@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-_MAX_ENTRIES = 2**16  # as many as a directory that is no BigTIFF's can have
+_MAX_ENTRIES = 2**16  # the limit of a directory outside BigTIFF
 _SHORT, _LONG, _LONG8 = 3, 4, 16
 _NUMBERS = {_SHORT: "u2", _LONG: "u4", _LONG8: "u8"}
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 16: 8}  # bytes, by type
@@ -19,22 +19,22 @@ _ENDIAN: dict[str, Literal["little", "big"]] = {"<": "little", ">": "big"}
 
 class Entry(NamedTuple):
     kind: int
-    length: int  # how many values
-    value: bytes  # or the offset of the values
+    length: int  # number of values
+    value: bytes  # the values, or their offset
 
 
 class Directory(NamedTuple):
-    """The first directory of `content`; the entries are those of the tags that were asked for."""
+    """The first directory of `content`, with the requested entries."""
 
     content: bytes
     order: str  # "<" or ">"
     entries: dict[int, Entry]
 
     def values(self, tag: int) -> NDArray[Any]:
-        """The values of a tag; none if it is not there.
+        """The values of a tag; empty if it is absent.
 
         Raises:
-            ValueError: not unsigned integers of 16 bits or more, or outside of the file.
+            ValueError: not unsigned integers of 16 bits or more, or outside the file.
         """
         if tag not in self.entries:
             return np.empty(0, np.int64)
@@ -49,9 +49,10 @@ class Directory(NamedTuple):
         return int(found[0]) if len(found) else default
 
     def written(self, new: Mapping[int, Sequence[int]], *, without: Collection[int] = ()) -> bytes:
-        """A TIFF of the same bytes whose one directory has these entries, less those of `without`, and `new` values.
+        """A TIFF of the same bytes whose only directory has these entries, except those of `without`, plus `new`
+        values.
 
-        It is never a BigTIFF: Pillow does not read those that are big-endian.
+        It is never a BigTIFF, because Pillow does not read big-endian ones.
         """
         pieces = [bytes(len(self.content) % 2)]
         place = len(self.content) + len(pieces[0])
@@ -86,8 +87,8 @@ def read_directory(content: bytes, wanted: Collection[int]) -> Directory:
     """Read the first directory.
 
     Raises:
-        ValueError: it has a wanted tag twice or without a value, so that readers may differ; or too many entries.
-        struct.error: it is not in the file.
+        ValueError: too many entries, or a requested tag that is repeated or has no value, so that readers may differ.
+        struct.error: it lies outside the file.
     """
     order = {b"II": "<", b"MM": ">"}.get(content[:2])
     if order is None:

@@ -1,4 +1,4 @@
-"""EXIF data: how to turn a picture upright. Nothing else in them is looked at."""
+"""EXIF data: the orientation. Nothing else in them is read."""
 
 import struct
 
@@ -8,7 +8,7 @@ from aaserve.bundle.pictures.containers.directory import read_directory
 
 _ORIENTATION = 274
 UNTURNED = 1
-_UPRIGHT = {  # orientation --> what makes the picture upright
+_UPRIGHT = {  # orientation --> operation that makes the picture upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -20,9 +20,9 @@ _UPRIGHT = {  # orientation --> what makes the picture upright
 
 
 def orientation_of(exif: bytes) -> int:
-    """The orientation that EXIF data name, 1 to 8 (TIFF 6.0, tag 274); 1 if they name none or are damaged.
+    """The orientation in EXIF data, 1 to 8 (TIFF 6.0, tag 274); 1 if it is absent or the data are damaged.
 
-    Damaged metadata are no reason to refuse a sound picture; viewers ignore them too.
+    Damaged metadata are no reason to refuse a good picture; viewers ignore them too.
     """
     try:
         found = read_directory(exif.removeprefix(b"Exif\0\0"), {_ORIENTATION}).number(_ORIENTATION, UNTURNED)
@@ -32,5 +32,5 @@ def orientation_of(exif: bytes) -> int:
 
 
 def upright(image: Image.Image, orientation: int) -> Image.Image:
-    """The picture turned as `orientation` says."""
+    """The picture turned upright according to `orientation`."""
     return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image

@@ -1,8 +1,8 @@
-"""GIF files: the first frame and what it needs; comments and what applications have added are skipped.
+"""GIF files: the first frame and the blocks it needs; comments and application blocks are skipped.
 
-    header, palette, [transparent colour], frame --> a file of that frame alone --> Pillow
+    header, palette, [transparent colour], frame --> a file with only that frame --> Pillow
 
-What the frame leaves free of its screen is transparent, as in browsers; Pillow fills it with the first colour.
+The part of the screen outside the frame is transparent, as in browsers; Pillow fills it with the first colour.
 """
 
 import io
@@ -44,7 +44,7 @@ def read_gif(image_bytes: bytes, *, max_pixels: int) -> Stored:
 
 
 def _first_frame(image_bytes: bytes, place: int) -> tuple[int, bytes]:
-    """Return where the first frame is, and the extension that says which colour of it is transparent."""
+    """Return the position of the first frame, and the extension with its transparent colour."""
     control = b""
     blocks = MAX_PARTS
     while blocks:
@@ -54,7 +54,7 @@ def _first_frame(image_bytes: bytes, place: int) -> tuple[int, bytes]:
             return place, control
         if kind in (_TRAILER, _FRAME_FOLLOWS):
             raise InvalidImage("the GIF image ends before its first frame")
-        if kind != _EXTENSION:  # a stray byte, which readers skip
+        if kind != _EXTENSION:  # readers skip stray bytes
             place += 1
             continue
         label, place = image_bytes[place + 1 : place + 2], place + 2

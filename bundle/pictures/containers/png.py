@@ -1,10 +1,10 @@
-"""PNG files: the chunks that pixels need, and the EXIF data; all other chunks are skipped unread.
+"""PNG files: the chunks that pixels need, and the EXIF data. All other chunks are skipped.
 
-    IHDR, [PLTE], [tRNS], IDAT ..., each with the right checksum --> pixels, by the decoder of Pillow's reader
+    IHDR, [PLTE], [tRNS], IDAT ..., each with a correct checksum --> pixels, by Pillow's decoder
 
-Pillow's reader is not used. It refuses a sound picture whose metadata are damaged or long, ignores the checksums of
-IDAT, forgets tRNS where samples do not have 8 bits, and takes four times as long as decoding 32x32 pixels
-(benchmarks/NOTES.md). Chunks that animations add are metadata too: IDAT holds the first frame.
+Pillow's reader is not used. It refuses good pictures with damaged or long metadata, ignores the checksums of IDAT,
+ignores tRNS if samples do not have 8 bits, and takes four times as long as decoding 32x32 pixels (benchmarks/NOTES.md).
+Chunks of animations count as metadata too: IDAT holds the first frame.
 """
 
 import zlib
@@ -20,11 +20,11 @@ from aaserve.bundle.pictures.containers.exif import orientation_of
 from aaserve.bundle.pictures.containers.stored import MAX_PARTS, Stored, by_strips, check_size
 
 _HEADER_BEGINS = b"\0\0\0\rIHDR"
-_HEADER_ENDS = 33  # bytes, with the signature and the checksum
+_HEADER_ENDS = 33  # bytes, including the signature and the checksum
 _CHUNK = Struct(">I4s").unpack_from
 _CHECKSUM = Struct(">I").unpack_from
 _HEADER = Struct(">IIBBBBB").unpack_from
-_KINDS = {  # (bits, colour type) --> Pillow's mode, and how the decoder unpacks into it
+_KINDS = {  # (bits, colour type) --> Pillow's mode, and the decoder's raw mode
     (1, 0): ("1", "1"),
     (2, 0): ("L", "L;2"),
     (4, 0): ("L", "L;4"),
@@ -42,7 +42,7 @@ _KINDS = {  # (bits, colour type) --> Pillow's mode, and how the decoder unpacks
     (16, 6): ("RGBA", "RGBA;16B"),
 }
 _GREY, _RGB, _PALETTE = 0, 2, 3
-_LOWER_BYTES = {_GREY: "L;16", _RGB: "RGB;16L"}  # of 16 bits, whose upper bytes are decoded otherwise
+_LOWER_BYTES = {_GREY: "L;16", _RGB: "RGB;16L"}  # for samples of 16 bits; the upper bytes are decoded separately
 _NEEDED = frozenset({b"PLTE", b"tRNS"})
 
 
@@ -51,7 +51,7 @@ def read_png(image_bytes: bytes, *, max_pixels: int) -> Stored:
 
     Raises:
         ImageTooLarge: more than `max_pixels`; known from the header.
-        InvalidImage: damaged or missing where pixels need it.
+        InvalidImage: damage that affects pixels, or missing chunks.
     """
     if image_bytes[8:16] != _HEADER_BEGINS or len(image_bytes) < _HEADER_ENDS:
         raise InvalidImage("the PNG image has no complete IHDR chunk")
@@ -89,7 +89,7 @@ def read_png(image_bytes: bytes, *, max_pixels: int) -> Stored:
 
 
 def _read_chunks(image_bytes: bytes) -> tuple[dict[bytes, bytes], list[memoryview], bytes]:
-    """Return the chunks that say how to decode, the compressed pixels, and the EXIF data."""
+    """Return the chunks needed for decoding, the compressed pixels, and the EXIF data."""
     found: dict[bytes, bytes] = {}
     data: list[memoryview] = []
     exif = b""
@@ -110,7 +110,7 @@ def _read_chunks(image_bytes: bytes) -> tuple[dict[bytes, bytes], list[memoryvie
             data.append(content[start:end])
         elif name == b"eXIf" and end + 4 <= len(content):
             exif = exif or bytes(content[start:end])
-        elif data:  # nothing that stands behind the pixels decides over them
+        elif data:  # chunks after the pixels do not affect them
             continue
         elif name in _NEEDED:
             _check(image_bytes, name, start, end)
@@ -119,8 +119,8 @@ def _read_chunks(image_bytes: bytes) -> tuple[dict[bytes, bytes], list[memoryvie
             found[name] = bytes(content[start:end])
         elif not name.isalpha():
             raise InvalidImage("the PNG image is damaged: its chunks do not follow each other")
-        elif not name[0] & 0x20:  # critical: the pixels cannot be understood without it
-            raise InvalidImage(f"the PNG image needs its chunk {name.decode()}, which is not known")
+        elif not name[0] & 0x20:  # critical: the pixels cannot be decoded without it
+            raise InvalidImage(f"the PNG image needs its chunk {name.decode()}, which is unknown")
     if data and not consecutive:
         return found, data, exif
     raise InvalidImage(f"the PNG image has more than {MAX_PARTS} chunks before the end of its pixels")
@@ -136,7 +136,7 @@ def _check(image_bytes: bytes, name: bytes, start: int, end: int) -> None:
 def _put_palette(image: Image.Image, palette: bytes, transparent: bytes | None) -> None:
     if not palette or len(palette) % 3 or len(palette) > 768:
         raise InvalidImage(f"the palette of the PNG image has {len(palette)} bytes")
-    colours = np.zeros((256, 4), np.uint8)  # colours that are not there are black, as in libpng
+    colours = np.zeros((256, 4), np.uint8)  # missing colours are black, as in libpng
     colours[:, 3] = 255
     colours[: len(palette) // 3, :3] = np.frombuffer(palette, np.uint8).reshape(-1, 3)
     if transparent is not None:
@@ -148,7 +148,7 @@ def _put_palette(image: Image.Image, palette: bytes, transparent: bytes | None) 
 
 
 def _colour(transparent: bytes, bits: int, samples: int) -> tuple[int, ...]:
-    """The colour that a tRNS chunk names, in samples of 8 bits, or of 16 where the picture has them."""
+    """The colour in a tRNS chunk, in samples of 8 bits, or of 16 if the picture has them."""
     if len(transparent) < 2 * samples:
         raise InvalidImage(f"the tRNS chunk of the PNG image has {len(transparent)} bytes, less than a colour")
     values = [value & (2**bits - 1) for value in Struct(f">{samples}H").unpack_from(transparent)]
@@ -156,7 +156,7 @@ def _colour(transparent: bytes, bits: int, samples: int) -> tuple[int, ...]:
 
 
 def _with_hole(values: NDArray[np.int_], upper: Image.Image, lower: Image.Image) -> Image.Image:
-    """The upper bytes of samples; transparent where the upper and the lower ones are those of `values`."""
+    """The upper bytes of samples; transparent where upper and lower bytes equal `values`."""
     size = (upper.height, upper.width, len(values))
     same = (np.asarray(upper).reshape(size) == values >> 8) & (np.asarray(lower).reshape(size) == values & 255)
     upper.putalpha(Image.fromarray(np.where(same.all(axis=2), 0, 255).astype(np.uint8)))

@@ -1,4 +1,4 @@
-"""What the readers of the formats have in common."""
+"""Shared by the readers of all formats."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -8,12 +8,12 @@ from PIL import Image
 
 from aaserve.bundle.errors import ImageTooLarge
 
-MAX_PARTS = 20_000  # chunks, segments or blocks that one file may have: a step in Python for each, 10 ms for all
+MAX_PARTS = 20_000  # chunks, segments or blocks in one file: each takes a step in Python, all together 10 ms
 _STRIP = 2**18  # pixels that are converted at once
 
 
 class Canvas(NamedTuple):
-    """The area that a smaller frame lies in; the background shows around it."""
+    """The area that contains a smaller frame, with the background around it."""
 
     width: int
     height: int
@@ -22,7 +22,7 @@ class Canvas(NamedTuple):
 
 
 class Stored(NamedTuple):
-    """A picture as its file stores it: with 8 bits a sample, not turned upright, perhaps not decoded yet."""
+    """A picture as stored in its file: 8 bits per sample, not turned upright, possibly not decoded yet."""
 
     image: Image.Image
     orientation: int = 1  # as in EXIF
@@ -30,11 +30,11 @@ class Stored(NamedTuple):
 
 
 def check_size(width: int, height: int, *, max_pixels: int, share: int = 1, of: str = "") -> None:
-    """Return if a picture may be decoded.
+    """Check that a picture may be decoded.
 
     Args:
-        share: one pixel takes so many times the memory of others; so many times fewer are allowed.
-        of: the format that `share` is for.
+        share: factor of memory for each pixel; the limit is divided by it.
+        of: the format with this `share`.
 
     Raises:
         ImageTooLarge: it has more pixels.
@@ -46,9 +46,9 @@ def check_size(width: int, height: int, *, max_pixels: int, share: int = 1, of: 
 
 
 def by_strips(mode: str, convert: Callable[..., Image.Image], *images: Image.Image) -> Image.Image:
-    """Make a picture in `mode` by converting strips of `images`, which have one size.
+    """Make a picture in `mode` by converting strips of `images`, which have the same size.
 
-    So a large picture is not in memory once for each step, and the interpreter lock is never held for long.
+    So memory does not hold a copy of a large picture for each step, and the interpreter lock is never held for long.
     """
     width, height = images[0].size
     rows = max(1, _STRIP // width)
@@ -60,5 +60,5 @@ def by_strips(mode: str, convert: Callable[..., Image.Image], *images: Image.Ima
 
 
 def upper_byte(image: Image.Image, bits: int = 16) -> Image.Image:
-    """Grey of 8 bits from grey of up to 16; Pillow's own conversion clips at 255 instead of scaling."""
+    """8-bit grey from grey of up to 16 bits; Pillow's own conversion clips at 255 instead of scaling."""
     return by_strips("L", lambda strip: Image.fromarray((np.asarray(strip) >> bits - 8).astype(np.uint8)), image)

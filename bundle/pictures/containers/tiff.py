@@ -1,11 +1,11 @@
-"""TIFF files: the first directory, less the tags that no pixel needs (TIFF 6.0).
+"""TIFF files: the first directory, without the tags that pixels do not need (TIFF 6.0).
 
-    file --> the same bytes with a directory of our own at their end --> Pillow, libtiff --> samples as we mean them
+    file --> the same bytes with our own directory at the end --> Pillow, libtiff --> samples with a defined meaning
 
-A damaged tag makes Pillow forget those behind it. libtiff takes memory for a whole tile, however small the picture is,
-and goes through the bytes behind a tile as often as tiles point at them: some hundred bytes ask for gigabytes, some
-millions for minutes. Pillow takes the upper byte of samples of 16 bits in planes for the sample, and knows neither
-these samples with white at 0 nor grey ones with an alpha channel. All this is decided here, in the directory.
+After a damaged tag, Pillow ignores the tags that follow. libtiff allocates memory for a whole tile even for a tiny
+picture, and reads the bytes of a tile again for each tile that points to them: a few hundred bytes can cost gigabytes,
+and a few million can cost minutes. Pillow treats the upper byte of 16-bit samples in planes as the sample. It reads
+neither such samples with white at 0 nor grey ones with an alpha channel. This module handles all this in the directory.
 """
 
 import io
@@ -40,10 +40,10 @@ _NEEDED = (
     | _YCBCR_TAGS
 )
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _CMYK, _YCBCR = 0, 1, 2, 3, 5, 6
-_COLOURS = {_WHITE_IS_ZERO: 1, _BLACK_IS_ZERO: 1, _RGB: 3, _CMYK: 4}  # samples of a pixel, but for extra ones
+_COLOURS = {_WHITE_IS_ZERO: 1, _BLACK_IS_ZERO: 1, _RGB: 3, _CMYK: 4}  # samples per pixel without extra ones
 _NAMES = {0: "grey", 1: "grey", 2: "RGB", 3: "palette", 4: "mask", 5: "CMYK", 6: "YCbCr", 8: "CIE L*a*b*"}
 _FORMATS = {1: "unsigned integer", 2: "signed integer", 3: "floating-point"}
-_ASSOCIATED, _UNASSOCIATED = 1, 2  # alpha that colours are multiplied by, or not
+_ASSOCIATED, _UNASSOCIATED = 1, 2  # alpha with premultiplied colours, or without
 _UNASSOCIATED_MODES = {"La": "LA", "RGBa": "RGBA"}
 _FAX, _JPEG = (2, 3, 4), (6, 7)  # compressions
 _NO_COMPRESSION = _NO_PREDICTOR = 1
@@ -51,12 +51,12 @@ _DIFFERENCES = 2
 
 
 class _Kind(NamedTuple):
-    """What the samples of a picture mean."""
+    """The meaning of the samples of a picture."""
 
     photometric: int
     bits: int
-    samples: int  # of a pixel
-    extra: int | None  # the meaning of the first sample that is no colour
+    samples: int  # per pixel
+    extra: int | None  # the meaning of the first sample that is not a colour
     planar: bool
 
     @property
@@ -65,7 +65,7 @@ class _Kind(NamedTuple):
 
 
 def read_tiff(image_bytes: bytes, *, max_pixels: int) -> Stored:
-    """Decode the first picture of a TIFF file, turned as its own orientation says.
+    """Decode the first picture of a TIFF file, turned according to its orientation tag.
 
     Raises:
         ImageTooLarge, InvalidImage: as `read_layout`.
@@ -77,12 +77,12 @@ def read_tiff(image_bytes: bytes, *, max_pixels: int) -> Stored:
 
 
 def read_layout(image_bytes: bytes, *, max_pixels: int) -> Directory:
-    """Return the first directory if decoding its picture costs about what its size says.
+    """Return the first directory if the cost of decoding fits the size of the picture.
 
     Raises:
         ImageTooLarge: the picture or a single tile has more than `max_pixels`.
-        InvalidImage: no readable directory, more than MAX_PIECES strips or tiles, or strips or tiles that together
-            claim twice the bytes that there are (a single wrong count is common and does no harm).
+        InvalidImage: no readable directory, more than MAX_PIECES strips or tiles, or strips or tiles with more than
+            twice the bytes of the file in total (a single wrong count is common and harmless).
     """
     try:
         directory = read_directory(image_bytes, _NEEDED)
@@ -101,9 +101,9 @@ def read_layout(image_bytes: bytes, *, max_pixels: int) -> Directory:
 
 
 def _kind(directory: Directory) -> _Kind:
-    """What the samples mean; raise InvalidImage where no colour is defined for them."""
+    """The meaning of the samples; raise InvalidImage if no colour is defined for them."""
     samples = directory.number(_SAMPLES, 1)
-    photometric = directory.number(_PHOTOMETRIC, _BLACK_IS_ZERO if samples < 3 else _RGB)  # it is often missing
+    photometric = directory.number(_PHOTOMETRIC, _BLACK_IS_ZERO if samples < 3 else _RGB)  # the tag is often missing
     if directory.number(_COMPRESSION, _NO_COMPRESSION) in _FAX:
         photometric = directory.number(_PHOTOMETRIC, _WHITE_IS_ZERO)
     bits = {int(found) for found in directory.values(_BITS)[:samples]} or {1}
@@ -123,7 +123,7 @@ def _kind(directory: Directory) -> _Kind:
 
 
 def _decoded(directory: Directory, kind: _Kind) -> Image.Image:
-    """The picture in a mode with 8 bits a sample."""
+    """The picture in a mode with 8 bits per sample."""
     new: dict[int, Sequence[int]] = {_PHOTOMETRIC: [kind.photometric], _PLANES: [2 if kind.planar else 1]}
     inverted = kind.photometric == _WHITE_IS_ZERO and (kind.bits > 8 or kind.samples > 1)
     if inverted:
@@ -147,7 +147,7 @@ def _decoded(directory: Directory, kind: _Kind) -> Image.Image:
 
 
 def _by_pillow(directory: Directory, new: Mapping[int, Sequence[int]], without: Collection[int] = ()) -> Image.Image:
-    """The picture with `new` tags; those that concern other kinds of pictures are left out as all metadata are."""
+    """The picture with `new` tags; tags of other kinds of pictures and metadata are left out."""
     compression = directory.number(_COMPRESSION, _NO_COMPRESSION)
     left_out = {_ORIENTATION, *without}
     left_out |= set() if compression in _JPEG else _JPEG_TAGS
@@ -160,7 +160,7 @@ def _by_pillow(directory: Directory, new: Mapping[int, Sequence[int]], without: 
 
 
 def _planes(directory: Directory, kind: _Kind) -> Image.Image:
-    """The picture of planes, each decoded as a grey picture."""
+    """A picture in planes; each plane is decoded as a grey picture."""
     colours = _COLOURS[kind.photometric]
     alpha = kind.samples > colours and kind.extra in (_ASSOCIATED, _UNASSOCIATED) and kind.photometric != _CMYK
     planes = []
@@ -185,7 +185,7 @@ def _planes(directory: Directory, kind: _Kind) -> Image.Image:
 
 
 def _grey_and_alpha(directory: Directory, kind: _Kind) -> Image.Image:
-    """The picture of two samples of 16 bits, decoded as four of 8 bits, which are their bytes."""
+    """A picture with two samples of 16 bits, decoded as four samples of 8 bits, their bytes."""
     new = {_BITS: [8] * 4, _SAMPLES: [4], _PHOTOMETRIC: [_RGB], _EXTRA_SAMPLES: [_UNASSOCIATED]}
     image = _by_pillow(directory, new, (_PREDICTOR, _SAMPLE_FORMAT))
     predictor = directory.number(_PREDICTOR, _NO_PREDICTOR)
@@ -198,7 +198,7 @@ def _grey_and_alpha(directory: Directory, kind: _Kind) -> Image.Image:
 
     def converted(strip: Image.Image) -> Image.Image:
         samples = np.array(strip).view(directory.order + "u2")  # (rows, width, 2)
-        for left in range(0, image.width if predictor == _DIFFERENCES else 0, step):  # each tile begins anew
+        for left in range(0, image.width if predictor == _DIFFERENCES else 0, step):  # each tile starts anew
             piece = samples[:, left : left + step]
             piece[...] = np.cumsum(piece, axis=1, dtype=np.uint16)
         grey, alpha = (Image.fromarray((samples[..., index] >> 8).astype(np.uint8)) for index in range(2))
@@ -208,7 +208,7 @@ def _grey_and_alpha(directory: Directory, kind: _Kind) -> Image.Image:
 
 
 def _colour_map(directory: Directory, kind: _Kind) -> Sequence[int]:
-    """The palette with values of 16 bits; some programs write values of 8 bits, as libtiff knows."""
+    """The palette with values of 16 bits. Like libtiff, accept values of 8 bits, which some programs write."""
     values = directory.values(_COLOUR_MAP)
     if kind.bits > 8 or len(values) != 3 << kind.bits:
         raise InvalidImage(f"the palette of the TIFF image has {len(values)} values; expected {3 << kind.bits}")

@@ -1,8 +1,8 @@
-"""WebP files: the first frame and its alpha channel; profiles, XMP and what is unknown are skipped.
+"""WebP files: the first frame and its alpha channel; profiles, XMP and unknown chunks are skipped.
 
-    RIFF, [VP8X], [first ANMF], [ALPH], VP8 or VP8L, [EXIF] --> a file of that frame alone --> Pillow
+    RIFF, [VP8X], [first ANMF], [ALPH], VP8 or VP8L, [EXIF] --> a file with only that frame --> Pillow
 
-Pillow reads all WebP files by libwebp's decoder of animations, which refuses a file whose metadata are cut off.
+Pillow reads all WebP files with libwebp's animation decoder, which refuses a file with truncated metadata.
 """
 
 import io
@@ -14,8 +14,8 @@ from aaserve.bundle.errors import InvalidImage
 from aaserve.bundle.pictures.containers.exif import orientation_of
 from aaserve.bundle.pictures.containers.stored import MAX_PARTS, Canvas, Stored, check_size
 
-# Memory that libwebp and Pillow take for a pixel (16 bytes) over what a JPEG takes (4); Pillow also holds the
-# interpreter lock while libwebp decodes, and that time grows with the pixels.
+# Memory of libwebp and Pillow per pixel (16 bytes), relative to a JPEG (4). Pillow also holds the interpreter lock
+# while libwebp decodes, for a time that grows with the pixels.
 SHARE = 4
 _CHUNK = Struct("<4sI")
 _SHORTS = Struct("<HH").unpack_from
@@ -49,7 +49,7 @@ def read_webp(image_bytes: bytes, *, max_pixels: int) -> Stored:
 
 
 def _parts(image_bytes: bytes, max_pixels: int) -> tuple[Canvas | None, tuple[bytes, bytes, bytes], bytes]:
-    """Return the canvas, if there is one; the first frame as `_frame` does; the EXIF data."""
+    """Return the canvas, if there is one; the first frame, like `_frame`; the EXIF data."""
     canvas: Canvas | None = None
     frame, exif, alpha = (b"", b"", b""), b"", b""
     place = _RIFF_HEADER
@@ -61,7 +61,7 @@ def _parts(image_bytes: bytes, max_pixels: int) -> tuple[Canvas | None, tuple[by
         if name == b"EXIF":
             exif = exif or image_bytes[start : start + length]
         elif frame[0]:
-            continue  # nothing that stands behind the first frame decides over it
+            continue  # chunks after the first frame do not affect it
         elif name == b"VP8X" and canvas is None and length >= 10:
             canvas = Canvas(_three(image_bytes, start + 4) + 1, _three(image_bytes, start + 7) + 1, 0, 0)
             check_size(canvas.width, canvas.height, max_pixels=max_pixels, share=SHARE, of="WebP")
@@ -79,7 +79,7 @@ def _parts(image_bytes: bytes, max_pixels: int) -> tuple[Canvas | None, tuple[by
 
 
 def _frame(image_bytes: bytes, place: int, end: int) -> tuple[bytes, bytes, bytes]:
-    """Return the name of the chunk that holds the colours, the alpha channel, and the colours."""
+    """Return the name of the chunk with the colours, the alpha channel, and the colours."""
     alpha = b""
     for _ in range(MAX_PARTS):
         if place + _CHUNK.size > min(end, len(image_bytes)):
@@ -96,7 +96,7 @@ def _frame(image_bytes: bytes, place: int, end: int) -> tuple[bytes, bytes, byte
 
 
 def _size(name: bytes, pixels: bytes) -> tuple[int, int]:
-    """(width, height) as the head of the pixels has it (RFC 6386, section 9.1; RFC 9649, section 3.4)."""
+    """(width, height) from the header of the pixels (RFC 6386, section 9.1; RFC 9649, section 3.4)."""
     if name == b"VP8L" and len(pixels) >= 5 and pixels[0] == 0x2F:
         (bits,) = _LONG(pixels, 1)
         return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1

@@ -186,7 +186,7 @@ REFUSED = {
     ),
     "ConvNeXT with both sides": (
         RESNET | {"size": {"height": 224, "width": 224}},
-        "expected a size of shortest_edge, as the class does, found height and width",
+        "expected a size with shortest_edge, as in this class, found height and width",
     ),
     "not cropped": (BIT | {"do_center_crop": False}, "expected do_center_crop true or a size with height and width"),
     "another size": (BIT | {"size": {"longest_edge": 224}}, "found longest_edge"),

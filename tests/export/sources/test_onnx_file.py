@@ -144,7 +144,7 @@ def test_a_file_becomes_a_bundle_that_takes_pixels_and_answers_as_the_file(
     assert "BatchNormalization" not in {node.op_type for node in graph.node}
     assert verify.main([str(opened.folder)]) == 0
     uint8 = model.graph.input[0].type.tensor_type.elem_type == TensorProto.UINT8
-    assert ("no mean and std are applied" in said) == uint8
+    assert ("mean and std are not applied" in said) == uint8
     assert (manifest.preprocessing.mean == (0, 0, 0)) == uint8
 
 
@@ -174,7 +174,7 @@ def test_probabilities_become_logits_of_the_same_probabilities(by_hand: bool, tm
     model.graph.initializer.append(numpy_helper.from_array(np.array([1]), "last"))
     status, said = run(model)
     assert status == 0, said
-    assert "it answers probabilities, which become logits" in said
+    assert "its output is probabilities: the bundle has logits" in said
     assert_answers_as(bundle(tmp_path), lambda _, inputs: answer(model, inputs))
     operators = {node.op_type for node in onnx.load(bundle(tmp_path).model_path).graph.node}
     assert "Softmax" not in operators
@@ -319,7 +319,7 @@ REFUSED = {
         "expected float32 logits (1, number of classes) for a picture, found",
     ),
     "a class index": (class_index(), "for a picture, found int64 (1, 1)"),
-    "a probability of each class": (end("Sigmoid"), "found a Sigmoid for each class of its own"),
+    "a probability of each class": (end("Sigmoid"), "found one Sigmoid per class"),
     "float16": (with_half_weights(), "expected a float32 model, found float16"),
     "training mode": (training(), "found a normalisation in training mode"),
     "external data that is absent": (external("gone.bin"), "gone.bin, found no such file"),
