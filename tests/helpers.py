@@ -153,7 +153,9 @@ def served(app: FastAPI) -> Iterator[tuple[httpx.Client, uvicorn.Server]]:
 
 def start_that_fails(*options: str, repository: Path = REPOSITORY, **environment: str) -> tuple[int, str]:
     """Exit status and stderr of a service that is expected not to start."""
-    process = ForkedService("--port", "0", "--repository", str(repository), *options, environment={**os.environ, **environment})
+    process = ForkedService(
+        "--port", "0", "--repository", str(repository), *options, environment={**os.environ, **environment}
+    )
     try:
         status = process.wait(120)
     finally:
