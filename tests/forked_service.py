@@ -27,12 +27,12 @@ class ForkedService:
     """Like a subprocess.Popen with a pipe for stderr.
 
     Args:
-        environment: all variables. What is on PYTHONPATH comes first, and its sitecustomize runs.
+        environment: variables besides those of this process. A sitecustomize on PYTHONPATH runs.
     """
 
     def __init__(self, *options: str, environment: Mapping[str, str]) -> None:
         reader, writer = _SERVER.Pipe(duplex=False)
-        self._process = _SERVER.Process(target=_run, args=(options, dict(environment), writer))
+        self._process = _SERVER.Process(target=_run, args=(options, {**os.environ, **environment}, writer))
         with chdir(ROOT):  # where the fork server finds the packages, and the service its examples
             self._process.start()
         writer.close()
