@@ -9,11 +9,12 @@ import multiprocessing
 import os
 import runpy
 import signal
-import site
 import subprocess
 import sys
 from collections.abc import Mapping
 from contextlib import chdir
+from importlib import import_module
+from importlib.util import find_spec
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -26,12 +27,12 @@ class ForkedService:
     """Like a subprocess.Popen with a pipe for stderr.
 
     Args:
-        environment: all variables. What is on PYTHONPATH comes first, and its sitecustomize runs.
+        environment: variables besides those of this process. A sitecustomize on PYTHONPATH runs.
     """
 
     def __init__(self, *options: str, environment: Mapping[str, str]) -> None:
         reader, writer = _SERVER.Pipe(duplex=False)
-        self._process = _SERVER.Process(target=_run, args=(options, dict(environment), writer))
+        self._process = _SERVER.Process(target=_run, args=(options, {**os.environ, **environment}, writer))
         with chdir(ROOT):  # where the fork server finds the packages, and the service its examples
             self._process.start()
         writer.close()
@@ -70,7 +71,8 @@ def _run(options: tuple[str, ...], environment: dict[str, str], stderr: Connecti
     os.environ.update(environment)
     if path := environment.get("PYTHONPATH"):
         sys.path[:0] = path.split(os.pathsep)
-        site.execsitecustomize()
+        if find_spec("sitecustomize"):
+            import_module("sitecustomize")
     sys.argv = ["service", *options]
     try:
         runpy.run_module("service", run_name="__main__", alter_sys=True)

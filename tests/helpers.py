@@ -153,9 +153,7 @@ def served(app: FastAPI) -> Iterator[tuple[httpx.Client, uvicorn.Server]]:
 
 def start_that_fails(*options: str, repository: Path = REPOSITORY, **environment: str) -> tuple[int, str]:
     """Exit status and stderr of a service that is expected not to start."""
-    process = ForkedService(
-        "--port", "0", "--repository", str(repository), *options, environment={**os.environ, **environment}
-    )
+    process = ForkedService("--port", "0", "--repository", str(repository), *options, environment=environment)
     try:
         status = process.wait(120)
     finally:
@@ -179,7 +177,7 @@ def _start(
     arguments: list[str], run: tuple[str, ...] | None, environment: Mapping[str, str]
 ) -> subprocess.Popen[str] | ForkedService:
     if run is None:
-        return ForkedService(*arguments, environment={**os.environ, **environment})
+        return ForkedService(*arguments, environment=environment)
     return subprocess.Popen(
         [sys.executable, *run, *arguments],
         cwd=ROOT,

@@ -119,10 +119,14 @@ def test_a_rollback_reaches_all_workers_and_those_that_come_later(tmp_path: Path
         wait_until(lambda: all_ready(service))
         assert served() == ["1"]
         write_fragile_bundle(repository, version="2")
-        assert change("load").json()["versions"][0] == {"version": "2", "state": "ready"}
+        assert change("load").json()["versions"][0] == {"version": "2", "task": "classification", "state": "ready"}
         wait_until(lambda: served() == ["2"])
         for wanted in ("1", "2", "1"):  # by either worker
-            assert change("rollback").json()["versions"][0] == {"version": wanted, "state": "ready"}
+            assert change("rollback").json()["versions"][0] == {
+                "version": wanted,
+                "task": "classification",
+                "state": "ready",
+            }
             wait_until(lambda wanted=wanted: served() == [wanted])
         remembered = repository / "fragile" / "rollback.json"
         content = remembered.read_text()

@@ -153,11 +153,15 @@ def test_a_new_version_is_served_after_sighup_and_rolled_back_by_key(repository:
         assert rolled_back.status_code == 200
         reload(service)
         assert rolled_back.json()["versions"] == [
-            {"version": "1", "state": "ready"},
-            {"version": "2", "state": "standby"},
+            {"version": "1", "task": "classification", "state": "ready"},
+            {"version": "2", "task": "classification", "state": "standby"},
         ]
         assert said(ask(service, model="fragile")) == ("1", "d")
-        assert change(service, "rollback").json()["versions"][0] == {"version": "2", "state": "ready"}
+        assert change(service, "rollback").json()["versions"][0] == {
+            "version": "2",
+            "task": "classification",
+            "state": "ready",
+        }
         assert said(ask(service, model="fragile")) == ("2", "D")
         assert change(service, "unload").json() == {"name": "fragile", "versions": [], "failures": []}
         assert ask(service, model="fragile").status_code == 404
@@ -165,7 +169,10 @@ def test_a_new_version_is_served_after_sighup_and_rolled_back_by_key(repository:
         reload(service)  # as for a new certificate
         assert ask(service, model="fragile").status_code == 404
         loaded = change(service, "load")
-        assert (loaded.status_code, loaded.json()["versions"]) == (200, [{"version": "2", "state": "ready"}])
+        assert (loaded.status_code, loaded.json()["versions"]) == (
+            200,
+            [{"version": "2", "task": "classification", "state": "ready"}],
+        )
         assert said(ask(service, model="fragile")) == ("2", "D")
 
 

@@ -74,11 +74,14 @@ def rolled_back(repository: Path) -> Path:
     """The repository after fragile was rolled back from version 4 to 3 and the service has ended."""
     with serving(repository) as service:
         write_fragile_bundle(repository, version="4", labels=("A", "B", "C", "D"))
-        assert service.change("load")["versions"][0] == {"version": "4", "state": "ready"}
+        assert service.change("load")["versions"][0] == {"version": "4", "task": "classification", "state": "ready"}
         answer = service.change("rollback")
         assert answer == {
             "name": "fragile",
-            "versions": [{"version": "3", "state": "ready"}, {"version": "4", "state": "standby"}],
+            "versions": [
+                {"version": "3", "task": "classification", "state": "ready"},
+                {"version": "4", "task": "classification", "state": "standby"},
+            ],
             "failures": [],
             "notice": "rolled back from version 4 to 3",
         }
