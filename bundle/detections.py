@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-# Two precisions of a graph are compared by the detections with at least this score: POST /detect shows those by default,
-# and weaker ones come and go with any rounding.
+# Least score of the detections that two precisions of a graph are compared by: weaker ones come and go with any
+# rounding, and POST /detect does not show them by default.
 CERTAIN = 0.5
 SAME_BOX = 0.5  # least intersection over union, as in PASCAL VOC
 
