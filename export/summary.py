@@ -53,7 +53,7 @@ def summary(opened: Bundle) -> str:
         f"{', '.join(map(str, manifest.input.shape))})",
         "task": manifest.task,
         "output": ", ".join(
-            f"{one.name}, {one.dtype} ({batch}, {', '.join(map(str, one.shape))})" for one in manifest.outputs
+            f"{one.name}, {one.dtype} ({', '.join(map(str, (batch, *one.shape)))})" for one in manifest.outputs
         ),
         **({"attention": _attention(manifest)} if manifest.attention else {}),
         "labels": f"{len(manifest.labels)}: {', '.join(manifest.labels[:LABELS_SHOWN])}"

@@ -52,7 +52,7 @@ def test_average_precision_is_cocos() -> None:
 def test_what_is_found_in_a_crowd_counts_neither_way() -> None:
     pictures = [picture([[0, 0, 10, 10], [40, 40, 90, 90]], [0, 0], [False, True])]
     result = average_precision(pictures, {0: found([[50, 50, 60, 60], [0, 0, 10, 10]], [0.9, 0.8], [0, 0])}, 1)
-    assert result.ap == 1
+    assert result.ap == pytest.approx(1)
 
 
 def test_nothing_found_is_a_score_of_0() -> None:
