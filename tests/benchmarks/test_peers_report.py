@@ -69,7 +69,7 @@ def test_the_table_has_the_fastest_first_and_says_what_went_wrong(tmp_path: Path
     rows = [line.split(" | ")[0] for line in text.splitlines() if line.startswith("| ")]
     assert rows[2:] == ["| aaserve", "| other"]
     assert "absent: it did not start" in text
-    assert "wrong: answers otherwise" in text
+    assert "wrong: gives other answers" in text
     assert "other also answered: 503" in text
     assert "0.50 / 0.50 / 0.50" in text
     plot(tmp_path / "curves.png", {"W1": {"words": "words", "raw_per_second": 1000.0, "servers": servers}})

@@ -233,7 +233,7 @@ def test_the_figures_are_those_of_the_metrics(tab: Page, service: RunningService
     passed = (tab.evaluate("performance.now()") - before) / 1000  # the page's clock goes on beside what it is told
     assert rate == pytest.approx(20 / passed, rel=0.2)
     expect(tab.locator("#rate-spark polyline")).to_have_count(1)
-    expect(tab.locator("#rate-spark")).to_have_attribute("aria-label", f"Answers a second, now {rate:.1f}")
+    expect(tab.locator("#rate-spark")).to_have_attribute("aria-label", f"Answers per second, now {rate:.1f}")
 
 
 def test_a_hidden_tab_asks_for_nothing(tab: Page) -> None:
@@ -324,7 +324,7 @@ def test_a_service_with_keys_asks_for_one_and_works_with_it(
 
         field.fill("wrong")
         field.press("Enter")
-        expect(tab.get_by_text("The service does not know this key.")).to_be_visible()
+        expect(tab.get_by_text("The service does not accept this key.")).to_be_visible()
 
         field.fill("infer")
         tab.get_by_role("button", name="Use this key").click()
