@@ -75,9 +75,9 @@ def _detect_one(
 ) -> Detections:
     """One picture, (A, K) and (A, 4), without the axis of the batch."""
     # The best pairs are of the anchors whose best class is among as many.
-    best = logits.amax(dim=1).topk(min(CANDIDATES, len(logits))).indices  # (C,)
+    _, best = _largest(logits.amax(dim=1), CANDIDATES)  # (C,)
     candidates = logits[best].flatten()  # (C K,)
-    candidates, pairs = candidates.topk(min(CANDIDATES, len(candidates)))  # (P,)
+    candidates, pairs = _largest(candidates, CANDIDATES)  # (P,)
     scores = candidates.sigmoid()
     likely = scores > score_threshold
     scores, pairs = scores[likely], pairs[likely]
@@ -90,6 +90,12 @@ def _detect_one(
     for row, values in zip(rows, (boxes, scores, classes), strict=True):
         row[:count] = values[kept]
     return Detections(*rows, torch.tensor(count, device=boxes.device))
+
+
+def _largest(values: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    """Up to `most` of the values and their indices, the largest first; of equal ones the first, as ONNX has it."""
+    ordered, indices = values.sort(descending=True, stable=True)
+    return ordered[:most], indices[:most]
 
 
 def _suppress(boxes: Tensor, iou_threshold: float, most: int) -> Tensor:

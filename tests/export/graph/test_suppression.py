@@ -133,6 +133,14 @@ def test_logits_that_differ_by_less_than_their_scores_can_show_decide() -> None:
     assert_same(found, detect(logits, deltas, ANCHORS, image_size=SIZE, max_detections=50))
 
 
+def test_of_equal_logits_the_first_anchor_decides() -> None:
+    """In float16 many logits are equal."""
+    logits, deltas = raw(2, 3)
+    logits = logits.round()
+    found = graph(3, max_detections=50)(logits, deltas)
+    assert_same(found, detect(logits, deltas, ANCHORS, image_size=SIZE, max_detections=50))
+
+
 def test_wild_outputs_give_finite_boxes_inside_the_picture() -> None:
     logits, deltas = raw(2, 3)
     deltas *= 1e4
