@@ -97,10 +97,11 @@ class Run:
         """Everything `load` needs. All processes call it together.
 
         Raises:
-            FloatingPointError: the loss is not finite; such a state is useless.
+            FloatingPointError: the loss or a weight is not finite; such a state is useless.
         """
         self.loss = self.machine.sum(self.loss) / self.machine.processes
         self.check_loss()
+        self._check_weights()
         return {
             "recipe": self.recipe.model_dump_json(),
             "data": self._fingerprint(),
@@ -139,6 +140,15 @@ class Run:
         """Raise FloatingPointError if the loss is not finite."""
         if not self.loss.isfinite():
             raise FloatingPointError(f"the loss is {self.loss.item()} at step {self.step}: lower max_learning_rate")
+
+    def _check_weights(self) -> None:
+        """Raise FloatingPointError if a weight is not finite, which need not show in the loss."""
+        for name, weight in self.network.named_parameters():
+            if not weight.isfinite().all():
+                way_out = "lower max_learning_rate"
+                if self.recipe.optimisation.precision == "bf16":  # PyTorch 2.13 on CPUs without bf16 instructions
+                    way_out += ", or train with precision fp32 if this machine has no bf16 instructions"
+                raise FloatingPointError(f"{name} is not finite at step {self.step}: {way_out}")
 
     def _fingerprint(self) -> str:
         digest = hashlib.sha256("\n".join(self.data.labels).encode())

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 
 def table(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "models", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
 
 
 def test_it_lists_parameters_gflops_in_both_conventions_and_the_input() -> None:

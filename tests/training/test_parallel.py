@@ -50,7 +50,7 @@ def test_two_processes_train_what_one_does(data: Path, tmp_path: Path, chosen: P
     # The time of one process being up, both stop.
     stopped = run_both(f"{train} $(test $RANK = 0 || echo --max-minutes 1e-6)")
     assert stopped.returncode != 0
-    assert stopped.stderr.count("stopped; --resume goes on") == 1
+    assert stopped.stderr.count("stopped; --resume continues") == 1
     assert load_state(together / "last.pt")["step"] == 10  # of twelve: several processes are asked every tenth step
     resumed = run_both(f"{train} --resume")
     assert resumed.returncode == 0, resumed.stderr

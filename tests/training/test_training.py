@@ -101,7 +101,7 @@ def test_averaged_weights_are_those_evaluated_and_kept(
         evaluated.append({name: value.clone() for name, value in network.state_dict().items()})
         return Score(16, 0.5, 1.0)
 
-    monkeypatch.setattr("aaserve.training.trainer.evaluate", remember)
+    monkeypatch.setattr("aaserve.training.classification.evaluate", remember)
     run(recipe(ema_decay=0.9, epochs=1), data, tmp_path)
     average = load_state(tmp_path / "last.pt")["average"]
     kept = load_file(tmp_path / "model.safetensors")
@@ -113,7 +113,7 @@ def test_averaged_weights_are_those_evaluated_and_kept(
 def test_random_numbers_differ_from_step_to_step(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = []
     monkeypatch.setattr(
-        "aaserve.training.optimisation.step.augment",
+        "aaserve.training.classification.augment",
         lambda *arguments: drawn.append(arguments[-1].tobytes()) or augment(*arguments),
     )
     one = Run(recipe(), opened(data, recipe()), CPU)
@@ -176,7 +176,7 @@ def test_the_command_reports_errors_in_one_line(data: Path, tmp_path: Path, capf
             data,
             "divided by 255 they are mean 0.507",
         ),
-        (changed("area", "crop_padding", "resized_crop_area = [0.5, 1]\ncrop_padding"), data, "32x32 already"),
+        (changed("area", "crop_padding", "resized_crop_area = [0.5, 1]\ncrop_padding"), data, "already 32x32"),
     ):
         assert command.main([str(chosen), "--data", str(folder), "--output", str(tmp_path / "run")]) == 1
         stderr = capfd.readouterr().err

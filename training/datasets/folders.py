@@ -3,15 +3,15 @@
     DIR/train/CLASS/*.jpg    DIR/val/CLASS/*.jpg (or test/)
 
 `read_split` finds the pictures, also in folders below CLASS; `check_classes` refuses splits that do not match.
-Threads read pictures while the device computes, because Pillow decodes and resizes outside the interpreter lock.
+Pillow decodes and resizes outside the interpreter lock, so threads read pictures while the device computes.
 """
 
 import math
 import unicodedata
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -26,9 +26,9 @@ from aaserve.bundle.pictures.decoding import decode
 from aaserve.bundle.pictures.picture_files import find_pictures, told, total
 from aaserve.bundle.preprocessing import Preprocessing, read_pixels
 from aaserve.bundle.text import is_one_line
+from aaserve.training.datasets.read_ahead import read_ahead
 
 MAX_PIXELS = 100_000_000
-BATCHES_AHEAD = 2
 ASPECTS = (3 / 4, 4 / 3)  # of a random crop, width over height (Szegedy et al. 2015)
 
 
@@ -136,17 +136,8 @@ class PictureFiles:
 
     def batches(self, order: Sequence[NDArray[np.int64]], seed: Sequence[int]) -> Iterator[Tensor]:
         """Pixels uint8 (B, H, W, 3) of each batch of indices; random crops follow from `seed` and the index alone."""
-        pool = ThreadPoolExecutor(self._threads)
-        waiting: deque = deque()
-        try:
-            for batch in order:
-                waiting.append([pool.submit(self._read, int(index), seed) for index in batch])
-                if len(waiting) > BATCHES_AHEAD:
-                    yield _stacked(waiting.popleft())
-            while waiting:
-                yield _stacked(waiting.popleft())
-        finally:
-            pool.shutdown(cancel_futures=True)
+        for pixels in read_ahead(partial(self._read, seed=seed), order, self._threads):
+            yield torch.from_numpy(np.stack(pixels))
 
     def _read(self, index: int, seed: Sequence[int]) -> NDArray[np.uint8]:
         path = self._paths[index]
@@ -181,7 +172,3 @@ def _random_crop(
     crop_height, crop_width = preprocessing.crop
     box = (left, top, min(left + width, image.width), min(top + height, image.height))
     return np.asarray(image.resize((crop_width, crop_height), resampling, box=box))
-
-
-def _stacked(futures: list) -> Tensor:
-    return torch.from_numpy(np.stack([future.result() for future in futures]))

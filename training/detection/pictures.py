@@ -7,9 +7,8 @@ from the seed, the epoch and the number of the picture.
 """
 
 import math
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from threading import Lock
 from typing import NamedTuple
 
@@ -25,7 +24,8 @@ from aaserve.bundle.pictures.decoding import decode
 from aaserve.bundle.pictures.fitting import placement
 from aaserve.bundle.pictures.resizing import resize
 from aaserve.bundle.preprocessing import Preprocessing, read_pixels
-from aaserve.training.datasets.folders import BATCHES_AHEAD, MAX_PIXELS
+from aaserve.training.datasets.folders import MAX_PIXELS
+from aaserve.training.datasets.read_ahead import read_ahead
 from aaserve.training.recipe import DetectorAugmentation
 
 IN_MEMORY = 1 << 30  # bytes of decoded pictures that are kept
@@ -78,17 +78,13 @@ class BoxedPictures:
 
     def batches(self, order: Sequence[NDArray[np.int64]], seed: Sequence[int]) -> Iterator[Inputs]:
         """Inputs for each batch of indices."""
-        pool = ThreadPoolExecutor(self._threads)
-        waiting: deque = deque()
-        try:
-            for batch in order:
-                waiting.append([pool.submit(self._read, int(index), seed) for index in batch])
-                if len(waiting) > BATCHES_AHEAD:
-                    yield _stacked(waiting.popleft())
-            while waiting:
-                yield _stacked(waiting.popleft())
-        finally:
-            pool.shutdown(cancel_futures=True)
+        for items in read_ahead(partial(self._read, seed=seed), order, self._threads):
+            pixels, boxes, classes = zip(*items, strict=True)
+            yield Inputs(
+                torch.from_numpy(np.stack(pixels)),
+                [torch.from_numpy(np.ascontiguousarray(one)) for one in boxes],
+                [torch.from_numpy(one) for one in classes],
+            )
 
     def _read(self, index: int, seed: Sequence[int]) -> tuple[NDArray[np.uint8], NDArray, NDArray]:
         if self._augmentation:
@@ -212,12 +208,3 @@ def _recoloured(pixels: NDArray[np.uint8], brightness: float, contrast: float, s
     values = grey[..., None] * (1 - saturation) + values * saturation
     values = (values * contrast + grey.mean() * (1 - contrast)) * brightness
     return values.clip(0, 255).astype(np.uint8)
-
-
-def _stacked(futures: list) -> Inputs:
-    pixels, boxes, classes = zip(*(future.result() for future in futures), strict=True)
-    return Inputs(
-        torch.from_numpy(np.stack(pixels)),
-        [torch.from_numpy(np.ascontiguousarray(one)) for one in boxes],
-        [torch.from_numpy(one) for one in classes],
-    )

@@ -132,7 +132,7 @@ CAUSES: dict[str, tuple[str, str, bytes, int, str]] = {
         "expected a JSON object with \"images\", found 'image'",
     ),
     "a string as a batch": (BATCH, JSON, b'{"images": ""}', 400, "array of base64 or data URIs, found a string"),
-    "a raw batch": (BATCH, "image/jpeg", JPEG, 415, "POST /classify takes an image as the body"),
+    "a raw batch": (BATCH, "image/jpeg", JPEG, 415, "the address without /batch takes an image as the body"),
     "a web form": ("/classify", "application/x-www-form-urlencoded", b"image=x", 415, "with curl: -F image=@FILE"),
     "another type": ("/classify", "text/plain", JPEG, 415, "found Content-Type 'text/plain'; send image/*"),
     "JSON without its type": (

@@ -339,7 +339,8 @@ def test_a_version_that_a_worker_replaced_does_not_count_as_one_that_does_not_an
     script = (
         "import types, prometheus_client; from aaserve.service.observability.metrics import Metrics\n"
         "def version(number):\n"
-        "    manifest = types.SimpleNamespace(version=number, files={'model.onnx': 'x'}, precision='fp32')\n"
+        "    manifest = types.SimpleNamespace(version=number, task='classification', precision='fp32')\n"
+        "    manifest.files = {'model.onnx': 'x'}\n"
         "    figures = {'provider': 'CPUExecutionProvider', 'ready': True, 'queue_depth': 0, 'queue_capacity': 1}\n"
         "    return types.SimpleNamespace(manifest=manifest, on_cpu=True, agreement=None, **figures)\n"
         "metrics = Metrics(0)\n"

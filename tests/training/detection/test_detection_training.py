@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from aaserve.bundle.coco.average_precision import DetectionScore
 from aaserve.export.sources.checkpoint import read_checkpoint
 from aaserve.models import create_model
+from aaserve.models.state_dict import without_counters
 from aaserve.training import command, scoring
 from aaserve.training.checkpoint import load_state
 from aaserve.training.machine import Machine
@@ -58,7 +59,7 @@ def test_a_detector_learns(tmp_path: Path) -> None:
 
 
 def test_a_stopped_and_resumed_run_equals_one_that_was_not(squares: Path, tmp_path: Path) -> None:
-    chosen = detector("retinanet_aa_small", ema_decay=0.9, precision="bf16", accumulation=2)
+    chosen = detector("retinanet_aa_small", ema_decay=0.9, accumulation=2)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     run(chosen, squares, whole)
     assert run(chosen, squares, parts, stop=StopAfter(1)) == 143
@@ -98,10 +99,9 @@ def test_two_processes_train_and_score_what_one_does(squares: Path, tmp_path: Pa
     text = SHIPPED_RECIPE.read_text()
     for old, new in (
         ('"retinanet_aa_small"', '"retinanet_small"\noptions = { width = 8, channels = 16, head_convolutions = 1 }'),
-        ("epochs = 110", "epochs = 1"),
+        ("epochs = 80", "epochs = 1"),
         ("batch_size = 8", "batch_size = 4\naccumulation = 2"),
         ("max_learning_rate = 1e-3", "max_learning_rate = 1e-4"),
-        ("bf16", "fp32"),
         ("crop = [240, 320]", "crop = [64, 64]"),
     ):
         assert old in text
@@ -154,7 +154,8 @@ def test_a_detector_begins_with_the_weights_of_a_detector(squares: Path, tmp_pat
     run(detector(epochs=1), squares, tmp_path)
     weights = load_file(tmp_path / "model.safetensors")
     one = started(detector(initial_weights=str(tmp_path / "model.safetensors")), squares)
-    assert all(torch.equal(value, weights[name]) for name, value in one.network.state_dict().items())
+    taken = without_counters(one.network.state_dict())
+    assert all(torch.equal(value, weights[name]) for name, value in taken.items())
     assert str(one.taken).endswith(" tensors taken")
 
 
@@ -171,7 +172,7 @@ def test_the_commands_train_and_score(squares: Path, tmp_path: Path, capfd: pyte
             "[optimisation]",
             f"options = {{ {', '.join(f'{name} = {value}' for name, value in SMALL.items())} }}\n[optimisation]",
         ),
-        ("epochs = 110", "epochs = 1"),
+        ("epochs = 80", "epochs = 1"),
         ("batch_size = 8", "batch_size = 4"),
         ("crop = [240, 320]", "crop = [64, 64]"),
     ):

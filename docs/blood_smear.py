@@ -1,4 +1,4 @@
-"""python examples/blood_smear.py FILE: draw a blood smear as a microscope shows it. Nothing of it is a photograph."""
+"""python docs/blood_smear.py FILE: draw a blood smear as a microscope shows it. Nothing of it is a photograph."""
 
 import sys
 from collections.abc import Iterator
