@@ -110,6 +110,14 @@ def test_averaged_weights_are_those_evaluated_and_kept(
         assert torch.equal(value, evaluated[0][name])
 
 
+def test_a_weight_that_is_not_finite_is_not_saved_even_if_the_loss_is_finite(data: Path) -> None:
+    one = Run(recipe(precision="bf16"), opened(data, recipe()), CPU)
+    with torch.no_grad():
+        one.network.get_parameter("conv1.weight")[0, 0, 0, 0] = torch.nan
+    with pytest.raises(FloatingPointError, match=r"conv1\.weight is not finite at step 0: .* precision fp32"):
+        one.state()
+
+
 def test_random_numbers_differ_from_step_to_step(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = []
     monkeypatch.setattr(
