@@ -16,7 +16,7 @@ from pycocotools.cocoeval import COCOeval
 
 from aaserve.bundle.coco.instances import Picture
 from aaserve.bundle.detections import Detections
-from aaserve.bundle.pictures.fitting import placement, to_picture
+from aaserve.bundle.pictures.fitting import has_area, placement, to_picture
 from aaserve.bundle.preprocessing import Preprocessing
 
 
@@ -42,9 +42,11 @@ class DetectionScore:
 
 
 def in_picture(found: Detections, picture: Picture, preprocessing: Preprocessing) -> Detections:
-    """Detections in pixels of the input, in pixels of the picture."""
+    """Detections in pixels of the input, in pixels of the picture; as in the service, without those outside of it."""
     placed = placement(preprocessing, picture.width, picture.height)
-    return found._replace(boxes=to_picture(found.boxes, placed, picture.width, picture.height))
+    boxes = to_picture(found.boxes, placed, picture.width, picture.height)
+    inside = has_area(boxes)
+    return Detections(boxes[inside], found.scores[inside], found.classes[inside])
 
 
 def average_precision(pictures: Sequence[Picture], found: Mapping[int, Detections], num_classes: int) -> DetectionScore:

@@ -81,6 +81,9 @@ class Split:
         text = f"{self.file.name}: {len(self.pictures):,} pictures, {boxes:,} boxes of {len(self.labels):,} classes"
         if empty := sum(not len(picture.boxes) for picture in self.pictures):
             text += f"; {empty:,} pictures without boxes"
+        seen = {int(number) for picture in self.pictures for number in picture.classes[~picture.crowd]}
+        if seen and (unseen := [label for number, label in enumerate(self.labels) if number not in seen]):
+            text += f"; no boxes of {len(unseen):,} classes ({_some(unseen)})"
         return "".join([text, *(f"; {count:,} boxes {what}" for what, count in self.changed.items())])
 
 

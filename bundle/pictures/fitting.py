@@ -65,3 +65,9 @@ def to_input(boxes: NDArray[np.floating], placed: Placement, width: int, height:
     scale = np.array((placed.width / width, placed.height / height) * 2)
     mapped: NDArray[np.float64] = boxes * scale + offset
     return mapped
+
+
+def has_area(boxes: NDArray[np.floating]) -> NDArray[np.bool_]:
+    """Whether each box (..., 4) has an area. After `to_picture`, boxes that were outside of the picture have none."""
+    longer: NDArray[np.bool_] = np.all(boxes[..., 2:] > boxes[..., :2], axis=-1)
+    return longer

@@ -93,7 +93,7 @@ class ModelLookup:
             if version in (None, number)
         ]
         of_task = [predictor for predictor in found if predictor.manifest.task == task]
-        return of_task or found or [self.predictor(name, version)]
+        return of_task or found or [self.predictor(name, version, task)]
 
     def versions(self, name: str) -> list[str]:
         """Those of a model that answer, ascending."""

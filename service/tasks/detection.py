@@ -9,7 +9,7 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from aaserve.bundle.manifest import Manifest
-from aaserve.bundle.pictures.fitting import placement, to_picture
+from aaserve.bundle.pictures.fitting import has_area, placement, to_picture
 from aaserve.service.errors import InvalidParameter
 
 SCORE_THRESHOLD = 0.5
@@ -71,14 +71,17 @@ def detections(
 ) -> list[Detection]:
     """Return the detections in one row of the model's outputs, the best score first.
 
+    Boxes that lie outside of the picture, in the background beside it, are left out.
+
     Args:
         size: (width, height) of the upright picture.
     """
     count, labels = int(row["count"]), manifest.labels
     scores, classes = row["scores"][:count], row["classes"][:count]
-    best = (-scores).argsort(kind="stable")[: wanted.max_detections]
-    best = best[scores[best] >= np.float32(wanted.score_threshold)]
-    boxes = in_picture(row[BOXES][best], manifest, size).round(_DIGITS).tolist()
+    boxes = in_picture(row[BOXES][:count], manifest, size).round(_DIGITS)
+    shown = has_area(boxes) & (scores >= np.float32(wanted.score_threshold))
+    best = (-scores).argsort(kind="stable")
+    best = best[shown[best]][: wanted.max_detections]
     return [
         {
             "label": labels[index],
@@ -87,7 +90,7 @@ def detections(
             "box": {"left": left, "top": top, "right": right, "bottom": bottom},
         }
         for index, score, (left, top, right, bottom) in zip(
-            classes[best].tolist(), scores[best].tolist(), boxes, strict=True
+            classes[best].tolist(), scores[best].tolist(), boxes[best].tolist(), strict=True
         )
     ]
 

@@ -8,6 +8,7 @@ from the seed, the epoch and the number of the picture.
 
 import math
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from threading import Lock
 from typing import NamedTuple
@@ -76,6 +77,16 @@ class BoxedPictures:
     def __len__(self) -> int:
         return len(self.pictures)
 
+    def check(self) -> None:
+        """Decode each picture once, so that a bad one is found before the training and not in the middle of it.
+
+        Raises:
+            ValueError: as `decoded`.
+        """
+        with ThreadPoolExecutor(self._threads) as pool:
+            for _ in pool.map(self._image if self._augmentation else self._check, range(len(self))):
+                pass
+
     def batches(self, order: Sequence[NDArray[np.int64]], seed: Sequence[int]) -> Iterator[Inputs]:
         """Inputs for each batch of indices."""
         for items in read_ahead(partial(self._read, seed=seed), order, self._threads):
@@ -90,9 +101,7 @@ class BoxedPictures:
         if self._augmentation:
             return self._varied(index, self._augmentation, np.random.default_rng((*seed, index)))
         picture = self.pictures[index]
-        if index not in self._checked:
-            decoded(picture, self._preprocessing)
-            self._checked.add(index)
+        self._check(index)
         pixels = read_pixels(_bytes(picture), self._preprocessing, max_pixels=MAX_PIXELS)
         return pixels, picture.boxes, picture.classes
 
@@ -157,6 +166,12 @@ class BoxedPictures:
         sides, whole = cut[:, 2:] - cut[:, :2], boxes[:, 2:] - boxes[:, :2]
         kept = (sides >= LEAST_SIDE).all(1) & (sides.prod(1) >= LEAST_VISIBLE * whole.prod(1))
         return cut[kept], picture.classes[known][kept]
+
+    def _check(self, number: int) -> None:
+        """Decode a picture, unless that was done before."""
+        if number not in self._checked:
+            decoded(self.pictures[number], self._preprocessing)
+            self._checked.add(number)
 
     def _image(self, number: int) -> Image.Image:
         """The upright picture, decoded once if there is room for it."""

@@ -31,12 +31,16 @@ class Detection:
         self._recipe = recipe
 
     def open_data(self, folder: Path, device: torch.device) -> Data:
-        return open_coco(folder, self._recipe)
+        data = open_coco(folder, self._recipe)
+        data.training.check()
+        data.test.check()
+        return data
 
     def fingerprint(self, data: Data) -> bytes:
         pictures: Sequence[coco.Picture] = data.training.pictures
         return b"\n".join(
-            picture.path.name.encode() + picture.boxes.tobytes() + picture.classes.tobytes() for picture in pictures
+            b"".join((one.path.name.encode(), one.boxes.tobytes(), one.classes.tobytes(), one.crowd.tobytes()))
+            for one in pictures
         )
 
     def columns(self) -> tuple[str, ...]:

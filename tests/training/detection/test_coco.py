@@ -11,7 +11,10 @@ from PIL import Image
 from aaserve.bundle.coco.instances import Split, find_split, read_split
 from aaserve.training import command
 from aaserve.training.detection.task import open_coco
+from aaserve.training.tasks import task_of
+from tests.helpers import encode
 from tests.training.detection.squares import CATEGORIES, SHIPPED_RECIPE, detector, write_instances, write_pictures
+from tests.training.tiny import CPU
 
 IMAGE = {"id": 1, "file_name": "one.png", "width": 40, "height": 30}
 
@@ -47,8 +50,9 @@ def test_boxes_are_cut_off_at_the_edges_and_left_out_if_nothing_is_left(folder: 
     )
     assert split.pictures[0].boxes.tolist() == [[30, 0, 40, 6], [0, 0, 40, 30]]
     assert str(split) == (
-        "instances_train.json: 1 pictures, 2 boxes of 2 classes; 1 boxes cut off at the edges of their pictures; "
-        "2 boxes left out, without an area; 1 boxes left out, outside of their pictures"
+        "instances_train.json: 1 pictures, 2 boxes of 2 classes; no boxes of 1 classes (red); "
+        "1 boxes cut off at the edges of their pictures; 2 boxes left out, without an area; "
+        "1 boxes left out, outside of their pictures"
     )
 
 
@@ -172,3 +176,26 @@ def test_a_picture_of_another_size_than_listed_is_refused(folder: Path) -> None:
     for pictures in (data.training, data.test):
         with pytest.raises(ValueError, match=r"one\.png: expected 41x30 pixels, as listed, found 40x30"):
             next(pictures.batches([[0]], (0, 0)))
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"no picture", "not a JPEG, PNG,"),
+        (encode(Image.new("RGB", (9, 9)), "PNG"), "expected 96x64 pixels, as listed"),
+    ],
+    ids=["no picture", "another size"],
+)
+def test_a_bad_picture_stops_the_run_before_it_trains(tmp_path: Path, split: str, content: bytes, message: str) -> None:
+    write_pictures(tmp_path, "train", 4)
+    write_pictures(tmp_path, "val", 2, seed=1)
+    (tmp_path / "images" / f"{split}1.png").write_bytes(content)
+    chosen = detector()
+    with pytest.raises(ValueError, match=rf"{split}1\.png: {message}"):
+        task_of(chosen).open_data(tmp_path, CPU.device)
+
+
+def test_classes_without_boxes_are_told(folder: Path) -> None:
+    assert str(annotated(folder, {})).endswith("; no boxes of 1 classes (red)")
+    assert "no boxes" not in str(annotated(folder, {}, {"category_id": 7}))

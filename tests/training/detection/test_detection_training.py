@@ -76,11 +76,13 @@ def test_a_run_does_not_go_on_with_other_boxes(squares: Path, tmp_path: Path) ->
     write_pictures(tmp_path, "train", 12)
     write_pictures(tmp_path, "val", 6, seed=1)
     run(chosen, tmp_path, tmp_path / "run", resume=True)  # the same ones elsewhere
-    content = json.loads((tmp_path / "instances_train.json").read_text())
-    content["annotations"][0]["bbox"][0] += 1
-    (tmp_path / "instances_train.json").write_text(json.dumps(content))
-    with pytest.raises(ValueError, match="started with another data"):
-        run(chosen, tmp_path, tmp_path / "run", resume=True)
+    listed = (tmp_path / "instances_train.json").read_text()
+    for name, value in (("bbox", [1, 1, 20, 20]), ("iscrowd", 1)):
+        content = json.loads(listed)
+        content["annotations"][0][name] = value
+        (tmp_path / "instances_train.json").write_text(json.dumps(content))
+        with pytest.raises(ValueError, match="started with another data"):
+            run(chosen, tmp_path, tmp_path / "run", resume=True)
 
 
 def test_parts_of_a_batch_move_the_weights_as_the_whole(squares: Path) -> None:

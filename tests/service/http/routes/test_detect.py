@@ -166,6 +166,15 @@ def test_a_picture_with_nothing_in_it_has_an_empty_list(detector: RunningService
     assert found(detect(detector, coloured_png(30, 20), score_threshold=0)) == []
 
 
+def test_a_missing_version_is_one_of_the_model_that_detects(tmp_path: Path) -> None:
+    write_fragile_bundle(tmp_path, name=CLASSIFIER)
+    write_detector(tmp_path)
+    with running_service("--default-model", CLASSIFIER, repository=tmp_path) as running:
+        form = running.client.post("/detect", files={"image": ("a.png", PNG)}, params={"version": "9"})
+        for answer in (form, detect(running, version="9")):
+            assert refused(answer) == (404, "model_not_found", f"no such version of {NAME}; served: 1")
+
+
 BAD = [
     ("score_threshold", "-0.1", "score_threshold is too small"),
     ("score_threshold", "1.01", "score_threshold is too large"),
