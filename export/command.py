@@ -3,6 +3,7 @@
 import argparse
 import ast
 import json
+import math
 import shlex
 import sys
 from collections.abc import Sequence
@@ -295,24 +296,29 @@ def _option(text: str) -> tuple[str, object]:
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise ValueError
-    return value
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, found {text!r}")
+    return int(text)
 
 
 def _share(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < 1:
-        raise ValueError
-    return value
+    if not 0 <= _number(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to below 1, found {text!r}")
+    return float(text)
 
 
 def _points(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= 100:
-        raise ValueError
-    return value
+    if not 0 <= _number(text) <= 100:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 100, found {text!r}")
+    return float(text)
+
+
+def _number(text: str) -> float:
+    """The number, or NaN, which is in no range."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def _measurement(path: Path) -> Measurement:

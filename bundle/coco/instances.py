@@ -24,7 +24,7 @@ LAYOUT = "instances_train.json and instances_val.json (or instances_test.json), 
 TEST_SPLITS = ("val", "test")  # the first that exists
 LEAST_SIDE = 1e-3  # pixels of a box; narrower ones are empty
 
-Number = Annotated[float, Field(allow_inf_nan=False)]
+Number = Annotated[float, Field(allow_inf_nan=False, strict=True)]
 
 
 class _Image(BaseModel):

@@ -18,11 +18,12 @@ from aaserve.export.graph.runtime import Graph
 class DetectionJudgement:
     """Share of the detections of either graph that the other one has too, of a score of CERTAIN or more.
 
-    The average precisions are None where the pictures have no annotations.
+    `certain` is their number. The average precisions are None where the pictures have no annotations.
     """
 
     judged: int
     agreement: float
+    certain: int
     ap_fp32: float | None = None
     ap: float | None = None
 
@@ -34,7 +35,10 @@ class DetectionJudgement:
         return 100 * (self.ap_fp32 - self.ap)
 
     def __str__(self) -> str:
-        text = f"{self.agreement:.2%} of the certain detections agree with fp32 on {self.judged} pictures"
+        if self.certain:
+            text = f"{self.agreement:.2%} of the certain detections agree with fp32 on {self.judged} pictures"
+        else:
+            text = f"no detection has a score of {CERTAIN} or more on {self.judged} pictures"
         if self.ap is None or self.ap_fp32 is None:
             return f"{text}, which have no annotations"
         return f"{text}; AP {self.ap:.2%}, fp32 {self.ap_fp32:.2%}, {self.lost:+.2f} points lost"
@@ -84,4 +88,4 @@ def judge_detections(
         for answers in (expected, found)
         if pictures
     ]
-    return DetectionJudgement(len(found), matched / compared if compared else 1.0, *precisions)
+    return DetectionJudgement(len(found), matched / compared if compared else 1.0, compared, *precisions)

@@ -152,6 +152,23 @@ def test_num_classes_must_match_the_head(checkpoint: Path, export: Export) -> No
     assert_refused(export(checkpoint, "--num-classes", "6"), checkpoint, "expected a head of 6 classes (--num-classes)")
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "expected"),
+    [
+        ("--max-detections", "0", "a whole number of at least 1"),
+        ("--score-threshold", "2", "a number from 0 to below 1"),
+        ("--iou-threshold", "nan", "a number from 0 to below 1"),
+        ("--allow-drop", "much", "a number from 0 to 100"),
+    ],
+)
+def test_a_number_out_of_its_range_is_refused_with_the_range(
+    option: str, value: str, expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["weights.safetensors", "--name", "mine", "--version", "1", option, value])
+    assert f"argument {option}: expected {expected}, found '{value}'" in capsys.readouterr().err
+
+
 def test_force_replaces_a_version_completely_and_nearly_equal_answers_cause_a_warning(
     checkpoint: Path, export: Export, capfd: pytest.CaptureFixture
 ) -> None:

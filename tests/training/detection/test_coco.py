@@ -70,6 +70,7 @@ def test_pictures_without_boxes_and_crowds_are_valid(folder: Path) -> None:
         pytest.param(lambda c: c["annotations"][0].update(image_id=9), "annotations.0: image_id 9 is not in images"),
         pytest.param(lambda c: c["annotations"][0].update(bbox=[1, 2, 3]), "annotations.0.bbox"),
         pytest.param(lambda c: c["annotations"][0].update(bbox=[1, 2, 3, float("nan")]), "annotations.0.bbox.3"),
+        pytest.param(lambda c: c["annotations"][0].update(bbox=["1", 2, 3, 4]), "annotations.0.bbox.0"),
         pytest.param(lambda c: c.pop("annotations"), "annotations: Field required"),
         pytest.param(lambda c: c.update(images=[]), "images: List should have at least 1 item"),
         pytest.param(lambda c: c["images"].append(IMAGE), "expected images of different ids"),
