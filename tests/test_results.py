@@ -61,6 +61,13 @@ def test_detectors_have_what_was_measured() -> None:
     assert found == {name: (row["parameters"], _detection_cells(row)) for name, row in networks.items()}
 
 
+def test_coco128_is_told_as_it_was_measured() -> None:
+    test = json.loads((RESULTS / "2026-12-01-detection-coco128.json").read_text())["test"]
+    ap, ap_50, ap_75 = (f"{100 * test[name]:.1f}" for name in ("ap", "ap_50", "ap_75"))
+    told = DOCUMENT.split("### 128 pictures of COCO")[1].split("##")[0]
+    assert f"AP {ap} %, AP50 {ap_50} %,\nAP75 {ap_75} %" in told
+
+
 def _detection_cells(row: dict[str, Any]) -> list[str]:
     test, of_classes = row["test"], row["test"]["classes"]
     cells = [*(test[name] for name in ("ap", "ap_50", "ap_75"))]
