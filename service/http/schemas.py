@@ -8,7 +8,7 @@ from aaserve.service.tasks.classification import ClassScore
 from aaserve.service.tasks.detection import Detection, Size
 
 PROBLEM_TYPE = "application/problem+json"
-_STATUSES = (400, 401, 403, 404, 413, 415, 422, 429, 500, 503, 504)  # of errors where a model runs
+_STATUSES = (400, 401, 403, 404, 408, 413, 415, 422, 429, 500, 503, 504)  # of errors where a model runs
 Schema = dict[str, Any]
 Responses = dict[int | str, dict[str, Any]]
 
