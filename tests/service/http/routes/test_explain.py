@@ -246,7 +246,7 @@ def test_openapi_describes_explain(service: RunningService) -> None:
     operation = document["paths"]["/explain"]["post"]
     assert {"image/*", "multipart/form-data", "application/json"} <= set(operation["requestBody"]["content"])
     assert set(operation["responses"]["200"]["content"]) == {"application/json", "image/png", NPY}
-    statuses = ["200", "400", "401", "403", "404", "406", "413", "415", "422", "429", "500", "503", "504"]
+    statuses = ["200", "400", "401", "403", "404", "406", "408", "413", "415", "422", "429", "500", "503", "504"]
     assert set(operation["responses"]) == set(statuses)
     assert {"layer", "head", "position", "model", "version"} <= {item["name"] for item in operation["parameters"]}
     assert "heads" in document["components"]["schemas"]["LayerMaps"]["properties"]
