@@ -1,4 +1,7 @@
-"""python docs/blood_smear.py FILE: draw a blood smear as a microscope shows it. Nothing of it is a photograph."""
+"""python docs/blood_smear.py FILE: draw a blood smear as a microscope shows it. Nothing of it is a photograph.
+
+blood_smears/ has those of the seeds 0 to 3, which the export of aa-blood-cells was compared on.
+"""
 
 import sys
 from collections.abc import Iterator

@@ -54,12 +54,7 @@ async def detect(
     `Accept: image/png` the image with the boxes drawn into it.
     """
     media_type = preferred(request.headers.get("accept", ""), (_JSON, _PNG))
-    asked = {
-        "model": model,
-        "version": version,
-        "score_threshold": score_threshold,
-        "max_detections": max_detections,
-    }
+    asked = {"model": model, "version": version, "score_threshold": score_threshold, "max_detections": max_detections}
     models = by_parameters(request, asked, wanted_detections, _TASK)
     upload = ImageUpload(request, takes=asked)
     if media_type == _PNG:
@@ -88,12 +83,7 @@ async def detect_batch(
 
     `image` says how large the image is.
     """
-    asked = {
-        "model": model,
-        "version": version,
-        "score_threshold": score_threshold,
-        "max_detections": max_detections,
-    }
+    asked = {"model": model, "version": version, "score_threshold": score_threshold, "max_detections": max_detections}
     upload = ImagesUpload(request, takes=asked)
     return await answer_pictures(
         request, by_parameters(request, asked, wanted_detections, _TASK), upload, timeout_ms, _result
