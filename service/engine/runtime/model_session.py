@@ -47,6 +47,10 @@ class ModelSession(ABC):
         """
         return None
 
+    def only_one_row(self) -> None:
+        """From now on every call has a single row: compile the model for that, if this runtime gains by it."""
+        self.warm_sizes = [1]
+
     def warm_up(self, sizes: Sequence[int] | None = None) -> None:
         """Run every size that must be warm (or `sizes`), so that the first caller does not pay for it.
 

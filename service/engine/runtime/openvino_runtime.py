@@ -32,8 +32,11 @@ def has_bf16() -> bool:
     return "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
-def compiled(model: bytes, *, precision: str, streams: int, threads: int) -> "CompiledModel":
+def compiled(model: bytes, *, precision: str, streams: int, threads: int, rows: int | None = None) -> "CompiledModel":
     """Compile an ONNX model; `streams` calls run side by side, on `threads` in all.
+
+    Args:
+        rows: of every call, if it is always the same number: OpenVINO fuses more where it knows all sizes.
 
     Raises:
         RuntimeError: OpenVINO cannot read or compile it.
@@ -45,4 +48,7 @@ def compiled(model: bytes, *, precision: str, streams: int, threads: int) -> "Co
         "INFERENCE_NUM_THREADS": threads,
         "ENABLE_CPU_PINNING": False,  # several models, workers and the event loop share the cores
     }
-    return core().compile_model(core().read_model(model), "CPU", options)
+    network = core().read_model(model)
+    if rows is not None:
+        network.reshape({port: [rows, *list(port.partial_shape)[1:]] for port in network.inputs})
+    return core().compile_model(network, "CPU", options)

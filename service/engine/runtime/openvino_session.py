@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -43,17 +44,8 @@ class OpenVinoSession(ModelSession):
         self._settings = settings
         self._threads = threads
         self._streams = settings.intra_op_num_threads if threads == 1 else 1
-        self._idle: list[InferRequest] = []  # as many as there were calls at once
         self.warm_sizes = [1]
-        content = bundle.content(MODEL_FILE)
-        try:
-            # Its threads inherit their priority from the one that compiles.
-            with ThreadPoolExecutor(1, initializer=lower_priority, initargs=(INFERENCE,)) as thread:
-                self._compiled = thread.submit(self._compile, content).result()
-        except Exception as error:
-            raise StartFailed(
-                f"{bundle.model_path}: expected a model that OpenVINO compiles, found: {line(error)}"
-            ) from error
+        self._compile()
         outputs = {output.name for output in bundle.manifest.all_outputs}
         self._check_declared(
             [_declared(port, {bundle.manifest.input.name}) for port in self._compiled.inputs],
@@ -80,10 +72,28 @@ class OpenVinoSession(ModelSession):
         exact = self._settings.model_copy(update={"cpu_precision": "fp32", "intra_op_num_threads": 1})
         return OpenVinoSession(self._bundle, exact)
 
-    def _compile(self, content: bytes) -> "CompiledModel":
-        threads = max(self._threads, self._streams)
-        precision = self._settings.cpu_precision
-        return openvino_runtime.compiled(content, precision=precision, streams=self._streams, threads=threads)
+    def only_one_row(self) -> None:
+        self._compile(rows=1)
+
+    def _compile(self, rows: int | None = None) -> None:
+        """Compile for calls of so many rows, or of any number."""
+        compile_model = partial(
+            openvino_runtime.compiled,
+            self._bundle.content(MODEL_FILE),
+            precision=self._settings.cpu_precision,
+            streams=self._streams,
+            threads=max(self._threads, self._streams),
+            rows=rows,
+        )
+        try:
+            # Its threads inherit their priority from the one that compiles.
+            with ThreadPoolExecutor(1, initializer=lower_priority, initargs=(INFERENCE,)) as thread:
+                self._compiled: CompiledModel = thread.submit(compile_model).result()
+        except Exception as error:
+            raise StartFailed(
+                f"{self._bundle.model_path}: expected a model that OpenVINO compiles, found: {line(error)}"
+            ) from error
+        self._idle: list[InferRequest] = []  # as many as there were calls at once
 
 
 def _check_available(settings: Settings) -> None:

@@ -58,18 +58,19 @@ class ModelRunner:
         self._on_reopen = on_reopen
         self.watchdog = Watchdog(call_timeout)
         self.agreement: Agreement | None = None  # with full precision, where the settings ask for less
-        self._session = self._open(served)
-        self.seconds_of_one_row = self._session.seconds_of_one_row()  # in one thread
-        self.provider = self._session.provider
-        self.on_cpu = self.decodes_in_lanes = self._session.on_cpu
+        session = open_session(served, 1)
+        session.warm_up()
+        self.seconds_of_one_row = session.seconds_of_one_row()  # in one thread
+        self.provider = session.provider
+        self.on_cpu = self.decodes_in_lanes = session.on_cpu
         if self.on_cpu:
             self.lanes = self._threads
             rows = int(settings.cpu_batch_ms / 1000 / self.seconds_of_one_row)
             self.max_rows = max(1, min(rows, settings.max_batch_size))
-            self._session.warm_up((self.max_rows,))
         else:
             self.lanes, self.max_rows = settings.gpu_lanes, settings.max_batch_size
-        self._wide, self.speedup = self._open_wide(served)
+        self._session = self._prepared(session)
+        self._wide, self.speedup = self._open_wide()
         if problem := normalisation_problem(served.manifest.preprocessing):
             log.warning("%s: %s", served.folder, problem)
         self.ready = True
@@ -104,35 +105,42 @@ class ModelRunner:
         self.ready = False
         self._on_reopen()
         try:
-            self._session = self._open(self._served)
-            self._wide, self.speedup = self._open_wide(self._served)
+            self._session = self._open()
+            self._wide, self.speedup = self._open_wide()
         except Exception as error:  # BundleError, StartFailed; or no memory, no thread, no file to be had
             raise ModelLost(f"{name} died and could not be opened again: {str(error) or repr(error)}") from cause
         self.ready = True
         log.info("%s works again", name)
 
-    def _open(self, served: Bundle, threads: int = 1) -> ModelSession:
-        session = self._open_session(served, threads)
+    def _open(self, threads: int = 1) -> ModelSession:
+        return self._prepared(self._open_session(self._served, threads))
+
+    def _prepared(self, session: ModelSession) -> ModelSession:
+        """The session, warm and compared with the bundle's answers, for calls of up to `max_rows`."""
+        if self.max_rows == 1:
+            session.only_one_row()
         session.warm_up()
+        if self.on_cpu:
+            session.warm_up((self.max_rows,))
         if exact := session.in_fp32():
             exact.warm_up()
-            self._compare(exact, served)
-            self.agreement = compare(session, exact, served)
+            self._compare(exact)
+            self.agreement = compare(session, exact, self._served)
         else:
-            self._compare(session, served)
+            self._compare(session)
         return session
 
-    def _open_wide(self, served: Bundle) -> tuple[ModelSession | None, float]:
+    def _open_wide(self) -> tuple[ModelSession | None, float]:
         """A session of all the threads and how many times as fast it is, where it is worth its memory."""
         if self._threads == 1 or self.seconds_of_one_row < _LONG_CALL or not self.on_cpu:
             return None, 1.0
-        wide = self._open(served, self._threads)
-        speedup = self.seconds_of_one_row / wide.seconds_of_one_row()
+        wide = self._open(self._threads)
+        speedup = self._session.seconds_of_one_row() / wide.seconds_of_one_row()
         return (wide, speedup) if speedup >= _WORTH_IT else (None, 1.0)
 
-    def _compare(self, session: ModelSession, served: Bundle) -> None:
+    def _compare(self, session: ModelSession) -> None:
         """Ask about the probe: does this machine answer as the one did where the bundle was made?"""
-        manifest = served.manifest
+        served, manifest = self._served, self._served.manifest
         tolerance = probe_tolerance(manifest)
         for reference in parse_references(served.content(REFERENCES_FILE), served.folder / REFERENCES_FILE):
             if reference.picture == PROBE:

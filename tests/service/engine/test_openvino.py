@@ -103,6 +103,31 @@ def test_outputs_of_any_shape_and_type_come_as_the_graph_gives_them(tmp_path: Pa
         OpenVinoSession(Bundle(detector.folder, swapped, ""), SETTINGS)
 
 
+@pytest.mark.parametrize("model", ["aa-cifar100", "aa-imagenet", "aa-blood-cells"])
+def test_compiled_for_one_row_a_model_answers_as_before(model: str) -> None:
+    bundle = open_bundle(SHIPPED / model / "1")
+    names = [output.name for output in bundle.manifest.all_outputs]
+    rows = pictures(bundle)
+    session = OpenVinoSession(bundle, SETTINGS)
+    before = [session.run(row[np.newaxis], names) for row in rows]
+    session.only_one_row()
+    session.warm_up()
+    for row, expected in zip(rows, before, strict=True):
+        for name, values in session.run(row[np.newaxis], names).items():
+            np.testing.assert_allclose(values, expected[name], rtol=1e-3, atol=1e-3)
+    with pytest.raises(RuntimeError):
+        session.run(rows[:2])
+
+
+def test_the_runner_has_models_of_one_row_a_call_compiled_for_that() -> None:
+    slow = SETTINGS.model_copy(update={"cpu_batch_ms": 0.001})  # no second row is computed in so short a time
+    runner = ModelRunner(open_bundle(SMALL), lambda *args: OpenVinoSession(args[0], slow), slow, lambda: None)
+    rows = pictures(open_bundle(SMALL))
+    assert (runner.max_rows, runner.run(rows[:1])["logits"].shape) == (1, (1, 100))
+    with pytest.raises(RuntimeError):
+        runner.run(rows[:2])
+
+
 def test_the_runner_keeps_a_model_in_openvino_as_it_keeps_others() -> None:
     runner = ModelRunner(open_bundle(SMALL), lambda *args: OpenVinoSession(args[0], SETTINGS), SETTINGS, lambda: None)
     assert (runner.provider, runner.on_cpu, runner.lanes, runner.agreement) == ("OpenVINO", True, 2, None)
