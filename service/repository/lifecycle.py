@@ -204,13 +204,15 @@ class Lifecycle:
         """
         if closed := self._closed(self._state):
             return closed
-        refusal = None
-        for predictor in self._repository.predictors if self._repository else ():
-            if predictor.ready:
-                refusal = predictor.admission.refusal(timeout=timeout, arriving=arriving, slow=slow)
-                if refusal is None:
-                    return None
-        return refusal
+        ready = [
+            predictor for predictor in (self._repository.predictors if self._repository else ()) if predictor.ready
+        ]
+        # Under overload this is asked for each request, so only one model is asked for its reason.
+        if not ready or any(
+            predictor.admission.has_room(timeout=timeout, arriving=arriving, slow=slow) for predictor in ready[:-1]
+        ):
+            return None
+        return ready[-1].admission.refusal(timeout=timeout, arriving=arriving, slow=slow)
 
     def _closed(self, state: State) -> ServiceError | None:
         """Why no request is answered at all; who drains still answers, and who recovers, for the other models."""
