@@ -186,6 +186,6 @@ def _placed(decoded: Decoded, preprocessing: Preprocessing, *, reproducible: boo
     if (width, height) == (input_width, input_height):
         return pixels
     whole = np.empty((input_height, input_width, 3), np.uint8)
-    whole[:] = preprocessing.background
     whole[:height, :width] = pixels
+    whole[:height, width:] = whole[height:] = preprocessing.background
     return whole
