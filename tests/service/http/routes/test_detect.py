@@ -176,15 +176,15 @@ def test_a_missing_version_is_one_of_the_model_that_detects(tmp_path: Path) -> N
 
 
 BAD = [
-    ("score_threshold", "-0.1", "score_threshold is too small"),
-    ("score_threshold", "1.01", "score_threshold is too large"),
+    ("score_threshold", "-0.1", "score_threshold must be 0 to 1, found -0.1"),
+    ("score_threshold", "1.01", "score_threshold must be 0 to 1, found 1.01"),
     ("score_threshold", "nan", "score_threshold is not a finite number"),
     ("score_threshold", "inf", "score_threshold is not a finite number"),
     ("score_threshold", "half", "score_threshold is not a number"),
     ("score_threshold", "", "score_threshold is not a number"),
-    ("max_detections", "0", "max_detections is too small"),
-    ("max_detections", "-1", "max_detections is too small"),
-    ("max_detections", "4", "max_detections is too large; colours finds at most 3"),
+    ("max_detections", "0", "max_detections must be 1 or more, found 0"),
+    ("max_detections", "-1", "max_detections must be 1 or more, found -1"),
+    ("max_detections", "4", "max_detections must be 1 to 3 for colours, found 4"),
     ("max_detections", "1.5", "max_detections is not a whole number"),
     ("top_k", "1", "top_k is not a parameter of this address"),
     ("threshold", "0.3", "unknown parameter 'threshold'; did you mean 'score_threshold'?"),
@@ -206,7 +206,7 @@ def test_parameters_out_of_range_are_refused(detector: RunningService, name: str
     [
         ({"score_threshold": True}, "score_threshold must be a number, found a boolean"),
         ({"score_threshold": [0.5]}, "score_threshold must be a number, found an array"),
-        ({"score_threshold": 2}, "score_threshold is too large"),
+        ({"score_threshold": 2}, "score_threshold must be 0 to 1, found 2"),
         ({"max_detections": 1.5}, "max_detections must be a string or a whole number, found a number"),
         ({"threshold": 0.5}, "unknown field 'threshold'; did you mean 'score_threshold'?"),
     ],
