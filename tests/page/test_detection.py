@@ -60,6 +60,23 @@ def test_boxes_lie_over_the_picture_where_the_objects_are(answered: Page) -> Non
         assert box["height"] / scale == pytest.approx(bottom - top, abs=6)
 
 
+@pytest.mark.parametrize(("size", "share"), [((640, 480), 0.1), ((60, 900), 1), ((900, 30), 0.5)], ids=str)
+@pytest.mark.parametrize("corner", [(0, 0), (1, 0), (0, 1), (1, 1)], ids=str)
+def test_the_label_of_a_box_is_inside_of_the_picture(
+    tab: Page, size: tuple[int, int], share: float, corner: tuple[int, int]
+) -> None:
+    """A box in a corner, with this share of the picture's width and height."""
+    (width, height), (x, y) = size, (place * (1 - share) for place in corner)
+    area = (int(x * width), int(y * height), int((x + share) * width), int((y + share) * height))
+    tab.goto("/")
+    tab.set_input_files("#files", {**COLOURS, "buffer": coloured_png(width, height, red=(area, 255))})
+    tab.get_by_label("Least score").press("Home")
+    measure = "text => { const {x, y, width, height} = text.getBBox(); return [x, y, x + width, y + height]; }"
+    left, top, right, bottom = tab.locator(".picture svg text").evaluate(measure)  # in pixels of the picture
+    assert 0 <= left < right <= width
+    assert 0 <= top < bottom <= height
+
+
 def test_the_slider_chooses_the_least_score_with_the_keyboard(answered: Page) -> None:
     slider = answered.get_by_label("Least score")
     expect(slider).to_have_value("0.5")
