@@ -13,7 +13,7 @@ from PIL import Image
 
 from aaserve.bundle.bundle import Bundle
 from aaserve.bundle.errors import BundleError, ImageError
-from aaserve.bundle.manifest import REFERENCE_PICTURE
+from aaserve.bundle.manifest import REFERENCE_PICTURE, Manifest
 from aaserve.bundle.pictures.decoding import decode
 
 MOST = 8
@@ -29,15 +29,20 @@ def stored_pictures(pictures: Sequence[NDArray[np.uint8]]) -> dict[str, bytes]:
     return files
 
 
+def reference_picture_names(manifest: Manifest) -> list[str]:
+    """The files of a bundle that are reference pictures; older bundles have none."""
+    return sorted(name for name in manifest.files if re.fullmatch(REFERENCE_PICTURE, name))
+
+
 def read_reference_pictures(bundle: Bundle) -> list[NDArray[np.uint8]]:
-    """The pixels (H, W, 3) of all reference pictures in the bundle; older bundles have none.
+    """The pixels (H, W, 3) of all reference pictures in the bundle.
 
     Raises:
         BundleError: a file differs from the manifest, or is not a picture with the network's input size.
     """
     height, width = bundle.manifest.preprocessing.crop
     found = []
-    for name in sorted(name for name in bundle.manifest.files if re.fullmatch(REFERENCE_PICTURE, name)):
+    for name in reference_picture_names(bundle.manifest):
         path = bundle.folder / name
         try:
             image = decode(

@@ -27,7 +27,8 @@ from tests.forked_service import ForkedService
 ROOT = Path(__file__).parent.parent
 COMMAND = ("-m", "service")  # for `running_service`
 CONSOLE = ("--log-format", "console")  # stderr is no terminal here
-SHARED = ROOT.parent / "shared"
+DATA_SETS = ROOT.parent / "shared" / "data"  # pictures of others, which are not part of the repository
+BAD_IMAGES, EXIF_ORIENTATION = DATA_SETS / "bad_images", DATA_SETS / "exif_orientation"
 SHIPPED = ROOT / "model_repository"  # all models that ship
 REPOSITORY = ROOT / "tests" / "repository"  # the small one of them alone, which is quick to load: aa-cifar100
 EXAMPLES = ROOT / "examples"

@@ -9,7 +9,7 @@ from tests.helpers import ROOT
 
 DOCUMENT = (ROOT / "docs" / "security.md").read_text()
 NAMED = sorted(set(re.findall(r"`(tests/[\w/]+\.py)::(test_\w+)`", DOCUMENT)))
-FLOORS = {  # the first release without the hole; shared/reference/SERVING.md has the advisories
+FLOORS = {  # the first release without the hole
     "pillow": (12, 3),
     "starlette": (0, 49, 1),
     "python-multipart": (0, 0, 26),

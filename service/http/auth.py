@@ -30,7 +30,7 @@ _NEEDS = [
         (r"/(page/examples/[^/]+|openapi\.json)?$", OPEN),  # the same in every service
         (r"/metrics$", "metrics"),
         (r"/admin/|/v2/repository/models/", "admin"),
-        (r"/models(/[^/]+)?$|/v2/repository/index$", ANY),
+        (r"/models(/[^/]+)?$|/page/models/|/v2/repository/index$", ANY),
         (r"/v2(/models(/[^/]+(/versions/[^/]+)?(/(ready|config|stats|versions))?)?)?$", ANY),
     )
 ]

@@ -19,6 +19,7 @@ from starlette.responses import Response
 from aaserve.service.errors import InvalidParameter, ServiceError, UnsupportedEncoding
 from aaserve.service.http.body.compression import ACCEPTED
 from aaserve.service.http.methods import allowed, routes_at
+from aaserve.service.http.params import range_of
 from aaserve.service.http.schemas import PROBLEM_TYPE
 
 FRAMEWORK_CODES = {404: "not_found", 405: "method_not_allowed"}
@@ -27,10 +28,9 @@ _REASONS = {
     "int_parsing": "is not a whole number",
     "float_parsing": "is not a number",
     "finite_number": "is not a finite number",
-    "greater_than_equal": "is too small",
-    "less_than_equal": "is too large",
     "missing": "is missing",
 }
+_OUT_OF_RANGE = {"greater_than_equal", "less_than_equal"}
 _TORCHSERVE_TYPES = {
     400: "BadRequestException",
     401: "InvalidKeyException",
@@ -87,8 +87,12 @@ async def on_invalid_parameter(request: Request, error: Exception) -> Response:
     """Translate FastAPI's finding that a parameter is off."""
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
-    reason = _REASONS.get(first["type"], "is not valid")
-    return await on_service_error(request, InvalidParameter(f"{first['loc'][-1]} {reason}"))
+    name = first["loc"][-1]
+    if first["type"] in _OUT_OF_RANGE:
+        reason = f"must be {range_of(name)}, found {first['input'].strip()}"
+    else:
+        reason = _REASONS.get(first["type"], "is not valid")
+    return await on_service_error(request, InvalidParameter(f"{name} {reason}"))
 
 
 async def on_http_exception(request: Request, error: Exception) -> Response:

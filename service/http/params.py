@@ -41,6 +41,7 @@ _CHECKS: dict[str, TypeAdapter[Any]] = {  # the others are any text
     "top_k": TypeAdapter(TopK),
     "score_threshold": TypeAdapter(ScoreThreshold),
     "max_detections": TypeAdapter(MaxDetections),
+    TIMEOUT_HEADER: TypeAdapter(TimeoutMs),
 }
 _TIMEOUT = "timeout_ms"  # which comes as a header
 _CLOSE = 0.75  # "session" is no "version"
@@ -65,6 +66,13 @@ def with_fields(asked: Asked, fields: Mapping[str, str]) -> Asked:
             raise InvalidParameter(f"{name} is given in the query and in the body, with different values")
         together[name] = value
     return together
+
+
+def range_of(name: str) -> str:
+    """The values that a parameter may have, in words; it has a minimum, and perhaps a maximum."""
+    schema = _CHECKS[name].json_schema()["anyOf"][0]
+    most = schema.get("maximum")
+    return f"{schema['minimum']:g} or more" if most is None else f"{schema['minimum']:g} to {most:g}"
 
 
 def check_query(names: Iterable[str], takes: Collection[str], in_path: Collection[str]) -> None:

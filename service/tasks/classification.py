@@ -46,7 +46,7 @@ def labels_wanted(top_k: int | None, manifest: Manifest) -> int:
     if top_k is None:
         return min(5, len(manifest.labels))
     if top_k > len(manifest.labels):
-        raise InvalidParameter(f"top_k is too large; {manifest.name} has {len(manifest.labels)} classes")
+        raise InvalidParameter(f"top_k must be 1 to {len(manifest.labels)} for {manifest.name}, found {top_k}")
     return top_k
 
 

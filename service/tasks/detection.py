@@ -59,7 +59,7 @@ def detections_wanted(
     """
     most = manifest.outputs[0].shape[0]
     if max_detections is not None and max_detections > most:
-        raise InvalidParameter(f"max_detections is too large; {manifest.name} finds at most {most}")
+        raise InvalidParameter(f"max_detections must be 1 to {most} for {manifest.name}, found {max_detections}")
     return DetectionsWanted(
         SCORE_THRESHOLD if score_threshold is None else score_threshold,
         most if max_detections is None else max_detections,

@@ -24,16 +24,18 @@ def draw(image_bytes: bytes, found: Sequence[Detection], preprocessing: Preproce
     image, scale = _picture(image_bytes, preprocessing, max_pixels)
     pen = ImageDraw.Draw(image)
     line = max(2, round(max(image.size) / 400))
-    font = ImageFont.load_default(max(12, round(max(image.size) / 45)))
+    letters = min(max(12, max(image.size) / 45), image.width / 5, (image.height - line) / 1.3)
+    font = ImageFont.load_default(max(1, round(letters)))
+    assert isinstance(font, ImageFont.FreeTypeFont)  # as it has a size
     for detection in reversed(found):
         colour = colour_of(detection["class_index"])
         box = detection["box"]
         left, top, right, bottom = (box[side] * scale for side in ("left", "top", "right", "bottom"))
         pen.rectangle((left, top, max(left, right - 1), max(top, bottom - 1)), outline=colour, width=line)
-        text = f"{_shortened(detection['label'])} {detection['score']:.2f}"
+        text = _text(detection, font, image.width - 2 * line)
         across, down = pen.textbbox((0, 0), text, font)[2:]
         x = max(0.0, min(left, image.width - across - 2 * line))
-        y = top - down - line if top >= down + line else top
+        y = top - down - line if top >= down + line else max(0.0, min(top, image.height - down - line))
         pen.rectangle((x, y, x + across + 2 * line, y + down + line), fill=colour)
         pen.text((x + line, y), text, (0, 0, 0), font)
     file = io.BytesIO()
@@ -72,5 +74,11 @@ def _scale(width: int, height: int) -> float:
     return min(max(longer, SHORTEST), LONGEST) / longer
 
 
-def _shortened(label: str) -> str:
-    return label if len(label) <= _LABEL else label[: _LABEL - 1] + "…"
+def _text(detection: Detection, font: ImageFont.FreeTypeFont, width: int) -> str:
+    """Label and score; of a long label as much as there is room for."""
+    label, score = detection["label"], f"{detection['score']:.2f}"
+    for length in range(min(len(label), _LABEL), 0, -1):
+        text = f"{label[:length]}{'…' if length < len(label) else ''} {score}"
+        if font.getlength(text) <= width:
+            return text
+    return score

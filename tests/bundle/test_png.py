@@ -10,7 +10,7 @@ from PIL import ImageOps
 from aaserve.bundle.errors import ImageError, ImageTooLarge, InvalidImage
 from aaserve.bundle.pictures.decoding import decode
 from tests.encoders import SIGNATURE, opened, png, png_chunk
-from tests.helpers import SHARED, encode, noise, photograph
+from tests.helpers import BAD_IMAGES, encode, noise, photograph
 
 SIZES = [(1, 1), (3, 200), (200, 3), (32, 32), (61, 47)]
 PIXELS = np.arange(192).reshape(8, 8, 3)
@@ -98,10 +98,10 @@ def test_missing_rows_are_black_as_with_pillow() -> None:
     assert not decoded(content)[7].any()
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="needs the pictures in ../shared, which are not part of the repository")
+@pytest.mark.skipif(not BAD_IMAGES.is_dir(), reason="the data set bad_images is not here")
 def test_odd_files_of_others_are_read_as_pillow_reads_them() -> None:
     read = 0
-    for path in sorted((SHARED / "data" / "bad_images").rglob("*.png")):
+    for path in sorted(BAD_IMAGES.rglob("*.png")):
         try:
             image = ImageOps.exif_transpose(opened(path.read_bytes()))
             found = decoded(path.read_bytes())

@@ -19,10 +19,9 @@ from aaserve.bundle.pictures.resizing import Box
 from aaserve.bundle.preprocessing import Preprocessing, read_pixels
 from tests.bundle.test_decoding import TRANSPOSES
 from tests.bundle.test_preprocessing import SPEC, spec
-from tests.helpers import EXAMPLES, REPOSITORY, SHARED, encode, photograph
+from tests.helpers import BAD_IMAGES, EXAMPLES, REPOSITORY, encode, photograph
 from tests.hostile.bad_pictures import damaged_pictures
 
-BAD_IMAGES = SHARED / "data" / "bad_images"
 IN_FULL = spec(resize=32, crop=(32, 32), interpolation="bicubic")
 REDUCED = spec(resize=32, crop=(32, 32), interpolation="bicubic", jpeg_reducing_gap=2)
 sides = st.integers(1, 700)
@@ -156,7 +155,7 @@ def test_truncated_and_damaged_pictures_get_the_same_answers() -> None:
         assert outcome(image_bytes, REDUCED) == outcome(image_bytes, IN_FULL)
 
 
-@pytest.mark.skipif(not BAD_IMAGES.exists(), reason="no ../shared")
+@pytest.mark.skipif(not BAD_IMAGES.is_dir(), reason="the data set bad_images is not here")
 def test_bad_pictures_of_others_get_the_same_answers() -> None:
     paths = [path for path in sorted(BAD_IMAGES.iterdir()) if path.is_file()]
     assert len(paths) > 50

@@ -19,7 +19,7 @@ from aaserve.bundle.errors import ImageError, InvalidImage
 from aaserve.bundle.pictures.containers.jpeg import MAX_SCANS, check_scans
 from aaserve.bundle.pictures.decoding import decode
 from tests.encoders import SIGNATURE, png_chunk
-from tests.helpers import EXAMPLES, ROOT, SHARED, RunningService, encode, photograph
+from tests.helpers import BAD_IMAGES, EXAMPLES, ROOT, RunningService, encode, photograph
 from tests.hostile.bad_pictures import damaged_pictures
 from tests.hostile.bombs import (
     BOMBS,
@@ -30,7 +30,6 @@ from tests.hostile.bombs import (
     webp_canvas,
 )
 
-BAD_IMAGES = SHARED / "data" / "bad_images"
 DAMAGED = int(os.environ.get("AASERVE_DAMAGED_IMAGES", "600"))
 ANSWERS = {"200", "400 invalid_image", "413 image_too_large", "415 unsupported_media_type"}
 TOO_SLOW = {408, 429, 504}  # the machine, for 8 clients
@@ -204,7 +203,7 @@ def test_a_sequential_file_has_too_many_scans_only_if_the_decoder_reads_more_tha
 def test_files_of_other_formats_never_reach_a_decoder() -> None:
     """All of Pillow's plugins are loaded and every one off the list replaced by a tripwire."""
     if not BAD_IMAGES.is_dir():
-        pytest.skip("no ../shared/data/bad_images")
+        pytest.skip("the data set bad_images is not here")
     script = """
 import json, sys, pathlib
 from PIL import Image, ImageFile
@@ -223,7 +222,8 @@ guarded = [each for each in classes(ImageFile.ImageFile) if each.__name__ not in
 for each in guarded:
     each.__init__ = trip
 Image.OPEN.clear()  # nor is the registry asked
-from tests.hostile.test_pictures import BAD_IMAGES, decoded, jpeg_that_says_mpo
+from tests.helpers import BAD_IMAGES
+from tests.hostile.test_pictures import decoded, jpeg_that_says_mpo
 pictures = [path.read_bytes() for path in sorted(BAD_IMAGES.iterdir())]
 decoded_count = 0
 for picture in [*pictures, *map(bytes.fromhex, sys.argv[1:])]:

@@ -6,7 +6,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from tests.helpers import RunningService
+from tests.helpers import EXAMPLES, RunningService
+
+JPEG = (EXAMPLES / "rocket.jpg").read_bytes()
+POST = b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\n"
+LIVE = b"GET /health/live HTTP/1.1\r\nHost: x\r\n"
+CLOSE = b"Connection: close\r\n\r\n"
 
 
 @dataclass(frozen=True)
@@ -59,3 +64,14 @@ def ask(service: RunningService, data: bytes) -> list[Answer]:
     with connect(service) as connection:
         send(connection, data)
         return answers(received(connection))
+
+
+def is_problem(answer: Answer, status: int, code: str) -> bool:
+    """Whether it is this error in the form of our own addresses, after which the connection closes."""
+    return (
+        (answer.status, answer.json["code"], answer.json["status"]) == (status, code, status)
+        and answer.headers["content-type"] == "application/problem+json"
+        and answer.headers["x-request-id"] == answer.json["request_id"]
+        and answer.headers["connection"] == "close"
+        and answer.headers["x-content-type-options"] == "nosniff"
+    )

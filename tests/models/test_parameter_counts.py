@@ -1,4 +1,4 @@
-"""Parameter counts, exact: those that reproduce the paper's tables (shared/reference/PAPER.md, sections 3 and 6)."""
+"""Parameter counts, exact: those that reproduce the paper's tables."""
 
 from typing import Any
 

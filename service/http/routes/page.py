@@ -5,6 +5,7 @@
 The page uses the public addresses: /classify, /models, /metrics. Nothing comes from other hosts.
 """
 
+import asyncio
 import base64
 import hashlib
 import re
@@ -15,6 +16,10 @@ from pathlib import Path
 from fastapi import APIRouter, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+
+from aaserve.bundle.errors import BundleError
+from aaserve.bundle.reference_pictures import reference_picture_names
+from aaserve.service.http.state import state_of
 
 router = APIRouter(include_in_schema=False)
 
@@ -54,6 +59,20 @@ def example(name: str) -> Response:
     if picture is None:
         raise HTTPException(404)
     return Response(picture, media_type="image/jpeg", headers={**_HEADERS, "Cache-Control": "max-age=86400"})
+
+
+@router.get("/page/models/{name}/{version}/{picture}")
+async def reference_picture(request: Request, name: str, version: str, picture: str) -> Response:
+    """One of a model's reference pictures, which the page offers; for those who may see the model's card."""
+    model = next((model for model in state_of(request).lifecycle.models if model.name == name), None)
+    loaded = model.serving.get(version) if model else None
+    if loaded is None or picture not in reference_picture_names(loaded.bundle.manifest):
+        raise HTTPException(404)
+    try:
+        content = await asyncio.to_thread(loaded.bundle.content, picture)
+    except BundleError:  # it has changed on the disk
+        raise HTTPException(404) from None
+    return Response(content, media_type="image/png", headers={**_HEADERS, "Cache-Control": "no-store"})
 
 
 @cache

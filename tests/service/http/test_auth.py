@@ -27,6 +27,7 @@ NEEDS = {
     "/": OPEN,
     "/openapi.json": OPEN,
     "/page/examples/{name}": OPEN,
+    "/page/models/{name}/{version}/{picture}": ANY,
     "/health/live": OPEN,
     "/health/ready": OPEN,
     "/v2/health/live": OPEN,
@@ -96,7 +97,7 @@ def test_every_address_has_a_decided_permission() -> None:
 @pytest.mark.parametrize("path", NEEDS)
 def test_every_address_wants_its_key_and_no_other(keyed: RunningService, path: str) -> None:
     """Models that do not exist: a request with the right key is told so."""
-    address = path.format(name="none", model="none", version="7")
+    address = path.format(name="none", model="none", version="7", picture="reference-1.png")
     needed = NEEDS[path]
     assert needs(address) == needed
     method = "POST" if needed in ("infer", "admin") or path == "/v2/repository/index" else "GET"

@@ -10,7 +10,7 @@ import httpx
 import pytest
 from PIL import Image
 
-from tests.helpers import EXAMPLES, SHARED, RunningService, encode, noise, running_service
+from tests.helpers import BAD_IMAGES, EXAMPLES, RunningService, encode, noise, running_service
 
 JPEG = (EXAMPLES / "rocket.jpg").read_bytes()
 RAW = {"Content-Type": "application/octet-stream"}
@@ -150,9 +150,9 @@ def test_a_body_of_unknown_length_is_cut_off_at_the_limit() -> None:
         assert service.metric("aaserve_rejected_total", reason="body_too_large") == 1
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="needs the pictures in ../shared, which are not part of the repository")
+@pytest.mark.skipif(not BAD_IMAGES.is_dir(), reason="the data set bad_images is not here")
 def test_the_odd_and_broken_files_of_others_get_200_or_a_documented_4xx(service: RunningService) -> None:
-    paths = sorted(path for path in (SHARED / "data" / "bad_images").iterdir() if path.is_file())
+    paths = sorted(path for path in BAD_IMAGES.iterdir() if path.is_file())
     assert len(paths) > 200
     decoded = 0
     for path in paths:

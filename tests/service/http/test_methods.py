@@ -13,12 +13,12 @@ ROUTES = create_app(Settings(_cli_parse_args=[])).routes
 METHODS: dict[str, set[str]] = {}
 for route in ROUTES:
     METHODS.setdefault(route.path, set()).update(route.methods)
-REAL = {"name": "aa-cifar100", "model": "aa-cifar100", "version": "1"}
+REAL = {"name": "aa-cifar100", "model": "aa-cifar100", "version": "1", "picture": "reference-1.png"}
 GETS = [path for path, methods in METHODS.items() if "GET" in methods]
 
 
 def address(path: str) -> str:
-    return "/page/examples/cat.jpg" if path.startswith("/page") else path.format(**REAL)
+    return "/page/examples/cat.jpg" if path.startswith("/page/examples") else path.format(**REAL)
 
 
 @pytest.mark.parametrize("path", [*GETS, "/models/none", "/v2/models/none", "/page/examples/none"])

@@ -3,10 +3,14 @@
 import base64
 import hashlib
 import re
+from pathlib import Path
 
+import httpx
+import numpy as np
 import pytest
 
-from tests.helpers import ROOT, RunningService
+from tests.detector_bundle import NAME, SIZE, coloured, write_detector
+from tests.helpers import ROOT, RunningService, running_service
 
 
 def test_the_policy_allows_the_pages_own_style_and_script_and_nothing_else(service: RunningService) -> None:
@@ -53,3 +57,25 @@ def test_nothing_else_is_served_from_the_pages_folder(service: RunningService, n
     answer = service.client.get(f"/page/examples/{name}")
     assert answer.status_code == 404
     assert answer.json()["code"] == "not_found"
+
+
+def test_the_reference_pictures_of_a_model_are_served_and_no_other_file_of_its_bundle(tmp_path: Path) -> None:
+    pixels = [np.asarray(coloured(*SIZE[::-1], red=((9, 9, 30, 30), brightness))) for brightness in (255, 204)]
+    folder = write_detector(tmp_path, version="3", pictures=pixels)
+    with running_service(repository=tmp_path) as service:
+
+        def get(picture: str, version: str = "3", model: str = NAME) -> httpx.Response:
+            return service.client.get(f"/page/models/{model}/{version}/{picture}")
+
+        for picture in ("reference-1.png", "reference-2.png"):
+            answer = get(picture)
+            assert (answer.status_code, answer.headers["Content-Type"]) == (200, "image/png")
+            assert answer.headers["Cache-Control"] == "no-store"
+            assert answer.content == (folder / picture).read_bytes()
+        others = ("reference-3.png", "manifest.json", "model.onnx", "references.json", "..%2Freference-1.png")
+        refused = [get(name) for name in others]
+        refused += [get("reference-1.png", version="1"), get("reference-1.png", model="none")]
+        (folder / "reference-2.png").write_bytes(b"another")
+        refused.append(get("reference-2.png"))
+        for answer in refused:
+            assert (answer.status_code, answer.json()["code"]) == (404, "not_found")

@@ -98,8 +98,8 @@ def test_a_request_without_a_model_name_asks_for_one(models: RunningService, pat
     [
         ({"model": "none"}, 404, "model_not_found", "served: first, second"),
         ({"model": "first", "version": "99"}, 404, "model_not_found", "no such version of first"),
-        ({"model": "first", "top_k": 0}, 422, "invalid_parameter", "top_k is too small"),
-        ({"model": "first", "top_k": 5}, 422, "invalid_parameter", "top_k is too large; first has 4 classes"),
+        ({"model": "first", "top_k": 0}, 422, "invalid_parameter", "top_k must be 1 or more, found 0"),
+        ({"model": "first", "top_k": 5}, 422, "invalid_parameter", "top_k must be 1 to 4 for first, found 5"),
         ({"model": "first", "top_k": "x"}, 422, "invalid_parameter", "top_k is not a whole number"),
         ({"model": "first", "topk": 1}, 422, "invalid_parameter", "unknown field 'topk'; did you mean 'top_k'?"),
         ({"model": "first", "foo": 1}, 422, "invalid_parameter", "unknown field 'foo'; known here: image"),

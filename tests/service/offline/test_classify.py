@@ -143,7 +143,7 @@ def test_a_model_that_hangs_ends_the_run_and_is_no_answer(tmp_path: Path) -> Non
         (["docs/decisions"], "no pictures to classify"),
         (["examples", "--model", "x"], "no such model"),
         (["examples", "--version", "7"], "no such version of aa-cifar100; served: 1"),
-        (["examples", "--top-k", "101"], "top_k is too large; aa-cifar100 has 100 classes"),
+        (["examples", "--top-k", "101"], "top_k must be 1 to 100 for aa-cifar100, found 101"),
         (["examples", "--repository", "nowhere"], "nowhere: expected a folder of bundles"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from aaserve.bundle.bundle import open_bundle
-from tests.helpers import EXAMPLES, REPOSITORY, SHARED, RunningService, encode, photograph
+from tests.helpers import EXAMPLES, EXIF_ORIENTATION, REPOSITORY, RunningService, encode, photograph
 
 JPEG = (EXAMPLES / "rocket.jpg").read_bytes()
 
@@ -126,10 +126,10 @@ def test_exif_orientation_is_applied(service: RunningService) -> None:
     assert service.classify(turned).json() == service.classify(encode(upright, "PNG")).json()
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="needs the pictures in ../shared, which are not part of the repository")
+@pytest.mark.skipif(not EXIF_ORIENTATION.is_dir(), reason="the data set exif_orientation is not here")
 @pytest.mark.parametrize("shape", ["Landscape", "Portrait"])
 def test_all_eight_orientations_of_a_photograph_give_the_same_top_1(service: RunningService, shape: str) -> None:
-    paths = sorted((SHARED / "data" / "exif_orientation").glob(f"{shape}_*.jpg"))
+    paths = sorted(EXIF_ORIENTATION.glob(f"{shape}_*.jpg"))
     assert len(paths) == 9
     found = {path.name: labels(service.classify(path.read_bytes()).json())[0] for path in paths}
     assert len(set(found.values())) == 1, found

@@ -2,8 +2,6 @@
 
 import base64
 import io
-import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,34 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from tests.detector_bundle import LABELS, NAME, coloured, coloured_png, write_detector
+from tests.detector_bundle import NAME, coloured, coloured_png, write_detector
 from tests.encoders import jpeg_segment, tiff_file, with_segment
 from tests.helpers import RunningService, encode, noise, running_service
+from tests.service.http.routes.detecting import BLUE, CLASSIFIER, HEIGHT, PNG, RED, WIDTH, detect, refused
 from tests.toy_bundles import picture, write_fragile_bundle
 
-WIDTH, HEIGHT = 640, 480
-RED, BLUE = (100, 60, 300, 200), (400, 300, 640, 480)
-PNG = coloured_png(WIDTH, HEIGHT, red=(RED, 204), blue=(BLUE, 255))
 PIXEL = 10  # of the input, in those of the picture
-CLASSIFIER = "fragile"
-
-
-@pytest.fixture(scope="module")
-def detector(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
-    """A model of classification, and one of detection: version 1 stretches pictures, version 2 is a letterbox."""
-    repository = tmp_path_factory.mktemp("detection")
-    write_fragile_bundle(repository, name=CLASSIFIER)
-    write_detector(repository, version="1", fit="stretch")
-    write_detector(repository, version="2", fit="letterbox")
-    (repository / NAME / "serving.toml").write_text('versions = "all"\n')
-    with running_service(repository=repository) as running:
-        yield running
-
-
-def detect(service: RunningService, image: bytes = PNG, **params: Any) -> httpx.Response:
-    return service.client.post(
-        "/detect", content=image, params=params, headers={"Content-Type": "application/octet-stream"}
-    )
 
 
 def found(response: httpx.Response) -> list[tuple[str, tuple[float, ...]]]:
@@ -49,10 +26,6 @@ def found(response: httpx.Response) -> list[tuple[str, tuple[float, ...]]]:
 
 def box_of(detection: dict[str, Any]) -> tuple[float, ...]:
     return tuple(detection["box"][side] for side in ("left", "top", "right", "bottom"))
-
-
-def refused(response: httpx.Response) -> tuple[int, str, str]:
-    return response.status_code, response.json()["code"], response.json()["detail"]
 
 
 def test_the_answer_has_boxes_in_pixels_of_the_picture_best_first(detector: RunningService) -> None:
@@ -176,15 +149,15 @@ def test_a_missing_version_is_one_of_the_model_that_detects(tmp_path: Path) -> N
 
 
 BAD = [
-    ("score_threshold", "-0.1", "score_threshold is too small"),
-    ("score_threshold", "1.01", "score_threshold is too large"),
+    ("score_threshold", "-0.1", "score_threshold must be 0 to 1, found -0.1"),
+    ("score_threshold", "1.01", "score_threshold must be 0 to 1, found 1.01"),
     ("score_threshold", "nan", "score_threshold is not a finite number"),
     ("score_threshold", "inf", "score_threshold is not a finite number"),
     ("score_threshold", "half", "score_threshold is not a number"),
     ("score_threshold", "", "score_threshold is not a number"),
-    ("max_detections", "0", "max_detections is too small"),
-    ("max_detections", "-1", "max_detections is too small"),
-    ("max_detections", "4", "max_detections is too large; colours finds at most 3"),
+    ("max_detections", "0", "max_detections must be 1 or more, found 0"),
+    ("max_detections", "-1", "max_detections must be 1 or more, found -1"),
+    ("max_detections", "4", "max_detections must be 1 to 3 for colours, found 4"),
     ("max_detections", "1.5", "max_detections is not a whole number"),
     ("top_k", "1", "top_k is not a parameter of this address"),
     ("threshold", "0.3", "unknown parameter 'threshold'; did you mean 'score_threshold'?"),
@@ -206,7 +179,7 @@ def test_parameters_out_of_range_are_refused(detector: RunningService, name: str
     [
         ({"score_threshold": True}, "score_threshold must be a number, found a boolean"),
         ({"score_threshold": [0.5]}, "score_threshold must be a number, found an array"),
-        ({"score_threshold": 2}, "score_threshold is too large"),
+        ({"score_threshold": 2}, "score_threshold must be 0 to 1, found 2"),
         ({"max_detections": 1.5}, "max_detections must be a string or a whole number, found a number"),
         ({"threshold": 0.5}, "unknown field 'threshold'; did you mean 'score_threshold'?"),
     ],
@@ -257,68 +230,6 @@ def test_broken_pictures_in_a_batch_fail_by_themselves(detector: RunningService)
         assert [(each["label"], box_of(each)) for each in last["detections"]] == [("green", (10, 10, 20, 30))]
 
 
-def test_the_drawn_picture_has_a_box_where_the_detection_is(detector: RunningService) -> None:
-    response = detector.client.post(
-        "/detect", content=PNG, headers={"Content-Type": "image/png", "Accept": "image/png"}
-    )
-    assert (response.status_code, response.headers["content-type"]) == (200, "image/png")
-    assert response.headers["vary"] == "Accept"
-    assert "render;dur=" in response.headers["server-timing"]
-    with Image.open(io.BytesIO(response.content)) as drawn:
-        assert drawn.size == (WIDTH, HEIGHT)
-        pixels = np.asarray(drawn.convert("RGB")).astype(int)
-    plain = np.asarray(coloured(WIDTH, HEIGHT, red=(RED, 204), blue=(BLUE, 255))).astype(int)
-    changed = np.abs(pixels - plain).max(axis=2) > 20
-    left, top, right, bottom = RED
-    assert changed[top + 5 : bottom - 5, left].all()  # the lines of the box
-    assert changed[bottom - 1, left + 5 : right - 5].all()
-    assert not changed[top + 40 : bottom - 5, left + 5 : right - 5].any()  # what is inside is as it was
-    assert changed[top - 12 : top, left : left + 30].any()  # the label above it
-    nothing = detector.client.post(
-        "/detect", content=coloured_png(600, 400), headers={"Content-Type": "image/png", "Accept": "image/*"}
-    )
-    with Image.open(io.BytesIO(nothing.content)) as drawn:
-        assert drawn.convert("L").getextrema() == (0, 0)
-
-
-@pytest.mark.parametrize(
-    ("size", "expected"),
-    [((32, 24), (448, 336)), ((4000, 2000), (1600, 800)), ((3000, 100), (1600, 53)), ((30, 900), (30, 900))],
-    ids=str,
-)
-def test_the_drawn_picture_has_a_size_that_can_be_looked_at(
-    detector: RunningService, size: tuple[int, int], expected: tuple[int, int]
-) -> None:
-    image = coloured_png(*size, red=((0, 0, size[0], size[1]), 255))
-    for sent in (image, encode(Image.open(io.BytesIO(image)), "JPEG")):
-        response = detector.client.post(
-            "/detect", content=sent, headers={"Content-Type": "image/png", "Accept": "image/png"}
-        )
-        with Image.open(io.BytesIO(response.content)) as drawn:
-            assert drawn.size == expected
-
-
-@pytest.mark.parametrize(
-    ("accept", "media_type"),
-    [
-        ("*/*", "application/json"),
-        ("", "application/json"),
-        ("application/json, image/png;q=0.5", "application/json"),
-        ("image/png, application/json;q=0.5", "image/png"),
-    ],
-)
-def test_accept_chooses_the_form(detector: RunningService, accept: str, media_type: str) -> None:
-    response = detector.client.post("/detect", content=PNG, headers={"Content-Type": "image/png", "Accept": accept})
-    assert response.headers["content-type"] == media_type
-
-
-def test_a_form_that_is_not_offered_is_refused(detector: RunningService) -> None:
-    response = detector.client.post(
-        "/detect", content=PNG, headers={"Content-Type": "image/png", "Accept": "text/html"}
-    )
-    assert refused(response) == (406, "not_acceptable", "Accept: offered are application/json, image/png")
-
-
 IMAGE = {"Content-Type": "image/png"}
 FORM = {"files": {"image": ("a.png", PNG)}}
 
@@ -362,92 +273,3 @@ def test_a_service_without_a_detector_says_so(tmp_path: Path) -> None:
         expected = (404, "model_not_found", "no model for detection; served: one, other")
         assert refused(detect(service)) == expected
         assert refused(service.client.post("/detect", **FORM)) == expected
-
-
-def test_torchserves_address_answers_as_its_object_detectors_do(detector: RunningService) -> None:
-    assert detector.client.put(f"/predictions/{NAME}", content=PNG).json() == [
-        {"blue": [400.0, 300.0, 640.0, 480.0], "score": 1.0},
-        {"red": [100.0, 60.0, 300.0, 200.0], "score": pytest.approx(0.8)},
-    ]
-    one = detector.client.post(f"/predictions/{NAME}/1", files={"data": PNG}, data={"max_detections": 1})
-    assert [list(each) for each in one.json()] == [["blue", "score"]]
-    for model, name, task in ((NAME, "top_k", "classification"), (CLASSIFIER, "score_threshold", "detection")):
-        response = detector.client.post(f"/predictions/{model}", content=picture(1), params={name: 1})
-        assert (response.status_code, response.json()["type"]) == (422, "BadRequestException")
-        assert response.json()["message"].startswith(f"{name} is for models of {task}, and {model} is one of")
-
-
-def infer(service: RunningService, model: str, body: dict[str, Any]) -> httpx.Response:
-    return service.client.post(f"/v2/models/{model}/infer", json=body)
-
-
-def tensors(response: httpx.Response) -> dict[str, np.ndarray]:
-    assert response.status_code == 200, response.text
-    return {output["name"]: np.array(output["data"]).reshape(output["shape"]) for output in response.json()["outputs"]}
-
-
-def test_the_open_inference_protocol_offers_the_outputs_for_tensors(detector: RunningService) -> None:
-    metadata = detector.client.get(f"/v2/models/{NAME}").json()
-    assert metadata["outputs"] == [
-        {"name": "boxes", "datatype": "FP32", "shape": [-1, 3, 4]},
-        {"name": "scores", "datatype": "FP32", "shape": [-1, 3]},
-        {"name": "classes", "datatype": "INT64", "shape": [-1, 3]},
-        {"name": "count", "datatype": "INT64", "shape": [-1]},
-    ]
-    rows = np.stack([np.asarray(coloured(64, 48)), np.asarray(coloured(64, 48, blue=((1, 2, 30, 40), 255)))])
-    tensor = {"name": "image", "datatype": "UINT8", "shape": list(rows.shape), "data": rows.ravel().tolist()}
-    answer = tensors(infer(detector, NAME, {"inputs": [tensor]}))
-    assert answer["count"].tolist() == [0, 1]
-    assert answer["boxes"][1].tolist() == [[1, 2, 30, 40], [0] * 4, [0] * 4]  # pixels of the input, which was sent
-    assert answer["classes"][1, 0] == 2
-    wanted = {"inputs": [tensor], "outputs": [{"name": "scores", "parameters": {"classification": 1}}]}
-    assert "classification is for outputs with a number for each label" in infer(detector, NAME, wanted).json()["error"]
-
-
-@pytest.mark.parametrize("version", ["1", "2"], ids=["stretch", "letterbox"])
-def test_the_open_inference_protocol_offers_boxes_in_pixels_of_encoded_pictures(
-    detector: RunningService, version: str
-) -> None:
-    model = f"{NAME}:pictures/versions/{version}"
-    assert detector.client.get(f"/v2/models/{model}").json()["inputs"] == [
-        {"name": "image", "datatype": "BYTES", "shape": [-1]}
-    ]
-    other = coloured_png(1500, 50, green=((300, 0, 900, 50), 255))
-    data = [base64.b64encode(image).decode() for image in (PNG, coloured_png(30, 20), other)]
-    tensor = {"name": "image", "datatype": "BYTES", "shape": [3], "data": data}
-    answer = tensors(infer(detector, model, {"inputs": [tensor], "id": "x"}))
-    assert answer["count"].tolist() == [2, 0, 1]
-    np.testing.assert_allclose(answer["boxes"][0], [BLUE, RED, (0, 0, 0, 0)], atol=1e-3)
-    np.testing.assert_allclose(answer["boxes"][2, 0], (300, 0, 900, 50), atol=24)
-    assert not answer["boxes"][1].any()
-    bare = detector.client.post(
-        f"/v2/models/{model}/infer", content=PNG, headers={"Inference-Header-Content-Length": "0"}
-    )
-    length = int(bare.headers["inference-header-content-length"])
-    described = json.loads(bare.content[:length])["outputs"]
-    assert [each["name"] for each in described] == ["boxes", "scores", "classes", "count"]
-    boxes = np.frombuffer(bare.content[length : length + 48], "<f4").reshape(3, 4)
-    np.testing.assert_allclose(boxes[0], BLUE, atol=1e-3)
-
-
-def test_the_model_card_says_the_task_and_how_good_it_is(detector: RunningService) -> None:
-    card = detector.client.get(f"/models/{NAME}").json()
-    version = card["versions"][0]
-    assert (version["task"], version["labels"]) == ("detection", list(LABELS))
-    assert version["suppression"] == {"score_threshold": 0.2, "iou_threshold": 0.5}
-    assert version["accuracy"]["ap_50"] == 0.9
-    assert version["parity"]["least_iou"] == 1
-    assert version["preprocessing"]["fit"] == "letterbox"
-    listed = {model["name"]: model["versions"] for model in detector.client.get("/models").json()["models"]}
-    assert [version["task"] for version in listed[NAME]] == ["detection", "detection"]
-    assert listed[CLASSIFIER] == [{"version": "1", "task": "classification", "state": "ready"}]
-    assert "suppression" not in detector.client.get(f"/models/{CLASSIFIER}").json()["versions"][0]
-
-
-def test_metrics_have_the_address_and_the_model(detector: RunningService) -> None:
-    before = detector.metric("aaserve_requests_total", endpoint="/detect", model=NAME, code="200")
-    detect(detector)
-    assert detector.metric("aaserve_requests_total", endpoint="/detect", model=NAME, code="200") == before + 1
-    assert detector.metric("aaserve_stage_duration_seconds_count", stage="decode", model=NAME) > 0
-    assert detector.metric("aaserve_model_info", model=NAME, version="2", task="detection") == 1
-    assert detector.metric("aaserve_model_info", model=CLASSIFIER, task="classification") == 1
