@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from aaserve.bundle.bundle import Bundle
 from aaserve.bundle.manifest import Manifest
-from aaserve.export.errors import ExportError
+from aaserve.export.errors import ExportError, first_line
 from aaserve.export.judgement.pictures import read_row
 
 BATCH_SIZE = 8
@@ -61,8 +61,7 @@ def answers(run: Run, manifest: Manifest, batches: Iterable[Sequence[Pictured]])
             try:
                 outputs = run(np.stack([row for row, _ in read]))
             except Exception as error:  # of ONNX Runtime and others, of many kinds
-                reason = next(iter(str(error).splitlines()), type(error).__name__)
-                raise ExportError(f"{batch[0].path}: the model fails on its batch: {reason}") from error
+                raise ExportError(f"{batch[0].path}: the model fails on its batch: {first_line(error)}") from error
             for name, values in outputs.items():
                 if not np.isfinite(values).all():
                     raise ExportError(f"{batch[0].path}: expected finite {name}, found others in its batch")

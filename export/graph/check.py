@@ -2,7 +2,7 @@
 
 import onnx
 
-from aaserve.export.errors import ExportError
+from aaserve.export.errors import ExportError, first_line
 
 
 def checked_bytes(model: onnx.ModelProto) -> bytes:
@@ -14,7 +14,7 @@ def checked_bytes(model: onnx.ModelProto) -> bytes:
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise ExportError(f"the graph is not valid ONNX: {str(error).splitlines()[0]}") from error
+        raise ExportError(f"the graph is not valid ONNX: {first_line(error)}") from error
     domains = {node.domain for node in model.graph.node} | {opset.domain for opset in model.opset_import}
     if not domains <= {"", "ai.onnx"}:
         raise ExportError(f"expected standard ONNX operators only, found the domains {sorted(domains - {''})}")

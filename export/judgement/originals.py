@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from aaserve.bundle.preprocessing import Preprocessing
-from aaserve.export.errors import ExportError
+from aaserve.export.errors import ExportError, first_line
 from aaserve.models.attention_maps import attention_maps
 
 ROUNDINGS = 4  # networks with differently rounded weights; a single run underestimates the error up to 27 times
@@ -56,8 +56,9 @@ class PyTorch:
             self._exact = copy.deepcopy(network).double().eval()
             _run(self._exact, _inputs(np.zeros((1, *preprocessing.crop, 3), np.uint8), preprocessing, torch.float64))
         except Exception as error:  # a user's network may raise any exception
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
-            report(f"warning: the network does not compute in float64 ({reason}); its float32 answers are compared")
+            report(
+                f"warning: the network does not compute in float64 ({first_line(error)}); its float32 answers are compared"
+            )
             self._exact, self.exact = network, "PyTorch's in float32"
             self.inexact = "PyTorch's own with weights rounded otherwise"
 

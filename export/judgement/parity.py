@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from aaserve.bundle.manifest import AttentionMap, Parity, Precision
 from aaserve.bundle.preprocessing import Preprocessing
-from aaserve.export.errors import ExportError
+from aaserve.export.errors import ExportError, first_line
 from aaserve.export.graph.runtime import Graph
 from aaserve.export.judgement.originals import BATCH, Original, difference, map_difference
 
@@ -149,8 +149,7 @@ def asked(graph: Callable[[NDArray[np.uint8]], Answer], pixels: NDArray[np.uint8
     try:
         return graph(pixels)
     except Exception as error:  # of ONNX Runtime, of many kinds
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise ExportError(f"parity at batch {len(pixels)}: the graph fails: {reason}") from error
+        raise ExportError(f"parity at batch {len(pixels)}: the graph fails: {first_line(error)}") from error
 
 
 def whole_batches(count: int, size: int) -> Iterator[NDArray[np.int64]]:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from aaserve.bundle.bundle import sha256_of
 from aaserve.bundle.file_kinds import HEAD_BYTES, kind_of
-from aaserve.export.errors import ExportError
+from aaserve.export.errors import ExportError, first_line
 
 METADATA_KEY = "aaserve"  # what python -m training writes into a safetensors header
 NESTED = ("state_dict", "model_state_dict", "model", "state_dict_ema", "ema")  # preferred names
@@ -93,8 +93,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (no mapping)
             text = (file.metadata() or {}).get(METADATA_KEY, "{}")
     except Exception as error:  # a damaged header makes it raise its own exceptions and torch's
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise ExportError(f"{path}: not a readable safetensors file, damaged or cut off: {reason}") from error
+        raise ExportError(f"{path}: not a readable safetensors file, damaged or cut off: {first_line(error)}") from error
     try:
         metadata = json.loads(text, parse_constant=_finite, parse_float=_finite)
     except (ValueError, RecursionError) as error:
