@@ -57,7 +57,8 @@ class PyTorch:
             _run(self._exact, _inputs(np.zeros((1, *preprocessing.crop, 3), np.uint8), preprocessing, torch.float64))
         except Exception as error:  # a user's network may raise any exception
             report(
-                f"warning: the network does not compute in float64 ({first_line(error)}); its float32 answers are compared"
+                f"warning: the network does not compute in float64 ({first_line(error)}); "
+                "its float32 answers are compared"
             )
             self._exact, self.exact = network, "PyTorch's in float32"
             self.inexact = "PyTorch's own with weights rounded otherwise"

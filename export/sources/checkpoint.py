@@ -93,7 +93,9 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (no mapping)
             text = (file.metadata() or {}).get(METADATA_KEY, "{}")
     except Exception as error:  # a damaged header makes it raise its own exceptions and torch's
-        raise ExportError(f"{path}: not a readable safetensors file, damaged or cut off: {first_line(error)}") from error
+        raise ExportError(
+            f"{path}: not a readable safetensors file, damaged or cut off: {first_line(error)}"
+        ) from error
     try:
         metadata = json.loads(text, parse_constant=_finite, parse_float=_finite)
     except (ValueError, RecursionError) as error:

@@ -46,9 +46,8 @@ class Classification:
     ) -> Parity:
         return check_parity(
             self.original,
-            network,
+            Graph(network, self.preprocessing),
             pixels,
-            self.preprocessing,
             batch_sizes=batch_sizes,
             precision=precision,
             attention=self.attention,
