@@ -65,7 +65,7 @@ class PyTorch:
 
     def logits(self, pixels: NDArray[np.uint8]) -> NDArray[np.floating]:
         """A few pictures at a time."""
-        return self._logits(self._exact, pixels)
+        return logits_of(self._exact, pixels, self._preprocessing)
 
     def maps(self, pixels: NDArray[np.uint8]) -> Maps:
         return self._maps(self._exact, pixels)
@@ -76,13 +76,10 @@ class PyTorch:
         error, map_error = 0.0, 0.0
         for seed in range(ROUNDINGS + 1):
             rounded = _rounded_otherwise(self._network, seed) if seed else self._network
-            error = max(error, difference(self._logits(rounded, pixels), expected))
+            error = max(error, difference(logits_of(rounded, pixels, self._preprocessing), expected))
             for picture in pixels[:, np.newaxis] if with_maps else ():
                 map_error = max(map_error, map_difference(self._maps(rounded, picture), self.maps(picture)))
         return error, map_error
-
-    def _logits(self, network: nn.Module, pixels: NDArray[np.uint8]) -> NDArray[np.floating]:
-        return logits_of(network, pixels, self._preprocessing)
 
     def _maps(self, network: nn.Module, pixels: NDArray[np.uint8]) -> Maps:
         with torch.inference_mode():
