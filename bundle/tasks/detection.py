@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from pydantic import Field
 
-from aaserve.bundle.sections import Output, Section, Share, Size
+from aaserve.bundle.sections import Calibrated, Judged, Output, Quantised, Section, Share, Size
 
 OUTPUTS = ("boxes", "scores", "classes", "count")
 
@@ -42,15 +42,15 @@ class DetectionAccuracy(Section):
 class DetectionLowered(Section):
     """What a precision below fp32 costs, against the fp32 graph of the same checkpoint, and what was allowed."""
 
-    judged: int = Field(ge=1, description="Pictures that both graphs answered; none of them served to calibrate.")
+    judged: Judged
     agreement: Share = Field(description="Share of the fp32 graph's detections that this graph finds too.")
     ap_fp32: Share | None = Field(description="Average precision of the fp32 graph, where there are annotations.")
     ap: Share | None = Field(description="Average precision of this graph, where there are annotations.")
     allowed_drop: float = Field(
         ge=0, description="Points of average precision, or of agreement without annotations, to lose at most."
     )
-    calibrated: int | None = Field(ge=1, description="Pictures that gave the ranges of activations; int8 only.")
-    quantised: dict[str, int] | None = Field(description="Operators that compute in 8 bits, by kind; int8 only.")
+    calibrated: Calibrated
+    quantised: Quantised
 
 
 def check_outputs(outputs: Sequence[Output], num_labels: int) -> None:
