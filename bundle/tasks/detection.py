@@ -6,8 +6,6 @@ from pydantic import Field
 
 from aaserve.bundle.sections import Calibrated, Judged, Output, Quantised, Section, Share, Size
 
-OUTPUTS = ("boxes", "scores", "classes", "count")
-
 
 class Suppression(Section):
     """How the graph chooses among the boxes that the network proposes."""
@@ -53,26 +51,30 @@ class DetectionLowered(Section):
     quantised: Quantised
 
 
-def check_outputs(outputs: Sequence[Output], num_labels: int) -> None:
-    """Check that there are boxes (D, 4), scores (D,), classes (D,) and count (), and that there are classes.
+def detection_outputs(max_detections: int) -> tuple[Output, ...]:
+    """The outputs of a graph that finds up to `max_detections` in a picture, without the batch axis.
 
     Boxes are left, top, right, bottom in pixels of the network's input. Rows beyond `count` are zeros.
+    """
+    return (
+        Output(name="boxes", dtype="float32", shape=(max_detections, 4)),
+        Output(name="scores", dtype="float32", shape=(max_detections,)),
+        Output(name="classes", dtype="int64", shape=(max_detections,)),
+        Output(name="count", dtype="int64", shape=()),
+    )
+
+
+def check_outputs(outputs: Sequence[Output], num_labels: int) -> None:
+    """Check that there are the outputs of a detector, and that there are classes.
 
     Raises:
         ValueError: one line; expected and found.
     """
-    found = [(output.name, output.dtype, output.shape) for output in outputs]
-    rows = found[0][2][0] if found and found[0][2] else 1
-    expected = [
-        ("boxes", "float32", (rows, 4)),
-        ("scores", "float32", (rows,)),
-        ("classes", "int64", (rows,)),
-        ("count", "int64", ()),
-    ]
-    if found != expected:
+    rows = outputs[0].shape[0] if outputs and outputs[0].shape else 1
+    if tuple(outputs) != detection_outputs(rows):
         raise ValueError(
             "expected the outputs boxes float32 (D, 4), scores float32 (D,), classes int64 (D,) and count int64 (), "
-            f"found {', '.join(f'{name} {dtype} {shape}' for name, dtype, shape in found) or 'none'}"
+            f"found {', '.join(f'{one.name} {one.dtype} {one.shape}' for one in outputs) or 'none'}"
         )
     if not num_labels:
         raise ValueError("expected a label for each class, found none")

@@ -11,8 +11,9 @@ from aaserve.bundle.manifest import AttentionMap, DetectionParity, Output, Preci
 from aaserve.bundle.preprocessing import Preprocessing
 from aaserve.bundle.probe import PROBE, probe_pixels
 from aaserve.bundle.references import Reference, StoredDetections
+from aaserve.bundle.tasks.detection import detection_outputs
 from aaserve.export.graph.runtime import Graph
-from aaserve.export.graph.suppression import append_suppression, detection_outputs
+from aaserve.export.graph.suppression import append_suppression
 from aaserve.export.judgement.detection_loss import DetectionJudgement, judge_detections
 from aaserve.export.judgement.detection_parity import Detector, RawGraph, check_detection_parity
 from aaserve.export.judgement.pictures import Picture
