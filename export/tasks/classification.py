@@ -2,13 +2,14 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aaserve.bundle.attention import gaze
 from aaserve.bundle.bundle import sha256_of
-from aaserve.bundle.manifest import AttentionMap, Output, Parity, Precision
+from aaserve.bundle.manifest import AttentionMap, Output, Parity
 from aaserve.bundle.preprocessing import Preprocessing
 from aaserve.bundle.probe import PROBE, probe_pixels
 from aaserve.bundle.references import Reference
@@ -46,18 +47,9 @@ class Classification:
     def finish(self, network: bytes) -> bytes:
         return network
 
-    def check_parity(
-        self, network: bytes, pixels: Pixels, *, batch_sizes: Sequence[int], precision: Precision, report: Report
-    ) -> Parity:
-        return check_parity(
-            self.original,
-            Graph(network, self.preprocessing),
-            pixels,
-            batch_sizes=batch_sizes,
-            precision=precision,
-            attention=self.attention,
-            report=report,
-        )
+    def check_parity(self, network: bytes, pixels: Pixels, **how: Any) -> Parity:
+        graph = Graph(network, self.preprocessing)
+        return check_parity(self.original, graph, pixels, attention=self.attention, **how)
 
     def judge(
         self, fp32: bytes, lowered: bytes, batches: Iterable[Pixels], samples: Sequence[Sample]
