@@ -7,6 +7,10 @@ from pydantic import BaseModel, ConfigDict, Field
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Size = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
+# Of a precision below fp32:
+Judged = Annotated[int, Field(ge=1, description="Pictures that both graphs answered; none was used for calibration.")]
+Calibrated = Annotated[int | None, Field(ge=1, description="Pictures used for the ranges of activations; int8 only.")]
+Quantised = Annotated[dict[str, int] | None, Field(description="Operators in 8 bits, by type; int8 only.")]
 
 
 class Section(BaseModel):

@@ -7,36 +7,30 @@ import math
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from aaserve.bundle.errors import BundleError
 from aaserve.bundle.manifest import Accuracy
+from aaserve.bundle.preprocessing import Preprocessing
 from aaserve.bundle.shipped import PHOTOGRAPHS
 from aaserve.bundle.text import NotText, read_text
 from aaserve.export.errors import ExportError
 from aaserve.export.exporter import Exported, export
-from aaserve.export.preprocessing.image_size import parse_image_size
-from aaserve.export.preprocessing.presets import PRESETS, parse_resize, parse_three, read_preprocessing
+from aaserve.export.preprocessing.presets import (
+    PRESETS,
+    parse_image_size,
+    parse_resize,
+    parse_three,
+    read_preprocessing,
+)
 from aaserve.export.progress import Progress
 from aaserve.export.request import Measurement, Request, Selection
 from aaserve.export.sources.labels import read_labels
 
 _MESSAGE_CHARACTERS = 2000
-PREPROCESSING_FIELDS = (
-    "fit",
-    "resize",
-    "crop",
-    "interpolation",
-    "mean",
-    "std",
-    "background",
-    "exif_orientation",
-    "jpeg_reducing_gap",
-)
-SELECTION_FIELDS = ("score_threshold", "iou_threshold", "max_detections")
 
 
 def main(argv: Sequence[str], prog: str = "python -m export") -> int:
@@ -85,8 +79,8 @@ def _failed(message: str, as_json: bool) -> int:
 
 
 def _request(arguments: argparse.Namespace, command: Sequence[str]) -> Request:
-    typed = {name: getattr(arguments, name) for name in PREPROCESSING_FIELDS}
-    selection = {name: value for name in SELECTION_FIELDS if (value := getattr(arguments, name)) is not None}
+    typed = {name: value for name, value in vars(arguments).items() if value is not None}
+    selection = {field.name: typed[field.name] for field in fields(Selection) if field.name in typed}
     return Request(
         checkpoint=arguments.checkpoint,
         name=arguments.name,
@@ -97,7 +91,7 @@ def _request(arguments: argparse.Namespace, command: Sequence[str]) -> Request:
         architecture_options=dict(arguments.arch_option),
         labels=read_labels(arguments.labels) if arguments.labels else None,
         preprocessing=read_preprocessing(arguments.preprocessing) if arguments.preprocessing else None,
-        preprocessing_fields={name: value for name, value in typed.items() if value is not None},
+        preprocessing_fields={name: typed[name] for name in Preprocessing.model_fields if name in typed},
         num_classes=arguments.num_classes,
         nested_key=arguments.nested_key,
         key_prefix=arguments.key_prefix,

@@ -52,7 +52,7 @@ def export(request: Request, report: Callable[[str], None] = lambda step: None) 
     source = open_file(request) if is_onnx(request.checkpoint) else open_checkpoint(request)
     description = source.description
     preprocessing = description.preprocessing
-    calibration = find_calibration(request, description, report)
+    calibrating, judging = find_calibration(request, description, report)
     paths = find_parity_pictures(request.parity_images, report)
     report(f"preprocessing: {preprocessing.model_dump_json()}")
     pictures = [read_picture(path, preprocessing) for path in paths]
@@ -67,12 +67,15 @@ def export(request: Request, report: Callable[[str], None] = lambda step: None) 
     parity = task.check_parity(network, pixels, batch_sizes=batch_sizes, precision="fp32", report=report)
     cost, speed = None, ()
     if request.precision != "fp32":
-        lowered = lower(network, task, request, preprocessing, calibration, pixels, report)
-        network, cost, speed = lowered.network, lowered.cost, lowered.speed
+        network, cost, speed = lower(network, task, request, preprocessing, calibrating, judging, pixels, report)
         report(f"comparing {source.name} and {request.precision} {at_batch}")
         parity = task.check_parity(network, pixels, batch_sizes=batch_sizes, precision=request.precision, report=report)
     model = task.finish(network)
-    _check_measurement(request, model)
+    if request.accuracy and request.accuracy.model_sha256 != sha256_of(model):
+        raise ExportError(
+            f"--accuracy: expected a measurement of this model ({sha256_of(model)}), "
+            f"found one of {request.accuracy.model_sha256}"
+        )
     references = task.references(network, pictures, report)
 
     report("writing the bundle")
@@ -82,14 +85,6 @@ def export(request: Request, report: Callable[[str], None] = lambda step: None) 
     manifest = _manifest(request, source, converted, files, parity, cost)
     folder = write_bundle(request.repository, manifest, files, replace=request.replace)
     return Exported(folder, manifest, {name: len(content) for name, content in files.items()}, speed)
-
-
-def _check_measurement(request: Request, model: bytes) -> None:
-    if request.accuracy and request.accuracy.model_sha256 != sha256_of(model):
-        raise ExportError(
-            f"--accuracy: expected a measurement of this model ({sha256_of(model)}), "
-            f"found one of {request.accuracy.model_sha256}"
-        )
 
 
 def _manifest(

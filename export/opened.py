@@ -7,9 +7,7 @@ ONNX file  ------------------convert_file-------> graph, compared with the file 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from aaserve.bundle.manifest import AttentionMap, Precision, StoredWeights
@@ -31,13 +29,10 @@ from aaserve.export.sources.network import build_network
 from aaserve.export.sources.onnx_file import read_onnx_file
 from aaserve.export.tasks.classification import Classification
 from aaserve.export.tasks.detection import Detection
-from aaserve.export.tasks.task import Task
+from aaserve.export.tasks.task import Pixels, Report, Task
 from aaserve.models.attention import AttentionAugmentedConv2d
 from aaserve.models.attention_maps import attention_layers
 from aaserve.models.retinanet.network import RetinaNet
-
-Report = Callable[[str], None]
-Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -78,12 +73,22 @@ def open_checkpoint(request: Request) -> Source:
         preprocessing = description.preprocessing
         report(f"building {description.architecture} for {preprocessing.crop[0]}x{preprocessing.crop[1]} pixels")
         network = build_network(request, description, checkpoint, report)
-        layers = _attention_layers(network, preprocessing) if request.with_attention else {}
+        layers = {}
+        if request.with_attention:
+            with torch.inference_mode():
+                layers = attention_layers(network, torch.zeros(1, 3, *preprocessing.crop))
+            if not layers:
+                raise ExportError("--with-attention: expected a network with attention layers, this one has none")
         stored = request.stored_weights
         if stored != "float32":
             report(_rounded(network, stored, pixels, preprocessing))
         report("tracing and folding the graph")
-        graph = _convert(network, layers, request, description, _metadata(description, checkpoint.sha256))
+        traced, example = network, torch.zeros(2, 3, *preprocessing.crop)
+        if request.pixel_input:
+            traced = PixelInput(network, preprocessing).eval()
+            example = torch.zeros(2, *preprocessing.crop, 3, dtype=torch.uint8)
+        outputs = RAW_OUTPUTS if isinstance(network, RetinaNet) else (OUTPUT_NAME,)
+        graph = convert(traced, example, _metadata(description, checkpoint.sha256), layers, outputs)
         if stored != "float32":
             graph = store_rounded(graph, network, stored)
         task: Task
@@ -157,14 +162,6 @@ def _metadata(description: Description, sha256: str) -> dict[str, str]:
     }
 
 
-def _attention_layers(network: nn.Module, preprocessing: Preprocessing) -> dict[str, AttentionAugmentedConv2d]:
-    with torch.inference_mode():
-        layers = attention_layers(network, torch.zeros(1, 3, *preprocessing.crop))
-    if not layers:
-        raise ExportError("--with-attention: expected a network with attention layers, this one has none")
-    return layers
-
-
 def _attention_maps(layers: Mapping[str, AttentionAugmentedConv2d], precision: Precision) -> tuple[AttentionMap, ...]:
     return tuple(
         AttentionMap(
@@ -176,20 +173,3 @@ def _attention_maps(layers: Mapping[str, AttentionAugmentedConv2d], precision: P
         )
         for name, layer in layers.items()
     )
-
-
-def _convert(
-    network: nn.Module,
-    layers: Mapping[str, AttentionAugmentedConv2d],
-    request: Request,
-    description: Description,
-    metadata: dict[str, str],
-) -> bytes:
-    """The fp32 graph of the network with the requested input."""
-    outputs = RAW_OUTPUTS if isinstance(network, RetinaNet) else (OUTPUT_NAME,)
-    height, width = description.preprocessing.crop
-    example = torch.zeros(2, 3, height, width)
-    if request.pixel_input:
-        network = PixelInput(network, description.preprocessing).eval()
-        example = torch.zeros(2, height, width, 3, dtype=torch.uint8)
-    return convert(network, example, metadata, layers, outputs)

@@ -1,10 +1,9 @@
 """A verified fp32 graph --> the same graph in fp16 or int8, compared with it.
 
-fp32 graph --to_fp16 | quantise--> lower graph --judge--> loses too much? ExportError --measure_speed--> LoweredGraph
+fp32 graph --to_fp16 | quantise--> lower graph --judge--> loses too much? ExportError --measure_speed--> loss, speed
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import onnx
@@ -13,12 +12,10 @@ from numpy.typing import NDArray
 from aaserve.bundle.manifest import DetectionLowered, Lowered
 from aaserve.bundle.preprocessing import Preprocessing
 from aaserve.export.errors import ExportError
-from aaserve.export.graph.check import checked_bytes
+from aaserve.export.graph.check import check_loads, checked_bytes
 from aaserve.export.graph.fp16 import check_range, to_fp16
 from aaserve.export.graph.quantise import quantise
 from aaserve.export.graph.runtime import Graph
-from aaserve.export.graph.trial import check_loads
-from aaserve.export.judgement.loss import check_loss
 from aaserve.export.judgement.samples import (
     Sample,
     find_annotated_samples,
@@ -34,25 +31,12 @@ from aaserve.export.tasks.task import Task
 SPEED_BATCH_SIZES = (1, 8)
 
 
-@dataclass(frozen=True)
-class LoweredGraph:
-    """The bytes of the network's graph, its loss compared with fp32, and its speed on this machine."""
+def find_calibration(
+    request: Request, description: Description, report: Callable[[str], None]
+) -> tuple[Sequence[Sample], Sequence[Sample]]:
+    """The pictures that give int8 the ranges of activations, and those that judge; none without --calibration.
 
-    network: bytes
-    cost: Lowered | DetectionLowered
-    speed: tuple[Speed, ...]
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """The pictures that give int8 the ranges of activations, and those that judge; none without --calibration."""
-
-    calibrating: Sequence[Sample] = ()
-    judging: Sequence[Sample] = ()
-
-
-def find_calibration(request: Request, description: Description, report: Callable[[str], None]) -> Calibration:
-    """Find the pictures of --calibration; `report` gets their number and what is left out.
+    `report` gets their number and what is left out.
 
     Raises:
         ExportError: int8 without pictures, fp32 with pictures, or an unusable folder.
@@ -60,15 +44,15 @@ def find_calibration(request: Request, description: Description, report: Callabl
     if request.calibration is None:
         if request.precision == "int8":
             raise ExportError("int8 needs --calibration DIR: pictures like those that the service will see")
-        return Calibration()
+        return (), ()
     if request.precision == "fp32":
         raise ExportError("--calibration is for --precision fp16 and int8, found fp32")
     folder, labels, is_int8 = request.calibration, description.labels, request.precision == "int8"
     if description.is_detector and (found := find_annotated_samples(folder, labels, report)):
         calibrating, judging = found
-        return Calibration(calibrating if is_int8 else (), judging)
+        return (calibrating if is_int8 else ()), judging
     samples = find_samples(folder, labels, report)
-    return Calibration(*split_samples(samples)) if is_int8 else Calibration((), samples)
+    return split_samples(samples) if is_int8 else ((), samples)
 
 
 def lower(
@@ -76,20 +60,24 @@ def lower(
     task: Task,
     request: Request,
     preprocessing: Preprocessing,
-    calibration: Calibration,
+    calibrating: Sequence[Sample],
+    judging: Sequence[Sample],
     parity_pixels: NDArray[np.uint8],
     report: Callable[[str], None],
-) -> LoweredGraph:
+) -> tuple[bytes, Lowered | DetectionLowered, tuple[Speed, ...]]:
     """Convert the graph `network` to the precision of `request`.
 
     Args:
+        calibrating, judging: as `find_calibration` returns them.
         parity_pixels: (N, H, W, 3); these judge where no other pictures are given.
+
+    Returns:
+        The lower graph, its loss compared with fp32, and its speed on this machine.
 
     Raises:
         ExportError: the loss is larger than allowed, or a value is outside the range of float16.
     """
     fp32 = Graph(network, preprocessing)
-    calibrating, judging = calibration.calibrating, calibration.judging
     quantised = None
     if request.precision == "int8":
         report(f"quantising with {len(calibrating)} of the pictures in {request.calibration}")
@@ -100,12 +88,18 @@ def lower(
         converted = to_fp16(network, task.answers)
         check_loads(converted, request.precision)
         check_range(converted, parity_pixels, preprocessing)
-    converted = _renamed(converted, request.precision)
+    parsed = onnx.load_model_from_string(converted)
+    metadata = {entry.key: entry.value for entry in onnx.load_model_from_string(network).metadata_props}
+    onnx.helper.set_model_props(parsed, metadata | {"precision": request.precision})
+    converted = checked_bytes(parsed)
 
     pictures = read_batches(judging, preprocessing) if judging else [parity_pixels]
     report(f"judging {request.precision} by {len(judging) or len(parity_pixels)} pictures")
     judgement = task.judge(network, converted, pictures, judging)
-    check_loss(judgement, request.allowed_drop)
+    if judgement.lost > request.allowed_drop + 1e-9:
+        raise ExportError(
+            f"precision: {judgement}; {judgement.lost:.2f} points are more than --allow-drop {request.allowed_drop:g}"
+        )
     report(f"{judgement}; measuring speed")
     sizes = [size for size in SPEED_BATCH_SIZES if size <= (fp32.max_batch_size or size)]
     graphs = [Graph(task.finish(model), preprocessing) for model in (network, converted)]
@@ -118,13 +112,4 @@ def lower(
     cost = judgement.section(
         allowed_drop=request.allowed_drop, calibrated=len(calibrating) or None, quantised=quantised
     )
-    return LoweredGraph(converted, cost, speed)
-
-
-def _renamed(model: bytes, precision: str) -> bytes:
-    """The model with its precision in the metadata, checked again."""
-    parsed = onnx.load_model_from_string(model)
-    for entry in parsed.metadata_props:
-        if entry.key == "precision":
-            entry.value = precision
-    return checked_bytes(parsed)
+    return converted, cost, speed

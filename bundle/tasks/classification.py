@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from pydantic import Field
 
-from aaserve.bundle.sections import Output, Section, Share, Size
+from aaserve.bundle.sections import Calibrated, Judged, Output, Quantised, Section, Share, Size
 
 
 class Parity(Section):
@@ -32,15 +32,15 @@ class Accuracy(Section):
 class Lowered(Section):
     """The loss of a precision below fp32, compared with the fp32 graph of the same checkpoint, and the limit."""
 
-    judged: int = Field(ge=1, description="Pictures that both graphs answered; none was used for calibration.")
+    judged: Judged
     top_1_agreement: Share = Field(description="Share of these pictures with the same best class.")
     top_1_fp32: Share | None = Field(description="Accuracy of the fp32 graph, if the pictures have labels.")
     top_1: Share | None = Field(description="Accuracy of this graph, if the pictures have labels.")
     allowed_drop: float = Field(
         ge=0, description="Largest allowed loss, in points of accuracy, or of agreement without labels."
     )
-    calibrated: int | None = Field(ge=1, description="Pictures used for the ranges of activations; int8 only.")
-    quantised: dict[str, int] | None = Field(description="Operators in 8 bits, by type; int8 only.")
+    calibrated: Calibrated
+    quantised: Quantised
 
 
 def check_outputs(outputs: Sequence[Output], num_labels: int) -> None:

@@ -4,9 +4,7 @@ from collections.abc import Sequence
 
 from pydantic import Field
 
-from aaserve.bundle.sections import Output, Section, Share, Size
-
-OUTPUTS = ("boxes", "scores", "classes", "count")
+from aaserve.bundle.sections import Calibrated, Judged, Output, Quantised, Section, Share, Size
 
 
 class Suppression(Section):
@@ -42,37 +40,41 @@ class DetectionAccuracy(Section):
 class DetectionLowered(Section):
     """What a precision below fp32 costs, against the fp32 graph of the same checkpoint, and what was allowed."""
 
-    judged: int = Field(ge=1, description="Pictures that both graphs answered; none of them served to calibrate.")
+    judged: Judged
     agreement: Share = Field(description="Share of the fp32 graph's detections that this graph finds too.")
     ap_fp32: Share | None = Field(description="Average precision of the fp32 graph, where there are annotations.")
     ap: Share | None = Field(description="Average precision of this graph, where there are annotations.")
     allowed_drop: float = Field(
         ge=0, description="Points of average precision, or of agreement without annotations, to lose at most."
     )
-    calibrated: int | None = Field(ge=1, description="Pictures that gave the ranges of activations; int8 only.")
-    quantised: dict[str, int] | None = Field(description="Operators that compute in 8 bits, by kind; int8 only.")
+    calibrated: Calibrated
+    quantised: Quantised
+
+
+def detection_outputs(max_detections: int) -> tuple[Output, ...]:
+    """The outputs of a graph that finds up to `max_detections` in a picture, without the batch axis.
+
+    Boxes are left, top, right, bottom in pixels of the network's input. Rows beyond `count` are zeros.
+    """
+    return (
+        Output(name="boxes", dtype="float32", shape=(max_detections, 4)),
+        Output(name="scores", dtype="float32", shape=(max_detections,)),
+        Output(name="classes", dtype="int64", shape=(max_detections,)),
+        Output(name="count", dtype="int64", shape=()),
+    )
 
 
 def check_outputs(outputs: Sequence[Output], num_labels: int) -> None:
-    """Check that there are boxes (D, 4), scores (D,), classes (D,) and count (), and that there are classes.
-
-    Boxes are left, top, right, bottom in pixels of the network's input. Rows beyond `count` are zeros.
+    """Check that there are the outputs of a detector, and that there are classes.
 
     Raises:
         ValueError: one line; expected and found.
     """
-    found = [(output.name, output.dtype, output.shape) for output in outputs]
-    rows = found[0][2][0] if found and found[0][2] else 1
-    expected = [
-        ("boxes", "float32", (rows, 4)),
-        ("scores", "float32", (rows,)),
-        ("classes", "int64", (rows,)),
-        ("count", "int64", ()),
-    ]
-    if found != expected:
+    rows = outputs[0].shape[0] if outputs and outputs[0].shape else 1
+    if tuple(outputs) != detection_outputs(rows):
         raise ValueError(
             "expected the outputs boxes float32 (D, 4), scores float32 (D,), classes int64 (D,) and count int64 (), "
-            f"found {', '.join(f'{name} {dtype} {shape}' for name, dtype, shape in found) or 'none'}"
+            f"found {', '.join(f'{one.name} {one.dtype} {one.shape}' for one in outputs) or 'none'}"
         )
     if not num_labels:
         raise ValueError("expected a label for each class, found none")

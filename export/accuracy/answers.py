@@ -2,8 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import onnxruntime
@@ -11,28 +10,13 @@ from numpy.typing import NDArray
 
 from aaserve.bundle.bundle import Bundle
 from aaserve.bundle.manifest import Manifest
-from aaserve.export.errors import ExportError
+from aaserve.export.errors import ExportError, first_line
 from aaserve.export.judgement.pictures import read_row
 
 BATCH_SIZE = 8
 # Rows of the model's input (B, ...) --> the outputs that the task needs, by name.
 Run = Callable[[NDArray[Any]], Mapping[str, NDArray[Any]]]
-
-
-class _File(Protocol):
-    @property
-    def path(self) -> Path: ...
-
-
-Pictured = TypeVar("Pictured", bound=_File)
-
-
-class Answered(NamedTuple, Generic[Pictured]):
-    """A batch: the pictures, (width, height) of each as it is seen, and the outputs (B, ...) by name."""
-
-    pictures: Sequence[Pictured]
-    sizes: list[tuple[int, int]]
-    outputs: Mapping[str, NDArray[Any]]
+Pictured = TypeVar("Pictured")  # with a `path`
 
 
 def on_the_cpu(opened: Bundle) -> Run:
@@ -49,8 +33,10 @@ def in_batches(pictures: Sequence[Pictured], manifest: Manifest) -> list[Sequenc
     return [pictures[start : start + size] for start in range(0, len(pictures), size)]
 
 
-def answers(run: Run, manifest: Manifest, batches: Iterable[Sequence[Pictured]]) -> Iterator[Answered[Pictured]]:
-    """Yield the answers to each batch.
+def answers(
+    run: Run, manifest: Manifest, batches: Iterable[Sequence[Pictured]]
+) -> Iterator[tuple[Sequence[Pictured], list[tuple[int, int]], Mapping[str, NDArray[Any]]]]:
+    """Yield each batch: the pictures, (width, height) of each as it is seen, and the outputs (B, ...) by name.
 
     Raises:
         ExportError: a picture does not decode, or the model fails or gives an answer that is not finite.
@@ -61,9 +47,8 @@ def answers(run: Run, manifest: Manifest, batches: Iterable[Sequence[Pictured]])
             try:
                 outputs = run(np.stack([row for row, _ in read]))
             except Exception as error:  # of ONNX Runtime and others, of many kinds
-                reason = next(iter(str(error).splitlines()), type(error).__name__)
-                raise ExportError(f"{batch[0].path}: the model fails on its batch: {reason}") from error
+                raise ExportError(f"{batch[0].path}: the model fails on its batch: {first_line(error)}") from error
             for name, values in outputs.items():
                 if not np.isfinite(values).all():
                     raise ExportError(f"{batch[0].path}: expected finite {name}, found others in its batch")
-            yield Answered(batch, [size for _, size in read], outputs)
+            yield batch, [size for _, size in read], outputs

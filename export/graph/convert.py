@@ -14,7 +14,7 @@ from onnxscript.optimizer import optimize
 from onnxscript.rewriter import rewrite
 from torch import Tensor, nn
 
-from aaserve.export.errors import ExportError
+from aaserve.export.errors import ExportError, first_line
 from aaserve.export.graph import batch_norm
 from aaserve.export.graph.attention_outputs import add_attention_outputs
 from aaserve.export.graph.check import checked_bytes
@@ -72,7 +72,7 @@ def _trace(network: nn.Module, example: Tensor, outputs: Sequence[str]) -> ir.Mo
                 verbose=False,
             )
     except Exception as error:  # torch.onnx raises many types, with long traces; the first line has the reason
-        raise ExportError(f"PyTorch cannot trace the network: {str(error).splitlines()[0]}") from error
+        raise ExportError(f"PyTorch cannot trace the network: {first_line(error)}") from error
     if isinstance(batch := program.model.graph.inputs[0].shape[0], int):
         raise ExportError(
             f"PyTorch traces a batch fixed to {batch}: the network's code turns it into a number, as len(x) does; "

@@ -19,12 +19,12 @@ from onnxscript.optimizer import optimize
 from onnxscript.rewriter import rewrite
 
 from aaserve.bundle.preprocessing import Preprocessing
-from aaserve.export.errors import ExportError
+from aaserve.export.errors import ExportError, first_line
 from aaserve.export.graph import batch_norm
 from aaserve.export.graph.check import checked_bytes
 from aaserve.export.graph.convert import INPUT_NAME, NO_LIMIT, OUTPUT_NAME
 from aaserve.export.judgement.file_answers import SMALLEST, FileAnswers
-from aaserve.export.sources.onnx_file import OnnxFile, first_line
+from aaserve.export.sources.onnx_file import OnnxFile
 
 TO_NCHW, TO_NHWC = (0, 3, 1, 2), (0, 2, 3, 1)
 

@@ -31,7 +31,7 @@ def to_fp16(model: bytes, answers: int = 1) -> bytes:
     Raises:
         ExportError: a weight is outside the range of float16, or there are no layers.
     """
-    rewritten = ir.serde.deserialize_model(onnx.load_model_from_string(model))
+    rewritten = ir.from_proto(onnx.load_model_from_string(model))
     graph = rewritten.graph
     stem = next((node for node in graph if node.op_type in LAYERS), None)
     if stem is None:
@@ -59,7 +59,7 @@ def to_fp16(model: bytes, answers: int = 1) -> bytes:
         raised = _cast(output, FLOAT, name)
         graph.append(raised)
         graph.outputs[index] = raised.outputs[0]
-    return ir.serde.serialize_model(rewritten).SerializeToString(deterministic=True)
+    return ir.to_proto(rewritten).SerializeToString(deterministic=True)
 
 
 def check_range(model: bytes, pixels: NDArray[np.uint8], preprocessing: Preprocessing) -> None:
@@ -93,6 +93,5 @@ def _rounded(weight: NDArray[np.float32], name: str) -> NDArray[np.float16]:
 
 
 def _cast(value: ir.Value, to: ir.DataType, name: str) -> ir.Node:
-    node = ir.Node("", "Cast", [value], [ir.AttrInt64("to", to)], name=f"{name}_cast")
-    node.outputs[0].name, node.outputs[0].shape, node.outputs[0].dtype = name, value.shape, to
-    return node
+    output = ir.val(name, to, value.shape)
+    return ir.node("Cast", [value], {"to": to}, outputs=[output], name=f"{name}_cast")

@@ -29,6 +29,8 @@ LAYOUT = {"Concat", "Flatten", "Reshape", "Transpose"}  # these change no value
 def quantise(model: bytes, feeds: Iterable[dict[str, NDArray[np.generic]]]) -> tuple[bytes, dict[str, int]]:
     """Quantise a model of `export.graph.convert`; return it and the number of operators of each type in 8 bits.
 
+    The metadata of the model become those of the quantiser.
+
     Args:
         feeds: the model's inputs by name, one dictionary per batch of calibration pictures.
 
@@ -59,8 +61,6 @@ def quantise(model: bytes, feeds: Iterable[dict[str, NDArray[np.generic]]]) -> t
             calibration_providers=["CPUExecutionProvider"],
         )
         quantised = onnx.load(path)
-    del quantised.metadata_props[:]
-    quantised.metadata_props.extend(onnx.load_model_from_string(model).metadata_props)
     return quantised.SerializeToString(deterministic=True), dict(counts)
 
 

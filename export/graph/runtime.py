@@ -45,5 +45,5 @@ class Graph:
 
     def maps(self, pixels: NDArray[np.uint8], attention: Sequence[AttentionMap]) -> dict[str, NDArray[np.floating]]:
         """The attention maps (B, heads, queries, keys) by layer. The model's batch must be dynamic."""
-        found = self._session.run([maps.output for maps in attention], next(self.feeds(pixels))) if attention else []
-        return dict(zip([maps.layer for maps in attention], found, strict=True))
+        found = self.values(pixels) if attention else {}
+        return {maps.layer: found[maps.output] for maps in attention}

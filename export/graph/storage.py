@@ -69,7 +69,7 @@ def store_rounded(model: bytes, network: nn.Module, stored: StoredWeights) -> by
         network: after `round_weights`.
         stored: as there.
     """
-    graph_model = ir.serde.deserialize_model(onnx.load_model_from_string(model))
+    graph_model = ir.from_proto(onnx.load_model_from_string(model))
     graph = graph_model.graph
     parameters = {name: weight.detach().numpy() for name, weight in network.named_parameters()}
     linear = _linear_weights(network) if stored == "int8" else set()
@@ -93,18 +93,16 @@ def store_rounded(model: bytes, network: nn.Module, stored: StoredWeights) -> by
             continue
         small, factor = parts
         smaller = _initializer(graph, f"{name}.{small.dtype}", small)
-        widen = ir.Node("", "Cast", [smaller], [ir.AttrInt64("to", ir.DataType.FLOAT)], name=f"{name}.widen")
-        nodes = [widen]
+        nodes = [ir.node("Cast", [smaller], {"to": ir.DataType.FLOAT}, name=f"{name}.widen")]
         if factor is not None:
+            nodes[0].outputs[0].name = f"{name}.widened"
             scale = _initializer(graph, f"{name}.factor", factor)
-            nodes.append(ir.Node("", "Mul", [widen.outputs[0], scale], name=f"{name}.scale"))
-            widen.outputs[0].name = f"{name}.widened"
+            nodes.append(ir.node("Mul", [nodes[0].outputs[0], scale], name=f"{name}.scale"))
         graph.insert_before(first, nodes)
         widened = nodes[-1].outputs[0]
         for node in nodes:
             node.outputs[0].shape, node.outputs[0].dtype = value.shape, ir.DataType.FLOAT
-        for user, index in list(value.uses()):
-            user.replace_input_with(index, widened)
+        ir.convenience.replace_all_uses_with(value, widened)
         del graph.initializers[name]
         widened.name = name
     return checked_bytes(ir.to_proto(graph_model))
@@ -160,7 +158,6 @@ def _half_and_factor(weight: NDArray[np.float32], source: NDArray[np.float32]) -
 
 
 def _initializer(graph: ir.Graph, name: str, content: NDArray[np.generic]) -> ir.Value:
-    tensor = ir.tensor(content, name=name)
-    value = ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
+    value = ir.val(name, const_value=ir.tensor(content, name=name))
     graph.register_initializer(value)
     return value

@@ -14,7 +14,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from aaserve.bundle.sections import Output
+from aaserve.bundle.tasks.detection import detection_outputs
 from aaserve.export.errors import ExportError
 from aaserve.export.graph.check import checked_bytes
 from aaserve.export.request import Selection
@@ -85,16 +85,6 @@ suppression (float[N, A, K] class_logits, float[N, A, 4] box_deltas)
     count = ReduceSum <keepdims = 0> (found, s.axis_1)
 }
 """
-
-
-def detection_outputs(max_detections: int) -> tuple[Output, ...]:
-    """The outputs of the graph, without the batch axis."""
-    return (
-        Output(name="boxes", dtype="float32", shape=(max_detections, 4)),
-        Output(name="scores", dtype="float32", shape=(max_detections,)),
-        Output(name="classes", dtype="int64", shape=(max_detections,)),
-        Output(name="count", dtype="int64", shape=()),
-    )
 
 
 def append_suppression(

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,18 +44,8 @@ class DetectionJudgement:
             return f"{text}, which have no annotations"
         return f"{text}; AP {self.ap:.2%}, fp32 {self.ap_fp32:.2%}, {self.lost:+.2f} points lost"
 
-    def section(
-        self, *, allowed_drop: float, calibrated: int | None, quantised: dict[str, int] | None
-    ) -> DetectionLowered:
-        return DetectionLowered(
-            judged=self.judged,
-            agreement=self.agreement,
-            ap_fp32=self.ap_fp32,
-            ap=self.ap,
-            allowed_drop=allowed_drop,
-            calibrated=calibrated,
-            quantised=quantised,
-        )
+    def section(self, **how: Any) -> DetectionLowered:
+        return DetectionLowered(judged=self.judged, agreement=self.agreement, ap_fp32=self.ap_fp32, ap=self.ap, **how)
 
 
 def judge_detections(

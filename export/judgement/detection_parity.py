@@ -23,7 +23,7 @@ from aaserve.bundle.preprocessing import Preprocessing
 from aaserve.export.errors import ExportError
 from aaserve.export.graph.runtime import Graph
 from aaserve.export.judgement.originals import PyTorch
-from aaserve.export.judgement.parity import TOLERANCES, asked, compare_answers, whole_batches
+from aaserve.export.judgement.parity import TOLERANCES, asked, check_parity, whole_batches
 from aaserve.export.request import Selection
 from aaserve.models.retinanet.detections import detect
 from aaserve.models.retinanet.network import RetinaNet
@@ -105,7 +105,7 @@ def check_detection_parity(
     Raises:
         ExportError: raw outputs or detections differ by more than the tolerance, or are no sound answers.
     """
-    raw = compare_answers(original.raw, network, pixels, batch_sizes=[1], precision=precision, report=report)
+    raw = check_parity(original.raw, network, pixels, batch_sizes=[1], precision=precision, report=report)
     # Where float32 is coarse for the network, it is for the scores.
     tolerance = SCORE_TOLERANCES[precision]
     tolerance = max(tolerance, raw.tolerance) if raw.tolerance > TOLERANCES[precision] else tolerance

@@ -8,9 +8,9 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from aaserve.bundle.preprocessing import Preprocessing, normalise
-from aaserve.export.errors import ExportError
+from aaserve.export.errors import ExportError, first_line
 from aaserve.export.judgement.originals import BATCH, Maps, difference, in_batches
-from aaserve.export.sources.onnx_file import OnnxFile, first_line
+from aaserve.export.sources.onnx_file import OnnxFile
 
 SMALLEST = 1e-7  # smallest probability for the logarithm; float16 can represent it
 SUM_TOLERANCE = 1e-3  # of the sum of probabilities

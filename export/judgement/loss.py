@@ -1,14 +1,13 @@
 """How much does fp16 or int8 lose? Both graphs answer the same pictures."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aaserve.bundle.manifest import DetectionLowered, Lowered
-from aaserve.export.errors import ExportError
 from aaserve.export.graph.runtime import Graph
 
 
@@ -19,10 +18,8 @@ class Judgement(Protocol):
     def lost(self) -> float:
         """Percentage points."""
 
-    def section(
-        self, *, allowed_drop: float, calibrated: int | None, quantised: dict[str, int] | None
-    ) -> Lowered | DetectionLowered:
-        """The loss in the form of the manifest."""
+    def section(self, **how: Any) -> Lowered | DetectionLowered:
+        """The loss in the form of the manifest; `how` are the fields that both tasks have."""
 
 
 @dataclass(frozen=True)
@@ -41,16 +38,8 @@ class TopOneJudgement:
             return 100 * (1 - self.top_1_agreement)
         return 100 * (self.top_1_fp32 - self.top_1)
 
-    def section(self, *, allowed_drop: float, calibrated: int | None, quantised: dict[str, int] | None) -> Lowered:
-        return Lowered(
-            judged=self.judged,
-            top_1_agreement=self.top_1_agreement,
-            top_1_fp32=self.top_1_fp32,
-            top_1=self.top_1,
-            allowed_drop=allowed_drop,
-            calibrated=calibrated,
-            quantised=quantised,
-        )
+    def section(self, **how: Any) -> Lowered:
+        return Lowered(**asdict(self), **how)
 
     def __str__(self) -> str:
         text = f"top-1 agrees with fp32 on {self.top_1_agreement:.2%} of {self.judged} pictures"
@@ -73,15 +62,3 @@ def judge(
         return TopOneJudgement(len(best), agreement, None, None)
     truth = np.array(class_indices)
     return TopOneJudgement(len(best), agreement, float((best_fp32 == truth).mean()), float((best == truth).mean()))
-
-
-def check_loss(judgement: Judgement, allowed_drop: float) -> None:
-    """Check that the loss is at most `allowed_drop` percentage points.
-
-    Raises:
-        ExportError: it is larger.
-    """
-    if judgement.lost > allowed_drop + 1e-9:
-        raise ExportError(
-            f"precision: {judgement}; {judgement.lost:.2f} points are more than --allow-drop {allowed_drop:g}"
-        )

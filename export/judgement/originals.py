@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from aaserve.bundle.preprocessing import Preprocessing
-from aaserve.export.errors import ExportError
+from aaserve.export.errors import ExportError, first_line
 from aaserve.models.attention_maps import attention_maps
 
 ROUNDINGS = 4  # networks with differently rounded weights; a single run underestimates the error up to 27 times
@@ -56,14 +56,16 @@ class PyTorch:
             self._exact = copy.deepcopy(network).double().eval()
             _run(self._exact, _inputs(np.zeros((1, *preprocessing.crop, 3), np.uint8), preprocessing, torch.float64))
         except Exception as error:  # a user's network may raise any exception
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
-            report(f"warning: the network does not compute in float64 ({reason}); its float32 answers are compared")
+            report(
+                f"warning: the network does not compute in float64 ({first_line(error)}); "
+                "its float32 answers are compared"
+            )
             self._exact, self.exact = network, "PyTorch's in float32"
             self.inexact = "PyTorch's own with weights rounded otherwise"
 
     def logits(self, pixels: NDArray[np.uint8]) -> NDArray[np.floating]:
         """A few pictures at a time."""
-        return self._logits(self._exact, pixels)
+        return logits_of(self._exact, pixels, self._preprocessing)
 
     def maps(self, pixels: NDArray[np.uint8]) -> Maps:
         return self._maps(self._exact, pixels)
@@ -74,13 +76,10 @@ class PyTorch:
         error, map_error = 0.0, 0.0
         for seed in range(ROUNDINGS + 1):
             rounded = _rounded_otherwise(self._network, seed) if seed else self._network
-            error = max(error, difference(self._logits(rounded, pixels), expected))
+            error = max(error, difference(logits_of(rounded, pixels, self._preprocessing), expected))
             for picture in pixels[:, np.newaxis] if with_maps else ():
                 map_error = max(map_error, map_difference(self._maps(rounded, picture), self.maps(picture)))
         return error, map_error
-
-    def _logits(self, network: nn.Module, pixels: NDArray[np.uint8]) -> NDArray[np.floating]:
-        return logits_of(network, pixels, self._preprocessing)
 
     def _maps(self, network: nn.Module, pixels: NDArray[np.uint8]) -> Maps:
         with torch.inference_mode():

@@ -15,8 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aaserve.bundle.manifest import AttentionMap, Parity, Precision
-from aaserve.bundle.preprocessing import Preprocessing
-from aaserve.export.errors import ExportError
+from aaserve.export.errors import ExportError, first_line
 from aaserve.export.graph.runtime import Graph
 from aaserve.export.judgement.originals import BATCH, Original, difference, map_difference
 
@@ -35,29 +34,6 @@ MEASURED = 16  # pictures with the largest errors of the graph
 
 
 def check_parity(
-    original: Original,
-    model: bytes,
-    pixels: NDArray[np.uint8],
-    preprocessing: Preprocessing,
-    *,
-    batch_sizes: Sequence[int],
-    precision: Precision = "fp32",
-    attention: Sequence[AttentionMap] = (),
-    report: Callable[[str], None] = lambda text: None,
-) -> Parity:
-    """Compare the answers of a model with those of its original; see `compare_answers`."""
-    return compare_answers(
-        original,
-        Graph(model, preprocessing),
-        pixels,
-        batch_sizes=batch_sizes,
-        precision=precision,
-        attention=attention,
-        report=report,
-    )
-
-
-def compare_answers(
     original: Original,
     graph: Graph,
     pixels: NDArray[np.uint8],
@@ -149,8 +125,7 @@ def asked(graph: Callable[[NDArray[np.uint8]], Answer], pixels: NDArray[np.uint8
     try:
         return graph(pixels)
     except Exception as error:  # of ONNX Runtime, of many kinds
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise ExportError(f"parity at batch {len(pixels)}: the graph fails: {reason}") from error
+        raise ExportError(f"parity at batch {len(pixels)}: the graph fails: {first_line(error)}") from error
 
 
 def whole_batches(count: int, size: int) -> Iterator[NDArray[np.int64]]:

@@ -17,7 +17,6 @@ from aaserve.bundle.preprocessing import Preprocessing, normalisation_problem
 from aaserve.bundle.text import NotText, read_text
 from aaserve.export.errors import ExportError
 from aaserve.export.preprocessing.huggingface import from_huggingface, is_huggingface
-from aaserve.export.preprocessing.image_size import parse_image_size
 from aaserve.export.preprocessing.timm import from_timm
 
 PRESETS = {
@@ -97,6 +96,19 @@ def choose_preprocessing(
     return preprocessing
 
 
+def preprocessing_at(preprocessing: Preprocessing, image_size: tuple[int, int]) -> Preprocessing:
+    """The same preprocessing for crops of `image_size` (H, W); the resize scales with it."""
+    if preprocessing.resize is None:
+        return preprocessing.model_copy(update={"crop": image_size})
+    ratios = [new / old for new, old in zip(image_size, preprocessing.crop, strict=True)]
+    if isinstance(preprocessing.resize, int):
+        resize: int | tuple[int, int] = max(round(preprocessing.resize * max(ratios)), *image_size)
+    else:
+        height, width = (round(side * ratio) for side, ratio in zip(preprocessing.resize, ratios, strict=True))
+        resize = height, width
+    return Preprocessing.model_validate(preprocessing.model_dump() | {"crop": image_size, "resize": resize})
+
+
 def _fields(content: Mapping[str, Any]) -> Mapping[str, object]:
     """The fields that the content of a file defines."""
     if isinstance(config := content.get("pretrained_cfg"), Mapping):
@@ -125,6 +137,14 @@ def _option(field: str) -> str:
     if field == "exif_orientation":
         return "--exif-orientation or --no-exif-orientation"
     return 'colour = "RGB" in the table' if field == "colour" else f"--{field}"
+
+
+def parse_image_size(text: str) -> tuple[int, int]:
+    """Read "N" or "HxW", in pixels."""
+    sides = text.lower().split("x")
+    if len(sides) > 2 or not all(side.isdigit() and int(side) > 0 for side in sides):
+        raise argparse.ArgumentTypeError(f"expected N or HxW in pixels, found {text!r}")
+    return int(sides[0]), int(sides[-1])
 
 
 def parse_resize(text: str) -> int | tuple[int, int]:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from aaserve.bundle.bundle import sha256_of
 from aaserve.bundle.file_kinds import HEAD_BYTES, kind_of
-from aaserve.export.errors import ExportError
+from aaserve.export.errors import ExportError, first_line
 
 METADATA_KEY = "aaserve"  # what python -m training writes into a safetensors header
 NESTED = ("state_dict", "model_state_dict", "model", "state_dict_ema", "ema")  # preferred names
@@ -75,16 +75,18 @@ def _read(path: Path) -> tuple[Any, dict[str, Any]]:
         return _read_safetensors(path)
     if head.startswith(_ZIP):
         _check_zip(path)
-        return _read_torch(path), {}
-    if head.startswith(_OLD_TORCH):
+    if head.startswith((_ZIP, _OLD_TORCH)):
         return _read_torch(path), {}
     if head[257:262] == b"ustar" and b"sys_info" in head[:100]:
         raise ExportError(f"{path}: expected a checkpoint, found one of PyTorch before 0.2 (a tar archive); {_SAVE}")
-    kind = "a plain pickle, which would run code when loaded" if _PICKLE.match(head) else kind_of(head)
-    advice = f"; {_SAVE}" if _PICKLE.match(head) else ""
-    raise ExportError(
-        f"{path}: expected a checkpoint (safetensors, or a state dict of torch.save), found {kind}{advice}"
+    is_pickle = _PICKLE.match(head)
+    raise _no_checkpoint(
+        path, f"a plain pickle, which would run code when loaded; {_SAVE}" if is_pickle else kind_of(head)
     )
+
+
+def _no_checkpoint(path: Path, kind: str) -> ExportError:
+    return ExportError(f"{path}: expected a checkpoint (safetensors, or a state dict of torch.save), found {kind}")
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -93,8 +95,9 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (no mapping)
             text = (file.metadata() or {}).get(METADATA_KEY, "{}")
     except Exception as error:  # a damaged header makes it raise its own exceptions and torch's
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise ExportError(f"{path}: not a readable safetensors file, damaged or cut off: {reason}") from error
+        raise ExportError(
+            f"{path}: not a readable safetensors file, damaged or cut off: {first_line(error)}"
+        ) from error
     try:
         metadata = json.loads(text, parse_constant=_finite, parse_float=_finite)
     except (ValueError, RecursionError) as error:
@@ -133,7 +136,7 @@ def _check_zip(path: Path) -> None:
         kind = "a NumPy archive (.npz)"
     else:
         kind = f"a zip archive of {', '.join(names[:3]) or 'nothing'}{', …' if len(names) > 3 else ''}; unpack it"
-    raise ExportError(f"{path}: expected a checkpoint (safetensors, or a state dict of torch.save), found {kind}")
+    raise _no_checkpoint(path, kind)
 
 
 def _read_torch(path: Path) -> Any:

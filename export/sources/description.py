@@ -5,8 +5,7 @@ from typing import Any
 
 from aaserve.bundle.preprocessing import Preprocessing
 from aaserve.export.errors import ExportError
-from aaserve.export.preprocessing.image_size import preprocessing_at
-from aaserve.export.preprocessing.presets import choose_preprocessing
+from aaserve.export.preprocessing.presets import choose_preprocessing, preprocessing_at
 from aaserve.export.request import Request
 from aaserve.export.sources.checkpoint import Checkpoint
 from aaserve.export.sources.factory import is_own

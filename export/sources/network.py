@@ -30,35 +30,23 @@ def build_network(
         ValueError: no such architecture, or an image size that does not fit it.
         ExportError: the weights or the options in the checkpoint do not fit the network.
     """
+    num_classes = len(description.labels)
     if is_own(description.architecture):
-        return _own_network(request, description, checkpoint, report)
-    outline = _outline(description, checkpoint)
-    weights = _named_weights(request, checkpoint, outline, report)
-    _check_classes(request, description, outline, weights)
-    network = _create(description, checkpoint, num_classes=len(description.labels))
+        network = build_own(description.architecture, description.options)
+        weights = _named_weights(request, checkpoint, network, report)
+    else:
+        with torch.device("meta"):
+            outline = _create(description, checkpoint, num_classes=1)
+        weights = _named_weights(request, checkpoint, outline, report)
+        _check_classes(request, description, outline, weights)
+        network = _create(description, checkpoint, num_classes=num_classes)
     if request.image_size:
         weights = resize_relative_tables(weights, network)
     load_weights(network, weights)
-    return network.eval()
-
-
-def _own_network(
-    request: Request, description: Description, checkpoint: Checkpoint, report: Callable[[str], None]
-) -> nn.Module:
-    """The network from the user's function, with the weights of the checkpoint."""
-    network = build_own(description.architecture, description.options)
-    weights = _named_weights(request, checkpoint, network, report)
-    if request.image_size:
-        weights = resize_relative_tables(weights, network)
-    load_weights(network, weights)
-    check_answer(network, description.preprocessing.crop, len(description.labels))
+    network.eval()
+    if is_own(description.architecture):
+        check_answer(network, description.preprocessing.crop, num_classes)
     return network
-
-
-def _outline(description: Description, checkpoint: Checkpoint) -> nn.Module:
-    """The network with one class, without memory for its weights."""
-    with torch.device("meta"):
-        return _create(description, checkpoint, num_classes=1)
 
 
 def _create(description: Description, checkpoint: Checkpoint, *, num_classes: int) -> nn.Module:

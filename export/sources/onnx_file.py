@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError
 
 from aaserve.bundle.bundle import sha256_of
 from aaserve.bundle.file_kinds import HEAD_BYTES, ONNX_MODEL, kind_of
-from aaserve.export.errors import ExportError
+from aaserve.export.errors import ExportError, first_line
 
 LIMIT = 2**30  # bytes; protocol buffers are limited to 2 GiB, and the model is copied several times
 OLDEST_OPSET = 13  # older models are converted, because some operators had other meanings
@@ -208,7 +208,3 @@ def _described(values: Any) -> str:
 
 def _opset(model: onnx.ModelProto) -> int:
     return max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=1)
-
-
-def first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -1,10 +1,17 @@
 """An export of a classifier: logits, compared as numbers; fp16 and int8 are judged by the best class."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from aaserve.bundle.manifest import AttentionMap, Output, Parity, Precision
+import numpy as np
+from numpy.typing import NDArray
+
+from aaserve.bundle.attention import gaze
+from aaserve.bundle.bundle import sha256_of
+from aaserve.bundle.manifest import AttentionMap, Output, Parity
 from aaserve.bundle.preprocessing import Preprocessing
+from aaserve.bundle.probe import PROBE, probe_pixels
 from aaserve.bundle.references import Reference
 from aaserve.export.graph.convert import OUTPUT_NAME
 from aaserve.export.graph.runtime import Graph
@@ -12,7 +19,6 @@ from aaserve.export.judgement.loss import TopOneJudgement, judge
 from aaserve.export.judgement.originals import Original
 from aaserve.export.judgement.parity import check_parity
 from aaserve.export.judgement.pictures import Picture
-from aaserve.export.judgement.references import picture_references, probe_reference, spread
 from aaserve.export.judgement.samples import Sample
 from aaserve.export.tasks.task import Pixels, Report
 
@@ -41,19 +47,9 @@ class Classification:
     def finish(self, network: bytes) -> bytes:
         return network
 
-    def check_parity(
-        self, network: bytes, pixels: Pixels, *, batch_sizes: Sequence[int], precision: Precision, report: Report
-    ) -> Parity:
-        return check_parity(
-            self.original,
-            network,
-            pixels,
-            self.preprocessing,
-            batch_sizes=batch_sizes,
-            precision=precision,
-            attention=self.attention,
-            report=report,
-        )
+    def check_parity(self, network: bytes, pixels: Pixels, **how: Any) -> Parity:
+        graph = Graph(network, self.preprocessing)
+        return check_parity(self.original, graph, pixels, attention=self.attention, **how)
 
     def judge(
         self, fp32: bytes, lowered: bytes, batches: Iterable[Pixels], samples: Sequence[Sample]
@@ -63,13 +59,31 @@ class Classification:
 
     def references(self, network: bytes, pictures: Sequence[Picture], report: Report) -> tuple[Reference, ...]:
         graph = Graph(network, self.preprocessing)
-        references = (
-            *picture_references(self.original, pictures, self.attention),
-            probe_reference(graph, self.preprocessing, self.attention),
-        )
-        if (found := spread(references)) < ALIKE:
+        references = []
+        for picture in pictures:
+            row = picture.pixels[np.newaxis]
+            maps = self.original.maps(row) if self.attention else {}
+            references.append(self._reference(picture, self.original.logits(row), maps))
+        probe = probe_pixels(self.preprocessing.crop)
+        row = probe[np.newaxis]
+        picture = Picture(PROBE, sha256_of(probe.tobytes()), probe)
+        references.append(self._reference(picture, graph(row), graph.maps(row, self.attention)))
+        logits = np.array([reference.logits for reference in references])  # (N, num_classes)
+        if (spread := np.ptp(logits, axis=0).max() / max(1.0, np.abs(logits).max())) < ALIKE:
             report(
-                f"warning: different pictures get nearly the same logits, {found:.1e} apart as a share of the largest: "
-                "check mean and std, and that the checkpoint is a trained one"
+                f"warning: different pictures get nearly the same logits, {spread:.1e} apart as a share of the "
+                "largest: check mean and std, and that the checkpoint is a trained one"
             )
-        return references
+        return tuple(references)
+
+    def _reference(
+        self, picture: Picture, logits: NDArray[np.floating], maps: Mapping[str, NDArray[np.floating]]
+    ) -> Reference:
+        """The answer to one picture: logits (1, num_classes), and maps (1, heads, queries, keys) by layer."""
+        gazes = {one.layer: gaze(maps[one.layer][0], one.grid).round(6).tolist() for one in self.attention}
+        return Reference(
+            picture=picture.name,
+            sha256=picture.sha256,
+            logits=tuple(round(logit, 6) for logit in logits[0].tolist()),
+            attention=gazes,
+        )

@@ -2,17 +2,19 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from aaserve.bundle.bundle import sha256_of
 from aaserve.bundle.detections import Detections, detections_of_batch
-from aaserve.bundle.manifest import AttentionMap, DetectionParity, Output, Precision, Suppression
+from aaserve.bundle.manifest import DetectionParity, Output, Suppression
 from aaserve.bundle.preprocessing import Preprocessing
 from aaserve.bundle.probe import PROBE, probe_pixels
 from aaserve.bundle.references import Reference, StoredDetections
+from aaserve.bundle.tasks.detection import detection_outputs
 from aaserve.export.graph.runtime import Graph
-from aaserve.export.graph.suppression import append_suppression, detection_outputs
+from aaserve.export.graph.suppression import append_suppression
 from aaserve.export.judgement.detection_loss import DetectionJudgement, judge_detections
 from aaserve.export.judgement.detection_parity import Detector, RawGraph, check_detection_parity
 from aaserve.export.judgement.pictures import Picture
@@ -29,7 +31,7 @@ class Detection:
 
     name = "detection"
     answers = 2
-    attention: tuple[AttentionMap, ...] = ()
+    attention = ()
 
     @property
     def outputs(self) -> tuple[Output, ...]:
@@ -43,18 +45,10 @@ class Detection:
     def finish(self, network: bytes) -> bytes:
         return append_suppression(network, self.original.anchors, self.preprocessing.crop, self.original.selection)
 
-    def check_parity(
-        self, network: bytes, pixels: Pixels, *, batch_sizes: Sequence[int], precision: Precision, report: Report
-    ) -> DetectionParity:
-        return check_detection_parity(
-            self.original,
-            RawGraph(network, self.preprocessing),
-            Graph(self.finish(network), self.preprocessing),
-            pixels,
-            batch_sizes=batch_sizes,
-            precision=precision,
-            report=report,
-        )
+    def check_parity(self, network: bytes, pixels: Pixels, **how: Any) -> DetectionParity:
+        raw = RawGraph(network, self.preprocessing)
+        graph = Graph(self.finish(network), self.preprocessing)
+        return check_detection_parity(self.original, raw, graph, pixels, **how)
 
     def judge(
         self, fp32: bytes, lowered: bytes, batches: Iterable[Pixels], samples: Sequence[Sample]

@@ -15,6 +15,7 @@ from torch import nn
 from aaserve.bundle.preprocessing import Preprocessing
 from aaserve.export.graph.convert import convert
 from aaserve.export.graph.normalisation import PixelInput
+from aaserve.export.graph.runtime import Graph
 from aaserve.export.judgement.originals import PyTorch
 from aaserve.export.judgement.parity import check_parity
 from aaserve.models import create_model, is_detector, list_models
@@ -87,7 +88,7 @@ def test_the_exported_graph_answers_as_the_network(name: str, overrides: dict) -
     )
     example = torch.zeros(2, height, width, 3, dtype=torch.uint8)
     model = convert(PixelInput(network, preprocessing).eval(), example, {})
-    check_parity(PyTorch(network, preprocessing), model, pixels, preprocessing, batch_sizes=[1, 3])
+    check_parity(PyTorch(network, preprocessing), Graph(model, preprocessing), pixels, batch_sizes=[1, 3])
     # These run on the host: a GPU would wait for them, and could not replay the graph.
     assert not {node.op_type for node in onnx.load_model_from_string(model).graph.node} & FROM_SHAPES
 

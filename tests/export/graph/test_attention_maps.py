@@ -63,12 +63,12 @@ def test_the_attention_maps_of_the_graph_equal_pytorchs(name: str) -> None:
         assert maps.shape == (3, *one.shape)
         np.testing.assert_allclose(maps.sum(axis=-1), 1, atol=1e-5)
         np.testing.assert_allclose(maps, expected[one.layer].numpy(), atol=1e-5)
-    parity = check_parity(PyTorch(network, spec), model, pixels, spec, batch_sizes=[1, 3], attention=attention)
+    parity = check_parity(PyTorch(network, spec), Graph(model, spec), pixels, batch_sizes=[1, 3], attention=attention)
     assert parity.attention_difference < 1e-5
     others = [*(one.output for one in attention[:-2]), attention[-1].output, attention[-2].output]  # of one shape
     swapped = [one.model_copy(update={"output": other}) for one, other in zip(attention, others, strict=True)]
     with pytest.raises(ExportError, match="attention maps differ by"):
-        check_parity(PyTorch(network, spec), model, pixels, spec, batch_sizes=[1], attention=swapped)
+        check_parity(PyTorch(network, spec), Graph(model, spec), pixels, batch_sizes=[1], attention=swapped)
 
 
 @pytest.mark.parametrize("form", ["uint8", "float32"])

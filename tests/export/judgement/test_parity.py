@@ -17,6 +17,7 @@ from aaserve.bundle.probe import probe_tolerance
 from aaserve.export.errors import ExportError
 from aaserve.export.graph.convert import convert
 from aaserve.export.graph.normalisation import PixelInput
+from aaserve.export.graph.runtime import Graph
 from aaserve.export.judgement.originals import PyTorch
 from aaserve.export.judgement.parity import COARSEST, TOLERANCES, check_parity
 from aaserve.export.request import Request
@@ -57,17 +58,21 @@ def original(of: nn.Module) -> PyTorch:
     return PyTorch(of, PREPROCESSING)
 
 
-def pixel_graph(of: nn.Module) -> bytes:
+def pixel_model(of: nn.Module) -> bytes:
     return convert(PixelInput(of, PREPROCESSING).eval(), torch.zeros(2, 16, 16, 3, dtype=torch.uint8), {})
 
 
-def float_graph(of: nn.Module) -> bytes:
-    return convert(of, torch.zeros(2, 3, 16, 16), {})
+def pixel_graph(of: nn.Module) -> Graph:
+    return Graph(pixel_model(of), PREPROCESSING)
+
+
+def float_graph(of: nn.Module) -> Graph:
+    return Graph(convert(of, torch.zeros(2, 3, 16, 16), {}), PREPROCESSING)
 
 
 @pytest.mark.parametrize("graph", [pixel_graph, float_graph], ids=["uint8", "float32"])
 def test_the_same_network_agrees_at_every_batch_size(graph) -> None:  # type: ignore[no-untyped-def]
-    parity = check_parity(original(network()), graph(network()), PIXELS, PREPROCESSING, batch_sizes=[1, 2, 7])
+    parity = check_parity(original(network()), graph(network()), PIXELS, batch_sizes=[1, 2, 7])
     assert parity.max_difference < 1e-5
     assert parity.top_1_agreement == 1
     assert (parity.images, parity.batch_sizes) == (4, (1, 2, 7))
@@ -75,7 +80,7 @@ def test_the_same_network_agrees_at_every_batch_size(graph) -> None:  # type: ig
 
 def test_a_graph_of_another_network_fails_the_parity_check() -> None:
     with pytest.raises(ExportError, match="parity: logits differ by"):
-        check_parity(original(network()), pixel_graph(network(seed=1)), PIXELS, PREPROCESSING, batch_sizes=[1])
+        check_parity(original(network()), pixel_graph(network(seed=1)), PIXELS, batch_sizes=[1])
 
 
 def test_a_small_error_in_one_logit_fails_the_parity_check() -> None:
@@ -83,13 +88,13 @@ def test_a_small_error_in_one_logit_fails_the_parity_check() -> None:
     with torch.no_grad():
         wrong.fc.bias[3] += 0.001
     with pytest.raises(ExportError, match="parity: logits differ by"):
-        check_parity(original(network()), pixel_graph(wrong), PIXELS, PREPROCESSING, batch_sizes=[1])
+        check_parity(original(network()), pixel_graph(wrong), PIXELS, batch_sizes=[1])
 
 
 def test_another_normalisation_fails_the_parity_check() -> None:
     other = PREPROCESSING.model_copy(update={"mean": (0.5, 0.4, 0.31)})
     with pytest.raises(ExportError, match="parity: logits differ by"):
-        check_parity(PyTorch(network(), other), pixel_graph(network()), PIXELS, other, batch_sizes=[1])
+        check_parity(PyTorch(network(), other), pixel_graph(network()), PIXELS, batch_sizes=[1])
 
 
 class Coarse(nn.Module):
@@ -105,8 +110,8 @@ class Coarse(nn.Module):
 
 def test_a_network_for_which_float32_is_coarse_passes_with_a_tolerance_that_says_so() -> None:
     said: list[str] = []
-    model = pixel_graph(Coarse(3e4))
-    parity = check_parity(original(Coarse(3e4)), model, PIXELS, PREPROCESSING, batch_sizes=[1, 3], report=said.append)
+    graph = pixel_graph(Coarse(3e4))
+    parity = check_parity(original(Coarse(3e4)), graph, PIXELS, batch_sizes=[1, 3], report=said.append)
     assert TOLERANCES["fp32"] < parity.max_difference <= parity.tolerance <= COARSEST
     assert len(said) == 1
     assert re.fullmatch(
@@ -118,12 +123,12 @@ def test_a_network_for_which_float32_is_coarse_passes_with_a_tolerance_that_says
     with torch.no_grad():
         wrong.network.fc.bias[3] += 0.5
     with pytest.raises(ExportError, match=r"in float64; PyTorch's own in float32 differ by \S+, so the graph is wrong"):
-        check_parity(original(wrong), model, PIXELS, PREPROCESSING, batch_sizes=[1])
+        check_parity(original(wrong), graph, PIXELS, batch_sizes=[1])
 
 
 def test_a_network_that_float32_cannot_compute_is_refused_and_float32_blamed() -> None:
     with pytest.raises(ExportError, match=r"so float32 itself is too coarse for this network \(tolerance 3e-02\)"):
-        check_parity(original(Coarse(3e6)), pixel_graph(Coarse(3e6)), PIXELS, PREPROCESSING, batch_sizes=[1])
+        check_parity(original(Coarse(3e6)), pixel_graph(Coarse(3e6)), PIXELS, batch_sizes=[1])
 
 
 def test_the_probe_is_as_exact_as_the_parity_check_was() -> None:
@@ -138,7 +143,7 @@ def test_a_failed_parity_check_writes_nothing(tmp_path: Path, monkeypatch: pytes
     torch.manual_seed(0)
     weights = create_model("aa_wide_resnet10_1", num_classes=10, image_size=16).state_dict()
     save_file(weights, tmp_path / "weights.safetensors")
-    monkeypatch.setattr(aaserve.export.opened, "convert", lambda *_, **__: pixel_graph(network(seed=1)))
+    monkeypatch.setattr(aaserve.export.opened, "convert", lambda *_, **__: pixel_model(network(seed=1)))
     request = Request(
         checkpoint=tmp_path / "weights.safetensors",
         name="wrong",
