@@ -1,11 +1,15 @@
 """Fixtures for many tests."""
 
+import fcntl
 import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from benchmarks.random_bundles import FOLDER, random_bundle
+from tests.forked_python import forked_python
 from tests.helpers import COMMAND, RunningService, running_service
 
 # Read when torch is imported, which comes later, and inherited by the processes that tests start. The threads of two
@@ -28,3 +32,21 @@ def service() -> Iterator[RunningService]:
     """The small model that ships, aa-cifar100, served with default settings."""
     with running_service(run=COMMAND) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """An interpreter for commands that import PyTorch: see tests/forked_python.py."""
+    with forked_python(tmp_path_factory.mktemp("python")) as path:
+        yield path
+
+
+@pytest.fixture(scope="session")
+def random_bundles(python: Path) -> None:
+    """What the dry run of benchmarks.gpu serves, in build/: exported once for its tests and its document."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    with (FOLDER / ".lock").open("w") as lock, pytest.MonkeyPatch.context() as patch:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another process of the same test run may be making them
+        patch.setattr(sys, "executable", str(python))
+        for network, precision in (("tiny", "fp32"), ("tiny", "fp16"), ("wide_resnet10_1", "fp32")):
+            random_bundle(network, precision)
