@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from aaserve.service.repository.trials import Trials
 from benchmarks.random_bundles import FOLDER, random_bundle
+from tests import tried_models
 from tests.forked_python import forked_python
 from tests.helpers import COMMAND, RunningService, running_service
 
@@ -25,6 +27,18 @@ LONG = ("test_gpu.py", "test_commands.py", "test_parallel.py", "test_detection_t
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Long tests first, so that none of them begins last and runs alone."""
     items.sort(key=lambda item: item.path.name not in LONG)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def models_are_tried_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """See tests/tried_models.py."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "trials"  # of all workers of pytest
+    folder.mkdir(exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(tried_models.FOLDER, str(folder))
+        patch.setattr(Trials, "check", tried_models.remembered(folder))
+        yield
 
 
 @pytest.fixture(scope="session")
