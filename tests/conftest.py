@@ -1,11 +1,17 @@
 """Fixtures for many tests."""
 
+import fcntl
 import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from aaserve.service.repository.trials import Trials
+from benchmarks.random_bundles import FOLDER, random_bundle
+from tests import tried_models
+from tests.forked_python import forked_python
 from tests.helpers import COMMAND, RunningService, running_service
 
 # Read when torch is imported, which comes later, and inherited by the processes that tests start. The threads of two
@@ -23,8 +29,38 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.name not in LONG)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def models_are_tried_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """See tests/tried_models.py."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "trials"  # of all workers of pytest
+    folder.mkdir(exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(tried_models.FOLDER, str(folder))
+        patch.setattr(Trials, "check", tried_models.remembered(folder))
+        yield
+
+
 @pytest.fixture(scope="session")
 def service() -> Iterator[RunningService]:
     """The small model that ships, aa-cifar100, served with default settings."""
     with running_service(run=COMMAND) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """An interpreter for commands that import PyTorch: see tests/forked_python.py."""
+    with forked_python(tmp_path_factory.mktemp("python")) as path:
+        yield path
+
+
+@pytest.fixture(scope="session")
+def random_bundles(python: Path) -> None:
+    """What the dry run of benchmarks.gpu serves, in build/: exported once for its tests and its document."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    with (FOLDER / ".lock").open("w") as lock, pytest.MonkeyPatch.context() as patch:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another process of the same test run may be making them
+        patch.setattr(sys, "executable", str(python))
+        for network, precision in (("tiny", "fp32"), ("tiny", "fp16"), ("wide_resnet10_1", "fp32")):
+            random_bundle(network, precision)

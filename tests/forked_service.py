@@ -18,6 +18,9 @@ from importlib.util import find_spec
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from aaserve.service.repository.trials import Trials
+from tests import tried_models
+
 ROOT = Path(__file__).parent.parent
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload([__name__, "aaserve.service.__main__", "uvicorn.loops.auto"])
@@ -73,6 +76,8 @@ def _run(options: tuple[str, ...], environment: dict[str, str], stderr: Connecti
         sys.path[:0] = path.split(os.pathsep)
         if find_spec("sitecustomize"):
             import_module("sitecustomize")
+    if folder := environment.get(tried_models.FOLDER):
+        Trials.check = tried_models.remembered(Path(folder))  # type: ignore[method-assign]
     sys.argv = ["service", *options]
     try:
         runpy.run_module("service", run_name="__main__", alter_sys=True)

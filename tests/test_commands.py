@@ -13,6 +13,7 @@ How to write one:
   service on a port fails.
 - The runbook is for those who have the image, so it is run with the folders of the image only: IMAGE.
 - The test environment has everything installed, so installing is skipped: SUBSTITUTES.
+- What imports PyTorch is forked from a process that has it: tests/forked_python.py.
 """
 
 import os
@@ -48,6 +49,7 @@ COMMAND_WITHOUT_FENCE = re.compile(
 COPIED = re.findall(r"^COPY (\w+) ", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
 IMAGE = [name for name in COPIED if (ROOT / name).is_dir()]
 FOLDERS = {"runbook": {*IMAGE, "examples"}}  # a caller has the pictures
+HAS_BUNDLES = "gpu"  # this document needs the fixture random_bundles
 PRELUDE = r"""
 exec 2>&1
 services=
@@ -122,7 +124,7 @@ def commands(block: Block) -> list[Command]:
         return [Command(block.place, block.text, stops=True)]
     if block.language == "python":
         client = re.fullmatch(r"<!-- with (\w+) -->", block.comment)
-        interpreter = environment(client[1]) if client else sys.executable
+        interpreter = environment(client[1]) if client else "python"
         contained = tuple(re.findall(r"# → (.*)$", block.text, re.MULTILINE))
         return [Command(block.place, f"{interpreter} - <<'SCRIPT'\n{block.text}\nSCRIPT", contained=contained)]
     if block.language == "console":
@@ -144,7 +146,7 @@ def transcript(block: Block) -> list[Command]:
     return found
 
 
-def run(commands: list[Command], folder: Path) -> list[tuple[str, int | None]]:
+def run(commands: list[Command], folder: Path, python: Path) -> list[tuple[str, int | None]]:
     """What each printed, and its status; None for one that never came to its end."""
     ports = {str(8080 + number): str(port) for number, port in enumerate(free_ports(3))}
     script = PRELUDE
@@ -159,7 +161,7 @@ def run(commands: list[Command], folder: Path) -> list[tuple[str, int | None]]:
         script += f"printf '{BEGIN}'\n{here}\nprintf '{END}%d' $?\n"
     variables = {name: value for name, value in os.environ.items() if not name.startswith(("AASERVE_", "OTEL_"))}
     variables |= {
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PATH": f"{python.parent}:{Path(sys.executable).parent}:{os.environ['PATH']}",
         "AASERVE_LOG_FORMAT": "console",  # what people see, at a terminal
     }
     done = subprocess.run(["bash", "-c", script], cwd=folder, env=variables, stdout=subprocess.PIPE, timeout=300)
@@ -194,14 +196,16 @@ def free_ports(count: int) -> list[int]:
         return [listening.getsockname()[1] for listening in held]
 
 
-def run_document(document: Path, folder: Path) -> list[str]:
+def run_document(document: Path, folder: Path, python: Path) -> list[str]:
     """Everything that is wrong with the commands of a document."""
     wanted = [command for block in blocks(document) if not block.not_run for command in commands(block)]
     if not wanted:
         return []
     for name in FOLDERS.get(document.stem, {"."}):
         shutil.copytree(ROOT / name, folder / name, ignore=LEFT_OUT, symlinks=True)
-    results = run(wanted, folder)
+    if document.stem == HAS_BUNDLES:
+        (folder / "build").symlink_to(ROOT / "build")
+    results = run(wanted, folder, python)
     return [
         wrong
         for command, result in zip(wanted, results, strict=True)
@@ -210,8 +214,12 @@ def run_document(document: Path, folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.stem)
-def test_the_commands_of_a_document_do_what_it_says(document: Path, tmp_path: Path) -> None:
-    wrong = run_document(document, tmp_path / "aaserve")
+def test_the_commands_of_a_document_do_what_it_says(
+    document: Path, tmp_path: Path, python: Path, request: pytest.FixtureRequest
+) -> None:
+    if document.stem == HAS_BUNDLES:
+        request.getfixturevalue("random_bundles")
+    wrong = run_document(document, tmp_path / "aaserve", python)
     assert not wrong, "\n".join(wrong)
 
 
@@ -251,23 +259,21 @@ def test_no_command_hides_from_these_tests(document: Path) -> None:
         ("<!-- not run: needs docker -->\n```sh\nfalse\n```", None),
         ("<!-- not run: -->\n```sh\nfalse\n```", "status None"),
         ("```console\n$ python -m service --repository nowhere\nerror: --repository: nowhere…\n```", None),
-        ("```console\n$ python -m service\n```", None),
-        ("```console\n$ aaserve serve\n```", None),
         ("```console\n$ python -m service --max-batch-size 0\n```", "status 1"),
         ("```console\n$ python -m service\n$ python -m service\n```", "in use"),
-        ("```console\n$ python -m service\n$ python -m service --port 8081\n```", None),
+        ("```console\n$ python -m service\n$ aaserve serve --port 8081\n```", None),
         ('```console\n$ make serve\n$ curl -s localhost:8080/health/ready\n{"state":"ready"}\n```', None),
     ],
     ids=lambda value: value.replace("\n", " ")[:60] if value else "fine",
 )
-def test_wrong_commands_of_a_document_are_found(text: str, said: str | None, tmp_path: Path) -> None:
+def test_wrong_commands_of_a_document_are_found(text: str, said: str | None, tmp_path: Path, python: Path) -> None:
     document = tmp_path / "made-up.md"
     document.write_text(text)
     found = [command for block in blocks(document) if not block.not_run for command in commands(block)]
     for name in ("aaserve", "service", "bundle"):
         (tmp_path / name).symlink_to(ROOT / name)
     (tmp_path / "model_repository").symlink_to(REPOSITORY)
-    wrong = [complaint(command, *result) for command, result in zip(found, run(found, tmp_path), strict=True)]
+    wrong = [complaint(command, *result) for command, result in zip(found, run(found, tmp_path, python), strict=True)]
     seen = [each for each in wrong if each]
     assert bool(seen) == bool(said), seen
     assert not said or said in seen[0]

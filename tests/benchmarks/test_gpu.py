@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,10 @@ from tests.helpers import ROOT
 
 
 @pytest.fixture(scope="module")
-def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+def cases(tmp_path_factory: pytest.TempPathFactory, python: Path, random_bundles: None) -> dict[str, dict[str, Any]]:
     """What a whole dry run writes."""
     path = tmp_path_factory.mktemp("gpu") / "gpu.json"
-    command = [sys.executable, "-m", "benchmarks.gpu", "--device", "cpu", "--output", str(path)]
+    command = [python, "-m", "benchmarks.gpu", "--device", "cpu", "--output", str(path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     result = json.loads(path.read_text())

@@ -3,7 +3,6 @@
 import json
 import re
 import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,9 +98,9 @@ def assert_refused(finished: Finished, checkpoint: Path, message: str) -> None:
     assert list((checkpoint.parent / "repository").glob("*/*")) == []
 
 
-def test_a_checkpoint_becomes_a_bundle_that_answers_as_the_network(checkpoint: Path) -> None:
+def test_a_checkpoint_becomes_a_bundle_that_answers_as_the_network(checkpoint: Path, python: Path) -> None:
     finished = subprocess.run(
-        [sys.executable, "-m", "export", str(checkpoint), *arguments(checkpoint)],
+        [python, "-m", "export", str(checkpoint), *arguments(checkpoint)],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ from aaserve.training.checkpoint import load_state
 from tests.helpers import ROOT
 from tests.training.tiny import SHIPPED_RECIPE, epochs
 
-TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
 
 @pytest.fixture
@@ -33,18 +32,18 @@ def chosen(tmp_path: Path) -> Path:
     return path
 
 
-def test_two_processes_train_what_one_does(data: Path, tmp_path: Path, chosen: Path) -> None:
+def test_two_processes_train_what_one_does(data: Path, tmp_path: Path, chosen: Path, python: Path) -> None:
     alone, together = tmp_path / "alone", tmp_path / "together"
     assert command.main([str(chosen), "--data", str(data), "--output", str(alone)]) == 0
 
     # Each process takes half a batch, so it need not divide its own.
     shared = chosen.with_name("shared.toml")
     shared.write_text(chosen.read_text().replace("accumulation = 2", "accumulation = 1"))
-    train = f"{sys.executable} -m training {shared} --data {data} --output {together}"
+    train = f"{python} -m training {shared} --data {data} --output {together}"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
 
     def run_both(command_line: str) -> subprocess.CompletedProcess[str]:
-        parts = [*TORCHRUN, "--no-python", "bash", "-c", command_line]
+        parts = [python, *TORCHRUN, "--no-python", "bash", "-c", command_line]
         return subprocess.run(parts, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240)
 
     # The time of one process being up, both stop.

@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -79,13 +78,13 @@ def test_a_checkpoint_by_time_within_an_epoch_loses_nothing(data: Path, tmp_path
     assert [row["epoch"] for row in epochs(parts)] == ["1", "2"]
 
 
-def test_sigterm_writes_a_checkpoint_and_ends_cleanly(tmp_path: Path) -> None:
+def test_sigterm_writes_a_checkpoint_and_ends_cleanly(tmp_path: Path, python: Path) -> None:
     folder = write_cifar_100(tmp_path / "data", training=800, test=16)  # 50 steps an epoch
     output = tmp_path / "run"
     chosen = tmp_path / "recipe.toml"
     text = SHIPPED_RECIPE.read_text().replace("aa_wide_resnet22_2", "wide_resnet10_1")
     chosen.write_text(text.replace("batch_size = 128", "batch_size = 16"))
-    command_line = [sys.executable, "-m", "training", chosen, "--data", folder, "--output", output]
+    command_line = [python, "-m", "training", chosen, "--data", folder, "--output", output]
     process = subprocess.Popen(
         [*command_line, "--save-minutes", "1e-6"], cwd=ROOT, stderr=subprocess.PIPE, text=True, env=os.environ
     )

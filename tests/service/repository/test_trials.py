@@ -16,6 +16,7 @@ from aaserve.service.engine.runtime.session import OnnxSession
 from aaserve.service.errors import StartFailed
 from aaserve.service.repository.trials import Trials, try_model
 from aaserve.service.settings import Settings
+from tests import tried_models
 from tests.helpers import running_service, start_that_fails, wait_until
 from tests.toy_bundles import picture, write_fragile_bundle
 
@@ -26,6 +27,12 @@ SETTINGS = Settings(provider="cpu")
 pytestmark = pytest.mark.skipif(
     platform.machine() != "x86_64", reason="elsewhere, a division that overflows is no crash"
 )
+
+
+@pytest.fixture(autouse=True)
+def every_trial_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Trials, "check", tried_models.TRY)
+    monkeypatch.delenv(tried_models.FOLDER)
 
 
 def trial_processes(process_id: int) -> list[int]:

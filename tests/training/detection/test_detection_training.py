@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -96,7 +95,7 @@ def test_parts_of_a_batch_move_the_weights_as_the_whole(squares: Path) -> None:
         torch.testing.assert_close(whole, parts, rtol=1e-3, atol=1e-4)
 
 
-def test_two_processes_train_and_score_what_one_does(squares: Path, tmp_path: Path) -> None:
+def test_two_processes_train_and_score_what_one_does(squares: Path, tmp_path: Path, python: Path) -> None:
     recipes = [tmp_path / "alone.toml", tmp_path / "together.toml"]
     text = SHIPPED_RECIPE.read_text()
     for old, new in (
@@ -114,9 +113,9 @@ def test_two_processes_train_and_score_what_one_does(squares: Path, tmp_path: Pa
     assert command.main([str(recipes[0]), "--data", str(squares), "--output", str(folders[0])]) == 0
     arguments = ["training", str(recipes[1]), "--data", str(squares), "--output", str(folders[1])]
     subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", *arguments],
+        [python, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", *arguments],
         cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHON_EXEC": str(python)},
         check=True,
         capture_output=True,
         timeout=240,
