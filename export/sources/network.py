@@ -4,7 +4,7 @@ outline without memory --> names of the weights, number of classes --> network -
 --arch module:function --> network --load_weights--> one vector per picture? --> ready to convert
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +38,8 @@ def build_network(
         with torch.device("meta"):
             outline = _create(description, checkpoint, num_classes=1)
         weights = _named_weights(request, checkpoint, outline, report)
-        _check_classes(request, description, outline, weights)
+        found = detected_classes(outline, weights) if isinstance(outline, RetinaNet) else head_classes(outline, weights)
+        _require_classes(request, description, found)
         network = _create(description, checkpoint, num_classes=num_classes)
     if request.image_size:
         weights = resize_relative_tables(weights, network)
@@ -46,6 +47,7 @@ def build_network(
     network.eval()
     if is_own(description.architecture):
         check_answer(network, description.preprocessing.crop, num_classes)
+        _require_classes(request, description, num_classes)
     return network
 
 
@@ -79,10 +81,7 @@ def _named_weights(
     return weights
 
 
-def _check_classes(
-    request: Request, description: Description, outline: nn.Module, weights: Mapping[str, Tensor]
-) -> None:
-    found = detected_classes(outline, weights) if isinstance(outline, RetinaNet) else head_classes(outline, weights)
+def _require_classes(request: Request, description: Description, found: int) -> None:
     for expected, source in ((len(description.labels), "labels"), (request.num_classes, "--num-classes")):
         if expected is not None and expected != found:
             raise ExportError(f"{request.checkpoint}: expected a head of {expected} classes ({source}), found {found}")

@@ -179,6 +179,10 @@ REFUSED = {
         "expected it to return a torch.nn.Module, found an Ordered",
     ),
     "another head": (own("build", "num_classes=6"), "head.weight (expected (6, 16), found (5, 16))"),
+    "another number": (
+        [*own("build", "num_classes=5"), "--num-classes", "6"],
+        "expected a head of 6 classes (--num-classes), found 5",
+    ),
     "two outputs": (
         own("Pair", "num_classes=5", "side=16"),
         "expected the network to return logits (2, 5), found a tuple",
