@@ -20,6 +20,7 @@ from prometheus_client.registry import Collector
 
 START_TIME = "process_start_time_seconds"
 CPU_SECONDS = "process_cpu_seconds"
+_DIGITS = 6  # of a second; the kernel counts hundredths
 ATTEMPTS = 10  # to read all processes without one of them ending meanwhile
 
 
@@ -89,5 +90,9 @@ def _metrics_of(process: str) -> Iterable[Metric]:
 
 
 def _add(metric: Metric, value: float) -> None:
+    """Add to a sum, exactly: the same seconds in another order must not look like a counter that went back.
+
+    Prometheus would take that for a restart, and show all seconds so far as spent in one interval.
+    """
     [sample] = metric.samples
-    metric.samples = [sample._replace(value=sample.value + value)]
+    metric.samples = [sample._replace(value=round(sample.value + value, _DIGITS))]

@@ -6,7 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from prometheus_client import Metric
 
+from aaserve.service.observability import process_metrics
 from aaserve.service.observability.process_metrics import WorkersCollector
 
 BUSY = "import time\nwhile time.process_time() < 0.4: pass\nprint(flush=True)\ninput()"
@@ -15,6 +17,23 @@ pytestmark = pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs Linux'
 
 def figures(supervisor: int) -> dict[str, float]:
     return {metric.name: metric.samples[0].value for metric in WorkersCollector(supervisor).collect()}
+
+
+@pytest.mark.parametrize("seconds", [(0.1, 0.2, 0.3), (0.3, 0.2, 0.1), (0.3, 0.1, 0.2)])
+def test_the_same_seconds_in_another_order_are_the_same_sum(
+    seconds: tuple[float, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = list(seconds)
+
+    def of_one(process: str) -> list[Metric]:
+        metric = Metric("process_cpu_seconds", "", "counter")
+        metric.add_sample("process_cpu_seconds_total", {}, left.pop(0))
+        return [metric]
+
+    monkeypatch.setattr(process_metrics, "_metrics_of", of_one)
+    monkeypatch.setattr(WorkersCollector, "_workers", lambda _: ["1", "2"])
+    monkeypatch.setattr(WorkersCollector, "_cpu_seconds_of_ended_workers", lambda _: 0.7)
+    assert figures(os.getpid())["process_cpu_seconds"] == 1.3
 
 
 def test_cpu_seconds_of_a_process_that_ended_stay_counted() -> None:
