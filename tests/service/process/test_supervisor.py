@@ -51,7 +51,7 @@ def test_every_worker_reports_the_metrics_of_all() -> None:
         wait_until(lambda: service.metric("aaserve_stage_duration_seconds_count", stage="respond") == 40)
         wait_until(lambda: service.metric("aaserve_inflight_requests") == 0)  # each worker writes once a second
         for _ in range(6):  # of either worker
-            text = httpx.get(f"{service.client.base_url}/metrics").text
+            text = metrics_on_their_own(service)
             assert 'aaserve_requests_total{code="200",endpoint="/classify",model="aa-cifar100"} 40.0' in text
             assert "pid=" not in text
             assert 'aaserve_queue_capacity{model="aa-cifar100"} 256.0' in text
@@ -72,18 +72,19 @@ def test_a_killed_worker_is_replaced_without_disturbing_the_others() -> None:
         wait_until(lambda: all_ready(service))
         for _ in range(10):
             assert classify_on_its_own(service).status_code == 200
+        wait_until(lambda: answered(service) == 10)  # a worker counts an answer after it has sent it
         [first, second] = children(service.process.pid)
         started, cpu_seconds = service.metric("process_start_time_seconds"), service.metric("process_cpu_seconds_total")
         os.kill(first, signal.SIGKILL)
         for _ in range(20):  # while one is missing
             assert classify_on_its_own(service).status_code == 200
+        wait_until(lambda: answered(service) == 30)
         wait_until(lambda: len(set(children(service.process.pid)) - {first, second}) == 1)
         wait_until(lambda: sum("ready" in line for line in service.log) >= 3)
         os.kill(second, signal.SIGKILL)  # so that the replacement has to answer
         assert classify_on_its_own(service).status_code == 200
-        text = httpx.get(f"{service.client.base_url}/metrics").text
-        assert 'aaserve_requests_total{code="200",endpoint="/classify",model="aa-cifar100"} 31.0' in text
-        assert 'aaserve_queue_capacity{model="aa-cifar100"}' in text
+        wait_until(lambda: answered(service) == 31)
+        assert 'aaserve_queue_capacity{model="aa-cifar100"}' in metrics_on_their_own(service)
         # What the killed worker computed stays counted, and the supervisor is the process that was started.
         assert service.metric("process_cpu_seconds_total") >= cpu_seconds
         assert service.metric("process_start_time_seconds") == started
@@ -257,6 +258,18 @@ def classify_on_its_own(service: RunningService) -> httpx.Response:
     """On a connection of its own, which any worker may take."""
     headers = {"Content-Type": "image/jpeg"}
     return httpx.post(f"{service.client.base_url}/classify", content=JPEG, headers=headers, timeout=30)
+
+
+def metrics_on_their_own(service: RunningService) -> str:
+    return httpx.get(f"{service.client.base_url}/metrics").text
+
+
+def answered(service: RunningService) -> int:
+    """Pictures that were classified; by a connection of its own, because a worker may just have been killed."""
+    [count] = re.findall(
+        r'aaserve_requests_total\{code="200",endpoint="/classify",.*\} (\d+)', metrics_on_their_own(service)
+    )
+    return int(count)
 
 
 def open_files(process_id: int) -> int:

@@ -38,8 +38,16 @@ def every_trial_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
 def trial_processes(process_id: int) -> list[int]:
     """Trials that this process has started and that have not ended."""
     threads = Path(f"/proc/{process_id}/task").iterdir()
-    children = [int(child) for thread in threads for child in (thread / "children").read_text().split()]
-    return [child for child in children if b"trial_process" in Path(f"/proc/{child}/cmdline").read_bytes()]
+    children = [int(child) for thread in threads for child in read_proc(thread / "children").split()]
+    return [child for child in children if b"trial_process" in read_proc(Path(f"/proc/{child}/cmdline"))]
+
+
+def read_proc(path: Path) -> bytes:
+    """Nothing if the process or the thread has ended since its folder was listed."""
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
@@ -85,7 +93,7 @@ def test_a_service_that_is_stopped_while_it_tries_a_model_ends_at_once_and_so_do
 
         def trials() -> list[int]:
             supervisor = service.process.pid
-            children = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()
+            children = read_proc(Path(f"/proc/{supervisor}/task/{supervisor}/children")).split()
             return [trial for parent in (supervisor, *map(int, children)) for trial in trial_processes(parent)]
 
         wait_until(trials)
