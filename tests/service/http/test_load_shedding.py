@@ -1,13 +1,19 @@
 """A request that finds the queue full is refused before its body is read, and its connection goes on."""
 
+import asyncio
 import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from aaserve.service.engine.queueing.client_usage import ClientUsage
+from aaserve.service.errors import QueueFull
+from aaserve.service.http.app import create_app
 from aaserve.service.process.message_limits import MAX_CHUNKS
+from aaserve.service.settings import Settings
 from tests.full_service import full_service
 from tests.helpers import EXAMPLES, RunningService, wait_until
 from tests.hostile.wire import Answer, answers, ask, connect, received, send
@@ -243,3 +249,27 @@ def test_while_the_service_stops_a_refusal_closes_the_connection(tmp_path: Path)
         (answer,) = answers(received(connection))
         assert (answer.status, answer.headers["connection"]) == (429, "close")
         assert running.metric("aaserve_requests_total", endpoint="/classify") == before + 1
+
+
+def test_a_refusal_holds_for_one_turn_of_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    shedding = create_app(Settings(provider="cpu")).state.load_shedding
+    full = [QueueFull()]
+    lifecycle = SimpleNamespace(
+        usage=ClientUsage(), closes_connections=False, refusal=lambda **_: full[0] if full else None
+    )
+    monkeypatch.setattr(
+        shedding, "_state", SimpleNamespace(lifecycle=lifecycle, receive_stage=SimpleNamespace(arriving=0))
+    )
+
+    def ask() -> int:
+        refused = shedding.answer(b"POST", b"/classify", [(b"host", b"x")], None)
+        return refused.status if refused else 200
+
+    async def turns() -> list[int]:
+        found = [ask()]
+        full.clear()
+        found.append(ask())  # the same question in the same turn
+        await asyncio.sleep(0)
+        return [*found, ask()]
+
+    assert asyncio.run(turns()) == [429, 429, 200]
