@@ -99,7 +99,7 @@ def test_the_stages_are_where_and_as_long_as_they_were(traced: Traced) -> None:
     for stage in STAGES:
         took = (spans[stage].end_time - spans[stage].start_time) / 1e6
         assert took == pytest.approx(float(said[stage]), abs=0.01)
-    server, slack = spans["POST /classify"], 2_000_000  # two clocks, read one after the other
+    server, slack = spans["POST /classify"], 200_000_000  # two clocks; the process may be interrupted between them
     assert server.start_time - slack <= spans["receive"].start_time
     assert spans["inference"].end_time <= server.end_time + slack
 

@@ -30,7 +30,7 @@ def reload(service: RunningService) -> None:
     """SIGHUP, and wait until it is done."""
     done = sum("aaserve reloaded" in line for line in service.log)
     service.process.send_signal(signal.SIGHUP)
-    wait_until(lambda: sum("aaserve reloaded" in line for line in service.log) > done, 30)
+    wait_until(lambda: sum("aaserve reloaded" in line for line in service.log) > done)
 
 
 def digest(key: str) -> str:

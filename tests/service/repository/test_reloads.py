@@ -91,7 +91,7 @@ def test_fifty_reloads_under_load_lose_nothing_and_mix_nothing(repository: Path)
     answers: list[tuple[str, str]] = []
 
     def send(service: RunningService) -> None:
-        with httpx.Client(base_url=service.client.base_url, timeout=30) as client:
+        with httpx.Client(base_url=service.client.base_url, timeout=60) as client:
             while not stop:
                 answer = client.post(
                     "/classify?model=fragile&top_k=1", content=picture(3), headers={"Content-Type": "image/png"}
