@@ -27,7 +27,7 @@ from aaserve.bundle.pictures.containers.exif import orientation_of
 from aaserve.bundle.pictures.containers.jpeg import check_scans
 from aaserve.bundle.pictures.containers.tiff import read_layout
 from aaserve.bundle.pictures.decoding import decode
-from aaserve.bundle.references import read_references
+from aaserve.bundle.references.references import read_references
 from aaserve.service.errors import InvalidRequest, ServiceError
 from aaserve.service.http.body.compression import coding_of
 from aaserve.service.http.body.encoded_text import from_base64

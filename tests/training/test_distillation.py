@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from aaserve.models import create_model
 from aaserve.training import scoring
-from aaserve.training.distillation import divergence, relative_error
+from aaserve.training.classification.distillation import divergence, relative_error
 from aaserve.training.recipe import Recipe
 from aaserve.training.weights import read_weights, take
 from tests.training.tiny import StopAfter, assert_same_weights, epochs, recipe, run
