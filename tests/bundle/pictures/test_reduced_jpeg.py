@@ -9,7 +9,6 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from pydantic import ValidationError
-from tests.bundle.test_decoding import TRANSPOSES
 
 from aaserve.bundle import preprocessing
 from aaserve.bundle.errors import ImageError, ImageTooLarge
@@ -18,6 +17,7 @@ from aaserve.bundle.pictures import resizing
 from aaserve.bundle.pictures.decoding import decode, decode_reduced
 from aaserve.bundle.pictures.resizing import Box
 from aaserve.bundle.preprocessing import Preprocessing, read_pixels
+from tests.bundle.pictures.test_decoding import TRANSPOSES
 from tests.bundle.test_preprocessing import SPEC, spec
 from tests.helpers import BAD_IMAGES, EXAMPLES, REPOSITORY, encode, photograph
 from tests.hostile.bad_pictures import damaged_pictures
