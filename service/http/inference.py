@@ -108,13 +108,14 @@ async def take_in(
     deadline = asyncio.get_running_loop().time() + timeout
     client = client_of(request.scope["headers"], request.scope["client"], state.keys)
     slow = slow or state.lifecycle.usage.is_slow(client)
-    _require_room(models.candidates, timeout, slow=slow)
+    require_room(models.candidates, timeout, slow=slow)
     announced = announced_bytes(request)
     state.receive_stage.check(announced)
 
-    leases = [predictor.admission.lease() for predictor in models.candidates]
+    admissions = [predictor.admission for predictor in models.candidates]
+    leases = [admission.lease() for admission in admissions]
     try:
-        with state.receive_stage.receipt(announced) as receipt:
+        with state.receive_stage.receipt(announced, admissions) as receipt:
             upload = await receipt.received(reader.read, deadline)
             record.received()
             if receipt.held > (PARSED_INLINE if reader.parses_text else JOINED_INLINE):
@@ -183,12 +184,19 @@ def _require_task(manifest: Manifest, task: str | None) -> None:
         raise WrongTask(f"{manifest.name} is a model of {manifest.task}; {address} and {address}/batch take it")
 
 
-def _require_room(candidates: Sequence[Predictor], timeout: float, *, slow: bool) -> None:
-    """Raise NotReady or QueueFull unless one of the candidates would take a row now."""
-    ready = [predictor for predictor in candidates if predictor.ready]
+def require_room(candidates: Sequence[Predictor], timeout: float, *, slow: bool, behind_arriving: bool = False) -> None:
+    """Raise NotReady or QueueFull unless one of the candidates would take a row now.
+
+    Args:
+        timeout: seconds that the request has.
+        slow: whether it is a slow row, as `Admission` has it.
+        behind_arriving: whether rows whose bodies are on their way come first.
+    """
+    ready = [predictor.admission for predictor in candidates if predictor.ready]
     if not ready:
         raise NotReady(RECOVERING)
-    refusals = [predictor.admission.refusal(timeout=timeout, slow=slow) for predictor in ready]
-    if all(refusals):
-        assert refusals[0] is not None
-        raise refusals[0]
+    # Under overload this is asked for each request, so only one model is asked for its reason.
+    if any(each.has_room(timeout=timeout, behind_arriving=behind_arriving, slow=slow) for each in ready[:-1]):
+        return
+    if refusal := ready[-1].refusal(timeout=timeout, behind_arriving=behind_arriving, slow=slow):
+        raise refusal

@@ -1,6 +1,6 @@
-"""Load shedding: refuse a request from its head while no model has room, before a byte of its body is read.
+"""Load shedding: refuse a request from its head while its model has no room, before a byte of its body is read.
 
-head --Connection--> a model with room? --no--> 429 or 503, in one write; the body is read and thrown away
+head --Connection--> room for its model? --no--> 429 or 503, in one write; the body is read and thrown away
                             |
                            yes, or a key is missing --> the application, which asks again for the model that is meant
 
@@ -15,18 +15,22 @@ from functools import lru_cache
 from urllib.parse import unquote
 
 import httptools
-from starlette.datastructures import State
+from starlette.datastructures import QueryParams, State
 from starlette.routing import BaseRoute
 
-from aaserve.service.errors import ServiceError
+from aaserve.service.engine.predictor import Predictor
+from aaserve.service.engine.queueing.admission import Admission
+from aaserve.service.errors import Draining, ModelNotFound, NotReady, QueueFull, ServiceError
 from aaserve.service.http.answers import header_lines
 from aaserve.service.http.auth import client_of, refusal_for
-from aaserve.service.http.body.receiving import ReceiveStage
+from aaserve.service.http.body.body import FORM, JSON
 from aaserve.service.http.cors import cors_headers
 from aaserve.service.http.direct_route import DirectRoute
 from aaserve.service.http.error_responses import error_response
+from aaserve.service.http.inference import ADDRESSES, require_room
 from aaserve.service.http.keys import Keys
 from aaserve.service.http.observation import Observer, answer_headers, request_id
+from aaserve.service.http.oip.view import split_name
 from aaserve.service.http.params import TIMEOUT_HEADER
 from aaserve.service.http.routes.explain import EXPLAIN
 from aaserve.service.observability.request_record import Record
@@ -35,6 +39,22 @@ from aaserve.service.settings import Settings
 
 _TIMEOUT_HEADER = TIMEOUT_HEADER.lower().encode()
 _SOME_ID = "~" * 32  # in no text of ours
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What the address of a request says.
+
+    Args:
+        endpoint: the route, if it runs a model: what clients make up must not become a label of a metric.
+        task: that the endpoint is for; None for any.
+    """
+
+    path: str
+    endpoint: str | None = None
+    model: str | None = None
+    version: str | None = None
+    task: str | None = None
 
 
 @dataclass(slots=True)
@@ -71,9 +91,10 @@ class LoadShedding:
         self._routes = [route for route in routes if isinstance(route, DirectRoute) and "POST" in (route.methods or ())]
         self._target = lru_cache(maxsize=256)(self._find)
         self._prepared: dict[tuple[str, str, int | None, str], tuple[bytes, bytes]] = {}
-        self._let_in = 0  # in this turn of the event loop
-        # In this turn as well: there is no more room than a moment ago. Under overload many heads come in a turn.
-        self._refused: dict[tuple[float, bool], ServiceError] = {}
+        # In this turn of the event loop: heads that come together must not all see the same room, and where there was
+        # none a moment ago there is none now. Under overload many heads come in a turn.
+        self._let_in: list[Admission] = []
+        self._refused: dict[tuple[bytes, bool, float, bool], tuple[ServiceError, Sequence[Predictor]]] = {}
         self._forgetting = False
 
     def answer(
@@ -90,27 +111,50 @@ class LoadShedding:
         """
         if method not in (b"POST", b"PUT"):
             return None
-        path, endpoint = self._target(url)
-        if endpoint is None:
+        target = self._target(url)
+        if target.endpoint is None:
             return None
         lifecycle: Lifecycle = self._state.lifecycle
-        slow = endpoint == EXPLAIN or lifecycle.usage.is_slow(client_of(headers, peer, self._keys))
-        timeout = self._timeout_ms(headers) / 1000
-        refusal = self._refused.get((timeout, slow))
-        if refusal is None:
-            refusal = lifecycle.refusal(timeout=timeout, arriving=self._arriving(), slow=slow)
-            self._forget_soon()
-            if refusal is None:
-                self._let_in += 1
-                return None
-            self._refused[timeout, slow] = refusal
-        if self._keys is not None and refusal_for(path, headers, self._keys):
+        slow = target.endpoint == EXPLAIN or lifecycle.usage.is_slow(client_of(headers, peer, self._keys))
+        asked = (url, _has_fields(headers), self._timeout_ms(headers) / 1000, slow)
+        refused = self._refused.get(asked) or self._ask(target, asked)
+        if refused is None:
+            return None
+        if self._keys is not None and refusal_for(target.path, headers, self._keys):
             return None  # the application answers 401 or 403
-        record = Record(request_id(headers), endpoint=endpoint, status=refusal.status, error=refusal)
-        head, body = self._answer(refusal, record.request_id, endpoint)
+        refusal, candidates = refused
+        record = Record(request_id(headers), endpoint=target.endpoint, status=refusal.status, error=refusal)
+        if len(candidates) == 1:
+            record.asks(candidates[0].manifest)
+        head, body = self._answer(refusal, record.request_id, target.endpoint)
         added = [*answer_headers(record, lifecycle), *cors_headers(headers, self._settings)]
-        self._observer.ended(record, method.decode(), path)
+        self._observer.ended(record, method.decode(), target.path)
         return Refusal(refusal.status, head + header_lines(added), body, lifecycle.closes_connections)
+
+    def _ask(
+        self, target: Target, asked: tuple[bytes, bool, float, bool]
+    ) -> tuple[ServiceError, Sequence[Predictor]] | None:
+        """Why the models that may be meant take no row now, and these models; None if one of them does."""
+        _, has_fields, timeout, slow = asked
+        candidates: Sequence[Predictor] = ()
+        try:
+            repository = self._state.lifecycle.repository
+            if has_fields:
+                candidates = repository.candidates(target.model, target.version, target.task)
+            else:
+                candidates = [repository.predictor(target.model, target.version, target.task)]
+            require_room(candidates, timeout, slow=slow, behind_arriving=True)
+        except (QueueFull, NotReady, Draining) as error:
+            self._forget_soon()
+            refused = self._refused[asked] = (error.without_origin(), candidates)
+            return refused
+        except ModelNotFound:
+            return None  # the application says so
+        self._forget_soon()
+        for predictor in candidates:
+            predictor.admission.arriving += 1
+            self._let_in.append(predictor.admission)
+        return None
 
     def _answer(self, refusal: ServiceError, request_id: str, endpoint: str) -> tuple[bytes, bytes]:
         """Headers and body of `error_response`; two refusals that say the same differ by the id only."""
@@ -123,15 +167,18 @@ class LoadShedding:
         head, body = prepared
         return head, body.replace(_SOME_ID.encode(), request_id.encode())
 
-    def _find(self, url: bytes) -> tuple[str, str | None]:
-        """The path, and its route if it runs a model: what clients make up must not become a label of a metric."""
-        path = unquote(httptools.parse_url(url).path.decode("ascii"))
-        return path, next((route.path for route in self._routes if route.path_regex.fullmatch(path)), None)
-
-    def _arriving(self) -> int:
-        """Rows that were let in and hold no permit yet: heads that come together must not all see the same room."""
-        stage: ReceiveStage = self._state.receive_stage
-        return self._let_in + stage.arriving
+    def _find(self, url: bytes) -> Target:
+        parsed = httptools.parse_url(url)
+        path = unquote(parsed.path.decode("ascii"))
+        for route in self._routes:
+            if found := route.path_regex.fullmatch(path):
+                named = {**QueryParams((parsed.query or b"").decode("latin-1")), **found.groupdict()}
+                model = split_name(named["model"])[0] if "model" in named else None
+                task = next((task for task, address in ADDRESSES.items() if route.path.startswith(address)), None)
+                if route.path == EXPLAIN:
+                    task = "classification"
+                return Target(path, route.path, model, named.get("version"), task)
+        return Target(path)
 
     def _forget_soon(self) -> None:
         if not self._forgetting:
@@ -139,8 +186,11 @@ class LoadShedding:
             asyncio.get_running_loop().call_soon(self._forget)
 
     def _forget(self) -> None:
-        self._let_in, self._forgetting = 0, False
+        for admission in self._let_in:
+            admission.arriving -= 1
+        self._let_in.clear()
         self._refused.clear()
+        self._forgetting = False
 
     def _timeout_ms(self, headers: list[tuple[bytes, bytes]]) -> int:
         """Milliseconds that the request has; if its header makes no sense, the route will say so."""
@@ -154,3 +204,9 @@ class LoadShedding:
 def _encoded(refusal: ServiceError, request_id: str, endpoint: str) -> tuple[bytes, bytes]:
     answer = error_response(refusal, request_id, endpoint)
     return header_lines(answer.raw_headers), bytes(answer.body)
+
+
+def _has_fields(headers: list[tuple[bytes, bytes]]) -> bool:
+    """Whether the body may name a model, as `body.has_fields` has it."""
+    media_type = next((value for name, value in headers if name == b"content-type"), b"")
+    return media_type.partition(b";")[0].strip().lower().decode("latin-1") in (FORM, JSON)

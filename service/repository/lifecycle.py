@@ -194,25 +194,6 @@ class Lifecycle:
                 ", ".join(sorted(missing)),
             )
 
-    def refusal(self, *, timeout: float, arriving: int, slow: bool) -> ServiceError | None:
-        """Why no model would take a row now; None if one might.
-
-        Args:
-            timeout: seconds that the request has.
-            arriving: rows that were let in and hold no permit yet.
-            slow: whether it is a slow row, as `Admission` has it.
-        """
-        if closed := self._closed(self._state):
-            return closed
-        last = None
-        # Under overload this is asked for each request, so only one model is asked for its reason.
-        for predictor in self._repository.predictors if self._repository else ():
-            if predictor.ready:
-                if last is not None and last.has_room(timeout=timeout, arriving=arriving, slow=slow):
-                    return None
-                last = predictor.admission
-        return last.refusal(timeout=timeout, arriving=arriving, slow=slow) if last is not None else None
-
     def _closed(self, state: State) -> ServiceError | None:
         """Why no request is answered at all; who drains still answers, and who recovers, for the other models."""
         match state:

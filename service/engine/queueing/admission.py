@@ -71,23 +71,26 @@ class Admission:
         self._rows = 0
         self.slow_rows = 0  # of them
         self._held = 0
+        self.arriving = 0  # rows that will ask for a permit soon: their bodies are on their way
         self._vacant = asyncio.Event()
         self._vacant.set()
 
-    def refusal(self, *, timeout: float, rows: int = 1, arriving: int = 0, slow: bool = False) -> QueueFull | None:
+    def refusal(
+        self, *, timeout: float, rows: int = 1, behind_arriving: bool = False, slow: bool = False
+    ) -> QueueFull | None:
         """Why `rows` would not be admitted now; nothing is refused on a prediction while nothing waits.
 
         Args:
             timeout: seconds left to answer them.
-            arriving: further rows that will ask for a permit soon.
+            behind_arriving: whether those that are arriving come first.
             slow: whether the rows are slow ones.
         """
-        shortage = self._shortage(timeout, rows, arriving, slow)
+        shortage = self._shortage(timeout, rows, self.arriving if behind_arriving else 0, slow)
         return QueueFull(shortage, retry_after=self._retry_after(slow)) if shortage else None
 
-    def has_room(self, *, timeout: float, arriving: int, slow: bool) -> bool:
+    def has_room(self, *, timeout: float, behind_arriving: bool, slow: bool) -> bool:
         """Whether a row would be admitted now; takes less time than to say why not."""
-        return self._shortage(timeout, 1, arriving, slow) is None
+        return self._shortage(timeout, 1, self.arriving if behind_arriving else 0, slow) is None
 
     def _shortage(self, timeout: float, rows: int, arriving: int, slow: bool) -> str | None:
         self._find_slow()

@@ -7,9 +7,10 @@ none. A body that arrives too slowly is given up long before the request's deadl
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Self, TypeVar
 
+from aaserve.service.engine.queueing.admission import Admission
 from aaserve.service.errors import BodyTimeout, DeadlineExceeded, QueueFull
 
 GRACE = 2.0  # seconds before a rate is asked for
@@ -23,11 +24,13 @@ class Receipt:
 
     Args:
         announced: bytes that the body may have.
+        admissions: of the models that may answer. A body of which half has come will soon need room in their queues.
     """
 
-    def __init__(self, stage: "ReceiveStage", announced: int) -> None:
+    def __init__(self, stage: "ReceiveStage", announced: int, admissions: Sequence[Admission]) -> None:
         self._stage = stage
         self._announced = announced
+        self._admissions = admissions
         self._is_arriving = False
         self._arrived = 0
         self._started = 0.0
@@ -61,7 +64,8 @@ class Receipt:
             raise (DeadlineExceeded if loop.time() >= deadline else BodyTimeout) from None
         finally:
             self._stage.bodies -= 1
-            self._stage.arriving -= self._is_arriving
+            if self._is_arriving:
+                self._count_arriving(-1)
             self._timeout = None
 
     def arrived(self, size: int) -> None:
@@ -69,7 +73,7 @@ class Receipt:
         self._arrived += size
         if not self._is_arriving and 2 * self._arrived >= self._announced:
             self._is_arriving = True
-            self._stage.arriving += 1
+            self._count_arriving(1)
         if self._timeout is not None and not self._timeout.expired():
             latest = min(self._deadline, self._started + GRACE + self._arrived / MIN_BYTES_PER_SECOND)
             if latest != self._timeout.when():
@@ -85,6 +89,10 @@ class Receipt:
         self.held += size
         self._stage.bytes += size
 
+    def _count_arriving(self, rows: int) -> None:
+        for admission in self._admissions:
+            admission.arriving += rows
+
 
 class ReceiveStage:
     """The bodies of all requests of a process.
@@ -96,7 +104,6 @@ class ReceiveStage:
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self.bodies = 0  # being received
-        self.arriving = 0  # of them, those of which at least half has come: they will soon need room in a queue
         self.bytes = 0  # in memory
 
     def check(self, size: int, *, own: int = 0) -> None:
@@ -109,6 +116,6 @@ class ReceiveStage:
         if others and self.bytes + size > self._max_bytes:
             raise QueueFull("the bodies of other requests fill the memory for bodies", retry_after=RETRY_AFTER)
 
-    def receipt(self, announced: int) -> Receipt:
+    def receipt(self, announced: int, admissions: Sequence[Admission] = ()) -> Receipt:
         """A receipt for one request; on leaving, its bytes are given back."""
-        return Receipt(self, announced)
+        return Receipt(self, announced, admissions)
