@@ -58,12 +58,19 @@ class Traces:
 
 
 class _Pickler(pickle.Pickler):
-    """PyTorch's own pickles of tensors contain addresses; these are the same for the same content."""
+    """The same for the same content: PyTorch's own contain addresses, and sets have another order in each process."""
 
     def reducer_override(self, value: object) -> Any:
         if isinstance(value, Tensor):
             return str, (str(value.dtype), tuple(value.shape), value.detach().numpy().tobytes())
+        if isinstance(value, nn.Module):
+            made, arguments, state = value.__reduce_ex__(2)[:3]  # type: ignore[misc]
+            return made, arguments, {name: _sorted(attribute) for name, attribute in state.items()}  # type: ignore[attr-defined]
         return NotImplemented
+
+
+def _sorted(attribute: object) -> object:
+    return sorted(attribute, key=repr) if isinstance(attribute, set) else attribute
 
 
 def _pickled(*values: object) -> bytes:
