@@ -78,7 +78,7 @@ $(RAY_VENV)/.installed: pyproject.toml constraints.txt
 	@$(call create-venv,$(RAY_VENV))
 	@echo "installing the service with Ray into $(RAY_VENV) …"
 	@$(RAY_VENV)/bin/$(PIP_INSTALL) --upgrade pip  # that of an old Python takes twice as long for so many packages
-	@$(RAY_VENV)/bin/$(PIP_INSTALL) --no-compile --editable '.[cpu,ray]'  # most of Ray is never imported
+	@$(RAY_VENV)/bin/$(PIP_INSTALL) --editable '.[cpu,ray]'
 	@touch $@
 
 $(VENV)/.installed: pyproject.toml constraints.txt

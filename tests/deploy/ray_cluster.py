@@ -23,7 +23,7 @@ from tests.helpers import ROOT
 RAYSERVICE = yaml.safe_load((ROOT / "deploy" / "ray" / "rayservice.yaml").read_text())["spec"]
 ADDRESS = "127.0.0.1"
 OBJECT_STORE = 80_000_000  # bytes; Serve keeps no pictures there
-PATIENCE = 120.0  # seconds
+PATIENCE = 300.0  # seconds; a test that passes never waits so long
 
 
 class Node:
@@ -163,7 +163,7 @@ class Cluster:
             method=method,
         )
         try:
-            with urllib.request.urlopen(request, timeout=60) as answer:
+            with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
                 return json.loads(answer.read() or "null")
         except urllib.error.HTTPError as error:
             message = f"Serve answers {error.code}: {error.read().decode(errors='replace')[:2000]}"
