@@ -77,6 +77,7 @@ $(SERVE_VENV)/.installed: pyproject.toml constraints.txt
 $(RAY_VENV)/.installed: pyproject.toml constraints.txt
 	@$(call create-venv,$(RAY_VENV))
 	@echo "installing the service with Ray into $(RAY_VENV) …"
+	@$(RAY_VENV)/bin/$(PIP_INSTALL) --upgrade pip  # that of an old Python takes twice as long for so many packages
 	@$(RAY_VENV)/bin/$(PIP_INSTALL) --editable '.[cpu,ray]'
 	@touch $@
 

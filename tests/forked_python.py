@@ -4,9 +4,11 @@
                        <------------- exit status -----------------
 
 The imports take most of the processor time of such a command. Only other people's packages are imported before the
-fork, never ours, which the command imports from its own folder. Run as a script: the server.
+fork, never ours, which the command imports from its own folder. Networks are traced once for all of them, and for the
+tests of the exporter: see tests/traces.py. Run as a script: the server.
 """
 
+import importlib.util
 import json
 import multiprocessing
 import os
@@ -81,6 +83,7 @@ def forked_python(folder: Path) -> Iterator[Path]:
 def _serve(listening: socket.socket) -> None:
     for name in PRELOADED:
         __import__(name)
+    _share_traces()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # handlers are not waited for
     while listening in select.select([listening, sys.stdin], [], [])[0]:
         connection, _ = listening.accept()
@@ -89,6 +92,14 @@ def _serve(listening: socket.socket) -> None:
             _handle(connection)
             os._exit(0)
         connection.close()
+
+
+def _share_traces() -> None:
+    """Not as `tests.traces`: a command has the packages of its own folder."""
+    spec = importlib.util.spec_from_file_location("traces", Path(__file__).with_name("traces.py"))
+    traces = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
+    spec.loader.exec_module(traces)  # type: ignore[union-attr]
+    traces.torch.onnx.export = traces.Traces().export
 
 
 def _handle(connection: socket.socket) -> None:

@@ -21,8 +21,8 @@ import onnx_ir
 import torch
 from torch import Tensor, nn
 
-from tests.helpers import ROOT
-
+ROOT = Path(__file__).parent.parent
+FOLDER = ROOT / ".pytest_cache" / "traces"  # git ignores it, and `make clean` removes it
 SOURCES = ("bundle", "export", "models")
 LIBRARIES = ("torch", "onnx", "onnx-ir", "onnxscript")
 LARGEST = 8_000_000  # bytes; larger networks are exported once a run anyway, and would fill the disk
@@ -31,7 +31,8 @@ LARGEST = 8_000_000  # bytes; larger networks are exported once a run anyway, an
 class Traces:
     """`export` replaces torch.onnx.export; `folder` holds the traces."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path = FOLDER) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
         self._trace = torch.onnx.export
         self._folder = folder
         self._prefix = _digest([*_our_sources(), *(version(name).encode() for name in LIBRARIES)])[:16]
@@ -39,7 +40,9 @@ class Traces:
             if not path.name.startswith(self._prefix):  # made from other sources
                 path.unlink(missing_ok=True)
 
-    def export(self, network: nn.Module, example: tuple[Tensor, ...], **options: Any) -> torch.onnx.ONNXProgram:
+    def export(self, network: nn.Module, example: tuple[Tensor, ...], *file: Any, **options: Any) -> Any:
+        if file:  # not our exporter's call, but one in a script of a document
+            return self._trace(network, example, *file, **options)
         said = re.sub(" at 0x[0-9a-f]+", "", repr(options)).encode()  # a function's address changes with each process
         name = _digest([_pickled(network, example), said, *_code(network)])
         path = self._folder / f"{self._prefix}-{name}.onnx"
@@ -55,12 +58,19 @@ class Traces:
 
 
 class _Pickler(pickle.Pickler):
-    """PyTorch's own pickles of tensors contain addresses; these are the same for the same content."""
+    """The same for the same content: PyTorch's own contain addresses, and sets have another order in each process."""
 
     def reducer_override(self, value: object) -> Any:
         if isinstance(value, Tensor):
             return str, (str(value.dtype), tuple(value.shape), value.detach().numpy().tobytes())
+        if isinstance(value, nn.Module):
+            made, arguments, state = value.__reduce_ex__(2)[:3]  # type: ignore[misc]
+            return made, arguments, {name: _sorted(attribute) for name, attribute in state.items()}  # type: ignore[attr-defined]
         return NotImplemented
+
+
+def _sorted(attribute: object) -> object:
+    return sorted(attribute, key=repr) if isinstance(attribute, set) else attribute
 
 
 def _pickled(*values: object) -> bytes:

@@ -16,11 +16,14 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Self
 
+import yaml
+
 from tests.helpers import ROOT
 
+RAYSERVICE = yaml.safe_load((ROOT / "deploy" / "ray" / "rayservice.yaml").read_text())["spec"]
 ADDRESS = "127.0.0.1"
 OBJECT_STORE = 80_000_000  # bytes; Serve keeps no pictures there
-PATIENCE = 120.0  # seconds
+PATIENCE = 300.0  # seconds; a test that passes never waits so long
 
 
 class Node:
@@ -56,7 +59,7 @@ class Node:
 
 
 class Cluster:
-    """A head and workers on this machine, each with room for one replica.
+    """A head and workers on this machine.
 
     Args:
         folder: logs and sockets of all nodes; a short name, because the length of a socket's name is limited.
@@ -70,11 +73,13 @@ class Cluster:
     ) -> None:
         self._token = secrets.token_hex(32)
         self._dashboard = f"http://{ADDRESS}:{ports['dashboard']}"
-        environment = {
+        address = f"{ADDRESS}:{ports['gcs']}"
+        self.environment = {
             "PYTHONPATH": str(ROOT),
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_AUTH_MODE": "token",  # Ray's own default as soon as its dashboard is not on localhost
             "RAY_AUTH_TOKEN": self._token,
+            "RAY_ADDRESS": address,  # where `ray.init()` goes
             "RAY_SERVE_HAPROXY_STATS_PORT": str(ports["stats"]),
             "RAY_SERVE_HAPROXY_METRICS_PORT": str(ports["metrics"]),
             **environment,
@@ -87,9 +92,9 @@ class Cluster:
             f"--temp-dir={folder}",
         ]
         head += [f"--dashboard-host={ADDRESS}", f"--dashboard-port={ports['dashboard']}", "--num-cpus=1"]
-        join = [f"--address={ADDRESS}:{ports['gcs']}", "--num-cpus=1"]
-        self.nodes = [Node("head", [*start, *head], environment)]
-        self.nodes += [Node(f"worker{worker}", [*start, *join], environment) for worker in range(workers)]
+        join = [f"--address={address}", "--num-cpus=1"]
+        self.nodes = [Node("head", [*start, *head], self.environment)]
+        self.nodes += [Node(f"worker{worker}", [*start, *join], self.environment) for worker in range(workers)]
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
@@ -158,7 +163,7 @@ class Cluster:
             method=method,
         )
         try:
-            with urllib.request.urlopen(request, timeout=60) as answer:
+            with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
                 return json.loads(answer.read() or "null")
         except urllib.error.HTTPError as error:
             message = f"Serve answers {error.code}: {error.read().decode(errors='replace')[:2000]}"

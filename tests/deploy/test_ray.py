@@ -1,65 +1,20 @@
 """Ray Serve on two raylets of this machine, with the configuration that ships."""
 
 import os
-import shutil
 import signal
-import socket
-import tempfile
 from collections.abc import Iterator
 from itertools import pairwise
-from pathlib import Path
 
 import httpx
 import pytest
 import yaml
 
 from aaserve.service.settings import Settings
-from tests.deploy.ray_cluster import Cluster
-from tests.helpers import EXAMPLES, REPOSITORY, ROOT, RunningService
+from tests.deploy.ray_cluster import RAYSERVICE, Cluster
+from tests.helpers import EXAMPLES, ROOT, RunningService
 
-RAYSERVICE = yaml.safe_load((ROOT / "deploy" / "ray" / "rayservice.yaml").read_text())["spec"]
-HEAD = RAYSERVICE["rayClusterConfig"]["headGroupSpec"]["template"]["spec"]["containers"][0]
 SERVE = yaml.safe_load(RAYSERVICE["serveConfigV2"])
 REPLICAS = SERVE["applications"][0]["deployments"][0]
-
-
-def free_ports(*names: str) -> dict[str, int]:
-    """Different ports that are free at the moment."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in names]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return dict(zip(names, ports, strict=True))
-
-
-@pytest.fixture(scope="module")
-def ray(ray_programs: Path) -> Path:
-    """The command `ray`, where it and the service are installed."""
-    return ray_programs / "ray"
-
-
-@pytest.fixture(scope="module")
-def cluster(ray: Path) -> Iterator[Cluster]:
-    """A head and a worker with one replica each; `url` is where they are asked."""
-    folder = Path(tempfile.mkdtemp(prefix="ray-"))  # pytest's own folders are too long for the names of Ray's sockets
-    ports = free_ports("gcs", "dashboard", "client", "stats", "metrics", "http")
-    config = yaml.safe_load(RAYSERVICE["serveConfigV2"])
-    config["proxy_location"] = "HeadOnly"  # both nodes have the same address
-    config["http_options"] |= {"host": "127.0.0.1", "port": ports["http"]}
-    [application] = config["applications"]
-    application["args"]["metrics_port"] = 0
-    application["runtime_env"]["env_vars"]["AASERVE_REPOSITORY"] = str(REPOSITORY)
-    [replicas] = application["deployments"]
-    replicas["ray_actor_options"]["num_cpus"] = 1
-    replicas["num_replicas"] = 2
-    del replicas["autoscaling_config"]
-    environment = {each["name"]: each["value"] for each in HEAD["env"]}
-    try:
-        with Cluster(folder, environment, workers=1, ports=ports, ray=ray) as cluster:
-            cluster.deploy(config)
-            yield cluster
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture

@@ -2,22 +2,20 @@
 
 import json
 import os
-import shutil
 import subprocess
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.helpers import EXAMPLES, REPOSITORY, ROOT, RunningService
+from tests.deploy.ray_cluster import Cluster
+from tests.helpers import EXAMPLES, RunningService
 
 SCRIPT = """
 import json, sys
 import pyarrow as pa
 import ray
 import ray.data
-from ray.cluster_utils import Cluster
 from deploy.ray.classify import Classify, classify, main
 
 class Located(Classify):
@@ -27,21 +25,18 @@ class Located(Classify):
         return answers.append_column("node", pa.array([node] * len(answers)))
 
 pictures, output = sys.argv[1:]
-cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-cluster.add_node(num_cpus=1)
-ray.init(address=cluster.address, log_to_driver=False)
+ray.init(log_to_driver=False)
 ray.data.DataContext.get_current().wait_for_min_actors_s = 300  # else the first one may have done it all
 options = {"model": None, "version": None, "top_k": 3}
 rows = classify([pictures], options, actors=2, cpus=1, actor=Located).take_all()
 assert main([pictures, "--output", output, "--format", "json", "--top-k", "1"]) == 0
-ray.shutdown()
-cluster.shutdown()
 print(json.dumps(rows))
 """
 
 
-def test_actors_on_two_nodes_answer_as_the_service(ray_programs: Path, service: RunningService, tmp_path: Path) -> None:
-    folder = tempfile.mkdtemp(prefix="ray-")  # pytest's own folders are too long for the names of Ray's sockets
+def test_actors_on_two_nodes_answer_as_the_service(
+    ray_programs: Path, cluster: Cluster, service: RunningService, tmp_path: Path
+) -> None:
     pictures, output = tmp_path / "pictures", tmp_path / "answers"
     pictures.mkdir()
     for number in range(80):  # some batches
@@ -49,22 +44,13 @@ def test_actors_on_two_nodes_answer_as_the_service(ray_programs: Path, service: 
             (pictures / f"{example.stem}-{number}.jpg").symlink_to(example)
     (pictures / "text.png").write_bytes(b"no picture")
     (pictures / "notes.txt").write_text("left out")
-    environment = {
-        "PYTHONPATH": str(ROOT),
-        "AASERVE_REPOSITORY": str(REPOSITORY),
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_TMPDIR": folder,
-    }
-    try:
-        done = subprocess.run(
-            [ray_programs / "python", "-c", SCRIPT, pictures, output],
-            env={**os.environ, **environment},
-            capture_output=True,
-            text=True,
-            timeout=600,
-        )
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    done = subprocess.run(
+        [ray_programs / "python", "-c", SCRIPT, pictures, output],
+        env={**os.environ, **cluster.environment},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
     assert done.returncode == 0, done.stderr
     rows = json.loads(done.stdout.splitlines()[-1])
     assert len({row["node"] for row in rows}) == 2

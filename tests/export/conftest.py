@@ -18,10 +18,8 @@ TRACE = torch.onnx.export
 
 @pytest.fixture(autouse=True, scope="package")
 def shared_traces() -> Iterator[None]:
-    folder = ROOT / ".pytest_cache" / "traces"  # git ignores it, and `make clean` removes it
-    folder.mkdir(parents=True, exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.onnx, "export", Traces(folder).export)
+        patch.setattr(torch.onnx, "export", Traces().export)
         yield
 
 

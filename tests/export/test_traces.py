@@ -50,6 +50,9 @@ class Doubled(nn.Module):
 
 
 def test_networks_and_inputs_that_differ_share_no_trace(tmp_path: Path) -> None:
+    ordered, reordered = Doubled(4), Doubled(4)
+    ordered.kinds, reordered.kinds = {0, 8}, {8, 0}  # as the strings of a set in two processes
+    assert list(ordered.kinds) != list(reordered.kinds)
     traced = []
 
     def trace(network: nn.Module, example: tuple, **options: object) -> torch.onnx.ONNXProgram:
@@ -70,8 +73,10 @@ def test_networks_and_inputs_that_differ_share_no_trace(tmp_path: Path) -> None:
         (Doubled(2), image, "picture"),
         (network(seed=0), image, "image"),
         (network(seed=1), image, "image"),
+        (ordered, image, "image"),
     ]
     for _ in range(2):
         for module, example, name in different:
             traces.export(module, (example,), input_names=[name])
+    traces.export(reordered, (image,), input_names=["image"])
     assert traced == [module for module, _, _ in different]

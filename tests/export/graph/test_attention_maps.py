@@ -25,7 +25,7 @@ from aaserve.export.judgement.originals import PyTorch
 from aaserve.export.judgement.parity import check_parity
 from aaserve.models import create_model
 from aaserve.models.attention.maps import attention_layers, attention_maps
-from tests.export.test_networks import small
+from tests.export.test_networks import WITH_MAPS, assert_nothing_is_computed_from_shapes, small
 from tests.helpers import EXAMPLES, REPOSITORY
 from tests.looking_bundle import COLUMNS, GRID, LAYER, RED, RIGHT, ROWS, write_looking_bundle
 
@@ -36,7 +36,7 @@ def preprocessing(height: int, width: int) -> Preprocessing:
     return SHIPPED.manifest.preprocessing.model_copy(update={"resize": (height, width), "crop": (height, width)})
 
 
-@pytest.mark.parametrize("name", ["aa_wide_resnet16_2", "aa_resnet34"])
+@pytest.mark.parametrize("name", WITH_MAPS)
 def test_the_attention_maps_of_the_graph_equal_pytorchs(name: str) -> None:
     network = small(name)
     size = network.image_size
@@ -63,6 +63,7 @@ def test_the_attention_maps_of_the_graph_equal_pytorchs(name: str) -> None:
         assert maps.shape == (3, *one.shape)
         np.testing.assert_allclose(maps.sum(axis=-1), 1, atol=1e-5)
         np.testing.assert_allclose(maps, expected[one.layer].numpy(), atol=1e-5)
+    assert_nothing_is_computed_from_shapes(model)
     parity = check_parity(PyTorch(network, spec), Graph(model, spec), pixels, batch_sizes=[1, 3], attention=attention)
     assert parity.attention_difference < 1e-5
     others = [*(one.output for one in attention[:-2]), attention[-1].output, attention[-2].output]  # of one shape
