@@ -84,11 +84,13 @@ def ratios(values: dict[str, list[float]]) -> dict[str, Any]:
     }
 
 
-def closed_loop(old: Path, workload: Workload, clients: int, rounds: int, seconds: float) -> dict[str, Any]:
+def closed_loop(
+    old: Path, repository: Path, workload: Workload, clients: int, rounds: int, seconds: float
+) -> dict[str, Any]:
     """Answers per second and 99th percentiles of `clients` in a closed loop."""
     headers = {"Content-Type": workload.media_type}
     requests = [post_request(ADDRESSES[workload.task], body, headers) for body in workload.pictures()]
-    with serving(old, workload.bundle().parent.parent) as services:
+    with serving(old, repository) as services:
         rates: dict[str, list[float]] = {name: [] for name in services}
         p99: dict[str, list[float]] = {name: [] for name in services}
         for number, name in rounds_of(list(services), rounds):
@@ -101,11 +103,13 @@ def closed_loop(old: Path, workload: Workload, clients: int, rounds: int, second
     return {"clients": clients, "answers_per_second": ratios(rates), "p99_ms": ratios(p99), "resident_mib": memory}
 
 
-def overloaded(old: Path, workload: Workload, times: float, rounds: int, seconds: float) -> dict[str, Any]:
+def overloaded(
+    old: Path, repository: Path, workload: Workload, times: float, rounds: int, seconds: float
+) -> dict[str, Any]:
     """Timely answers per second while requests arrive at random at `times` the capacity of the old tree."""
     headers = {"Content-Type": workload.media_type, "X-Request-Timeout-Ms": str(DEADLINE_MS)}
     requests = [post_request("/classify", body, headers) for body in workload.pictures()]
-    with serving(old, workload.bundle().parent.parent) as services:
+    with serving(old, repository) as services:
         with Generator([services[OLD][0]], requests) as generator:
             capacity = generator.closed_loop(clients=overload.CLIENTS, seconds=seconds).answered_per_second
         good: dict[str, list[float]] = {name: [] for name in services}
@@ -126,19 +130,27 @@ def main() -> int:
     add("--rounds", type=int, default=8)
     add("--seconds", type=float, default=2.0, help="duration of one round")
     add("--overload", type=float, default=0, metavar="TIMES", help="also send W2s at this multiple of the capacity")
+    add("--repository", type=Path, metavar="DIR", help="models to serve (default: the workload's own, alone)")
     add("--output", type=Path, required=True, metavar="FILE")
     arguments = parser.parse_args()
     measured: dict[str, Any] = {"old": arguments.old}
+
+    def repository(workload: Workload) -> Path:
+        return arguments.repository or workload.bundle().parent.parent
+
     with checkout(arguments.old) as old:
         for name in arguments.workloads:
             measured[name] = [
-                closed_loop(old, WORKLOADS[name], clients, arguments.rounds, arguments.seconds)
+                closed_loop(
+                    old, repository(WORKLOADS[name]), WORKLOADS[name], clients, arguments.rounds, arguments.seconds
+                )
                 for clients in arguments.clients
             ]
             print(name, measured[name], file=sys.stderr)
         if arguments.overload:
+            workload = WORKLOADS["W2s"]
             measured["overload"] = overloaded(
-                old, WORKLOADS["W2s"], arguments.overload, arguments.rounds, arguments.seconds
+                old, repository(workload), workload, arguments.overload, arguments.rounds, arguments.seconds
             )
             print(measured["overload"], file=sys.stderr)
     write_result(arguments.output, measured, "onnxruntime", "pillow", "uvicorn")
