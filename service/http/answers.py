@@ -1,11 +1,11 @@
-"""How answers are written: JSON in pieces, in the media type and the content coding that the client accepts.
+"""How answers are written: headers; JSON in pieces, in the media type and content coding that the client accepts.
 
 An encoder holds the interpreter lock from the first byte to the last, so large answers are encoded piece by piece.
 """
 
 import gzip
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,11 @@ from aaserve.service.threads import hand_over
 PIECE = 2048  # values that are encoded at once; as objects they take half a millisecond
 _LEVEL = 1
 _WORTH_IT = 1024  # bytes; shorter answers are not compressed
+
+
+def header_lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Headers as they are sent."""
+    return b"".join([b"%b: %b\r\n" % header for header in headers])
 
 
 def json_array(items: Sequence[Any] | NDArray[Any]) -> bytes:

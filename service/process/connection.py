@@ -4,7 +4,7 @@ opened --head_timeout--> head --MessageLimits--> request --> app --> answer --wr
 
 Data that is not HTTP is answered here, in the form of the address it was sent to. The routes bound the body; only the
 number of its chunks is counted here. The parser sees one request at a time: bytes behind a request wait, unread and
-unparsed, until that request is answered.
+unparsed, until that request is answered. A body of a declared length passes by the parser.
 """
 
 import asyncio
@@ -16,6 +16,7 @@ from uvicorn.protocols.http.flow_control import CLOSE_HEADER, HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from aaserve.service.errors import HeadTimeout, HeadTooLarge, InvalidRequest, ServiceError, TooManyConnections
+from aaserve.service.http.answers import header_lines
 from aaserve.service.http.observation import UNLOGGED
 from aaserve.service.process.answers import encoded, last_answer
 from aaserve.service.process.head import check_head, declared_length, without_upgrade
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from aaserve.service.settings import Settings
 
 GOODBYE = 0.2  # seconds
+CLOSE_LINE = header_lines([CLOSE_HEADER])
 PROBES = frozenset(path.encode() for path in UNLOGGED)
 
 
@@ -53,6 +55,7 @@ class Connection(HttpToolsProtocol):
         self._received = Received()
         self._in_head = False
         self._in_request = False  # in its head or its body
+        self._in_body = False  # of a declared length
         self._head_without_upgrade = b""
         self._limits = MessageLimits()
         self._answered_last = False  # a request that was refused by its head is the last one
@@ -135,6 +138,7 @@ class Connection(HttpToolsProtocol):
         if probes_only and self.url.partition(b"?")[0] not in PROBES:
             raise TooManyConnections
         self._received.body_left = declared_length(self.headers)
+        self._in_body = self._received.body_left > 0
         if not self._shed_load():
             self._room.works(self)
             super().on_headers_complete()
@@ -147,7 +151,7 @@ class Connection(HttpToolsProtocol):
         """Called by httptools for each chunk of a body."""
         self._limits.chunk()
 
-    def on_body(self, body: bytes) -> None:
+    def on_body(self, body: bytes | memoryview) -> None:
         self._limits.progress()
         if not self.awaits_request():  # else the request has its answer
             self.cycle.body += body
@@ -210,7 +214,11 @@ class Connection(HttpToolsProtocol):
     def _parse(self) -> None:
         """Feed the parser to the end of one request; what is behind it waits until it is answered."""
         while self._received.left and (self._in_request or (self.awaits_request() and not self._answered_last)):
-            self._feed(self._received.take())
+            piece = self._received.take()
+            if self._in_body:
+                self._take_body(piece)
+            else:
+                self._feed(piece)
             if self._refused:
                 return
         if self._answered_last:
@@ -230,6 +238,17 @@ class Connection(HttpToolsProtocol):
             if self._head_deadline is None and self.timeout_keep_alive_task is None and self.awaits_request():
                 self._expect_head()
 
+    def _take_body(self, piece: memoryview) -> None:
+        """What the parser would do with a piece of a body of a declared length: it would copy it first."""
+        self.on_body(piece)
+        if not self._received.body_left:
+            self._in_body = False
+            self._renew_parser()  # the old one waits for the body
+            self.on_message_complete()
+
+    def _renew_parser(self) -> None:
+        self.parser = httptools.HttpRequestParser(self)
+
     def _feed(self, piece: bytes | memoryview) -> None:
         self._limits.received(len(piece))
         try:
@@ -246,7 +265,7 @@ class Connection(HttpToolsProtocol):
             self._refuse(refusal)
             return
         head, self._head_without_upgrade = self._head_without_upgrade, b""
-        self.parser = httptools.HttpRequestParser(self)  # the old one may wait for the end of the connection
+        self._renew_parser()  # the old one may wait for the end of the connection
         self._feed(head + rest)
 
     def _shed_load(self) -> bool:
@@ -257,11 +276,10 @@ class Connection(HttpToolsProtocol):
         if answer is None:
             return False
         last = self._stopping or self.parser.get_http_version() == "1.0" or not self.parser.should_keep_alive()
-        if last and CLOSE_HEADER not in answer.raw_headers:
-            answer.raw_headers.append(CLOSE_HEADER)
-        self.transport.write(encoded(answer, self.server_state.default_headers))
+        head = answer.head + CLOSE_LINE if last and not answer.closes else answer.head
+        self.transport.write(encoded(answer.status, head, answer.body, self.server_state.default_headers))
         self._room.waits(self)
-        self._answered_last = CLOSE_HEADER in answer.raw_headers
+        self._answered_last = last or answer.closes
         return True
 
     def _finish(self) -> None:
@@ -342,5 +360,5 @@ class Connection(HttpToolsProtocol):
         self.transport.close()
 
     def _answer(self, refusal: ServiceError) -> None:
-        answer = last_answer(refusal, getattr(self, "url", None) or b"/", self.headers or [], self._settings)
-        self.transport.write(encoded(answer, self.server_state.default_headers))
+        url, headers = getattr(self, "url", None) or b"/", self.headers or []
+        self.transport.write(last_answer(refusal, url, headers, self._settings, self.server_state.default_headers))

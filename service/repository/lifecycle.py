@@ -204,15 +204,14 @@ class Lifecycle:
         """
         if closed := self._closed(self._state):
             return closed
-        ready = [
-            predictor for predictor in (self._repository.predictors if self._repository else ()) if predictor.ready
-        ]
+        last = None
         # Under overload this is asked for each request, so only one model is asked for its reason.
-        if not ready or any(
-            predictor.admission.has_room(timeout=timeout, arriving=arriving, slow=slow) for predictor in ready[:-1]
-        ):
-            return None
-        return ready[-1].admission.refusal(timeout=timeout, arriving=arriving, slow=slow)
+        for predictor in self._repository.predictors if self._repository else ():
+            if predictor.ready:
+                if last is not None and last.has_room(timeout=timeout, arriving=arriving, slow=slow):
+                    return None
+                last = predictor.admission
+        return last.refusal(timeout=timeout, arriving=arriving, slow=slow) if last is not None else None
 
     def _closed(self, state: State) -> ServiceError | None:
         """Why no request is answered at all; who drains still answers, and who recovers, for the other models."""
