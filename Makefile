@@ -30,7 +30,7 @@ audit:  ## known vulnerabilities in what is pinned; asks osv.dev, and says so if
 
 fuzz: $(VENV)/.installed  ## feed the parsers that we own with random input, for SECONDS=
 	@end=$$(($$(date +%s) + $(SECONDS))); while [ $$(date +%s) -lt $$end ]; do \
-		AASERVE_FUZZ_EXAMPLES=2000 $(VENV)/bin/python -m pytest -q tests/hostile/test_fuzz.py || exit 1; done
+		AASERVE_FUZZ_EXAMPLES=2000 $(VENV)/bin/python -m pytest -q tests/hostile/test_fuzz_*.py || exit 1; done
 
 install: $(VENV)/.installed  ## everything for development, into .venv
 

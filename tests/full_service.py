@@ -10,7 +10,7 @@ from tests.toy_bundles import HANGS, picture, write_fragile_bundle
 
 MODEL = "fragile"
 QUEUED = {"name": "aaserve_queue_depth", "model": MODEL}
-_FOREVER = ("--model-call-timeout-ms", "600000", "--request-timeout-ms", "60000")
+_FOREVER = ("--model-call-timeout-ms", "600000", "--request-timeout-ms", "600000")
 _ONE_ROW = ("--max-queue-size", "1", "--max-batch-size", "1", "--intra-op-num-threads", "1")
 
 

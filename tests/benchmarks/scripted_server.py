@@ -64,7 +64,7 @@ def serving(answer: Callable[[socket.socket, int], None]) -> Iterator[Server]:
         yield server
     finally:
         server.close()
-        thread.join(10)
+        thread.join(60)
 
 
 def at_once(connection: socket.socket, number: int) -> None:

@@ -35,7 +35,7 @@ def test_a_stall_shows_in_every_request_that_was_appointed_meanwhile() -> None:
             instant.append(time.monotonic())
             released.set()
         if number > 10:
-            assert released.wait(20)
+            assert released.wait(60)
         connection.sendall(OK)
 
     with serving(stall) as server, Generator([server.address], [REQUEST]) as generator:
@@ -72,7 +72,7 @@ def test_a_closed_loop_has_as_many_requests_under_way_as_clients() -> None:
             together[0] += 1
             most[0] = max(most[0], together[0])
         if number <= 4:
-            all_here.wait(10)
+            all_here.wait(60)
         with lock:
             together[0] -= 1
         connection.sendall(OK)

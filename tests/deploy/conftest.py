@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.deploy.manifests import COMBINATIONS, KUBERNETES, Resource, built, composed
 from tests.helpers import ROOT
 
 
@@ -21,3 +22,11 @@ def ray_programs() -> Path:
     if made.returncode:
         pytest.skip(f"Ray could not be installed: {made.stderr.strip().splitlines()[-1:]}")
     return ROOT / ".venv-ray" / "bin"
+
+
+@pytest.fixture(scope="session")
+def combinations(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Resource]]:
+    """What is built of each combination, and of the example of a canary."""
+    folder = tmp_path_factory.mktemp("kubernetes")
+    found = {name: composed(folder, *combination) for name, combination in COMBINATIONS.items()}
+    return found | {"canary": built(KUBERNETES / "canary")}

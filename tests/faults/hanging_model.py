@@ -18,7 +18,7 @@ async def hanging_model(seconds: float) -> Findings:
         with running(*options) as service:
             wait_until(lambda: service.lines('"message":"ready"') == 2)
             before = set(service.workers())
-            async with Traffic(service, bodies=[picture(red) for red in range(100)], timeout_ms=500) as traffic:
+            async with Traffic(service, bodies=[picture(red) for red in range(100)]) as traffic:
                 await asyncio.sleep(0.5)
                 hung = await ask(service.port, picture(HANGS, side=100), timeout_ms=500, path=PATH)
                 recovery = await later(lambda: service.lines('"message":"ready"') == 3)

@@ -37,6 +37,7 @@ async def raising_model(seconds: float) -> Findings:
                 await later(lambda: traffic.outcomes.get("500", 0) > 0)
                 flag.unlink()
                 healed = time.monotonic()
+                await later(lambda: any(ended.outcome == "200" for ended in traffic.since(healed)))
                 recovery = await later(service.is_ready)
                 after = healed + recovery
                 await asyncio.sleep(1)

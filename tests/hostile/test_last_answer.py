@@ -23,7 +23,7 @@ def strict() -> Iterator[RunningService]:
 
 def post(service: RunningService, path: str, body: bytes | Iterator[bytes], **headers: str) -> int:
     """Ask as Python's own client does, which sends the whole body before it looks for an answer."""
-    connection = http.client.HTTPConnection(service.client.base_url.host, service.client.base_url.port, 20)
+    connection = http.client.HTTPConnection(service.client.base_url.host, service.client.base_url.port, 60)
     chunked = not isinstance(body, bytes)
     sent = {"Content-Type": "image/jpeg", **({"Transfer-Encoding": "chunked"} if chunked else {}), **headers}
     connection.request("POST", path, body, sent, encode_chunked=chunked)

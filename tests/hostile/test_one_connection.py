@@ -55,7 +55,7 @@ def run(
             config, state = uvicorn.Config(app, lifespan="off", log_config=None, timeout_keep_alive=60), ServerState()
             await asyncio.get_running_loop().connect_accepted_socket(lambda: Connection(config, state, {}), ours)
             assert state.connections
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 await client(theirs, state)
             for connection in list(state.connections):
                 connection.transport.abort()

@@ -49,7 +49,7 @@ async def answers(url: str, number: int, seed: int) -> dict[str, Counter[str]]:
     """Send damaged images from 8 clients; how often each format got each answer."""
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     images = damaged_pictures(number, seed=seed)
-    async with httpx.AsyncClient(base_url=url, timeout=30, headers={"Content-Type": "image/*"}) as client:
+    async with httpx.AsyncClient(base_url=url, timeout=60, headers={"Content-Type": "image/*"}) as client:
 
         async def send() -> None:
             for name, image in images:  # one iterator for all clients

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from tests.helpers import RunningService
 
@@ -17,6 +17,7 @@ def browser() -> Iterator[Browser]:
     """Debian's Chromium without a window."""
     if CHROMIUM is None:
         pytest.skip("no Chromium here: apt-get install chromium")
+    expect.set_options(timeout=60_000)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage"])
         yield browser
@@ -32,7 +33,7 @@ def shown(service: RunningService) -> RunningService:
 @pytest.fixture
 def context(browser: Browser, shown: RunningService) -> Iterator[BrowserContext]:
     context = browser.new_context(base_url=str(shown.client.base_url), reduced_motion="reduce")
-    context.set_default_timeout(20_000)
+    context.set_default_timeout(60_000)
     yield context
     context.close()
 

@@ -60,12 +60,14 @@ class ClientUsage:
 
     def is_slow(self, client: str) -> bool:
         """True if most of its time went into pictures that take LONG, while there are other clients, too."""
+        if len(self._clients) < 2:
+            return False
         with self._lock:
             now = self._clock()
             self._forget(now)
             use = self._clients.get(client)
             if use is None or len(self._clients) < 2:
-                return False
+                return False  # the others are forgotten
             seconds, squares = use.by(now)
             return seconds >= _SOME and squares >= LONG * seconds
 

@@ -43,7 +43,7 @@ def test_free_inference_threads_share_the_queue_and_do_not_wait_for_each_other()
         async with batching(model, size=4, lanes=InferenceThreads(2)) as batcher, asyncio.TaskGroup() as callers:
             for _ in range(6):
                 callers.create_task(batcher.submit(ROW, deadline=soon()))
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 while len(model.batches) < 2:
                     await asyncio.sleep(0)
             assert (batcher.computing(False), batcher.queue_depth) == (6, 0)
@@ -109,7 +109,7 @@ def test_nothing_is_given_to_a_model_that_is_being_looked_after() -> None:
         async with batching(model, lanes=InferenceThreads(2), recover=recover) as batcher:
             with pytest.raises(InferenceFailed):
                 await batcher.submit(ROW, deadline=soon())
-            assert await asyncio.to_thread(recovering.wait, 10)
+            assert await asyncio.to_thread(recovering.wait, 60)
             later = asyncio.create_task(batcher.submit(ROW, deadline=soon()))
             await waiting(batcher, 1)
             await asyncio.sleep(0.01)

@@ -140,14 +140,14 @@ def test_a_model_that_is_abandoned_ends_every_wait_though_its_call_does_not_end(
 
         def hanging(batch: np.ndarray, names: tuple[str, ...], all_cores: bool) -> dict[str, np.ndarray]:
             computing.set()
-            end.wait(5)
+            end.wait(60)
             ended.set()
             return {"same": batch}
 
         lost: list[Exception] = []
         async with batching(hanging, size=1, on_lost=lost.append) as batcher:
             callers = [asyncio.create_task(batcher.submit(ROW, deadline=soon())) for _ in range(4)]
-            assert await asyncio.to_thread(computing.wait, 10)
+            assert await asyncio.to_thread(computing.wait, 60)
             await waiting(batcher, 3)  # one prepared, two queued
             batcher.abandon(ModelHung("hung"))
             results = await asyncio.gather(*callers, return_exceptions=True)

@@ -21,7 +21,7 @@ def test_a_caller_who_leaves_while_its_row_is_made_is_not_computed() -> None:
 
         async with batching(model) as batcher:
             leaver = asyncio.create_task(batcher.submit(make, deadline=soon()))
-            assert await asyncio.to_thread(making.wait, 10)
+            assert await asyncio.to_thread(making.wait, 60)
             leaver.cancel()
             await asyncio.wait([leaver])
             go.set()

@@ -149,7 +149,9 @@ def test_the_scheme_of_a_key_is_case_insensitive(keyed: RunningService) -> None:
 
 def test_another_spelling_of_an_address_opens_nothing(keyed: RunningService) -> None:
     for path in ("/metrics%0A", "/%6detrics", "//metrics", "/metrics/", "/./metrics"):
-        answer = httpx.get(f"{keyed.client.base_url}{path}", headers=bearer(KEYS["infer"]), follow_redirects=True)
+        answer = httpx.get(
+            f"{keyed.client.base_url}{path}", headers=bearer(KEYS["infer"]), follow_redirects=True, timeout=60
+        )
         assert answer.status_code in (403, 404), path
         assert "aaserve_" not in answer.text
     assert keyed.client.post("/admin/models/x/load%0A", headers=bearer(KEYS["infer"])).status_code == 403
@@ -223,8 +225,8 @@ def test_new_keys_reach_all_workers(tmp_path: Path) -> None:
         wait_until(lambda: sum("ready" in line for line in service.log) >= 2)
         path.write_text(lines(("infer", "new")))
         address = f"{service.client.base_url}/models"  # each on a connection of its own, so that both are asked
-        assert {httpx.get(address, headers=bearer("old")).status_code for _ in range(16)} == {401}
-        assert {httpx.get(address, headers=bearer("new")).status_code for _ in range(16)} == {200}
+        assert {httpx.get(address, headers=bearer("old"), timeout=60).status_code for _ in range(16)} == {401}
+        assert {httpx.get(address, headers=bearer("new"), timeout=60).status_code for _ in range(16)} == {200}
     assert not [line for line in service.log if "no api_keys_file is set" in line]
 
 
@@ -234,9 +236,8 @@ def test_refusals_are_counted_and_no_key_is_logged(keyed: RunningService) -> Non
     text = keyed.client.get("/metrics", headers=bearer(KEYS["metrics"])).text
     assert 'aaserve_rejected_total{reason="unauthorized"}' in text
     assert 'aaserve_rejected_total{reason="forbidden"}' in text
-    log = "".join(keyed.log)
-    assert '"outcome": "forbidden"' in log or "forbidden" in log
-    assert not [key for key in ("wrong key", *KEYS.values()) if key in log]
+    wait_until(lambda: any("forbidden" in line for line in keyed.log))
+    assert not [key for key in ("wrong key", *KEYS.values()) if key in "".join(keyed.log)]
 
 
 def test_without_keys_all_is_open_but_changes(service: RunningService) -> None:

@@ -130,7 +130,7 @@ def holding() -> Iterator[tuple[socket.socket, Event, list[str]]]:
     app.state.settings, app.state.metrics = Settings(_cli_parse_args=[]), Metrics()
     with (
         served(app) as (client, _),
-        socket.create_connection((client.base_url.host, client.base_url.port), 10) as asking,
+        socket.create_connection((client.base_url.host, client.base_url.port), 60) as asking,
     ):
         asking.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nhi")
         wait_until(lambda: ended)

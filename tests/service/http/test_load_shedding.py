@@ -1,13 +1,19 @@
 """A request that finds the queue full is refused before its body is read, and its connection goes on."""
 
+import asyncio
 import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from aaserve.service.engine.queueing.client_usage import ClientUsage
+from aaserve.service.errors import QueueFull
+from aaserve.service.http.app import create_app
 from aaserve.service.process.message_limits import MAX_CHUNKS
+from aaserve.service.settings import Settings
 from tests.full_service import full_service
 from tests.helpers import EXAMPLES, RunningService, wait_until
 from tests.hostile.wire import Answer, answers, ask, connect, received, send
@@ -34,7 +40,14 @@ def chunked(body: bytes, size: int = 100_000) -> bytes:
 
 @pytest.fixture(scope="module")
 def crowded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
-    with full_service(tmp_path_factory.mktemp("crowded"), "--client-timeout-ms", "1000") as running:
+    with full_service(tmp_path_factory.mktemp("crowded")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def hasty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+    """Crowded too, and with little patience, for tests that wait for its end."""
+    with full_service(tmp_path_factory.mktemp("hasty"), "--client-timeout-ms", "1000") as running:
         yield running
 
 
@@ -153,22 +166,22 @@ def test_a_refused_request_gets_no_100_continue(crowded: RunningService) -> None
         assert received(connection).count(b"HTTP/1.1 200") == 1
 
 
-def test_a_body_that_never_ends_does_not_keep_the_connection(crowded: RunningService) -> None:
+def test_a_body_that_never_ends_does_not_keep_the_connection(hasty: RunningService) -> None:
     for head in (post(b"x")[:-1], post(b"x", "Connection: close")[:-1]):
-        assert statuses(ask(crowded, head)) == [429]  # closed by the service, or this would wait for ever
+        assert statuses(ask(hasty, head)) == [429]  # closed by the service, or this would wait for ever
 
 
-def test_a_client_that_reads_no_answers_is_not_read_any_further(crowded: RunningService) -> None:
+def test_a_client_that_reads_no_answers_is_not_read_any_further(hasty: RunningService) -> None:
     with socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        connection.settimeout(20)
-        connection.connect((crowded.client.base_url.host, crowded.client.base_url.port))
+        connection.settimeout(60)
+        connection.connect((hasty.client.base_url.host, hasty.client.base_url.port))
         with pytest.raises((BrokenPipeError, ConnectionResetError)):
             connection.sendall(post(bytes(1000)) * 30_000)  # more than the kernel keeps, and so are the answers
 
 
-def test_the_head_behind_a_refusal_has_its_time(crowded: RunningService) -> None:
-    assert statuses(ask(crowded, post(b"x") + b"GET / HTTP/1.1\r\n")) == [429, 408]
+def test_the_head_behind_a_refusal_has_its_time(hasty: RunningService) -> None:
+    assert statuses(ask(hasty, post(b"x") + b"GET / HTTP/1.1\r\n")) == [429, 408]
 
 
 def test_an_upgrade_is_ignored_here_too(crowded: RunningService) -> None:
@@ -243,3 +256,27 @@ def test_while_the_service_stops_a_refusal_closes_the_connection(tmp_path: Path)
         (answer,) = answers(received(connection))
         assert (answer.status, answer.headers["connection"]) == (429, "close")
         assert running.metric("aaserve_requests_total", endpoint="/classify") == before + 1
+
+
+def test_a_refusal_holds_for_one_turn_of_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    shedding = create_app(Settings(provider="cpu")).state.load_shedding
+    full = [QueueFull()]
+    lifecycle = SimpleNamespace(
+        usage=ClientUsage(), closes_connections=False, refusal=lambda **_: full[0] if full else None
+    )
+    monkeypatch.setattr(
+        shedding, "_state", SimpleNamespace(lifecycle=lifecycle, receive_stage=SimpleNamespace(arriving=0))
+    )
+
+    def ask() -> int:
+        refused = shedding.answer(b"POST", b"/classify", [(b"host", b"x")], None)
+        return refused.status if refused else 200
+
+    async def turns() -> list[int]:
+        found = [ask()]
+        full.clear()
+        found.append(ask())  # the same question in the same turn
+        await asyncio.sleep(0)
+        return [*found, ask()]
+
+    assert asyncio.run(turns()) == [429, 429, 200]

@@ -227,7 +227,7 @@ def test_workers_do_not_add_up_the_card_they_share(tmp_path: Path, monkeypatch: 
     with running_service("--workers", "2", "--gpu-device-id", "7") as service:
         wait_until(lambda: sum("ready" in line for line in service.log) >= 2)
         for _ in range(6):  # of either worker
-            text = httpx.get(f"{service.client.base_url}/metrics").text
+            text = httpx.get(f"{service.client.base_url}/metrics", timeout=60).text
             lines = [line for line in text.splitlines() if line.startswith("aaserve_gpu")]
             device = f'{{device="GPU-{uuid.UUID(int=7)}"}}'
             assert sorted(lines) == [

@@ -11,7 +11,7 @@ import pytest
 
 from aaserve.service.observability.log_writer import LINE, LogWriter
 from tests.faults.running import running
-from tests.helpers import ROOT, running_service
+from tests.helpers import ROOT, running_service, wait_until
 from tests.toy_bundles import OUT_OF_RANGE, picture, write_fragile_bundle
 
 FILL = "x" * 999
@@ -94,15 +94,15 @@ writer.close()
 """
     path = tmp_path / "log"
     with path.open("w") as file:
-        subprocess.run([sys.executable, "-c", script], cwd=ROOT, stdout=file, check=True, timeout=30)
+        subprocess.run([sys.executable, "-c", script], cwd=ROOT, stdout=file, check=True, timeout=60)
     assert path.read_text().splitlines()[:2] == ["12345", "whole"]
 
 
 def test_a_service_whose_stderr_is_full_starts_serves_and_stops() -> None:
     with Path("/dev/full").open("w") as full, running(stderr=full.fileno()) as service:
-        assert service.metric("aaserve_log_lines_dropped_total") >= 2  # that it listens, that it is ready
+        wait_until(lambda: service.metric("aaserve_log_lines_dropped_total") >= 2)  # that it listens, that it is ready
         service.process.terminate()
-        assert service.process.wait(30) == 0
+        assert service.process.wait(60) == 0
 
 
 def test_onnx_runtime_writes_nothing_between_our_lines(tmp_path: Path) -> None:

@@ -73,8 +73,9 @@ def test_lines_below_the_log_level_are_not_written() -> None:
     command = [sys.executable, "-m", "service", "--host", "0.0.0.0", "--port", str(port), "--log-level", "warning"]
     command += ["--repository", str(REPOSITORY), *CONSOLE]
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
-        wait_until(lambda: is_ready(port), 30)
-        httpx.post(f"http://127.0.0.1:{port}/classify", content=JPEG, headers={"Content-Type": "image/jpeg"})
+        wait_until(lambda: is_ready(port))
+        headers = {"Content-Type": "image/jpeg"}
+        httpx.post(f"http://127.0.0.1:{port}/classify", content=JPEG, headers=headers, timeout=60)
         process.terminate()
         [line] = [line for line in process.stderr.read().splitlines() if "not_ready" not in line]  # as it asks so often
     assert "WARNING aaserve no api_keys_file is set" in line
@@ -82,7 +83,7 @@ def test_lines_below_the_log_level_are_not_written() -> None:
 
 def is_ready(port: int) -> bool:
     try:
-        return httpx.get(f"http://127.0.0.1:{port}/health/ready").status_code == 200
+        return httpx.get(f"http://127.0.0.1:{port}/health/ready", timeout=60).status_code == 200
     except httpx.TransportError:
         return False
 

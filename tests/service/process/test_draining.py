@@ -18,7 +18,7 @@ JPEG = (EXAMPLES / "rocket.jpg").read_bytes()
 
 
 def test_during_the_grace_readiness_is_off_and_requests_are_answered_until_a_second_sigterm() -> None:
-    with running_service("--drain-grace-ms", "60000", run=COMMAND) as service:
+    with running_service("--drain-grace-ms", "600000", run=COMMAND) as service:
         service.process.send_signal(signal.SIGTERM)
         wait_until(lambda: service.client.get("/health/ready").status_code == 503)
         ready = service.client.get("/health/ready")
@@ -28,13 +28,13 @@ def test_during_the_grace_readiness_is_off_and_requests_are_answered_until_a_sec
         assert answer.status_code == 200
         assert answer.headers["connection"] == "close"  # take the next one elsewhere
         service.process.send_signal(signal.SIGTERM)
-        assert service.process.wait(40) == 0
+        assert service.process.wait(60) == 0
 
 
 def test_ctrl_c_does_not_wait_for_the_grace() -> None:
-    with running_service("--drain-grace-ms", "60000", run=COMMAND) as service:
+    with running_service("--drain-grace-ms", "600000", run=COMMAND) as service:
         service.process.send_signal(signal.SIGINT)
-        assert service.process.wait(40) == 0
+        assert service.process.wait(60) == 0
 
 
 def test_a_client_that_connected_just_before_the_end_of_the_grace_may_still_ask() -> None:
@@ -53,7 +53,7 @@ def test_a_client_that_connected_just_before_the_end_of_the_grace_may_still_ask(
         answer = opened[-1].recv(65536)
         assert answer.startswith(b"HTTP/1.1 200 ")
         assert b"connection: close" in answer.lower()
-        assert service.process.wait(40) == 0  # the silent ones do not hold it
+        assert service.process.wait(60) == 0  # the silent ones do not hold it
         for connection in opened:
             connection.close()
 
@@ -99,9 +99,9 @@ def test_sigterm_under_load_from_64_clients_loses_no_request(attempt: int) -> No
         port = service.client.base_url.port
         clients = threading.Thread(target=lambda: asyncio.run(send_from_64_clients(port)))
         clients.start()
-        wait_until(lambda: len(outcomes) > 100, 30)
+        wait_until(lambda: len(outcomes) > 100)
         status = service.stop()
-        clients.join(30)
+        clients.join(60)
     assert status == 0
     assert set(outcomes) <= {"200", "429"}  # on a slow machine 64 clients may be more than it can do in time
 
@@ -112,5 +112,5 @@ def test_a_sigterm_that_comes_while_the_process_starts_is_not_lost() -> None:
         "import gc, os, signal, sys; from aaserve.service.__main__ import main; "
         "gc.collect = lambda: os.kill(os.getpid(), signal.SIGTERM); sys.exit(main())"
     )
-    done = subprocess.run([sys.executable, "-c", script, "--port", "0"], cwd=ROOT, timeout=30, capture_output=True)
+    done = subprocess.run([sys.executable, "-c", script, "--port", "0"], cwd=ROOT, timeout=60, capture_output=True)
     assert done.returncode == 0

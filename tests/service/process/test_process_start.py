@@ -28,7 +28,7 @@ def test_a_hangup_while_the_program_is_being_loaded_does_not_end_it() -> None:
         assert "listening on" in process.stderr.readline()
     finally:
         process.terminate()
-        process.communicate(timeout=20)
+        process.communicate(timeout=60)
     assert process.returncode == 0
 
 
@@ -41,13 +41,13 @@ def test_a_service_without_standard_streams_serves() -> None:
     def live() -> bool:
         assert process.poll() is None
         try:
-            return httpx.get(f"http://127.0.0.1:{port}/health/live").status_code == 200
+            return httpx.get(f"http://127.0.0.1:{port}/health/live", timeout=60).status_code == 200
         except httpx.ConnectError:
             return False
 
     try:
-        wait_until(live, 20)
+        wait_until(live)
         assert Path(f"/proc/{process.pid}/fd/2").readlink() == Path(os.devnull)
     finally:
         process.terminate()
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0

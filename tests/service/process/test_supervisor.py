@@ -85,17 +85,17 @@ def test_a_killed_worker_is_replaced_without_disturbing_the_others() -> None:
         assert classify_on_its_own(service).status_code == 200
         wait_until(lambda: answered(service) == 31)
         assert 'aaserve_queue_capacity{model="aa-cifar100"}' in metrics_on_their_own(service)
+        wait_until(lambda: service.metric("aaserve_worker_restarts_total") == 2)
         # What the killed worker computed stays counted, and the supervisor is the process that was started.
         assert service.metric("process_cpu_seconds_total") >= cpu_seconds
         assert service.metric("process_start_time_seconds") == started
-        wait_until(lambda: service.metric("aaserve_worker_restarts_total") == 2)
 
 
 def test_sighup_reaches_workers_that_are_still_starting() -> None:
     with running_service("--workers", "2", ready=False) as service:
         wait_until(lambda: len(children(service.process.pid)) == 2)
         service.process.send_signal(signal.SIGHUP)
-        wait_until(lambda: sum("reloaded" in line for line in service.log) == 2, 30)
+        wait_until(lambda: sum("reloaded" in line for line in service.log) == 2)
         assert all_ready(service)
         assert not any("replacing it" in line for line in service.log)
 
@@ -110,7 +110,7 @@ def test_a_rollback_reaches_all_workers_and_those_that_come_later(tmp_path: Path
         def change(what: str) -> httpx.Response:
             """By any worker: the connection is a new one."""
             url = f"{service.client.base_url}/admin/models/fragile/{what}"
-            return httpx.post(url, headers=service.client.headers, timeout=30)
+            return httpx.post(url, headers=service.client.headers, timeout=60)
 
         def served() -> list[str]:
             """Versions that any worker serves."""
@@ -149,13 +149,13 @@ def test_a_rollback_reaches_all_workers_and_those_that_come_later(tmp_path: Path
 
 def test_sigterm_reaches_all_workers_and_all_that_was_accepted_is_answered() -> None:
     with (
-        held_service("--workers", "2", seconds=4) as service,
+        held_service("--workers", "2", seconds=10) as service,
         concurrent.futures.ThreadPoolExecutor() as threads,
     ):
         wait_until(lambda: all_ready(service))
         workers = children(service.process.pid)
         accepted = [threads.submit(classify_on_its_own, service) for _ in range(6)]
-        wait_until(lambda: service.metric("aaserve_queue_depth") == 6)
+        wait_until(lambda: service.metric("aaserve_queue_depth") == 6)  # each worker writes once a second
         assert service.stop() == 0
         assert {request.result().status_code for request in accepted} == {200}
         assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
@@ -165,7 +165,7 @@ def test_workers_end_when_the_supervisor_is_killed() -> None:
     with running_service("--workers", "2", run=COMMAND) as service:
         workers = children(service.process.pid)
         service.process.kill()
-        service.process.wait(40)
+        service.process.wait(60)
         wait_until(lambda: not any(alive(worker) for worker in workers))
 
 
@@ -175,8 +175,8 @@ def test_a_worker_that_cannot_start_again_ends_the_service_with_its_error(tmp_pa
         wait_until(lambda: all_ready(service))
         (repository / "aa-cifar100" / "1" / "manifest.json").write_text("{}")
         os.kill(children(service.process.pid)[0], signal.SIGKILL)
-        assert service.process.wait(30) == 1
-        assert [line for line in service.log if line.startswith("error: ") and "manifest.json" in line]
+        assert service.process.wait(60) == 1
+    assert [line for line in service.log if line.startswith("error: ") and "manifest.json" in line]
 
 
 def test_a_supervisor_that_can_start_no_process_says_so_keeps_its_workers_and_tries_again(
@@ -197,7 +197,7 @@ def test_a_supervisor_that_can_start_no_process_says_so_keeps_its_workers_and_tr
         os.kill(first, signal.SIGKILL)
         wait_until(lambda: any("worker 0 cannot be started: [Errno 2]" in line for line in service.log))
         assert classify_on_its_own(service).status_code == 200
-        assert children(service.process.pid) == [second]
+        wait_until(lambda: children(service.process.pid) == [second])  # beside it, an attempt may just be failing
         python.symlink_to(target)
         wait_until(lambda: sum("ready" in line for line in service.log) >= 3)
         assert len(children(service.process.pid)) == 2
@@ -257,11 +257,11 @@ def test_workers_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
 def classify_on_its_own(service: RunningService) -> httpx.Response:
     """On a connection of its own, which any worker may take."""
     headers = {"Content-Type": "image/jpeg"}
-    return httpx.post(f"{service.client.base_url}/classify", content=JPEG, headers=headers, timeout=30)
+    return httpx.post(f"{service.client.base_url}/classify", content=JPEG, headers=headers, timeout=60)
 
 
 def metrics_on_their_own(service: RunningService) -> str:
-    return httpx.get(f"{service.client.base_url}/metrics").text
+    return httpx.get(f"{service.client.base_url}/metrics", timeout=60).text
 
 
 def answered(service: RunningService) -> int:

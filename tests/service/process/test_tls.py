@@ -160,11 +160,11 @@ def test_handshakes_that_do_not_end_are_counted_and_end_in_time(tmp_path: Path) 
             return len(list(Path(f"/proc/{service.process.pid}/fd").iterdir()))
 
         def live() -> int:  # on a connection of its own: a kept one may be the one that gives way
-            return httpx.get(service.client.base_url.join("/health/live"), verify=False).status_code
+            return httpx.get(service.client.base_url.join("/health/live"), verify=False, timeout=60).status_code
 
         assert live() == 200
         before = descriptors()
-        silent = [socket.create_connection(address, 10) for _ in range(100)]
+        silent = [socket.create_connection(address, 60) for _ in range(100)]
         assert live() == 200  # the one that has waited longest gave way to it
         assert descriptors() <= before + 15  # ten, and what is just being closed
         with suppress(ConnectionResetError):
@@ -179,7 +179,7 @@ def test_a_tls_client_not_yet_accepted_when_the_port_closes_is_answered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One such client speaks TLS, the other says nothing: that one must neither keep the first nor the end waiting."""
-    monkeypatch.setattr("aaserve.service.process.server.HANDSHAKE", 0.5)
+    monkeypatch.setattr("aaserve.service.process.server.HANDSHAKE", 3.0)  # seconds, which the silent client takes
     certificate = Certificate(*make_certificate(tmp_path))
     trusted = ssl.create_default_context(cafile=str(tmp_path / "certificate.pem"))
     answers: list[bytes] = []
@@ -209,7 +209,7 @@ def test_a_tls_client_not_yet_accepted_when_the_port_closes_is_answered(
     server = StopsAtOnce(config, drain_grace=0)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         asyncio.run(server.serve(sockets=[listening]))
-    server.client.join(10)
+    server.client.join(60)
     server.silent.close()
     assert answers
     assert answers[0].startswith(b"HTTP/1.1 200")

@@ -11,7 +11,7 @@ import pytest
 from aaserve.service.errors import BodyTimeout, DeadlineExceeded, QueueFull
 from aaserve.service.http.body.receiving import GRACE, MIN_BYTES_PER_SECOND, ReceiveStage
 from tests.full_service import request
-from tests.helpers import EXAMPLES, RunningService, running_service, wait_until
+from tests.helpers import EXAMPLES, RunningService, running_service, slow_body_service, wait_until
 from tests.hostile.wire import answers, connect, received, send
 from tests.toy_bundles import HANGS, picture, write_fragile_bundle
 from tests.virtual_time import VirtualLoop, run_in_virtual_time
@@ -75,11 +75,11 @@ def test_bodies_in_memory_are_bounded_but_a_single_one_always_fits() -> None:
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
-    """A service that takes one row at a time, and few bytes."""
+    """A service that takes one row at a time, and few bytes; it waits for them as long as a test takes."""
     repository = tmp_path_factory.mktemp("models")
     write_fragile_bundle(repository)
     options = ("--max-queue-size", "1", "--max-inflight-bytes", "100000", "--log-format", "json")
-    with running_service(*options, "--model-call-timeout-ms", "600000", repository=repository) as service:
+    with slow_body_service(*options, repository=repository) as service:
         yield service
 
 
@@ -94,12 +94,12 @@ def test_clients_that_announce_bodies_and_send_none_take_no_place(small: Running
         assert small.metric("aaserve_body_bytes") == 0
 
 
-def test_a_body_that_does_not_come_is_408(small: RunningService) -> None:
-    with connect(small) as silent:
+def test_a_body_that_does_not_come_is_408(service: RunningService) -> None:
+    with connect(service) as silent:
         send(silent, request(b"x" * 10, CLOSE)[:-1])
         [late] = answers(received(silent))
     assert (late.status, late.json["code"]) == (408, "body_timeout")
-    assert small.client.post("/classify", content=picture(1)).status_code == 200
+    assert service.classify(JPEG).status_code == 200
 
 
 def test_bytes_that_have_arrived_count_until_their_request_ends(small: RunningService) -> None:
