@@ -16,7 +16,7 @@ import numpy as np
 from rich.progress import track
 
 from aaserve.training.datasets.cifar import Split, as_png, read_labels, read_split
-from benchmarks.circumstances import write_result
+from benchmarks.harness.circumstances import write_result
 
 CLIENTS = 4
 TOP_K = 5

@@ -18,7 +18,7 @@ from aaserve.service.engine.runtime.openvino_session import OpenVinoSession
 from aaserve.service.engine.runtime.session import OnnxSession
 from aaserve.service.errors import ProviderMissing
 from aaserve.service.settings import Settings
-from benchmarks.circumstances import write_result
+from benchmarks.harness.circumstances import write_result
 
 
 def measured(bundle: Bundle, splits: dict[str, Split]) -> list[dict[str, Any]]:

@@ -22,10 +22,10 @@ import uvicorn
 import aaserve.bundle.telemetry  # noqa: F401  (before onnxruntime)
 from aaserve.bundle.bundle import open_bundle
 from aaserve.bundle.model_input import read_input
-from benchmarks.circumstances import ROOT
+from benchmarks.harness.circumstances import ROOT
+from benchmarks.harness.process_tree import process_tree
 from benchmarks.peers import forms
 from benchmarks.peers.peer import Served, log_when_ready
-from benchmarks.peers.process_tree import process_tree
 from benchmarks.peers.servers.ports import spare_port
 
 import onnxruntime  # isort: skip

@@ -16,13 +16,13 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.circumstances import write_result
-from benchmarks.generator import Generator
-from benchmarks.load import post_request, summary
+from benchmarks.harness.circumstances import write_result
+from benchmarks.harness.generator import Generator, post_request
+from benchmarks.harness.pictures import photograph, photographs, small_pngs
+from benchmarks.harness.process_tree import processor_seconds, resident_bytes
+from benchmarks.harness.random_bundles import random_bundle
+from benchmarks.harness.samples import summary
 from benchmarks.overload import service
-from benchmarks.peers.process_tree import processor_seconds, resident_bytes
-from benchmarks.pictures import photograph, photographs, small_pngs
-from benchmarks.random_bundles import random_bundle
 
 NETWORKS = ("wide_resnet10_1", "tiny", "wide_resnet16_2", "aa_wide_resnet22_2", "wide_resnet28_4", "aa_resnet50")
 MEGAPIXELS = (0.1, 0.3, 1, 3, 6, 12, 24)

@@ -28,10 +28,9 @@ from aaserve.bundle.model_input import read_input
 from aaserve.service.tasks.detection import SCORE_THRESHOLD
 from benchmarks import openvino_alone
 from benchmarks.bare_service import BareService
-from benchmarks.circumstances import write_result
-from benchmarks.generator import Generator
-from benchmarks.load import post_request
-from benchmarks.workloads import WORKLOADS, Workload
+from benchmarks.harness.circumstances import write_result
+from benchmarks.harness.generator import Generator, post_request
+from benchmarks.harness.workloads import WORKLOADS, Workload
 
 import onnxruntime  # isort: skip
 

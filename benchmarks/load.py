@@ -17,28 +17,9 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.circumstances import write_result
-from benchmarks.generator import Generator
-from benchmarks.samples import QUANTILES, Samples, percentiles
-
-
-def post_request(path: str, body: bytes, headers: Mapping[str, str]) -> bytes:
-    """The bytes of a request."""
-    lines = [f"POST {path} HTTP/1.1", "Host: benchmark", *(f"{name}: {value}" for name, value in headers.items())]
-    return "\r\n".join([*lines, f"Content-Length: {len(body)}", "\r\n"]).encode() + body
-
-
-def summary(samples: Samples) -> dict[str, Any]:
-    """The reported values of a load."""
-    return {
-        "seconds": samples.window,
-        "sent_per_second": round(len(samples) / samples.window, 1),
-        "answered_per_second": round(samples.answered_per_second, 1),
-        "codes": samples.codes,
-        "ms": percentiles(samples.of(200), QUANTILES),
-        "generator_late_ms": percentiles(samples.late, QUANTILES),
-        "generator_microseconds_each": round(samples.processor_seconds / max(1, len(samples)) * 1e6, 1),
-    }
+from benchmarks.harness.circumstances import write_result
+from benchmarks.harness.generator import Generator, post_request
+from benchmarks.harness.samples import summary
 
 
 def _table(found: dict[str, Any]) -> Table:

@@ -25,11 +25,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from benchmarks.circumstances import REPOSITORY, ROOT, write_result
-from benchmarks.generator import Generator
-from benchmarks.load import post_request
-from benchmarks.peers.process_tree import processor_seconds
-from benchmarks.samples import Samples, percentiles
+from benchmarks.harness.circumstances import REPOSITORY, ROOT, write_result
+from benchmarks.harness.generator import Generator, post_request
+from benchmarks.harness.process_tree import processor_seconds
+from benchmarks.harness.samples import Samples, percentiles
 
 LOADS = (1, 2, 5, 10)
 CLIENTS = 32  # in the closed loop: four full batches

@@ -19,10 +19,9 @@ import numpy as np
 
 from aaserve.service.http.inference import ADDRESSES
 from benchmarks import overload
-from benchmarks.circumstances import ROOT, write_result
-from benchmarks.generator import Generator
-from benchmarks.load import post_request
-from benchmarks.workloads import WORKLOADS, Workload
+from benchmarks.harness.circumstances import ROOT, write_result
+from benchmarks.harness.generator import Generator, post_request
+from benchmarks.harness.workloads import WORKLOADS, Workload
 
 Address = tuple[str, int]
 OLD, NEW, AGAIN = "old", "new", "again"

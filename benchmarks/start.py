@@ -12,8 +12,8 @@ from pathlib import Path
 
 from rich.progress import track
 
-from benchmarks.circumstances import ROOT, write_result
-from benchmarks.peers.process_tree import processor_seconds
+from benchmarks.harness.circumstances import ROOT, write_result
+from benchmarks.harness.process_tree import processor_seconds
 
 REST = 5.0  # seconds
 

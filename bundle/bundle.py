@@ -16,9 +16,9 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from aaserve.bundle.errors import BundleError
-from aaserve.bundle.graph_file import check_graph
+from aaserve.bundle.files.graph import check_graph
+from aaserve.bundle.files.text import NotText, decode_text
 from aaserve.bundle.manifest import NAME, Manifest
-from aaserve.bundle.text import NotText, decode_text
 
 MANIFEST_FILE = "manifest.json"
 MODEL_FILE = "model.onnx"

@@ -13,10 +13,11 @@ def read_input(image_bytes: bytes, manifest: Manifest, *, max_pixels: int, repro
     """Return float32 (3, H, W), normalised, or uint8 (H, W, 3): the input that the model takes.
 
     Args:
-        reproducible: the same on every processor, see `bundle.resizing.resize`; for comparisons between machines.
+        reproducible: the same on every processor, for comparisons between machines; see
+            `bundle.pictures.resizing.resize`.
 
     Raises:
-        UnsupportedImage, ImageTooLarge, InvalidImage: as `bundle.decoding.decode`.
+        UnsupportedImage, ImageTooLarge, InvalidImage: as `bundle.pictures.decoding.decode`.
     """
     return read_sized_input(image_bytes, manifest, max_pixels=max_pixels, reproducible=reproducible)[0]
 

@@ -114,7 +114,7 @@ def preprocess(
         reproducible: as for `read_pixels`.
 
     Raises:
-        UnsupportedImage, ImageTooLarge, InvalidImage: as `bundle.decoding.decode`.
+        UnsupportedImage, ImageTooLarge, InvalidImage: as `bundle.pictures.decoding.decode`.
     """
     pixels = read_pixels(image_bytes, preprocessing, max_pixels=max_pixels, reproducible=reproducible)
     return normalise(pixels, preprocessing)
@@ -126,10 +126,11 @@ def read_pixels(
     """Return uint8 (crop height, crop width, 3), RGB; for networks that normalise in the graph.
 
     Args:
-        reproducible: the same on every processor, see `bundle.resizing.resize`; for comparisons between machines.
+        reproducible: the same on every processor, for comparisons between machines; see
+            `bundle.pictures.resizing.resize`.
 
     Raises:
-        UnsupportedImage, ImageTooLarge, InvalidImage: as `bundle.decoding.decode`.
+        UnsupportedImage, ImageTooLarge, InvalidImage: as `bundle.pictures.decoding.decode`.
     """
     return read_picture(image_bytes, preprocessing, max_pixels=max_pixels, reproducible=reproducible)[0]
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from aaserve.bundle.shipped import MODELS
+from aaserve.bundle.files.shipped import MODELS
 from aaserve.service import errors
 from aaserve.service.http.app import create_app
 from aaserve.service.http.error_responses import FRAMEWORK_CODES

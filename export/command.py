@@ -13,10 +13,10 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from aaserve.bundle.errors import BundleError
+from aaserve.bundle.files.shipped import PHOTOGRAPHS
+from aaserve.bundle.files.text import NotText, read_text
 from aaserve.bundle.manifest import Accuracy
 from aaserve.bundle.preprocessing import Preprocessing
-from aaserve.bundle.shipped import PHOTOGRAPHS
-from aaserve.bundle.text import NotText, read_text
 from aaserve.export.errors import ExportError
 from aaserve.export.exporter import Exported, export
 from aaserve.export.preprocessing.presets import (

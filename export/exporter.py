@@ -14,8 +14,8 @@ import numpy as np
 
 from aaserve.bundle.bundle import MODEL_FILE, REFERENCES_FILE, check_absent, sha256_of, write_bundle
 from aaserve.bundle.manifest import DetectionLowered, DetectionParity, Input, Lowered, Manifest, Parity, Provenance
-from aaserve.bundle.reference_pictures import stored_pictures
-from aaserve.bundle.references import references_json
+from aaserve.bundle.references.pictures import stored_pictures
+from aaserve.bundle.references.references import references_json
 from aaserve.export.errors import ExportError
 from aaserve.export.graph.convert import INPUT_NAME
 from aaserve.export.judgement.pictures import find_parity_pictures, read_picture

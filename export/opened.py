@@ -31,8 +31,8 @@ from aaserve.export.tasks.classification import Classification
 from aaserve.export.tasks.detection import Detection
 from aaserve.export.tasks.task import Pixels, Report, Task
 from aaserve.models.attention import AttentionAugmentedConv2d
-from aaserve.models.attention_maps import attention_layers
-from aaserve.models.retinanet.network import RetinaNet
+from aaserve.models.attention.maps import attention_layers
+from aaserve.models.networks.retinanet.network import RetinaNet
 
 
 @dataclass(frozen=True)

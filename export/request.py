@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from aaserve.bundle.files.shipped import PHOTOGRAPHS
 from aaserve.bundle.manifest import Accuracy, Precision, StoredWeights
-from aaserve.bundle.shipped import PHOTOGRAPHS
 
 
 @dataclass(frozen=True)

@@ -22,17 +22,17 @@ from numpy.typing import NDArray
 from aaserve.bundle.bundle import REFERENCES_FILE, open_bundle, sha256_of
 from aaserve.bundle.detections import detections_of
 from aaserve.bundle.errors import BundleError, ImageError
+from aaserve.bundle.files.shipped import PHOTOGRAPHS
 from aaserve.bundle.manifest import Manifest
 from aaserve.bundle.model_input import pixels_input, read_input
-from aaserve.bundle.probe import PROBE, probe_pixels, probe_tolerance
-from aaserve.bundle.references import (
+from aaserve.bundle.references.probe import PROBE, probe_pixels, probe_tolerance
+from aaserve.bundle.references.references import (
     Reference,
     attention_difference,
     detection_difference,
     difference,
     read_references,
 )
-from aaserve.bundle.shipped import PHOTOGRAPHS
 from aaserve.export.errors import ExportError
 from aaserve.export.judgement.pictures import MAX_PIXELS
 

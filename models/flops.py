@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from aaserve.models.attention import AttentionAugmentedConv2d
-from aaserve.models.position import RelativePosition
+from aaserve.models.attention.position import RelativePosition
 
 
 class Flops(NamedTuple):

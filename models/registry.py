@@ -9,14 +9,13 @@ from typing import Any
 
 from torch import nn
 
-from aaserve.models.augmentation import Augmentation
-from aaserve.models.efficientnet_lite import EfficientNetLite0
-from aaserve.models.gather_excite import GatherExcite
-from aaserve.models.mnasnet import MnasNet
-from aaserve.models.resnet import ResNet
-from aaserve.models.retinanet.network import RetinaNet
-from aaserve.models.squeeze_excite import SqueezeExcite
-from aaserve.models.wide_resnet import WideResNet
+from aaserve.models.attention.augmentation import Augmentation
+from aaserve.models.networks.efficientnet_lite import EfficientNetLite0
+from aaserve.models.networks.layers import GatherExcite, SqueezeExcite
+from aaserve.models.networks.mnasnet import MnasNet
+from aaserve.models.networks.resnet import ResNet
+from aaserve.models.networks.retinanet.network import RetinaNet
+from aaserve.models.networks.wide_resnet import WideResNet
 
 Network = ResNet | WideResNet | MnasNet | EfficientNetLite0 | RetinaNet
 

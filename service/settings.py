@@ -7,8 +7,8 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
+from aaserve.bundle.files.shipped import MODELS
 from aaserve.bundle.manifest import NAME
-from aaserve.bundle.shipped import MODELS
 from aaserve.service.origins import normal_origins
 from aaserve.service.resources import available_cores
 from aaserve.service.setting_names import PREFIX, as_written

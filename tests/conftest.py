@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from aaserve.service.repository.trials import Trials
-from benchmarks.random_bundles import FOLDER, random_bundle
+from benchmarks.harness.random_bundles import FOLDER, random_bundle
 from tests import tried_models
 from tests.forked_python import forked_python
 from tests.helpers import COMMAND, RunningService, running_service

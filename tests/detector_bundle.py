@@ -15,9 +15,9 @@ from PIL import Image
 
 from aaserve.bundle.bundle import MANIFEST_FILE, MODEL_FILE, REFERENCES_FILE, sha256_of, write_bundle
 from aaserve.bundle.manifest import Manifest
-from aaserve.bundle.probe import PROBE, probe_pixels
-from aaserve.bundle.reference_pictures import stored_pictures
-from aaserve.bundle.references import Reference, StoredDetections, references_json
+from aaserve.bundle.references.pictures import stored_pictures
+from aaserve.bundle.references.probe import PROBE, probe_pixels
+from aaserve.bundle.references.references import Reference, StoredDetections, references_json
 from tests.helpers import REPOSITORY, encode
 
 NAME = "colours"

@@ -46,7 +46,14 @@ for number in (signal.SIGINT, signal.SIGTERM):
 status = int(answers.readline())
 sys.exit(status if status >= 0 else 128 - status)
 """
-MODULES = ("benchmarks.gpu", "benchmarks.random_bundles", "export", "models", "torch.distributed.run", "training")
+MODULES = (
+    "benchmarks.gpu",
+    "benchmarks.harness.random_bundles",
+    "export",
+    "models",
+    "torch.distributed.run",
+    "training",
+)
 
 
 @contextmanager

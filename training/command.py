@@ -10,10 +10,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from aaserve.training.datasets.data import LAYOUTS
+from aaserve.training.loop.stop import Stop
+from aaserve.training.loop.trainer import train
 from aaserve.training.machine import open_machine
 from aaserve.training.recipe import read_recipe
-from aaserve.training.stop import Stop
-from aaserve.training.trainer import train
 
 
 def main(argv: Sequence[str], prog: str = "python -m training") -> int:

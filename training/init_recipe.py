@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from aaserve.bundle.text import read_text
+from aaserve.bundle.files.text import read_text
 from aaserve.models import create_model
 from aaserve.models.registry import check_name
 from aaserve.models.state_dict import head_of

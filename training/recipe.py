@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from aaserve.bundle.files.text import read_text
 from aaserve.bundle.preprocessing import Preprocessing, normalisation_problem
-from aaserve.bundle.text import read_text
 from aaserve.models.registry import check_name
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]

@@ -17,15 +17,15 @@ from torch import Tensor, nn
 from aaserve.bundle.coco.average_precision import DetectionScore
 from aaserve.bundle.coco.instances import TEST_SPLITS
 from aaserve.models import create_model
-from aaserve.training.checkpoint import METADATA_KEY, load_state
+from aaserve.training.classification.distillation import load_teacher
+from aaserve.training.classification.evaluate import Score, evaluate
 from aaserve.training.datasets.data import LAYOUTS
 from aaserve.training.detection.evaluate import evaluate as evaluate_detector
 from aaserve.training.detection.task import open_coco
-from aaserve.training.distillation import load_teacher
-from aaserve.training.evaluate import Score, evaluate
+from aaserve.training.loop.checkpoint import METADATA_KEY, load_state
 from aaserve.training.machine import Machine, open_machine
 from aaserve.training.recipe import CommonRecipe, DetectorRecipe, recipe_from
-from aaserve.training.tasks import task_of
+from aaserve.training.task import task_of
 
 COLUMNS = "{:<16} {:<10} {:>8} {:>8} {:>8} {:>14}"
 DETECTION_COLUMNS = "{:<24} {:>8} {:>8} {:>8}"

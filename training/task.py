@@ -15,11 +15,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from aaserve.training.classification.task import Classification
 from aaserve.training.datasets.data import Data
+from aaserve.training.detection.task import Detection
 from aaserve.training.log import Row
+from aaserve.training.recipe import CommonRecipe, DetectorRecipe, Recipe
 
 if TYPE_CHECKING:
-    from aaserve.training.run import Run
+    from aaserve.training.loop.run import Run
 
 
 class Score(Protocol):
@@ -55,3 +58,11 @@ class Task(Protocol):
 
     def evaluate(self, run: Run) -> Score:
         """Score the network on the test pictures."""
+
+
+def task_of(recipe: CommonRecipe) -> Task:
+    """The task of a recipe."""
+    if isinstance(recipe, DetectorRecipe):
+        return Detection(recipe)
+    assert isinstance(recipe, Recipe)
+    return Classification(recipe)

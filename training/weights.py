@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aaserve.models.attention import AttentionAugmentedConv2d
-from aaserve.models.efficientnet_lite import timm_names
-from aaserve.models.inverted_residual import InvertedResidualNet
-from aaserve.models.relative_tables import resize_relative_tables
-from aaserve.models.retinanet.network import RetinaNet
+from aaserve.models.attention.relative_tables import resize_relative_tables
+from aaserve.models.networks.efficientnet_lite import timm_names
+from aaserve.models.networks.inverted_residual import InvertedResidualNet
+from aaserve.models.networks.retinanet.network import RetinaNet
 from aaserve.models.state_dict import head_of, misfits, told, without_counters
 
 PACKAGE = "package:"

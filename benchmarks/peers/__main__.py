@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.bare_service import BareService
-from benchmarks.circumstances import write_result
+from benchmarks.harness.circumstances import write_result
+from benchmarks.harness.workloads import WORKLOADS, Workload
 from benchmarks.limits import Raw, best_way
 from benchmarks.peers.catalogue import PEERS
 from benchmarks.peers.own import OURS, Aaserve
@@ -21,7 +22,6 @@ from benchmarks.peers.peer import Peer, StartFailed
 from benchmarks.peers.report import markdown, medians, plot
 from benchmarks.peers.servers.reading import READERS
 from benchmarks.peers.turn import Plan, Server, take_turn
-from benchmarks.workloads import WORKLOADS, Workload
 
 SERVERS: dict[str, Server] = {server.name: server for server in (*OURS, BareService(), *PEERS.values())}
 LINES = 20  # shown from the log of a server that did not start

@@ -12,13 +12,13 @@ from aaserve.bundle.bundle import open_bundle
 from aaserve.service.http.inference import ADDRESSES
 from aaserve.service.version import VERSION
 from benchmarks import openvino_alone
-from benchmarks.circumstances import ROOT
+from benchmarks.harness.circumstances import ROOT
+from benchmarks.harness.process_tree import process_tree
+from benchmarks.harness.random_bundles import FOLDER, random_bundle
+from benchmarks.harness.workloads import Workload
 from benchmarks.limits import Raw, Way
 from benchmarks.peers import forms
 from benchmarks.peers.peer import Served, StartFailed, Top1, log_when_ready
-from benchmarks.peers.process_tree import process_tree
-from benchmarks.random_bundles import FOLDER, random_bundle
-from benchmarks.workloads import Workload
 
 BEST: dict[str, Top1] = {"classification": forms.best, "detection": forms.best_detection}  # by task
 

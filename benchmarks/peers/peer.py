@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks.circumstances import ROOT
-from benchmarks.environments import is_made, make_environment
-from benchmarks.peers.process_tree import process_tree
+from benchmarks.harness.circumstances import ROOT
+from benchmarks.harness.environments import is_made, make_environment
+from benchmarks.harness.process_tree import process_tree
 from benchmarks.peers.servers.ports import spare_port
 
 ENVIRONMENTS = ROOT / ".venv-peers"

@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from benchmarks.generator import Generator
-from benchmarks.load import post_request, summary
+from benchmarks.harness.generator import Generator, post_request
+from benchmarks.harness.process_tree import processor_seconds, resident_bytes, tree
+from benchmarks.harness.samples import Samples, summary
+from benchmarks.harness.workloads import Workload
 from benchmarks.peers.peer import Served
-from benchmarks.peers.process_tree import processor_seconds, resident_bytes, tree
-from benchmarks.samples import Samples
-from benchmarks.workloads import Workload
 
 CLIENTS = (1, 8, 32)
 SHARES = (0.5, 0.8, 0.95)  # of the server's own throughput at the largest number of clients

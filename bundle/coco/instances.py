@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field, ValidationError
 
-from aaserve.bundle.text import is_one_line
+from aaserve.bundle.files.text import is_one_line
 
 LAYOUT = "instances_train.json and instances_val.json (or instances_test.json), or instances.json alone, and images/"
 TEST_SPLITS = ("val", "test")  # the first that exists

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from aaserve.bundle.file_kinds import HEAD_BYTES, kind_of, picture_format
+from aaserve.bundle.files.kinds import HEAD_BYTES, kind_of, picture_format
 
 _SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 _SYSTEM = {  # files of macOS, Windows, Synology, QNAP and ext4; names that begin with a dot are skipped too

@@ -6,7 +6,8 @@
 
 The operator is given the ranks of the pairs for scores: float32 rounds the scores of unequal logits to the same number.
 
-The same steps as `models.retinanet.detections.detect`, in standard operators (docs/decisions/0042-detectors.md).
+The same steps as `models.networks.retinanet.detections.detect`, in standard operators
+(docs/decisions/0042-detectors.md).
 """
 
 import numpy as np
@@ -18,8 +19,8 @@ from aaserve.bundle.tasks.detection import detection_outputs
 from aaserve.export.errors import ExportError
 from aaserve.export.graph.check import checked_bytes
 from aaserve.export.request import Selection
-from aaserve.models.retinanet.boxes import LARGEST_LOG_RATIO
-from aaserve.models.retinanet.detections import CANDIDATES
+from aaserve.models.networks.retinanet.boxes import LARGEST_LOG_RATIO
+from aaserve.models.networks.retinanet.detections import CANDIDATES
 
 RAW_OUTPUTS = ("class_logits", "box_deltas")
 

@@ -25,8 +25,8 @@ from aaserve.export.graph.runtime import Graph
 from aaserve.export.judgement.originals import PyTorch
 from aaserve.export.judgement.parity import TOLERANCES, asked, check_parity, whole_batches
 from aaserve.export.request import Selection
-from aaserve.models.retinanet.detections import detect
-from aaserve.models.retinanet.network import RetinaNet
+from aaserve.models.networks.retinanet.detections import detect
+from aaserve.models.networks.retinanet.network import RetinaNet
 
 # Of a score, and of the intersection over union of two boxes that belong together. Below fp32, average precision or
 # agreement decides (export/judgement/detection_loss.py), and this only tells a sound graph from a broken one.

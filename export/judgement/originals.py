@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from aaserve.bundle.preprocessing import Preprocessing
 from aaserve.export.errors import ExportError, first_line
-from aaserve.models.attention_maps import attention_maps
+from aaserve.models.attention.maps import attention_maps
 
 ROUNDINGS = 4  # networks with differently rounded weights; a single run underestimates the error up to 27 times
 BATCH = 2  # rows, in float64 and for attention maps: in PyTorch a large batch would fill the memory

@@ -13,14 +13,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from aaserve.bundle.files.text import NotText, read_text
 from aaserve.bundle.preprocessing import Preprocessing, normalisation_problem
-from aaserve.bundle.text import NotText, read_text
 from aaserve.export.errors import ExportError
 from aaserve.export.preprocessing.huggingface import from_huggingface, is_huggingface
 from aaserve.export.preprocessing.timm import from_timm
 
 PRESETS = {
-    # What torchvision's ResNet weights of IMAGENET1K_V1 were evaluated with (torchvision/models/resnet.py:
+    # What torchvision's ResNet weights of IMAGENET1K_V1 were evaluated with (torchvision/models/networks/resnet.py:
     # ImageClassification, crop_size=224); EXIF and transparency, which those weights do not define, as in browsers.
     "imagenet": Preprocessing(
         colour="RGB",

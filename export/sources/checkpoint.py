@@ -20,7 +20,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from aaserve.bundle.bundle import sha256_of
-from aaserve.bundle.file_kinds import HEAD_BYTES, kind_of
+from aaserve.bundle.files.kinds import HEAD_BYTES, kind_of
 from aaserve.export.errors import ExportError, first_line
 
 METADATA_KEY = "aaserve"  # what python -m training writes into a safetensors header

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from aaserve.bundle.text import NotText, is_one_line, read_text
+from aaserve.bundle.files.text import NotText, is_one_line, read_text
 from aaserve.export.errors import ExportError
 
 _SHIPPED = Path(__file__).parent

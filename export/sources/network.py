@@ -16,9 +16,9 @@ from aaserve.export.sources.description import Description
 from aaserve.export.sources.factory import build_own, check_answer, is_own
 from aaserve.export.sources.weights import detected_classes, head_classes, load_weights, name_weights
 from aaserve.models import create_model
-from aaserve.models.efficientnet_lite import timm_names
-from aaserve.models.relative_tables import resize_relative_tables
-from aaserve.models.retinanet.network import RetinaNet
+from aaserve.models.attention.relative_tables import resize_relative_tables
+from aaserve.models.networks.efficientnet_lite import timm_names
+from aaserve.models.networks.retinanet.network import RetinaNet
 
 
 def build_network(

@@ -12,7 +12,7 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from aaserve.bundle.bundle import sha256_of
-from aaserve.bundle.file_kinds import HEAD_BYTES, ONNX_MODEL, kind_of
+from aaserve.bundle.files.kinds import HEAD_BYTES, ONNX_MODEL, kind_of
 from aaserve.export.errors import ExportError, first_line
 
 LIMIT = 2**30  # bytes; protocol buffers are limited to 2 GiB, and the model is copied several times

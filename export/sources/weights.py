@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from torch import Tensor, nn
 
 from aaserve.export.errors import ExportError
-from aaserve.models.retinanet.network import RetinaNet
+from aaserve.models.networks.retinanet.network import RetinaNet
 from aaserve.models.state_dict import head_of, listed, misfits, told, without_counters
 
 

@@ -7,12 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aaserve.bundle.attention import gaze
 from aaserve.bundle.bundle import sha256_of
 from aaserve.bundle.manifest import AttentionMap, Output, Parity
 from aaserve.bundle.preprocessing import Preprocessing
-from aaserve.bundle.probe import PROBE, probe_pixels
-from aaserve.bundle.references import Reference
+from aaserve.bundle.references.probe import PROBE, probe_pixels
+from aaserve.bundle.references.references import Reference, gaze
 from aaserve.export.graph.convert import OUTPUT_NAME
 from aaserve.export.graph.runtime import Graph
 from aaserve.export.judgement.loss import TopOneJudgement, judge

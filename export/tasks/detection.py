@@ -10,8 +10,8 @@ from aaserve.bundle.bundle import sha256_of
 from aaserve.bundle.detections import Detections, detections_of_batch
 from aaserve.bundle.manifest import DetectionParity, Output, Suppression
 from aaserve.bundle.preprocessing import Preprocessing
-from aaserve.bundle.probe import PROBE, probe_pixels
-from aaserve.bundle.references import Reference, StoredDetections
+from aaserve.bundle.references.probe import PROBE, probe_pixels
+from aaserve.bundle.references.references import Reference, StoredDetections
 from aaserve.bundle.tasks.detection import detection_outputs
 from aaserve.export.graph.runtime import Graph
 from aaserve.export.graph.suppression import append_suppression

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aaserve.bundle.manifest import AttentionMap, DetectionParity, Output, Parity, Precision, Suppression
-from aaserve.bundle.references import Reference
+from aaserve.bundle.references.references import Reference
 from aaserve.export.judgement.loss import Judgement
 from aaserve.export.judgement.pictures import Picture
 from aaserve.export.judgement.samples import Sample

@@ -11,7 +11,7 @@ import logging
 import re
 from pathlib import Path
 
-from aaserve.bundle.text import NotText, check_regular, read_text
+from aaserve.bundle.files.text import NotText, check_regular, read_text
 from aaserve.service.errors import StartFailed
 
 _LINE = re.compile(r"((?:infer|admin|metrics)(?:,(?:infer|admin|metrics))*)\s+([0-9a-f]{64})(?:\s.*)?")

@@ -4,7 +4,7 @@ opened --head_timeout--> head --MessageLimits--> request --> app --> answer --wr
 
 Data that is not HTTP is answered here, in the form of the address it was sent to. The routes bound the body; only the
 number of its chunks is counted here. The parser sees one request at a time: bytes behind a request wait, unread and
-unparsed, until that request is answered. A body of a declared length passes by the parser.
+unparsed, until that request is answered.
 """
 
 import asyncio
@@ -55,7 +55,6 @@ class Connection(HttpToolsProtocol):
         self._received = Received()
         self._in_head = False
         self._in_request = False  # in its head or its body
-        self._in_body = False  # of a declared length
         self._head_without_upgrade = b""
         self._limits = MessageLimits()
         self._answered_last = False  # a request that was refused by its head is the last one
@@ -138,7 +137,6 @@ class Connection(HttpToolsProtocol):
         if probes_only and self.url.partition(b"?")[0] not in PROBES:
             raise TooManyConnections
         self._received.body_left = declared_length(self.headers)
-        self._in_body = self._received.body_left > 0
         if not self._shed_load():
             self._room.works(self)
             super().on_headers_complete()
@@ -151,7 +149,7 @@ class Connection(HttpToolsProtocol):
         """Called by httptools for each chunk of a body."""
         self._limits.chunk()
 
-    def on_body(self, body: bytes | memoryview) -> None:
+    def on_body(self, body: bytes) -> None:
         self._limits.progress()
         if not self.awaits_request():  # else the request has its answer
             self.cycle.body += body
@@ -214,11 +212,7 @@ class Connection(HttpToolsProtocol):
     def _parse(self) -> None:
         """Feed the parser to the end of one request; what is behind it waits until it is answered."""
         while self._received.left and (self._in_request or (self.awaits_request() and not self._answered_last)):
-            piece = self._received.take()
-            if self._in_body:
-                self._take_body(piece)
-            else:
-                self._feed(piece)
+            self._feed(self._received.take())
             if self._refused:
                 return
         if self._answered_last:
@@ -238,17 +232,6 @@ class Connection(HttpToolsProtocol):
             if self._head_deadline is None and self.timeout_keep_alive_task is None and self.awaits_request():
                 self._expect_head()
 
-    def _take_body(self, piece: memoryview) -> None:
-        """What the parser would do with a piece of a body of a declared length: it would copy it first."""
-        self.on_body(piece)
-        if not self._received.body_left:
-            self._in_body = False
-            self._renew_parser()  # the old one waits for the body
-            self.on_message_complete()
-
-    def _renew_parser(self) -> None:
-        self.parser = httptools.HttpRequestParser(self)
-
     def _feed(self, piece: bytes | memoryview) -> None:
         self._limits.received(len(piece))
         try:
@@ -265,7 +248,7 @@ class Connection(HttpToolsProtocol):
             self._refuse(refusal)
             return
         head, self._head_without_upgrade = self._head_without_upgrade, b""
-        self._renew_parser()  # the old one may wait for the end of the connection
+        self.parser = httptools.HttpRequestParser(self)  # the old one may wait for the end of the connection
         self._feed(head + rest)
 
     def _shed_load(self) -> bool:

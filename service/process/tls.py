@@ -4,7 +4,7 @@ import logging
 import ssl
 from pathlib import Path
 
-from aaserve.bundle.text import check_regular
+from aaserve.bundle.files.text import check_regular
 from aaserve.service.errors import StartFailed
 
 log = logging.getLogger("aaserve")

@@ -10,7 +10,7 @@ from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
 
-from aaserve.bundle.text import NotText, check_regular, read_text
+from aaserve.bundle.files.text import NotText, check_regular, read_text
 from aaserve.service.errors import LoadFailed
 from aaserve.service.settings import CpuPrecision, ProviderName, Settings
 

@@ -23,7 +23,7 @@ from typing import TextIO
 
 from aaserve.bundle.bundle import MODEL_FILE, Bundle
 from aaserve.bundle.model_input import pixels_input
-from aaserve.bundle.probe import probe_pixels
+from aaserve.bundle.references.probe import probe_pixels
 from aaserve.service.errors import StartFailed
 from aaserve.service.repository import trial_process
 from aaserve.service.resources import own_path, own_python

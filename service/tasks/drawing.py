@@ -19,7 +19,7 @@ def draw(image_bytes: bytes, found: Sequence[Detection], preprocessing: Preproce
     """Draw detections into the upright picture, the best one on top. A PNG with a longer side of SHORTEST to LONGEST.
 
     Raises:
-        ImageError: as `bundle.decoding.decode`.
+        ImageError: as `bundle.pictures.decoding.decode`.
     """
     image, scale = _picture(image_bytes, preprocessing, max_pixels)
     pen = ImageDraw.Draw(image)

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from benchmarks.load import post_request
+from benchmarks.harness.generator import post_request
 
 REQUEST = post_request("/classify", b"picture", {"Content-Type": "image/png"})
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}"

@@ -9,9 +9,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from benchmarks.generator import Generator
-from benchmarks.load import post_request
-from benchmarks.samples import NO_ANSWER, percentiles
+from benchmarks.harness.generator import Generator, post_request
+from benchmarks.harness.samples import NO_ANSWER, percentiles
 from tests.benchmarks.scripted_server import OK, REQUEST, at_once, serving
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import gpu
+from benchmarks.gpu import __main__ as gpu
 from tests.helpers import ROOT
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.harness.pictures import photograph, photographs, small_pngs
+from benchmarks.harness.samples import NO_ANSWER, Samples, percentiles
 from benchmarks.limits import Way, ways
-from benchmarks.pictures import photograph, photographs, small_pngs
-from benchmarks.samples import NO_ANSWER, Samples, percentiles
 from tests.helpers import EXAMPLES, ROOT, RunningService
 
 

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.harness.process_tree import process_tree, tree
+from benchmarks.harness.workloads import WORKLOADS
 from benchmarks.limits import Raw
 from benchmarks.peers.catalogue import PEERS, StartFailed
 from benchmarks.peers.forms import v2_binary_best
 from benchmarks.peers.own import Aaserve
 from benchmarks.peers.peer import REQUIREMENTS
-from benchmarks.peers.process_tree import process_tree, tree
-from benchmarks.workloads import WORKLOADS
 from tests.benchmarks.expected import EXAMPLES, SHIPPED, expected_top_1
 from tests.detector_bundle import coloured_png, write_detector
 from tests.helpers import ROOT, wait_until
@@ -33,7 +33,7 @@ time.sleep(1000)
 """
 DRIVER = f"""
 import pathlib, sys, time
-from benchmarks.peers.process_tree import process_tree
+from benchmarks.harness.process_tree import process_tree
 daemon = [sys.executable, "-c", {DAEMON!r}]
 with process_tree(daemon, environment={{}}, cores=None, folder=pathlib.Path(sys.argv[1])):
     time.sleep(1000)

@@ -7,14 +7,14 @@ import pytest
 from PIL import Image
 
 from benchmarks.bare_service import BareService
+from benchmarks.harness.pictures import small_pngs
+from benchmarks.harness.random_bundles import SHIPPED
+from benchmarks.harness.workloads import Workload
 from benchmarks.limits import Way
 from benchmarks.peers.own import OURS, Aaserve
 from benchmarks.peers.peer import StartFailed
 from benchmarks.peers.report import markdown, medians, plot
 from benchmarks.peers.turn import Plan, Server, take_turn
-from benchmarks.pictures import small_pngs
-from benchmarks.random_bundles import SHIPPED
-from benchmarks.workloads import Workload
 
 
 def turn(rate: float, codes: dict[str, int] | None = None) -> dict[str, Any]:

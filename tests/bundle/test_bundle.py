@@ -9,7 +9,7 @@ import pytest
 from aaserve.bundle.bundle import open_bundle, replace_manifest, scan_repository, sha256_of, write_bundle
 from aaserve.bundle.errors import BundleError
 from aaserve.bundle.manifest import Manifest
-from aaserve.bundle.references import read_references
+from aaserve.bundle.references.references import read_references
 from tests.detector_bundle import OUTPUTS, write_detector
 from tests.helpers import REPOSITORY
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from benchmarks.environments import make_environment
+from benchmarks.harness.environments import make_environment
 from tests.helpers import ROOT
 
 

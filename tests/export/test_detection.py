@@ -14,13 +14,13 @@ from aaserve.bundle.coco.average_precision import DetectionScore, in_picture
 from aaserve.bundle.coco.instances import read_split
 from aaserve.bundle.detections import Detections, detections_of_batch, difference, intersection_over_union
 from aaserve.bundle.model_input import read_input
-from aaserve.bundle.references import read_references
+from aaserve.bundle.references.references import read_references
 from aaserve.export import command, evaluate, summary, verify
 from aaserve.export.accuracy.answers import in_batches, on_the_cpu
 from aaserve.export.accuracy.boxes import score_boxes
 from aaserve.models import create_model
-from aaserve.models.retinanet.detections import detect
-from aaserve.models.retinanet.network import RetinaNet
+from aaserve.models.networks.retinanet.detections import detect
+from aaserve.models.networks.retinanet.network import RetinaNet
 from aaserve.training.detection.evaluate import evaluate as evaluate_network
 from aaserve.training.detection.task import open_coco
 from tests.helpers import running_service

@@ -1,4 +1,4 @@
-"""Kept-alive connections for clients that do more than to send load (that is benchmarks/generator.py)."""
+"""Kept-alive connections for clients that do more than to send load (that is benchmarks/harness/generator.py)."""
 
 import asyncio
 from collections.abc import AsyncIterator

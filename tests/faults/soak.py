@@ -32,7 +32,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from benchmarks.circumstances import ROOT, write_result
+from benchmarks.harness.circumstances import ROOT, write_result
 from tests.faults.connections import Connections
 from tests.faults.running import HOST, Service, running
 from tests.toy_bundles import picture, write_fragile_bundle

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from aaserve.bundle.bundle import sha256_of
 from aaserve.bundle.errors import BundleError
 from aaserve.bundle.manifest import Manifest
-from aaserve.bundle.references import read_references
+from aaserve.bundle.references.references import read_references
 from tests.hostile.fuzzing import MANIFEST_TEXT, anything, documented, often, sizes, thoroughly
 
 

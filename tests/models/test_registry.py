@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from aaserve.models import create_model, is_detector, list_models
-from aaserve.models.augmentation import Augmentation
+from aaserve.models.attention.augmentation import Augmentation
 
 
 def small_image(name: str) -> tuple[int, int]:

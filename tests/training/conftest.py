@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from aaserve.models import create_model
-from tests.training.distilling import CLASSES, saved, write
+from tests.training.classification.distilling import CLASSES, saved, write
 from tests.training.tiny import write_cifar_100
 
 

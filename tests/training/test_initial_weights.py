@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from aaserve.models import create_model
 from aaserve.training.weights import read_weights, take
-from tests.training.distilling import CLASSES, distilling, refusal, saved
+from tests.training.classification.distilling import CLASSES, distilling, refusal, saved
 
 
 def test_an_augmented_network_begins_as_the_plain_one_without_the_filters_that_attention_replaces(

@@ -12,16 +12,16 @@ from safetensors.torch import load_file
 from aaserve.bundle.preprocessing import normalise, preprocess
 from aaserve.export.sources.checkpoint import read_checkpoint
 from aaserve.training import command
-from aaserve.training.checkpoint import load_state
+from aaserve.training.classification.evaluate import Score, evaluate
 from aaserve.training.datasets.augmentation import augment
 from aaserve.training.datasets.data import Data, open_data
-from aaserve.training.evaluate import Score, evaluate
-from aaserve.training.optimisation.ema import averaged
-from aaserve.training.optimisation.step import batches, train_step
+from aaserve.training.loop.checkpoint import load_state
+from aaserve.training.loop.run import Run
+from aaserve.training.loop.step import batches, train_step
+from aaserve.training.loop.stop import Stop
+from aaserve.training.loop.trainer import train
+from aaserve.training.optimisation.optimiser import averaged
 from aaserve.training.recipe import Recipe, read_recipe
-from aaserve.training.run import Run
-from aaserve.training.stop import Stop
-from aaserve.training.trainer import train
 from tests.helpers import encode, noise
 from tests.training.tiny import CPU, SHIPPED_RECIPE, epochs, recipe, run
 
@@ -101,7 +101,7 @@ def test_averaged_weights_are_those_evaluated_and_kept(
         evaluated.append({name: value.clone() for name, value in network.state_dict().items()})
         return Score(16, 0.5, 1.0)
 
-    monkeypatch.setattr("aaserve.training.classification.evaluate", remember)
+    monkeypatch.setattr("aaserve.training.classification.task.evaluate", remember)
     run(recipe(ema_decay=0.9, epochs=1), data, tmp_path)
     average = load_state(tmp_path / "last.pt")["average"]
     kept = load_file(tmp_path / "model.safetensors")
@@ -121,7 +121,7 @@ def test_a_weight_that_is_not_finite_is_not_saved_even_if_the_loss_is_finite(dat
 def test_random_numbers_differ_from_step_to_step(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = []
     monkeypatch.setattr(
-        "aaserve.training.classification.augment",
+        "aaserve.training.classification.task.augment",
         lambda *arguments: drawn.append(arguments[-1].tobytes()) or augment(*arguments),
     )
     one = Run(recipe(), opened(data, recipe()), CPU)

@@ -10,11 +10,11 @@ import torch
 from rich.progress import Progress
 from safetensors.torch import load_file
 
-from aaserve.training.evaluate import Score
+from aaserve.training.classification.evaluate import Score
+from aaserve.training.loop.stop import Stop
+from aaserve.training.loop.trainer import train
 from aaserve.training.machine import Machine
 from aaserve.training.recipe import Recipe, read_recipe
-from aaserve.training.stop import Stop
-from aaserve.training.trainer import train
 from tests.helpers import ROOT
 
 SHIPPED_RECIPE = ROOT / "training" / "recipes" / "aa_cifar100.toml"

@@ -22,10 +22,10 @@ from PIL import Image
 from torch import Tensor
 
 from aaserve.bundle.errors import ImageError
+from aaserve.bundle.files.text import is_one_line
 from aaserve.bundle.pictures.decoding import decode
 from aaserve.bundle.pictures.picture_files import find_pictures, told, total
 from aaserve.bundle.preprocessing import Preprocessing, read_pixels
-from aaserve.bundle.text import is_one_line
 from aaserve.training.datasets.read_ahead import read_ahead
 
 MAX_PIXELS = 100_000_000

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from aaserve.bundle.files.text import read_text
 from aaserve.bundle.pictures.picture_files import find_pictures, told, total
-from aaserve.bundle.text import read_text
 from aaserve.training.recipe import Recipe
 
 UNKNOWN = -1  # class of a picture whose name has no number

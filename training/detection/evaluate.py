@@ -7,7 +7,7 @@ from torch import nn
 from aaserve.bundle.coco.average_precision import DetectionScore, average_precision, in_picture
 from aaserve.bundle.detections import Detections, detections_of_batch
 from aaserve.bundle.preprocessing import Preprocessing, normalise
-from aaserve.models.retinanet.detections import detect
+from aaserve.models.networks.retinanet.detections import detect
 from aaserve.training.detection.pictures import BoxedPictures
 from aaserve.training.machine import Machine
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from aaserve.models.retinanet.boxes import area, decode, iou
+from aaserve.models.networks.retinanet.boxes import area, decode, iou
 from aaserve.training.recipe import Boxes
 
 ALPHA, GAMMA = 0.25, 2.0  # Lin et al. 2017, section 5.1

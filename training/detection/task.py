@@ -23,7 +23,7 @@ from aaserve.training.log import Row
 from aaserve.training.recipe import DetectorRecipe
 
 if TYPE_CHECKING:
-    from aaserve.training.run import Run
+    from aaserve.training.loop.run import Run
 
 
 class Detection:

@@ -1,10 +1,11 @@
-"""SGD with Nesterov momentum, or AdamW."""
+"""SGD with Nesterov momentum, or AdamW; and averaged weights."""
 
 from fnmatch import fnmatchcase
 
 from torch import nn
 from torch.nn.parameter import Parameter
 from torch.optim import SGD, AdamW, Optimizer
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from aaserve.training.recipe import Optimisation
 
@@ -19,6 +20,14 @@ def create_optimiser(network: nn.Module, settings: Optimisation) -> Optimizer:
     if settings.optimiser == "adamw":
         return AdamW(groups, lr=settings.max_learning_rate, betas=(settings.momentum, 0.999))
     return SGD(groups, lr=settings.max_learning_rate, momentum=settings.momentum, nesterov=settings.momentum > 0)
+
+
+def averaged(network: nn.Module, decay: float) -> AveragedModel:
+    """An exponential moving average of parameters and of the statistics of batch normalisation.
+
+    Averaged weights generalise better than those of the last step (Polyak & Juditsky 1992).
+    """
+    return AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
 
 
 def _parameter_groups(network: nn.Module, settings: Optimisation) -> list[dict]:

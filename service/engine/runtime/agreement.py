@@ -15,8 +15,8 @@ from aaserve.bundle.detections import CERTAIN, SAME_BOX, detections_of
 from aaserve.bundle.detections import difference as detection_difference
 from aaserve.bundle.manifest import Manifest
 from aaserve.bundle.model_input import pixels_input
-from aaserve.bundle.probe import PROBE_TOLERANCES, probe_pixels
-from aaserve.bundle.reference_pictures import read_reference_pictures
+from aaserve.bundle.references.pictures import read_reference_pictures
+from aaserve.bundle.references.probe import PROBE_TOLERANCES, probe_pixels
 from aaserve.service.engine.runtime.model_session import ModelSession
 from aaserve.service.errors import StartFailed
 

@@ -19,8 +19,13 @@ from aaserve.bundle.bundle import REFERENCES_FILE, Bundle
 from aaserve.bundle.detections import detections_of
 from aaserve.bundle.model_input import pixels_input
 from aaserve.bundle.preprocessing import normalisation_problem
-from aaserve.bundle.probe import PROBE, probe_pixels, probe_tolerance
-from aaserve.bundle.references import attention_difference, detection_difference, difference, parse_references
+from aaserve.bundle.references.probe import PROBE, probe_pixels, probe_tolerance
+from aaserve.bundle.references.references import (
+    attention_difference,
+    detection_difference,
+    difference,
+    parse_references,
+)
 from aaserve.service.engine.runtime.agreement import Agreement, compare
 from aaserve.service.engine.runtime.model_session import ModelSession
 from aaserve.service.engine.runtime.watchdog import Watchdog

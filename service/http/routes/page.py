@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from aaserve.bundle.errors import BundleError
-from aaserve.bundle.reference_pictures import reference_picture_names
+from aaserve.bundle.references.pictures import reference_picture_names
 from aaserve.service.http.state import state_of
 
 router = APIRouter(include_in_schema=False)

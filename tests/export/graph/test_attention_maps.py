@@ -24,7 +24,7 @@ from aaserve.export.graph.runtime import Graph
 from aaserve.export.judgement.originals import PyTorch
 from aaserve.export.judgement.parity import check_parity
 from aaserve.models import create_model
-from aaserve.models.attention_maps import attention_layers, attention_maps
+from aaserve.models.attention.maps import attention_layers, attention_maps
 from tests.export.test_networks import small
 from tests.helpers import EXAMPLES, REPOSITORY
 from tests.looking_bundle import COLUMNS, GRID, LAYER, RED, RIGHT, ROWS, write_looking_bundle

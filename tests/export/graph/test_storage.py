@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from aaserve.bundle.bundle import open_bundle
-from aaserve.bundle.reference_pictures import read_reference_pictures
+from aaserve.bundle.references.pictures import read_reference_pictures
 from aaserve.export import summary, verify
 from aaserve.export.command import main
 from aaserve.export.judgement.pictures import read_picture

@@ -1,4 +1,4 @@
-"""The suppression in the graph finds what `models.retinanet.detections.detect` finds, in every batch."""
+"""The suppression in the graph finds what `models.networks.retinanet.detections.detect` finds, in every batch."""
 
 from collections.abc import Callable
 
@@ -13,9 +13,9 @@ from aaserve.export.errors import ExportError
 from aaserve.export.graph.convert import OPSET
 from aaserve.export.graph.suppression import append_suppression
 from aaserve.export.request import Selection
-from aaserve.models.retinanet.anchors import make_anchors
-from aaserve.models.retinanet.boxes import encode
-from aaserve.models.retinanet.detections import CANDIDATES, Detections, detect
+from aaserve.models.networks.retinanet.anchors import make_anchors
+from aaserve.models.networks.retinanet.boxes import encode
+from aaserve.models.networks.retinanet.detections import CANDIDATES, Detections, detect
 
 SIZE = (48, 64)
 ANCHORS = make_anchors(SIZE, (3, 4, 5), base=2.0, scales=2)  # (A, 4)

@@ -13,7 +13,7 @@ import aaserve.export.exporter
 import aaserve.export.opened
 from aaserve.bundle.bundle import open_bundle
 from aaserve.bundle.preprocessing import Preprocessing
-from aaserve.bundle.probe import probe_tolerance
+from aaserve.bundle.references.probe import probe_tolerance
 from aaserve.export.errors import ExportError
 from aaserve.export.graph.convert import convert
 from aaserve.export.graph.normalisation import PixelInput

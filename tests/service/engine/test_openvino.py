@@ -11,10 +11,10 @@ import onnx
 import pytest
 from onnx import helper
 
-from aaserve.bundle.attention import gaze
 from aaserve.bundle.bundle import MODEL_FILE, Bundle, open_bundle, sha256_of, write_bundle
 from aaserve.bundle.model_input import read_input
-from aaserve.bundle.reference_pictures import stored_pictures
+from aaserve.bundle.references.pictures import stored_pictures
+from aaserve.bundle.references.references import gaze
 from aaserve.service.engine.runtime import openvino_runtime
 from aaserve.service.engine.runtime.agreement import compare
 from aaserve.service.engine.runtime.model_session import ModelSession

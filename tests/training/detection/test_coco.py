@@ -11,7 +11,7 @@ from PIL import Image
 from aaserve.bundle.coco.instances import Split, find_split, read_split
 from aaserve.training import command
 from aaserve.training.detection.task import open_coco
-from aaserve.training.tasks import task_of
+from aaserve.training.task import task_of
 from tests.helpers import encode
 from tests.training.detection.squares import CATEGORIES, SHIPPED_RECIPE, detector, write_instances, write_pictures
 from tests.training.tiny import CPU

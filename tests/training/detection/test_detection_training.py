@@ -15,13 +15,12 @@ from aaserve.export.sources.checkpoint import read_checkpoint
 from aaserve.models import create_model
 from aaserve.models.state_dict import without_counters
 from aaserve.training import command, scoring
-from aaserve.training.checkpoint import load_state
+from aaserve.training.loop.checkpoint import load_state
+from aaserve.training.loop.run import Run
+from aaserve.training.loop.step import batches, train_step
 from aaserve.training.machine import Machine
-from aaserve.training.optimisation.step import batches, train_step
 from aaserve.training.recipe import DetectorRecipe, read_recipe
-from aaserve.training.run import Run
-from aaserve.training.task import Task
-from aaserve.training.tasks import task_of
+from aaserve.training.task import Task, task_of
 from tests.helpers import ROOT
 from tests.training.detection.squares import SHIPPED_RECIPE, SMALL, detector, write_pictures
 from tests.training.tiny import CPU, StopAfter, assert_same_weights, epochs, run

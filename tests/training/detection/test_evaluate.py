@@ -11,7 +11,7 @@ from aaserve.bundle.coco.average_precision import average_precision
 from aaserve.bundle.coco.instances import Picture
 from aaserve.bundle.detections import Detections
 from aaserve.bundle.pictures.fitting import placement, to_input
-from aaserve.models.retinanet.boxes import encode
+from aaserve.models.networks.retinanet.boxes import encode
 from aaserve.training.detection.evaluate import evaluate
 from aaserve.training.detection.task import open_coco
 from tests.training.detection.squares import detector

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from aaserve.models.retinanet.boxes import encode
+from aaserve.models.networks.retinanet.boxes import encode
 from aaserve.training.detection.losses import IGNORED, NOTHING, assign, detection_loss, focal_loss, giou_loss
 from aaserve.training.recipe import Boxes
 
