@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from aaserve.service.errors import LoadFailed
 from aaserve.service.process.supervisor import HUNG
+from aaserve.service.repository.model_settings import read_model_settings
+from aaserve.service.settings import Settings
 from tests.helpers import EXAMPLES, REPOSITORY, RunningService, running_service, start_that_fails, wait_until
 from tests.toy_bundles import HANGS, picture, write_fragile_bundle
 
@@ -125,6 +128,25 @@ def test_a_model_cannot_ask_for_a_precision_that_its_provider_does_not_have(tmp_
     assert stderr.splitlines()[-1] == (
         f"error: {tmp_path}/aa-cifar100/serving.toml: cpu_precision bf16: expected provider openvino, found auto"
     )
+
+
+def test_the_precision_of_the_service_is_for_its_models_on_openvino(tmp_path: Path) -> None:
+    service = Settings(provider="openvino", cpu_precision="bf16")
+    for provider, precision in (("cpu", "fp32"), ("cuda", "fp32"), ("openvino", "bf16")):
+        (tmp_path / "serving.toml").write_text(f'provider = "{provider}"\n')
+        _, settings = read_model_settings(tmp_path, service)
+        assert (settings.provider, settings.cpu_precision) == (provider, precision)
+
+
+def test_an_error_in_a_serving_file_says_what_comes_from_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["aaserve", "--provider", "cpu", "--cpu-precision", "fp32"])
+    for provider, written in (("", "--provider"), ('provider = "cpu"\n', "provider")):
+        (tmp_path / "serving.toml").write_text(f'{provider}cpu_precision = "bf16"\n')
+        with pytest.raises(LoadFailed) as caught:
+            read_model_settings(tmp_path, Settings(provider="cpu"))
+        assert str(caught.value) == (
+            f"{tmp_path}/serving.toml: cpu_precision bf16: expected {written} openvino, found cpu"
+        )
 
 
 def test_without_the_package_the_start_names_the_extra(tmp_path: Path) -> None:
