@@ -9,7 +9,7 @@ their names in the order of the numbers.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -146,6 +146,18 @@ def read_split(file: Path, images: Path) -> Split:
         more = f", nor are {len(missing) - 1:,} more" if len(missing) > 1 else ""
         raise FileNotFoundError(f"{missing[0]}: listed in {file.name} and not there{more}")
     return Split(file, labels, tuple(pictures), changed)
+
+
+def has_boxes(pictures: Iterable[Picture]) -> bool:
+    """Whether there is anything to find: a box of a crowd is not."""
+    return any((~picture.crowd).any() for picture in pictures)
+
+
+def check_boxes(split: Split) -> None:
+    """Raise ValueError if there is nothing to find in the pictures."""
+    if not has_boxes(split.pictures):
+        crowds = " but those of crowds" if any(len(picture.boxes) for picture in split.pictures) else ""
+        raise ValueError(f"{split.file}: expected boxes, found none{crowds}")
 
 
 def check_same_labels(training: Split, test: Split) -> None:

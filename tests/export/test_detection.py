@@ -185,7 +185,7 @@ def test_its_average_precision_is_that_of_the_network(
 
 
 def test_pictures_that_do_not_fit_are_refused(
-    trained: Path, bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture
+    trained: Path, bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refused(folder: Path, *options: str) -> str:
         assert evaluate.main([str(bundle.folder), str(folder), *options]) == 1
@@ -199,6 +199,12 @@ def test_pictures_that_do_not_fit_are_refused(
     other = [{"id": 3, "name": "blue"}, *content["categories"][:1]]
     write_instances(tmp_path, "val", content["images"], content["annotations"], other)
     assert "(green, red), found blue, red" in refused(tmp_path)
+    crowds = [one | {"iscrowd": 1} for one in content["annotations"]]
+    for annotations, end in (([], "found none"), (crowds, "found none but those of crowds")):
+        write_instances(tmp_path, "val", content["images"], annotations)
+        with monkeypatch.context() as patch:
+            patch.setattr(evaluate, "evaluate", None)  # nothing is evaluated
+            assert refused(tmp_path) == f"error: {tmp_path}/instances_val.json: expected boxes, {end}"
     for image in content["images"]:
         image["width"] += 1
     write_instances(tmp_path, "val", content["images"], content["annotations"])
