@@ -256,6 +256,18 @@ REFUSED = {
     "accuracy": (("--accuracy", "{folder}/accuracy.json"), "--accuracy: for classifiers only"),
     "too many": (("--max-detections", "1001"), "--max-detections: expected at most 1000"),
     "no annotations": (("--precision", "int8", "--calibration", "{folder}/empty"), "expected two pictures or more"),
+    "one annotated": (
+        ("--precision", "int8", "--calibration", "{folder}/one"),
+        "instances.json: expected two pictures or more, found 1",
+    ),
+    "no boxes": (
+        ("--precision", "int8", "--calibration", "{folder}/bare"),
+        "instances_val.json: expected boxes, found none",
+    ),
+    "no boxes to judge by": (
+        ("--precision", "int8", "--calibration", "{folder}/half"),
+        "instances_train.json: expected boxes in the pictures that do not calibrate (1), found none",
+    ),
     "another label": (("--precision", "int8", "--calibration", "{folder}/other"), "found blue, red"),
 }
 
@@ -272,7 +284,14 @@ def test_what_a_detector_cannot_do_is_refused(
     write_instances(
         tmp_path / "other", "val", content["images"], [], [{"id": 3, "name": "blue"}, {"id": 7, "name": "red"}]
     )
+    for name, split, count in (("one", "", 1), ("bare", "train", 2), ("bare", "val", 1), ("half", "train", 2)):
+        write_pictures(tmp_path / name, split, count)
+    listed = json.loads((tmp_path / "half" / "instances_train.json").read_text())
+    write_instances(tmp_path / "half", "train", listed["images"][::-1], listed["annotations"])  # the bare one judges
     assert export(trained, tmp_path / "repository", *(option.format(folder=tmp_path) for option in options)) == 1
-    [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    said = capsys.readouterr().err
+    [line] = [line for line in said.splitlines() if line.startswith("error: ")]
     assert message in line
+    if "--calibration" in options:
+        assert "tracing" not in said  # it is known before what takes long
     assert not (tmp_path / "repository").exists()
