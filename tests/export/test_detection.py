@@ -198,7 +198,7 @@ def test_pictures_that_do_not_fit_are_refused(
     content = json.loads((tmp_path / "instances_val.json").read_text())
     other = [{"id": 3, "name": "blue"}, *content["categories"][:1]]
     write_instances(tmp_path, "val", content["images"], content["annotations"], other)
-    assert "(green, red), found blue, red" in refused(tmp_path)
+    assert "(green, red), found 2: blue, red" in refused(tmp_path)
     crowds = [one | {"iscrowd": 1} for one in content["annotations"]]
     for annotations, end in (([], "found none"), (crowds, "found none but those of crowds")):
         write_instances(tmp_path, "val", content["images"], annotations)
@@ -268,7 +268,7 @@ REFUSED = {
         ("--precision", "int8", "--calibration", "{folder}/half"),
         "instances_train.json: expected boxes in the pictures that do not calibrate (1), found none",
     ),
-    "another label": (("--precision", "int8", "--calibration", "{folder}/other"), "found blue, red"),
+    "another label": (("--precision", "int8", "--calibration", "{folder}/other"), "found 2: blue, red"),
 }
 
 

@@ -177,7 +177,11 @@ def test_the_command_reports_errors_in_one_line(data: Path, tmp_path: Path, capf
         (changed("name", "aa_wide_resnet22_2", "aa_wide_resnt22_2"), data, "did you mean aa_wide_resnet22_2"),
         (changed("option", "[optimisation]", "[network.options]\ndept = 1\n[optimisation]"), data, "'dept'"),
         (changed("cycle", "momentum = 0.9", 'schedule = "one-cycle"\nmomentum = 0.0'), data, "lowers momentum by 0.1"),
-        (changed("batch", "batch_size = 128", "batch_size = 64"), data, "less than one batch"),
+        (
+            changed("batch", "batch_size = 128", "batch_size = 64"),
+            data,
+            "expected 64 images or more for training (batch_size), found 48",
+        ),
         (changed("parts", "batch_size = 128", "batch_size = 16\naccumulation = 3"), data, "does not divide by 1"),
         (
             changed("mean", "[0.5071, 0.4865, 0.4409]", "[129.3, 124.1, 112.4]"),
