@@ -1,5 +1,6 @@
 """python -m training: what a run learns, leaves behind and says."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from safetensors.torch import load_file
 
 from aaserve.bundle.preprocessing import normalise, preprocess
 from aaserve.export.sources.checkpoint import read_checkpoint
-from aaserve.training import command
+from aaserve.training import command, scoring
 from aaserve.training.classification.evaluate import Score, evaluate
 from aaserve.training.datasets.augmentation import augment
 from aaserve.training.datasets.data import Data, open_data
@@ -195,6 +196,15 @@ def test_the_command_reports_errors_in_one_line(data: Path, tmp_path: Path, capf
         assert stderr.startswith("error: ")
         assert message in stderr
         assert len(stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("main", [command.main, scoring.main])
+def test_the_help_names_every_form_of_data(main: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "cifar-100-python/" in said
+    assert "for a detector, COCO's format: instances_train.json" in said
 
 
 def test_a_device_that_is_not_there_is_an_error(data: Path, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
