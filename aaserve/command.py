@@ -28,7 +28,7 @@ SUBCOMMANDS = {
     "export": Subcommand("aaserve.export.__main__", "make a bundle of a PyTorch checkpoint or ONNX file", "cpu,export"),
     "inspect": Subcommand("aaserve.export.summary", "show what a bundle contains", "export"),
     "verify": Subcommand("aaserve.export.verify", "check a bundle and its answers", "cpu"),
-    "evaluate": Subcommand("aaserve.export.evaluate", "measure a bundle's accuracy on labelled pictures", "cpu,export"),
+    "evaluate": Subcommand("aaserve.export.evaluate", "measure a bundle's accuracy on your pictures", "cpu,export"),
     "train": Subcommand("aaserve.training.__main__", "train a network", "training"),
     "healthcheck": Subcommand("aaserve.service.healthcheck", "exit with 0 if the service on this machine is ready"),
 }
@@ -79,6 +79,7 @@ def _not_installed(name: str, module: str) -> str | None:
 def _help() -> str:
     rows = "\n".join(f"  {name:<12} {subcommand.words}" for name, subcommand in SUBCOMMANDS.items())
     return (
-        "usage: aaserve SUBCOMMAND ...\n\nImage classification with attention-augmented networks: serve, export, "
-        f"train.\n\n{rows}\n\naaserve SUBCOMMAND --help shows its options; aaserve --version the version."
+        "usage: aaserve SUBCOMMAND ...\n\n"
+        "Image classification and object detection with attention-augmented networks: serve, export, train.\n\n"
+        f"{rows}\n\naaserve SUBCOMMAND --help shows its options; aaserve --version the version."
     )

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import track
 
 from aaserve.bundle.bundle import Bundle, open_bundle, replace_manifest
-from aaserve.bundle.coco.instances import LAYOUT
+from aaserve.bundle.coco.instances import LAYOUT, check_boxes
 from aaserve.bundle.errors import BundleError
 from aaserve.bundle.manifest import Accuracy, DetectionAccuracy, Manifest
 from aaserve.export.accuracy.answers import in_batches, on_the_cpu
@@ -90,4 +90,5 @@ def _find(
     if not (found := find_annotated(folder, names, manifest.labels, report)):
         wanted = f"instances_{split}.json" if split else LAYOUT
         raise ExportError(f"{folder}: expected the annotations of pictures ({wanted}), found none")
+    check_boxes(found)
     return found.pictures, f"{name}, {found.file.stem.removeprefix('instances_')}"

@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+import onnx
 
 from aaserve.bundle.bundle import MODEL_FILE, REFERENCES_FILE, check_absent, sha256_of, write_bundle
 from aaserve.bundle.manifest import DetectionLowered, DetectionParity, Input, Lowered, Manifest, Parity, Provenance
@@ -18,7 +19,9 @@ from aaserve.bundle.references.pictures import stored_pictures
 from aaserve.bundle.references.references import references_json
 from aaserve.export.errors import ExportError
 from aaserve.export.graph.convert import INPUT_NAME
+from aaserve.export.graph.quantise import quantisable
 from aaserve.export.judgement.pictures import find_parity_pictures, read_picture
+from aaserve.export.judgement.samples import check_readable
 from aaserve.export.judgement.speed import Speed
 from aaserve.export.opened import Converted, Source, open_checkpoint, open_file
 from aaserve.export.precision import find_calibration, lower
@@ -53,12 +56,17 @@ def export(request: Request, report: Callable[[str], None] = lambda step: None) 
     description = source.description
     preprocessing = description.preprocessing
     calibrating, judging = find_calibration(request, description, report)
+    if calibrating or judging:
+        report(f"reading the pictures in {request.calibration}")
+        check_readable([*calibrating, *judging], preprocessing)
     paths = find_parity_pictures(request.parity_images, report)
     report(f"preprocessing: {preprocessing.model_dump_json()}")
     pictures = [read_picture(path, preprocessing) for path in paths]
     pixels = np.stack([picture.pixels for picture in pictures])  # (N, H, W, 3)
     converted = source.convert(pixels, report)
     network, task = converted.network, converted.task
+    if request.precision == "int8":
+        quantisable(onnx.load_model_from_string(network).graph)  # before what takes long
 
     largest = converted.max_batch_size or request.max_batch_size
     batch_sizes = sorted({1, min(2, largest), largest})

@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from aaserve.training.datasets.data import LAYOUTS
+from aaserve.training.datasets.data import DATA_HELP
 from aaserve.training.loop.stop import Stop
 from aaserve.training.loop.trainer import train
 from aaserve.training.machine import open_machine
@@ -63,7 +63,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("recipe", type=Path, help="TOML file, such as those in training/recipes/")
-    add("--data", type=Path, required=True, help=f"folder that holds {LAYOUTS}")
+    add("--data", type=Path, required=True, help=DATA_HELP)
     add("--output", type=Path, help="folder of the run (default: runs/NAME_OF_THE_RECIPE)")
     add("--resume", action="store_true", help="continue the run in the output folder")
     add("--save-minutes", type=minutes, default=10, help="minutes between checkpoints within an epoch (default: 10)")

@@ -19,7 +19,7 @@ from aaserve.bundle.coco.instances import TEST_SPLITS
 from aaserve.models import create_model
 from aaserve.training.classification.distillation import load_teacher
 from aaserve.training.classification.evaluate import Score, evaluate
-from aaserve.training.datasets.data import LAYOUTS
+from aaserve.training.datasets.data import DATA_HELP
 from aaserve.training.detection.evaluate import evaluate as evaluate_detector
 from aaserve.training.detection.task import open_coco
 from aaserve.training.loop.checkpoint import METADATA_KEY, load_state
@@ -67,7 +67,7 @@ def main(argv: Sequence[str], prog: str = "python -m training evaluate") -> int:
     )
     add = parser.add_argument
     add("file", type=Path, help="model.safetensors or last.pt of a run")
-    add("--data", type=Path, required=True, help=f"folder that holds {LAYOUTS}")
+    add("--data", type=Path, required=True, help=DATA_HELP)
     add("--split", choices=TEST_SPLITS, help="for a detector: which instances file (default: val if there is one)")
     add("--json", type=Path, help="also write the scores to this file")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: cuda if available")

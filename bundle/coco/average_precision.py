@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from aaserve.bundle.coco.instances import Picture
+from aaserve.bundle.coco.instances import Picture, has_boxes
 from aaserve.bundle.detections import Detections
 from aaserve.bundle.pictures.fitting import has_area, placement, to_picture
 from aaserve.bundle.preprocessing import Preprocessing
@@ -56,15 +56,15 @@ def average_precision(pictures: Sequence[Picture], found: Mapping[int, Detection
         found: by the number of the picture.
 
     Raises:
-        ValueError: no picture has a box.
+        ValueError: no picture has a box, except of crowds.
     """
+    if not has_boxes(pictures):
+        raise ValueError("expected boxes to test on, found none")
     annotations = [
         _annotation(number, box, kind) | {"iscrowd": int(crowd)}
         for number, picture in enumerate(pictures)
         for box, kind, crowd in zip(picture.boxes, picture.classes, picture.crowd, strict=True)
     ]
-    if not annotations:
-        raise ValueError("expected boxes to test on, found none")
     results = [
         _annotation(number, box, kind) | {"score": float(score)}
         for number, one in found.items()

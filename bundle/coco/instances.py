@@ -9,7 +9,7 @@ their names in the order of the numbers.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field, ValidationError
 
-from aaserve.bundle.files.text import is_one_line
+from aaserve.bundle.files.text import is_one_line, read_text
 
 LAYOUT = "instances_train.json and instances_val.json (or instances_test.json), or instances.json alone, and images/"
 TEST_SPLITS = ("val", "test")  # the first that exists
@@ -83,7 +83,7 @@ class Split:
             text += f"; {empty:,} pictures without boxes"
         seen = {int(number) for picture in self.pictures for number in picture.classes[~picture.crowd]}
         if seen and (unseen := [label for number, label in enumerate(self.labels) if number not in seen]):
-            text += f"; no boxes of {len(unseen):,} classes ({_some(unseen)})"
+            text += f"; no boxes of {len(unseen):,} classes ({some(unseen)})"
         return "".join([text, *(f"; {count:,} boxes {what}" for what, count in self.changed.items())])
 
 
@@ -117,7 +117,7 @@ def read_split(file: Path, images: Path) -> Split:
         ValueError: not such a file, or one that contradicts itself; FileNotFoundError: a listed picture is missing.
     """
     try:
-        content = _Instances.model_validate_json(file.read_bytes())
+        content = _Instances.model_validate_json(read_text(file))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(map(str, first["loc"]))
@@ -148,12 +148,24 @@ def read_split(file: Path, images: Path) -> Split:
     return Split(file, labels, tuple(pictures), changed)
 
 
+def has_boxes(pictures: Iterable[Picture]) -> bool:
+    """Whether there is anything to find: a box of a crowd is not."""
+    return any((~picture.crowd).any() for picture in pictures)
+
+
+def check_boxes(split: Split) -> None:
+    """Raise ValueError if there is nothing to find in the pictures."""
+    if not has_boxes(split.pictures):
+        crowds = " but those of crowds" if any(len(picture.boxes) for picture in split.pictures) else ""
+        raise ValueError(f"{split.file}: expected boxes, found none{crowds}")
+
+
 def check_same_labels(training: Split, test: Split) -> None:
     """Raise ValueError if the splits have other categories."""
     if training.labels != test.labels:
         raise ValueError(
-            f"{test.file}: expected the categories of {training.file.name}, in the order of their ids "
-            f"({_some(training.labels)}), found {_some(test.labels)}"
+            f"{test.file}: expected the {len(training.labels)} categories of {training.file.name}, in the order of "
+            f"their ids ({some(training.labels)}), found {len(test.labels)}: {some(test.labels)}"
         )
 
 
@@ -195,5 +207,6 @@ def _picture(path: Path, image: _Image, found: Sequence[tuple[NDArray[np.float32
     )
 
 
-def _some(labels: Sequence[str]) -> str:
+def some(labels: Sequence[str]) -> str:
+    """The first of them, for a message."""
     return ", ".join(labels[:5]) + (", …" if len(labels) > 5 else "")

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from aaserve.bundle.coco.average_precision import DetectionScore, average_precision, in_picture
-from aaserve.bundle.coco.instances import TEST_SPLITS, Picture, Split, find_split, read_split
+from aaserve.bundle.coco.instances import TEST_SPLITS, Picture, Split, find_split, read_split, some
 from aaserve.bundle.detections import detections_of_batch
 from aaserve.bundle.manifest import Manifest
 from aaserve.export.accuracy.answers import Run, answers
@@ -30,7 +30,7 @@ def find_annotated(
     if split.labels != tuple(labels):
         raise ExportError(
             f"{split.file}: expected the {len(labels)} labels of the model as categories, in the order of their ids "
-            f"({', '.join(labels[:5])}), found {', '.join(split.labels[:5])}"
+            f"({some(labels)}), found {len(split.labels)}: {some(split.labels)}"
         )
     report(str(split))
     return split

@@ -38,11 +38,7 @@ def quantise(model: bytes, feeds: Iterable[dict[str, NDArray[np.generic]]]) -> t
         ExportError: nothing in the model can be quantised.
     """
     parsed = onnx.load_model_from_string(model)
-    chosen = [node for node in parsed.graph.node if node.op_type in QUANTISED]
-    kept = _kept_in_float(parsed.graph)
-    counts = Counter(node.op_type for node in chosen if node.name not in kept and node.op_type != "Relu")
-    if not counts["Conv"]:
-        raise ExportError("int8: expected convolutions to quantise, found none beyond the first")
+    kept, counts = _kept_in_float(parsed.graph), quantisable(parsed.graph)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         # Without this the quantiser warns about missing shape inference and constant folding; both are done.
@@ -62,6 +58,22 @@ def quantise(model: bytes, feeds: Iterable[dict[str, NDArray[np.generic]]]) -> t
         )
         quantised = onnx.load(path)
     return quantised.SerializeToString(deterministic=True), dict(counts)
+
+
+def quantisable(graph: onnx.GraphProto) -> Counter[str]:
+    """Number of operators of each type that `quantise` computes in 8 bits.
+
+    Raises:
+        ExportError: no convolution is among them.
+    """
+    kept = _kept_in_float(graph)
+    chosen = [node for node in graph.node if node.op_type in QUANTISED and node.name not in kept]
+    counts = Counter(node.op_type for node in chosen if node.op_type != "Relu")
+    if not counts["Conv"]:
+        all_of_them = sum(node.op_type == "Conv" for node in graph.node)
+        found = f"only {all_of_them}, which int8 leaves in float32 for accuracy" if all_of_them else "none"
+        raise ExportError(f"--precision int8: expected convolutions to quantise, found {found}")
+    return counts
 
 
 class _Reader(CalibrationDataReader):

@@ -12,6 +12,7 @@ from aaserve.bundle.coco.instances import Picture
 from aaserve.bundle.detections import CERTAIN, SAME_BOX, Detections, detections_of_batch, difference
 from aaserve.bundle.manifest import DetectionLowered
 from aaserve.bundle.preprocessing import Preprocessing
+from aaserve.export.errors import ExportError
 from aaserve.export.graph.runtime import Graph
 
 
@@ -57,7 +58,11 @@ def judge_detections(
     preprocessing: Preprocessing,
     num_classes: int,
 ) -> DetectionJudgement:
-    """Compare the answers to the pixels of `batches` (B, H, W, 3), which are those of `pictures` if annotated."""
+    """Compare the answers to the pixels of `batches` (B, H, W, 3), which are those of `pictures` if annotated.
+
+    Raises:
+        ExportError: nothing shows what is lost, as fp32 finds nothing in these pictures. ValueError: no box in them.
+    """
     expected: list[Detections] = []
     found: list[Detections] = []
     for pixels in batches:
@@ -67,6 +72,11 @@ def judge_detections(
         difference(*pair, score_threshold=CERTAIN, least_iou=SAME_BOX) for pair in zip(found, expected, strict=True)
     ]
     compared, matched = (sum(getattr(one, name) for one in apart) for name in ("compared", "matched"))
+    if not compared and not pictures:
+        raise ExportError(
+            f"precision: expected detections with a score of {CERTAIN} or more in the {len(found)} pictures that "
+            "compare it with fp32, found none; give --calibration other pictures, or annotated ones"
+        )
     precisions = [
         average_precision(
             pictures,
@@ -79,4 +89,9 @@ def judge_detections(
         for answers in (expected, found)
         if pictures
     ]
+    if precisions and not precisions[0]:
+        raise ExportError(
+            f"precision: expected fp32 to find some of the boxes in the {len(found)} pictures that compare it with "
+            "fp32, found an AP of 0; give --calibration pictures that the network knows"
+        )
     return DetectionJudgement(len(found), matched / compared if compared else 1.0, compared, *precisions)

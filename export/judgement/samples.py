@@ -11,13 +11,14 @@ The others are for the comparison with fp32: pictures used for calibration say l
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from aaserve.bundle.coco.instances import TEST_SPLITS
+from aaserve.bundle.coco.instances import TEST_SPLITS, Split, check_boxes, has_boxes
 from aaserve.bundle.coco.instances import Picture as AnnotatedPicture
 from aaserve.bundle.pictures.picture_files import find_pictures, told, total
 from aaserve.bundle.preprocessing import Preprocessing
@@ -64,7 +65,9 @@ def find_samples(folder: Path, labels: Sequence[str], report: Callable[[str], No
     samples = [Sample(path) for path in found.pictures]
     samples += [Sample(path, indices[parent.name]) for parent, inside in named.items() for path in inside.pictures]
     if len(samples) < 2:
-        raise ExportError(f"{folder}: expected two pictures or more, here or in folders named as labels, found fewer")
+        raise ExportError(
+            f"{folder}: expected two pictures or more, here or in folders named as labels, found {len(samples)}"
+        )
     left_out = total([found.left_out, *(inside.left_out for inside in named.values())])
     with_pictures = sum(bool(inside.pictures) for inside in named.values())
     text = f"{len(samples):,} pictures in {folder}"
@@ -79,15 +82,28 @@ def find_annotated_samples(
     """Annotated pictures for calibration, and others for the comparison with fp32; None if nothing there is annotated.
 
     Raises:
-        ExportError, ValueError, OSError: as `find_annotated`.
+        ExportError: fewer than two pictures. ValueError: no boxes to compare by. Both and OSError: as `find_annotated`.
     """
-    training, test = (
-        [Sample(picture.path, annotated=picture) for picture in found.pictures] if found else []
-        for found in (find_annotated(folder, names, labels, report) for names in (("train", ""), TEST_SPLITS))
-    )
+    training, test = (find_annotated(folder, names, labels, report) for names in (("train", ""), TEST_SPLITS))
     if training and test:
-        return [training[index] for index in _spread(len(training), CALIBRATION_PICTURES)], test
-    return split_samples(training or test) if training or test else None
+        check_boxes(test)
+        samples = _annotated(training)
+        return [samples[index] for index in _spread(len(samples), CALIBRATION_PICTURES)], _annotated(test)
+    if not (found := training or test):
+        return None
+    if len(found.pictures) < 2:
+        raise ExportError(f"{found.file}: expected two pictures or more, found {len(found.pictures)}")
+    check_boxes(found)
+    calibrating, judging = split_samples(_annotated(found))
+    if not has_boxes(sample.annotated for sample in judging if sample.annotated):
+        raise ExportError(
+            f"{found.file}: expected boxes in the pictures that do not calibrate ({len(judging)}), found none"
+        )
+    return calibrating, judging
+
+
+def _annotated(split: Split) -> list[Sample]:
+    return [Sample(picture.path, annotated=picture) for picture in split.pictures]
 
 
 def split_samples(samples: Sequence[Sample]) -> tuple[list[Sample], list[Sample]]:
@@ -101,6 +117,21 @@ def _spread(count: int, most: int) -> list[int]:
     """Up to `most` of `count` indices, evenly apart."""
     most = min(count, most)
     return [index * count // most for index in range(most)]
+
+
+def check_readable(samples: Sequence[Sample], preprocessing: Preprocessing) -> None:
+    """Decode each picture once, so that a bad one is found before the work that takes long.
+
+    Raises:
+        ExportError: a picture does not decode.
+    """
+
+    def check(sample: Sample) -> None:
+        read_picture(sample.path, preprocessing)
+
+    with ThreadPoolExecutor() as pool:
+        for _ in pool.map(check, samples):
+            pass
 
 
 def read_batches(samples: Sequence[Sample], preprocessing: Preprocessing) -> Iterator[NDArray[np.uint8]]:

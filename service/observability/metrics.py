@@ -131,7 +131,7 @@ class Metrics:
         )
         self.model_info = highest(
             "aaserve_model_info",
-            "Served models; always 1.",
+            "Served models; always 1. precision is that of the bundle, also where cpu_precision bf16 computes in less.",
             ["model", "version", "task", "sha256", "provider", "precision"],
         )
         self.model_ready = lowest(

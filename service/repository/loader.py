@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 from aaserve.bundle.bundle import open_bundle
 from aaserve.bundle.errors import BundleError
 from aaserve.service.engine.cpu_pool import CpuPool
-from aaserve.service.errors import ProviderMissing, StartFailed
+from aaserve.service.errors import LoadFailed, ProviderMissing, StartFailed
 from aaserve.service.observability.metrics import Metrics
 from aaserve.service.repository.factory import open_predictor
-from aaserve.service.repository.model_settings import read_model_settings, read_serving_file
+from aaserve.service.repository.model_settings import SERVING_FILE, read_model_settings, read_serving_file
 from aaserve.service.repository.rollback import choose
 from aaserve.service.repository.served_model import LoadedVersion, ServedModel
 from aaserve.service.repository.trials import Trials
@@ -58,6 +58,7 @@ class VersionLoader:
 
         Raises:
             BundleError, LoadFailed, StartFailed: a version cannot be served and no other may take its place.
+            ProviderMissing: the service's settings ask for a provider or a precision that is not to be had.
         """
         if isinstance(found, BundleError):
             raise found
@@ -98,10 +99,18 @@ class VersionLoader:
             predictor = await lifetime.enter_async_context(
                 open_predictor(bundle, settings, self.pool, self.metrics, self.tracing, self.on_lost)
             )
+        except ProviderMissing as error:
+            if _computed_by(settings) == _computed_by(self.settings):
+                raise  # the service's own settings ask for it
+            raise LoadFailed(f"{model.folder / SERVING_FILE}: {error}") from error
         except (MemoryError, OSError, RuntimeError) as error:  # no memory, file, thread or process to be had
             raise StartFailed(f"{model.folder / version}: cannot be opened: {str(error) or 'out of memory'}") from error
         opened.push_async_callback(lifetime.aclose)
         return LoadedVersion(bundle, predictor, lifetime, serving_file)
+
+
+def _computed_by(settings: Settings) -> tuple[str, str]:
+    return settings.provider, settings.cpu_precision
 
 
 def in_public(repository: Path, error: Exception) -> str:

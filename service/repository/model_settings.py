@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
 
 from aaserve.bundle.files.text import NotText, check_regular, read_text
 from aaserve.service.errors import LoadFailed
+from aaserve.service.setting_names import as_written
 from aaserve.service.settings import CpuPrecision, ProviderName, Settings
 
 SERVING_FILE = "serving.toml"
@@ -64,6 +65,14 @@ def read_model_settings(folder: Path, settings: Settings) -> tuple[ModelSettings
     path = folder / SERVING_FILE
     own = read_toml(path, ModelSettings)
     overrides = own.model_dump(exclude={"versions"}, exclude_none=True)
+    provider = own.provider or settings.provider
+    if provider != "openvino":
+        if own.cpu_precision not in (None, "fp32"):
+            written = "provider" if own.provider else as_written("provider")
+            raise LoadFailed(
+                f"{path}: cpu_precision {own.cpu_precision}: expected {written} openvino, found {provider}"
+            )
+        overrides["cpu_precision"] = "fp32"  # the service's is for its models on OpenVINO
     try:
         # Validated with the others, as the service's bounds hold for a model too.
         return own, Settings.model_validate({**settings.model_dump(), **overrides}) if overrides else settings
@@ -88,8 +97,6 @@ def read_toml(path: Path, kind: type[Content]) -> Content:
 
 def _invalid(path: Path, error: ValidationError) -> LoadFailed:
     first = error.errors(include_url=False)[0]
-    if not first["loc"]:  # settings that do not go together
-        return LoadFailed(f"{path}: {first['msg'].removeprefix('Value error, ')}")
     where = ".".join(map(str, first["loc"]))
     return LoadFailed(f"{path}: {where}: {first['msg']}, found {first['input']!r}")
 

@@ -53,7 +53,8 @@ class ModelRepository(ModelLookup):
         Raises:
             BundleError: there is no repository.
             LoadFailed: nothing in it can be served; or, if the settings are strict, one model cannot.
-            LoadFailed, ProviderMissing: in any case, for a default model that is not there and for a provider.
+            LoadFailed: in any case, for a default model that is not there.
+            ProviderMissing: in any case, for a provider or a precision that the service's settings ask for.
         """
         failures = []
         found = scan_repository(self._settings.repository)
@@ -101,7 +102,9 @@ class ModelRepository(ModelLookup):
                     async with self._changing:
                         if name in self._models:
                             self._drop(name)
-            except (LoadFailed, ModelNotFound, ProviderMissing) as error:
+            except ProviderMissing as error:
+                log.error("%s: %s", name, error)
+            except (LoadFailed, ModelNotFound) as error:
                 log.error("%s", error)
 
     async def load(self, name: str) -> ServedModel:

@@ -29,6 +29,7 @@ class Candidate:
 
     @property
     def settings(self) -> dict[str, Any]:
+        """All of them, also defaults: the service that reads them later may have others."""
         return asdict(self)
 
     @property

@@ -58,7 +58,7 @@ def main(argv: Sequence[str], prog: str = "aaserve tune") -> int:
             raise ValueError("nothing to recommend: no candidate could be measured")
         print(f"\n* recommended: {best.words}")
         if arguments.write:
-            path = write_settings(folder, _to_write(best, settings))
+            path = write_settings(folder, best.settings)
             print(f"written to {path}; a running service takes it at its next start or reload")
     except ValidationError as error:
         return _failed(first_problem(error))
@@ -148,13 +148,6 @@ def _try(
         return str(answer["failure"])
     load = {int(clients): Load(**figures) for clients, figures in answer["load"].items()}
     return Measured(load, answer["memory_mib"], tuple(answer["classes"]))
-
-
-def _to_write(best: Candidate, settings: Settings) -> dict[str, str | int | float]:
-    """The provider, and what is not so already."""
-    now = settings.model_dump()
-    chosen = {name: value for name, value in best.settings.items() if value != now[name]}
-    return {"provider": best.provider, **chosen}
 
 
 def _say(text: str, end: str = "\n") -> None:

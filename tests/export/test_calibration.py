@@ -69,7 +69,10 @@ def test_calibration_takes_pictures_of_every_label_and_none_that_is_judged() -> 
 BAD_CALIBRATION = {
     "none": ((), "int8 needs --calibration DIR"),
     "missing": (("--calibration", "{folder}/nowhere"), "expected a readable folder, found: No such file"),
-    "one picture": (("--calibration", "{folder}/one"), "expected two pictures or more"),
+    "one picture": (
+        ("--calibration", "{folder}/one"),
+        "expected two pictures or more, here or in folders named as labels, found 1",
+    ),
     "another label": (("--calibration", "{folder}/wrong"), "expected a folder named as one of the 3 labels"),
     "both": (("--calibration", "{folder}/both"), "expected pictures or folders of pictures, found both"),
     "undecodable": (("--calibration", "{folder}/damaged"), "damaged/1.png: "),
@@ -87,9 +90,11 @@ def test_an_unusable_calibration_folder_is_rejected(
     (tmp_path / "damaged" / "1.png").write_bytes(picture[:50])
     options = tuple(option.format(folder=tmp_path) for option in options)
     assert export(trained, tmp_path / "repository", "--precision", "int8", *options) == 1
-    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    said = capsys.readouterr().err
+    errors = [line for line in said.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1
     assert message in errors[0]
+    assert "tracing" not in said  # it is known before what takes long
     assert not (tmp_path / "repository").exists()
 
 

@@ -185,7 +185,7 @@ def test_its_average_precision_is_that_of_the_network(
 
 
 def test_pictures_that_do_not_fit_are_refused(
-    trained: Path, bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture
+    trained: Path, bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refused(folder: Path, *options: str) -> str:
         assert evaluate.main([str(bundle.folder), str(folder), *options]) == 1
@@ -198,7 +198,13 @@ def test_pictures_that_do_not_fit_are_refused(
     content = json.loads((tmp_path / "instances_val.json").read_text())
     other = [{"id": 3, "name": "blue"}, *content["categories"][:1]]
     write_instances(tmp_path, "val", content["images"], content["annotations"], other)
-    assert "(green, red), found blue, red" in refused(tmp_path)
+    assert "(green, red), found 2: blue, red" in refused(tmp_path)
+    crowds = [one | {"iscrowd": 1} for one in content["annotations"]]
+    for annotations, end in (([], "found none"), (crowds, "found none but those of crowds")):
+        write_instances(tmp_path, "val", content["images"], annotations)
+        with monkeypatch.context() as patch:
+            patch.setattr(evaluate, "evaluate", None)  # nothing is evaluated
+            assert refused(tmp_path) == f"error: {tmp_path}/instances_val.json: expected boxes, {end}"
     for image in content["images"]:
         image["width"] += 1
     write_instances(tmp_path, "val", content["images"], content["annotations"])
@@ -250,7 +256,19 @@ REFUSED = {
     "accuracy": (("--accuracy", "{folder}/accuracy.json"), "--accuracy: for classifiers only"),
     "too many": (("--max-detections", "1001"), "--max-detections: expected at most 1000"),
     "no annotations": (("--precision", "int8", "--calibration", "{folder}/empty"), "expected two pictures or more"),
-    "another label": (("--precision", "int8", "--calibration", "{folder}/other"), "found blue, red"),
+    "one annotated": (
+        ("--precision", "int8", "--calibration", "{folder}/one"),
+        "instances.json: expected two pictures or more, found 1",
+    ),
+    "no boxes": (
+        ("--precision", "int8", "--calibration", "{folder}/bare"),
+        "instances_val.json: expected boxes, found none",
+    ),
+    "no boxes to judge by": (
+        ("--precision", "int8", "--calibration", "{folder}/half"),
+        "instances_train.json: expected boxes in the pictures that do not calibrate (1), found none",
+    ),
+    "another label": (("--precision", "int8", "--calibration", "{folder}/other"), "found 2: blue, red"),
 }
 
 
@@ -266,7 +284,14 @@ def test_what_a_detector_cannot_do_is_refused(
     write_instances(
         tmp_path / "other", "val", content["images"], [], [{"id": 3, "name": "blue"}, {"id": 7, "name": "red"}]
     )
+    for name, split, count in (("one", "", 1), ("bare", "train", 2), ("bare", "val", 1), ("half", "train", 2)):
+        write_pictures(tmp_path / name, split, count)
+    listed = json.loads((tmp_path / "half" / "instances_train.json").read_text())
+    write_instances(tmp_path / "half", "train", listed["images"][::-1], listed["annotations"])  # the bare one judges
     assert export(trained, tmp_path / "repository", *(option.format(folder=tmp_path) for option in options)) == 1
-    [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    said = capsys.readouterr().err
+    [line] = [line for line in said.splitlines() if line.startswith("error: ")]
     assert message in line
+    if "--calibration" in options:
+        assert "tracing" not in said  # it is known before what takes long
     assert not (tmp_path / "repository").exists()

@@ -8,6 +8,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from aaserve.bundle.bundle import Bundle, open_bundle, sha256_of, write_bundle
 from aaserve.bundle.model_input import read_input
@@ -25,6 +26,7 @@ from aaserve.service.engine.runtime.session import OnnxSession
 from aaserve.service.errors import StartFailed
 from aaserve.service.settings import Settings
 from tests.export.lowering import LABELS, export
+from tests.export.perceptron import Perceptron
 from tests.helpers import EXAMPLES
 
 pytestmark = pytest.mark.usefixtures("speed_in_one_round")
@@ -213,3 +215,19 @@ def test_the_times_and_their_ratio_say_the_same(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("aaserve.export.judgement.speed.take_turns", lambda *_: seconds)
     speed = measure_speed(None, None, np.zeros((1, 8, 8, 3), np.uint8), 1)
     assert (speed.fp32_ms, speed.lowered_ms, speed.times_faster) == (20, 19, 1.05)
+
+
+@pytest.mark.parametrize(("convolutions", "found"), [(0, "none"), (1, "only 1, which int8 leaves in float32")])
+def test_a_network_without_convolutions_to_quantise_is_refused_before_it_is_compared(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture, convolutions: int, found: str
+) -> None:
+    save_file(Perceptron(convolutions).state_dict(), tmp_path / "weights.safetensors")
+    (tmp_path / "labels.txt").write_text("\n".join(LABELS))
+    options = (
+        *("--arch", "tests.export.perceptron:Perceptron", "--arch-option", f"convolutions={convolutions}"),
+        *("--precision", "int8", "--calibration", str(trained / "pictures")),
+    )
+    assert export(tmp_path, tmp_path / "repository", *options) == 1
+    said = capsys.readouterr().err
+    assert f"error: --precision int8: expected convolutions to quantise, found {found}" in said.splitlines()[-1]
+    assert "comparing" not in said

@@ -1,5 +1,6 @@
 """python -m training: what a run learns, leaves behind and says."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from safetensors.torch import load_file
 
 from aaserve.bundle.preprocessing import normalise, preprocess
 from aaserve.export.sources.checkpoint import read_checkpoint
-from aaserve.training import command
+from aaserve.training import command, scoring
 from aaserve.training.classification.evaluate import Score, evaluate
 from aaserve.training.datasets.augmentation import augment
 from aaserve.training.datasets.data import Data, open_data
@@ -177,7 +178,11 @@ def test_the_command_reports_errors_in_one_line(data: Path, tmp_path: Path, capf
         (changed("name", "aa_wide_resnet22_2", "aa_wide_resnt22_2"), data, "did you mean aa_wide_resnet22_2"),
         (changed("option", "[optimisation]", "[network.options]\ndept = 1\n[optimisation]"), data, "'dept'"),
         (changed("cycle", "momentum = 0.9", 'schedule = "one-cycle"\nmomentum = 0.0'), data, "lowers momentum by 0.1"),
-        (changed("batch", "batch_size = 128", "batch_size = 64"), data, "less than one batch"),
+        (
+            changed("batch", "batch_size = 128", "batch_size = 64"),
+            data,
+            "expected 64 images or more for training (batch_size), found 48",
+        ),
         (changed("parts", "batch_size = 128", "batch_size = 16\naccumulation = 3"), data, "does not divide by 1"),
         (
             changed("mean", "[0.5071, 0.4865, 0.4409]", "[129.3, 124.1, 112.4]"),
@@ -191,6 +196,15 @@ def test_the_command_reports_errors_in_one_line(data: Path, tmp_path: Path, capf
         assert stderr.startswith("error: ")
         assert message in stderr
         assert len(stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("main", [command.main, scoring.main])
+def test_the_help_names_every_form_of_data(main: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "cifar-100-python/" in said
+    assert "for a detector, COCO's format: instances_train.json" in said
 
 
 def test_a_device_that_is_not_there_is_an_error(data: Path, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:

@@ -16,12 +16,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from aaserve.bundle.coco.instances import LAYOUT
 from aaserve.bundle.preprocessing import Preprocessing, read_pixels
 from aaserve.training.datasets import cifar
 from aaserve.training.datasets.folders import MAX_PIXELS, PictureFiles, check_classes, read_split
 from aaserve.training.datasets.numbered import Numbered, read_numbered
 
 LAYOUTS = "cifar-100-python/, cifar-10-batches-py/, or train/ and val/ (or test/) with a folder for each class"
+DATA_HELP = f"folder that holds {LAYOUTS}; for a detector, COCO's format: {LAYOUT}"
 TEST_FOLDERS = ("val", "test")  # the first that exists
 
 

@@ -125,8 +125,7 @@ def open_coco(folder: Path, recipe: DetectorRecipe, split: str | None = None) ->
         others = [file.name for name, (file, _) in tests.items() if name != chosen]
         found = (*map(str, splits), *(f"{other} is not read, since there is {splits[1].file.name}" for other in others))
     for one in splits:
-        if not any((~picture.crowd).any() for picture in one.pictures):
-            raise ValueError(f"{one.file}: expected boxes, found none")
+        coco.check_boxes(one)
     threads = len(os.sched_getaffinity(0))
     preprocessing = recipe.preprocessing
     return Data(

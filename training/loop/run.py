@@ -61,7 +61,9 @@ class Run:
             )
         self.steps = len(data.training) // settings.batch_size
         if not self.steps:
-            raise ValueError(f"{len(data.training)} images for training are less than one batch")
+            raise ValueError(
+                f"expected {settings.batch_size} images or more for training (batch_size), found {len(data.training)}"
+            )
         self.optimiser = create_optimiser(self.network, settings)
         self.average = averaged(self.network, settings.ema_decay) if settings.ema_decay else None
         if machine.compiled:

@@ -77,5 +77,5 @@ async def _changed(request: Request, name: str, change: Awaitable[ServedModel]) 
             worker.reload_all()
         return model
     except (LoadFailed, ProviderMissing) as error:
-        log.error("%s", error)
+        log.error("%s: %s", name, error)
         raise Conflict(f"{name} cannot be loaded; GET /models/{name} says why, and all stays as it was") from error

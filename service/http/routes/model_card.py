@@ -17,7 +17,7 @@ from aaserve.service.repository.served_model import LoadedVersion, ServedModel
 class Agreement(BaseModel):
     """How answers in a lower precision agree with those in fp32, as compared when the model was loaded."""
 
-    precision: str
+    precision: str = Field(description="In which this service computes.")
     pictures: int = Field(description="A made-up one, and the reference pictures that are in the bundle.")
     same_best_class: int = Field(description="Of these pictures; of detection, those with the same objects.")
     max_difference: float = Field(
@@ -37,8 +37,10 @@ class VersionCard(BaseModel):
     task: str = Field(description="classification or detection.")
     architecture: str
     provider: str = Field(description="ONNX Runtime's execution provider, or OpenVINO.")
-    precision: str = Field(description="Of the file's arithmetic.")
-    lower_precision: LowerPrecision = Field(description="Of the arithmetic here, where it is less; see cpu_precision.")
+    precision: str = Field(description="Of the bundle. lower_precision says if this service computes in less.")
+    lower_precision: LowerPrecision = Field(
+        description="Only where this service computes in less than the bundle's precision; see cpu_precision."
+    )
     stored_weights: str
     opset: int
     input: Input

@@ -18,10 +18,29 @@ from aaserve.service.offline.classifier import Answer, open_classifier
 from aaserve.service.offline.command import main
 from aaserve.service.settings import Settings
 from tests.detector_bundle import write_detector
-from tests.helpers import EXAMPLES, REPOSITORY, ROOT, RunningService, wait_until
+from tests.helpers import EXAMPLES, REPOSITORY, ROOT, RunningService
 from tests.toy_bundles import HANGS, LABELS, OUT_OF_RANGE, label_of, picture, write_fragile_bundle
 
 MODEL = {"model": "aa-cifar100", "version": "1"}
+
+
+# The command, which stops itself in the middle of its work.
+STOPS_ITSELF = """
+import os, signal, sys
+from aaserve.service.offline.command import main
+from aaserve.service.offline.results import Results
+
+write, written = Results.write, []
+
+def write_and_stop(results, answer):
+    write(results, answer)
+    written.append(answer)
+    if len(written) == 12:
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+Results.write = write_and_stop
+sys.exit(main(sys.argv[1:]))
+"""
 
 
 def arguments(*given: str | Path, repository: Path = REPOSITORY) -> list[str]:
@@ -103,19 +122,20 @@ def test_a_stopped_run_is_gone_on_with(tmp_path: Path) -> None:
     pictures.mkdir()
     for number in range(200):
         (pictures / f"{number:04}.jpg").symlink_to(EXAMPLES / "rocket.jpg")
-    command = arguments(pictures, "--output", output)
-    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as running:
-        wait_until(lambda: output.exists() and output.read_bytes().count(b"\n") > 10)
-        running.send_signal(signal.SIGSTOP)
+    command = [sys.executable, "-c", STOPS_ITSELF, *arguments(pictures, "--output", output)[4:]]
+    few = {**os.environ, "AASERVE_INTRA_OP_NUM_THREADS": "1", "AASERVE_MAX_BATCH_SIZE": "1"}  # pictures in flight
+    with subprocess.Popen(command, cwd=ROOT, env=few, stderr=subprocess.PIPE, text=True) as running:
+        state = os.waitid(os.P_PID, running.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+        assert state.si_code == os.CLD_STOPPED
         second = classify(pictures, "--output", output)
-        assert (second.returncode, second.stderr) == (1, f"error: {output}: another run is writing it\n")
         running.send_signal(signal.SIGTERM)
         running.send_signal(signal.SIGCONT)
         said = running.stderr.read()
+    assert (second.returncode, second.stderr) == (1, f"error: {output}: another run is writing it\n")
     assert running.returncode == 143, said
     assert "stopped; the same command goes on from here" in said
     answered = output.read_bytes()
-    assert 10 < answered.count(b"\n") < 200
+    assert 12 <= answered.count(b"\n") < 200
     assert classify(pictures, "--output", output).returncode == 0
     assert output.read_bytes().startswith(answered)
     assert [Path(one["path"]).name for one in lines(output.read_text())] == [f"{n:04}.jpg" for n in range(200)]

@@ -18,7 +18,7 @@ def serving(repository: Path, **settings: object) -> Iterator[tuple[httpx.Client
     """Serve it once its models are loaded; the client has a key for everything."""
     keys = repository.parent / "keys"
     keys.write_text(f"admin,infer,metrics {hashlib.sha256(b'key').hexdigest()}\n")
-    app = create_app(Settings(repository=repository, provider="cpu", api_keys_file=keys, **settings))
+    app = create_app(Settings(**{"repository": repository, "provider": "cpu", "api_keys_file": keys, **settings}))
     with served(app) as (client, _):
         client.headers["Authorization"] = "Bearer key"
         wait_until(lambda: app.state.lifecycle.state != "starting")

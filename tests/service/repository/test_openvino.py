@@ -1,14 +1,21 @@
 """`--provider openvino` over HTTP, and what is refused before there is HTTP."""
 
+import asyncio
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
+from aaserve.service.engine.runtime import openvino_runtime
+from aaserve.service.errors import LoadFailed
 from aaserve.service.process.supervisor import HUNG
+from aaserve.service.repository.model_settings import read_model_settings
+from aaserve.service.settings import Settings
 from tests.helpers import EXAMPLES, REPOSITORY, RunningService, running_service, start_that_fails, wait_until
+from tests.service.repository.serving import serving
 from tests.toy_bundles import HANGS, picture, write_fragile_bundle
 
 JPEG = (EXAMPLES / "rocket.jpg").read_bytes()
@@ -74,7 +81,6 @@ def test_a_new_version_takes_over(service: RunningService, tmp_path: Path) -> No
 
 
 def test_bf16_is_said_in_the_log_on_the_card_and_in_metrics(tmp_path: Path) -> None:
-    openvino_runtime = pytest.importorskip("aaserve.service.engine.runtime.openvino_runtime")
     pytest.importorskip("openvino", reason="the extra openvino is not installed")
     if not openvino_runtime.has_bf16():
         pytest.skip("this processor has no instructions for bf16")
@@ -127,8 +133,80 @@ def test_a_model_cannot_ask_for_a_precision_that_its_provider_does_not_have(tmp_
     )
 
 
+def test_the_precision_of_the_service_is_for_its_models_on_openvino(tmp_path: Path) -> None:
+    service = Settings(provider="openvino", cpu_precision="bf16")
+    for provider, precision in (("cpu", "fp32"), ("cuda", "fp32"), ("openvino", "bf16")):
+        (tmp_path / "serving.toml").write_text(f'provider = "{provider}"\n')
+        _, settings = read_model_settings(tmp_path, service)
+        assert (settings.provider, settings.cpu_precision) == (provider, precision)
+
+
+def test_an_error_in_a_serving_file_says_what_comes_from_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["aaserve", "--provider", "cpu", "--cpu-precision", "fp32"])
+    for provider, written in (("", "--provider"), ('provider = "cpu"\n', "provider")):
+        (tmp_path / "serving.toml").write_text(f'{provider}cpu_precision = "bf16"\n')
+        with pytest.raises(LoadFailed) as caught:
+            read_model_settings(tmp_path, Settings(provider="cpu"))
+        assert str(caught.value) == (
+            f"{tmp_path}/serving.toml: cpu_precision bf16: expected {written} openvino, found cpu"
+        )
+
+
 def test_without_the_package_the_start_names_the_extra(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['openvino'] = None\n")
     status, stderr = start_that_fails("--provider", "openvino", PYTHONPATH=str(tmp_path))
     assert status == 1
     assert "error: provider: expected the extra openvino (pip install" in stderr.splitlines()[-1]
+
+
+def _no_openvino() -> NoReturn:
+    raise ModuleNotFoundError("No module named 'openvino'", name="openvino")
+
+
+MISSING = {
+    "openvino": ("core", _no_openvino, "provider: expected the extra openvino"),
+    "bf16": ("has_bf16", lambda: False, "cpu_precision: expected a processor with instructions for bf16, found none"),
+}
+
+
+@pytest.mark.parametrize(("name", "instead", "reason"), MISSING.values(), ids=MISSING)
+def test_what_only_one_model_asks_for_and_is_not_there_fails_that_model_alone(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    name: str,
+    instead: Callable[[], object],
+    reason: str,
+) -> None:
+    if name != "core":
+        pytest.importorskip("openvino", reason="the extra openvino is not installed")
+    monkeypatch.setattr(openvino_runtime, name, instead)
+    repository = tmp_path / "repository"
+    install(repository)
+    write_fragile_bundle(repository)
+    own = repository / "fragile" / "serving.toml"
+    own.write_text('provider = "openvino"\ncpu_precision = "bf16"\n')
+    with serving(repository, strict=True) as (_, app):
+        assert app.state.lifecycle.failure.startswith(f"{own}: {reason}")
+    with serving(repository) as (client, app):
+        assert client.get("/health/ready").status_code == 200
+        [failure] = client.get("/models/fragile").json()["failures"]
+        assert failure["version"] is None
+        assert failure["reason"].startswith(f"fragile/serving.toml: {reason}")
+        assert [line for line in caplog.messages if line.startswith(f"{own}: {reason}")]
+        caplog.clear()
+        asyncio.run(app.state.lifecycle.repository.reload())  # what SIGHUP does
+        assert [line for line in caplog.messages if line.startswith(f"{own}: {reason}")]
+
+
+def test_a_precision_that_the_service_asks_for_and_is_not_there_stops_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openvino", reason="the extra openvino is not installed")
+    monkeypatch.setattr(openvino_runtime, "has_bf16", lambda: False)
+    repository = tmp_path / "repository"
+    install(repository)
+    write_fragile_bundle(repository)
+    (repository / "fragile" / "serving.toml").write_text('provider = "cpu"\n')
+    with serving(repository, provider="openvino", cpu_precision="bf16") as (_, app):
+        assert app.state.lifecycle.failure == MISSING["bf16"][-1]

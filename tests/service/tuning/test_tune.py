@@ -118,7 +118,12 @@ def test_the_real_thing_measures_and_writes(repository: Path, capfd: pytest.Capt
     assert "* recommended: cpu fp32, " in out
     assert "images/s at 8 clients" in err
     text = (repository / "aa-cifar100" / "serving.toml").read_text()
-    assert text == OWNERS.replace('"auto"', '"cpu"')
+    expected = OWNERS.replace('"auto"', '"cpu"').replace("=5", "=5.0") + 'cpu_precision = "fp32"\n'
+    assert text == f"{expected}intra_op_num_threads = {Settings().intra_op_num_threads}\n"
+    on_openvino = Settings(provider="openvino", cpu_precision="bf16", intra_op_num_threads=1, cpu_batch_ms=7)
+    _, settings = read_model_settings(repository / "aa-cifar100", on_openvino)
+    found = settings.provider, settings.cpu_precision, settings.intra_op_num_threads, settings.cpu_batch_ms
+    assert found == ("cpu", "fp32", Settings().intra_op_num_threads, 5)  # what was recommended
 
 
 @pytest.mark.parametrize(

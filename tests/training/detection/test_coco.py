@@ -110,6 +110,15 @@ def test_a_file_that_is_no_json_is_refused_in_one_line(folder: Path) -> None:
     assert len(str(caught.value).splitlines()) == 1
 
 
+def test_a_byte_order_mark_is_no_part_of_the_file_and_other_encodings_are_named(folder: Path) -> None:
+    file = write_instances(folder, "train", [IMAGE], [])
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert read_split(file, folder / "images").labels == ("green", "red")
+    file.write_text(file.read_text(encoding="utf-8-sig"), encoding="utf-16")
+    with pytest.raises(ValueError, match=r"instances_train\.json: expected UTF-8 text, found UTF-16"):
+        read_split(file, folder / "images")
+
+
 def test_the_official_names_of_folders_and_files_are_found(tmp_path: Path) -> None:
     write_pictures(tmp_path, "train", 2)
     (tmp_path / "annotations").mkdir()
@@ -166,7 +175,8 @@ def test_the_command_refuses_data_that_does_not_fit_in_one_line(
     others = [{"id": 3, "name": "green"}, {"id": 4, "name": "blue"}]
     write_instances(tmp_path, "val", [{**IMAGE, "file_name": "val1.png"}], [], others)
     refused(
-        tmp_path, "expected the categories of instances_train.json, in the order of their ids (green, red), found g"
+        tmp_path,
+        "expected the 2 categories of instances_train.json, in the order of their ids (green, red), found 2: g",
     )
 
 

@@ -25,7 +25,7 @@ def picture(boxes: list[list[float]], classes: list[int], crowd: list[bool] | No
         100,
         np.array(boxes, np.float32).reshape(-1, 4),
         np.array(classes),
-        np.array(crowd or [False] * len(boxes)),
+        np.array(crowd or [False] * len(boxes), np.bool_),
     )
 
 
@@ -53,6 +53,13 @@ def test_what_is_found_in_a_crowd_counts_neither_way() -> None:
     pictures = [picture([[0, 0, 10, 10], [40, 40, 90, 90]], [0, 0], [False, True])]
     result = average_precision(pictures, {0: found([[50, 50, 60, 60], [0, 0, 10, 10]], [0.9, 0.8], [0, 0])}, 1)
     assert result.ap == pytest.approx(1)
+
+
+@pytest.mark.parametrize("crowd", [[], [True]], ids=["nothing", "a crowd"])
+def test_pictures_without_anything_to_find_have_no_score(crowd: list[bool]) -> None:
+    boxes = [[0, 0, 10, 10]] * len(crowd)
+    with pytest.raises(ValueError, match="expected boxes to test on, found none"):
+        average_precision([picture(boxes, [0] * len(crowd), crowd)], {0: found(boxes, [0.9] * len(crowd), [0])}, 1)
 
 
 def test_nothing_found_is_a_score_of_0() -> None:
