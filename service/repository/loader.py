@@ -58,7 +58,7 @@ class VersionLoader:
 
         Raises:
             BundleError, LoadFailed, StartFailed: a version cannot be served and no other may take its place.
-            ProviderMissing: the service's settings ask for a provider or a precision that is not to be had.
+            ProviderMissing: the service's settings ask for a provider or a precision that is not available.
         """
         if isinstance(found, BundleError):
             raise found
