@@ -93,7 +93,7 @@ def score(trained: Trained, data_folder: Path, machine: Machine) -> dict[str, di
     """Scores of a classifier by source and network ("student", "teacher"); "all" are the test pictures of all sources.
 
     Raises:
-        ValueError, OSError: the weights do not fit the data; or the data as `training.data.open_data`.
+        ValueError, OSError: the weights do not fit the data; or the data as `training.datasets.data.open_data`.
     """
     recipe = trained.recipe
     data = task_of(recipe).open_data(data_folder, machine.device)

@@ -18,6 +18,7 @@ from fastapi import Request
 
 from aaserve.bundle.manifest import Manifest
 from aaserve.service.engine.predictor import Predictor
+from aaserve.service.engine.queueing.admission import Admission
 from aaserve.service.errors import NotReady, WrongTask
 from aaserve.service.http.auth import client_of
 from aaserve.service.http.body.body import (
@@ -47,11 +48,13 @@ class Models(Generic[Checked]):
     """The models that may answer a request, at least one.
 
     Args:
+        default: the name of the one that does unless the body names another; None if the body must.
         choose: from the fields of the body, returns the model that answers, and what the answer needs to know.
     """
 
     candidates: Sequence[Predictor]
     choose: Callable[[Fields], tuple[Predictor, Checked]]
+    default: str | None = None
 
 
 @dataclass(slots=True)
@@ -112,10 +115,9 @@ async def take_in(
     announced = announced_bytes(request)
     state.receive_stage.check(announced)
 
-    admissions = [predictor.admission for predictor in models.candidates]
-    leases = [admission.lease() for admission in admissions]
+    leases = [predictor.admission.lease() for predictor in models.candidates]
     try:
-        with state.receive_stage.receipt(announced, admissions) as receipt:
+        with state.receive_stage.receipt(announced, expected(models.candidates, models.default)) as receipt:
             upload = await receipt.received(reader.read, deadline)
             record.received()
             if receipt.held > (PARSED_INLINE if reader.parses_text else JOINED_INLINE):
@@ -174,7 +176,7 @@ def by_parameters(
         _require_task(predictor.manifest, task)
         return predictor, check(predictor, together)
 
-    return Models(candidates, choose)
+    return Models(candidates, choose, asked["model"] or repository.default_for(task))
 
 
 def _require_task(manifest: Manifest, task: str | None) -> None:
@@ -182,6 +184,17 @@ def _require_task(manifest: Manifest, task: str | None) -> None:
     if task not in (None, manifest.task):
         address = ADDRESSES[manifest.task]
         raise WrongTask(f"{manifest.name} is a model of {manifest.task}; {address} and {address}/batch take it")
+
+
+def expected(candidates: Sequence[Predictor], default: str | None) -> list[Admission]:
+    """That of the model which answers unless the body names another: its queue will soon need room.
+
+    Args:
+        default: as of `Models`.
+    """
+    if len(candidates) == 1:
+        return [candidates[0].admission]
+    return [each.admission for each in candidates if each.manifest.name == default][-1:]
 
 
 def require_room(candidates: Sequence[Predictor], timeout: float, *, slow: bool, behind_arriving: bool = False) -> None:

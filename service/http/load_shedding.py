@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 from urllib.parse import unquote
 
 import httptools
@@ -20,25 +21,28 @@ from starlette.routing import BaseRoute
 
 from aaserve.service.engine.predictor import Predictor
 from aaserve.service.engine.queueing.admission import Admission
-from aaserve.service.errors import Draining, ModelNotFound, NotReady, QueueFull, ServiceError
+from aaserve.service.errors import Draining, ModelNotFound, NotAcceptable, NotReady, QueueFull, ServiceError
 from aaserve.service.http.answers import header_lines
 from aaserve.service.http.auth import client_of, refusal_for
 from aaserve.service.http.body.body import FORM, JSON
 from aaserve.service.http.cors import cors_headers
 from aaserve.service.http.direct_route import DirectRoute
 from aaserve.service.http.error_responses import error_response
-from aaserve.service.http.inference import ADDRESSES, require_room
+from aaserve.service.http.inference import ADDRESSES, expected, require_room
 from aaserve.service.http.keys import Keys
 from aaserve.service.http.observation import Observer, answer_headers, request_id
 from aaserve.service.http.oip.view import split_name
 from aaserve.service.http.params import TIMEOUT_HEADER
+from aaserve.service.http.routes.detect import DETECT, is_drawn
 from aaserve.service.http.routes.explain import EXPLAIN
 from aaserve.service.observability.request_record import Record
 from aaserve.service.repository.lifecycle import Lifecycle
+from aaserve.service.repository.repository import ModelRepository
 from aaserve.service.settings import Settings
 
 _TIMEOUT_HEADER = TIMEOUT_HEADER.lower().encode()
 _SOME_ID = "~" * 32  # in no text of ours
+_REMEMBERED = 512  # bytes of an address, at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,7 @@ class Target:
     Args:
         endpoint: the route, if it runs a model: what clients make up must not become a label of a metric.
         task: that the endpoint is for; None for any.
+        fields: whether a body may name the model.
     """
 
     path: str
@@ -55,6 +60,25 @@ class Target:
     model: str | None = None
     version: str | None = None
     task: str | None = None
+    fields: bool = False
+
+
+class Asked(NamedTuple):
+    """What decides whether a request is refused.
+
+    Args:
+        fields: whether its body may name the model.
+        timeout: seconds that it has.
+        slow: whether it is a slow row, as `Admission` has it.
+    """
+
+    url: bytes
+    fields: bool
+    timeout: float
+    slow: bool
+
+
+Refused = tuple[ServiceError, Sequence[Predictor]]
 
 
 @dataclass(slots=True)
@@ -88,13 +112,15 @@ class LoadShedding:
         self._settings = settings
         self._observer = observer
         self._keys = keys
-        self._routes = [route for route in routes if isinstance(route, DirectRoute) and "POST" in (route.methods or ())]
+        direct = [route for route in routes if isinstance(route, DirectRoute)]
+        self._routes = [route for route in direct if "POST" in (route.methods or ())]
+        self._put = {route.path for route in direct if "PUT" in (route.methods or ())}
         self._target = lru_cache(maxsize=256)(self._find)
         self._prepared: dict[tuple[str, str, int | None, str], tuple[bytes, bytes]] = {}
         # In this turn of the event loop: heads that come together must not all see the same room, and where there was
         # none a moment ago there is none now. Under overload many heads come in a turn.
         self._let_in: list[Admission] = []
-        self._refused: dict[tuple[bytes, bool, float, bool], tuple[ServiceError, Sequence[Predictor]]] = {}
+        self._refused: dict[Asked, Refused] = {}
         self._forgetting = False
 
     def answer(
@@ -111,18 +137,17 @@ class LoadShedding:
         """
         if method not in (b"POST", b"PUT"):
             return None
-        target = self._target(url)
-        if target.endpoint is None:
-            return None
-        lifecycle: Lifecycle = self._state.lifecycle
-        slow = target.endpoint == EXPLAIN or lifecycle.usage.is_slow(client_of(headers, peer, self._keys))
-        asked = (url, _has_fields(headers), self._timeout_ms(headers) / 1000, slow)
-        refused = self._refused.get(asked) or self._ask(target, asked)
-        if refused is None:
+        target = self._target(url) if len(url) <= _REMEMBERED else self._find(url)
+        if target.endpoint is None or (method == b"PUT" and target.endpoint not in self._put):
             return None
         if self._keys is not None and refusal_for(target.path, headers, self._keys):
             return None  # the application answers 401 or 403
+        asked = self._asked(target, url, headers, peer)
+        refused = asked and (self._refused.get(asked) or self._ask(target, asked))
+        if not refused:
+            return None
         refusal, candidates = refused
+        lifecycle: Lifecycle = self._state.lifecycle
         record = Record(request_id(headers), endpoint=target.endpoint, status=refusal.status, error=refusal)
         if len(candidates) == 1:
             record.asks(candidates[0].manifest)
@@ -131,29 +156,40 @@ class LoadShedding:
         self._observer.ended(record, method.decode(), target.path)
         return Refusal(refusal.status, head + header_lines(added), body, lifecycle.closes_connections)
 
-    def _ask(
-        self, target: Target, asked: tuple[bytes, bool, float, bool]
-    ) -> tuple[ServiceError, Sequence[Predictor]] | None:
+    def _asked(
+        self, target: Target, url: bytes, headers: list[tuple[bytes, bytes]], peer: tuple[str, int] | None
+    ) -> Asked | None:
+        """What the decision depends on; None if the application refuses the request for another reason."""
+        slow = target.endpoint == EXPLAIN or self._state.lifecycle.usage.is_slow(client_of(headers, peer, self._keys))
+        if target.endpoint == DETECT:
+            try:
+                slow = slow or is_drawn(_header(headers, b"accept"))
+            except NotAcceptable:
+                return None
+        return Asked(url, target.fields and _has_fields(headers), self._timeout_ms(headers) / 1000, slow)
+
+    def _ask(self, target: Target, asked: Asked) -> Refused | None:
         """Why the models that may be meant take no row now, and these models; None if one of them does."""
-        _, has_fields, timeout, slow = asked
         candidates: Sequence[Predictor] = ()
         try:
-            repository = self._state.lifecycle.repository
-            if has_fields:
+            repository: ModelRepository = self._state.lifecycle.repository
+            if asked.fields:
                 candidates = repository.candidates(target.model, target.version, target.task)
             else:
                 candidates = [repository.predictor(target.model, target.version, target.task)]
-            require_room(candidates, timeout, slow=slow, behind_arriving=True)
+            if all(target.task not in (None, each.manifest.task) for each in candidates):
+                return None  # the application answers 422
+            require_room(candidates, asked.timeout, slow=asked.slow, behind_arriving=True)
         except (QueueFull, NotReady, Draining) as error:
             self._forget_soon()
             refused = self._refused[asked] = (error.without_origin(), candidates)
             return refused
         except ModelNotFound:
-            return None  # the application says so
+            return None  # the application answers 404
         self._forget_soon()
-        for predictor in candidates:
-            predictor.admission.arriving += 1
-            self._let_in.append(predictor.admission)
+        for admission in expected(candidates, target.model or repository.default_for(target.task)):
+            admission.arriving += 1
+            self._let_in.append(admission)
         return None
 
     def _answer(self, refusal: ServiceError, request_id: str, endpoint: str) -> tuple[bytes, bytes]:
@@ -173,11 +209,11 @@ class LoadShedding:
         for route in self._routes:
             if found := route.path_regex.fullmatch(path):
                 named = {**QueryParams((parsed.query or b"").decode("latin-1")), **found.groupdict()}
-                model = split_name(named["model"])[0] if "model" in named else None
-                task = next((task for task, address in ADDRESSES.items() if route.path.startswith(address)), None)
-                if route.path == EXPLAIN:
-                    task = "classification"
-                return Target(path, route.path, model, named.get("version"), task)
+                model = named.get("model")
+                protocol = route.path.startswith("/v2/")
+                if model and protocol:
+                    model, _ = split_name(model)
+                return Target(path, route.path, model, named.get("version"), _task(route.path), fields=not protocol)
         return Target(path)
 
     def _forget_soon(self) -> None:
@@ -208,5 +244,15 @@ def _encoded(refusal: ServiceError, request_id: str, endpoint: str) -> tuple[byt
 
 def _has_fields(headers: list[tuple[bytes, bytes]]) -> bool:
     """Whether the body may name a model, as `body.has_fields` has it."""
-    media_type = next((value for name, value in headers if name == b"content-type"), b"")
-    return media_type.partition(b";")[0].strip().lower().decode("latin-1") in (FORM, JSON)
+    return _header(headers, b"content-type").partition(";")[0].strip().lower() in (FORM, JSON)
+
+
+def _header(headers: list[tuple[bytes, bytes]], wanted: bytes) -> str:
+    return next((value.decode("latin-1") for name, value in headers if name == wanted), "")
+
+
+def _task(endpoint: str) -> str | None:
+    """The task that an endpoint is for; None for any."""
+    if endpoint == EXPLAIN:
+        return "classification"
+    return next((task for task, address in ADDRESSES.items() if endpoint.startswith(address)), None)

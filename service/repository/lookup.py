@@ -40,12 +40,14 @@ class ModelLookup:
         """Those of the models that are served."""
         return sorted({model.default.manifest.task for model in self if model.serving})
 
-    def default_for(self, task: str) -> str | None:
+    def default_for(self, task: str | None) -> str | None:
         """The model that answers a request for this task that names none; None if such a request is refused.
 
         It is the default model or, if that has another task, the only one that has this task.
         """
         name = self.default_model
+        if task is None:
+            return name
         default = self._models.get(name) if name else None
         if name and not (default and default.serving and default.default.manifest.task != task):
             return name
@@ -63,7 +65,7 @@ class ModelLookup:
             NotReady: it stopped working and is being opened again; the others answer meanwhile.
         """
         if name is None:
-            name = self.default_for(task) if task else self.default_model
+            name = self.default_for(task)
             if name is None and (possible := self._serving(task)):
                 raise ModelNotFound(f"several models are served; add ?model= with one of {', '.join(possible)}")
             if name is not None and not ((model := self._models.get(name)) and model.serving):

@@ -94,6 +94,7 @@ class Admission:
 
     def _shortage(self, timeout: float, rows: int, arriving: int, slow: bool) -> str | None:
         self._find_slow()
+        arriving = min(arriving, self._rows)  # bodies that never come must not keep a model idle
         excess = self._rows + arriving + rows - self.max_rows
         if excess > 0 and excess > self.computing(False) + self.computing(True):
             return QueueFull.message if rows == 1 else f"the queue has no room for {rows} images"

@@ -22,6 +22,7 @@ from aaserve.service.tasks.drawing import draw
 
 router = APIRouter(route_class=DirectRoute)
 _TASK = "detection"
+DETECT = "/detect"
 _JSON, _PNG = "application/json", "image/png"
 _FIELDS = schemas.MODEL | schemas.DETECTIONS
 _RESPONSES: schemas.Responses = {
@@ -35,7 +36,7 @@ _RESPONSES: schemas.Responses = {
 
 
 @router.post(
-    "/detect",
+    DETECT,
     response_model=schemas.Detections,
     responses=_RESPONSES,
     openapi_extra=schemas.image_body(_FIELDS),
@@ -53,11 +54,11 @@ async def detect(
     JSON with a box for each, in pixels of the image as it is seen (its EXIF orientation applied); with
     `Accept: image/png` the image with the boxes drawn into it.
     """
-    media_type = preferred(request.headers.get("accept", ""), (_JSON, _PNG))
+    drawn = is_drawn(request.headers.get("accept", ""))
     asked = {"model": model, "version": version, "score_threshold": score_threshold, "max_detections": max_detections}
     models = by_parameters(request, asked, wanted_detections, _TASK)
     upload = ImageUpload(request, takes=asked)
-    if media_type == _PNG:
+    if drawn:
         response = await _drawn(request, models, upload, timeout_ms)
     else:
         response = await answer_picture(request, models, upload, timeout_ms, _answer_body)
@@ -93,6 +94,11 @@ async def detect_batch(
 def wanted_detections(predictor: Predictor, asked: Asked) -> DetectionsWanted:
     """Which detections a request asks for, or InvalidParameter."""
     return detections_wanted(asked["score_threshold"], asked["max_detections"], predictor.manifest)
+
+
+def is_drawn(accept: str) -> bool:
+    """Whether the answer to a request with this Accept is the image with the boxes drawn into it, or NotAcceptable."""
+    return preferred(accept, (_JSON, _PNG)) == _PNG
 
 
 def found(manifest: Manifest, inference: Inference, wanted: DetectionsWanted) -> list[Detection]:
