@@ -155,7 +155,7 @@ def by_parameters(
     """
     repository = state_of(request).lifecycle.repository
     record: Record = request.state.record
-    if not has_fields(request):
+    if not has_fields(request.headers.get("content-type", "")):
         predictor = repository.predictor(asked["model"], asked["version"], task)
         record.asks(predictor.manifest)
         _require_task(predictor.manifest, task)

@@ -24,7 +24,7 @@ from aaserve.service.engine.queueing.admission import Admission
 from aaserve.service.errors import Draining, ModelNotFound, NotAcceptable, NotReady, QueueFull, ServiceError
 from aaserve.service.http.answers import header_lines
 from aaserve.service.http.auth import client_of, refusal_for
-from aaserve.service.http.body.body import FORM, JSON
+from aaserve.service.http.body.body import has_fields
 from aaserve.service.http.cors import cors_headers
 from aaserve.service.http.direct_route import DirectRoute
 from aaserve.service.http.error_responses import error_response
@@ -166,10 +166,12 @@ class LoadShedding:
                 slow = slow or is_drawn(_header(headers, b"accept"))
             except NotAcceptable:
                 return None
-        return Asked(url, target.fields and _has_fields(headers), self._timeout_ms(headers) / 1000, slow)
+        fields = target.fields and has_fields(_header(headers, b"content-type"))
+        return Asked(url, fields, self._timeout_ms(headers) / 1000, slow)
 
     def _ask(self, target: Target, asked: Asked) -> Refused | None:
         """Why the models that may be meant take no row now, and these models; None if one of them does."""
+        self._forget_soon()
         candidates: Sequence[Predictor] = ()
         try:
             repository: ModelRepository = self._state.lifecycle.repository
@@ -181,12 +183,10 @@ class LoadShedding:
                 return None  # the application answers 422
             require_room(candidates, asked.timeout, slow=asked.slow, behind_arriving=True)
         except (QueueFull, NotReady, Draining) as error:
-            self._forget_soon()
             refused = self._refused[asked] = (error.without_origin(), candidates)
             return refused
         except ModelNotFound:
             return None  # the application answers 404
-        self._forget_soon()
         for admission in expected(candidates, target.model or repository.default_for(target.task)):
             admission.arriving += 1
             self._let_in.append(admission)
@@ -240,11 +240,6 @@ class LoadShedding:
 def _encoded(refusal: ServiceError, request_id: str, endpoint: str) -> tuple[bytes, bytes]:
     answer = error_response(refusal, request_id, endpoint)
     return header_lines(answer.raw_headers), bytes(answer.body)
-
-
-def _has_fields(headers: list[tuple[bytes, bytes]]) -> bool:
-    """Whether the body may name a model, as `body.has_fields` has it."""
-    return _header(headers, b"content-type").partition(";")[0].strip().lower() in (FORM, JSON)
 
 
 def _header(headers: list[tuple[bytes, bytes]], wanted: bytes) -> str:

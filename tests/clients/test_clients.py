@@ -32,7 +32,7 @@ def changeable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServ
 @pytest.mark.parametrize("client", ["tritonclient", "kserve"])
 def test_an_unmodified_client_gets_classifys_answers(changeable: RunningService, client: str) -> None:
     if client == "kserve" and sys.version_info >= (3, 14):
-        pytest.skip("kserve 0.21 is not to be had for Python 3.14")
+        pytest.skip("kserve 0.21 is not available for Python 3.14")
     done = subprocess.run(
         [environment(client), "-m", "pytest", "-q", *ALONE, FOLDER / f"{client}_client.py"],
         env={**os.environ, "AASERVE_URL": str(changeable.client.base_url), "PICTURES": str(EXAMPLES), "KEY": KEY},

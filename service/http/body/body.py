@@ -86,12 +86,16 @@ def announced_bytes(request: Request) -> int:
 
 def media_type_of(request: Request) -> str:
     """The Content-Type without its parameters."""
-    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    return _media_type(request.headers.get("content-type", ""))
 
 
-def has_fields(request: Request) -> bool:
+def has_fields(content_type: str) -> bool:
     """Whether the body may say more than what the image is."""
-    return media_type_of(request) in (FORM, JSON)
+    return _media_type(content_type) in (FORM, JSON)
+
+
+def _media_type(content_type: str) -> str:
+    return content_type.partition(";")[0].strip().lower()
 
 
 def _content_encoding(request: Request) -> str:

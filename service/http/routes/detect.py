@@ -14,7 +14,7 @@ from aaserve.service.http import schemas
 from aaserve.service.http.answers import json_array, json_object, preferred
 from aaserve.service.http.body.images import ImagesUpload, ImageUpload
 from aaserve.service.http.direct_route import DirectRoute
-from aaserve.service.http.inference import Models, by_parameters, take_in
+from aaserve.service.http.inference import ADDRESSES, Models, by_parameters, take_in
 from aaserve.service.http.params import Asked, MaxDetections, ModelName, ModelVersion, ScoreThreshold, TimeoutMs
 from aaserve.service.http.routes.pictures import answer_picture, answer_pictures, named
 from aaserve.service.tasks.detection import Detection, DetectionsWanted, detections, detections_wanted
@@ -22,7 +22,7 @@ from aaserve.service.tasks.drawing import draw
 
 router = APIRouter(route_class=DirectRoute)
 _TASK = "detection"
-DETECT = "/detect"
+DETECT = ADDRESSES[_TASK]
 _JSON, _PNG = "application/json", "image/png"
 _FIELDS = schemas.MODEL | schemas.DETECTIONS
 _RESPONSES: schemas.Responses = {
