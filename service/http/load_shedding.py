@@ -86,11 +86,13 @@ class Refusal:
     """The answer to a request that was refused by its head.
 
     Args:
-        head: its headers, as they are sent.
-        closes: whether they say that the connection ends.
+        headers: its own.
+        head: header lines that are ready, beside them.
+        closes: whether the headers say that the connection ends.
     """
 
     status: int
+    headers: list[tuple[bytes, bytes]]
     head: bytes
     body: bytes
     closes: bool
@@ -152,22 +154,23 @@ class LoadShedding:
         if len(candidates) == 1:
             record.asks(candidates[0].manifest)
         head, body = self._answer(refusal, record.request_id, target.endpoint)
-        added = [*answer_headers(record, lifecycle), *cors_headers(headers, self._settings)]
+        own = [*answer_headers(record, lifecycle), *cors_headers(headers, self._settings)]
         self._observer.ended(record, method.decode(), target.path)
-        return Refusal(refusal.status, head + header_lines(added), body, lifecycle.closes_connections)
+        return Refusal(refusal.status, own, head, body, lifecycle.closes_connections)
 
     def _asked(
         self, target: Target, url: bytes, headers: list[tuple[bytes, bytes]], peer: tuple[str, int] | None
     ) -> Asked | None:
         """What the decision depends on; None if the application refuses the request for another reason."""
+        first = dict(reversed(headers))  # of several with one name, as the application reads them
         slow = target.endpoint == EXPLAIN or self._state.lifecycle.usage.is_slow(client_of(headers, peer, self._keys))
         if target.endpoint == DETECT:
             try:
-                slow = slow or is_drawn(_header(headers, b"accept"))
+                slow = slow or is_drawn(first.get(b"accept", b"").decode("latin-1"))
             except NotAcceptable:
                 return None
-        fields = target.fields and has_fields(_header(headers, b"content-type"))
-        return Asked(url, fields, self._timeout_ms(headers) / 1000, slow)
+        fields = target.fields and has_fields(first.get(b"content-type", b"").decode("latin-1"))
+        return Asked(url, fields, self._timeout_ms(first.get(_TIMEOUT_HEADER, b"")) / 1000, slow)
 
     def _ask(self, target: Target, asked: Asked) -> Refused | None:
         """Why the models that may be meant take no row now, and these models; None if one of them does."""
@@ -175,8 +178,10 @@ class LoadShedding:
         candidates: Sequence[Predictor] = ()
         try:
             repository: ModelRepository = self._state.lifecycle.repository
+            default = None
             if asked.fields:
                 candidates = repository.candidates(target.model, target.version, target.task)
+                default = target.model or repository.default_for(target.task)
             else:
                 candidates = [repository.predictor(target.model, target.version, target.task)]
             if all(target.task not in (None, each.manifest.task) for each in candidates):
@@ -187,7 +192,7 @@ class LoadShedding:
             return refused
         except ModelNotFound:
             return None  # the application answers 404
-        for admission in expected(candidates, target.model or repository.default_for(target.task)):
+        for admission in expected(candidates, default):
             admission.arriving += 1
             self._let_in.append(admission)
         return None
@@ -228,22 +233,15 @@ class LoadShedding:
         self._refused.clear()
         self._forgetting = False
 
-    def _timeout_ms(self, headers: list[tuple[bytes, bytes]]) -> int:
+    def _timeout_ms(self, wanted: bytes) -> int:
         """Milliseconds that the request has; if its header makes no sense, the route will say so."""
         longest = self._settings.request_timeout_ms
-        for name, value in headers:
-            if name == _TIMEOUT_HEADER and value.isdigit():
-                return min(longest, int(value[:9])) or longest
-        return longest
+        return min(longest, int(wanted[:9])) or longest if wanted.isdigit() else longest
 
 
 def _encoded(refusal: ServiceError, request_id: str, endpoint: str) -> tuple[bytes, bytes]:
     answer = error_response(refusal, request_id, endpoint)
     return header_lines(answer.raw_headers), bytes(answer.body)
-
-
-def _header(headers: list[tuple[bytes, bytes]], wanted: bytes) -> str:
-    return next((value.decode("latin-1") for name, value in headers if name == wanted), "")
 
 
 def _task(endpoint: str) -> str | None:

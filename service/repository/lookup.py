@@ -99,7 +99,7 @@ class ModelLookup:
 
     def versions(self, name: str) -> list[str]:
         """Those of a model that answer, ascending."""
-        return sorted(self._models[name].serving, key=int)
+        return list(self._models[name].serving)
 
     def _serving(self, task: str | None) -> list[str]:
         """The models that are served and, if one is given, have this task."""
