@@ -12,7 +12,6 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
 from urllib.parse import unquote
 
 import httptools
@@ -63,21 +62,8 @@ class Target:
     fields: bool = False
 
 
-class Asked(NamedTuple):
-    """What decides whether a request is refused.
-
-    Args:
-        fields: whether its body may name the model.
-        timeout: seconds that it has.
-        slow: whether it is a slow row, as `Admission` has it.
-    """
-
-    url: bytes
-    fields: bool
-    timeout: float
-    slow: bool
-
-
+# What decides whether a request is refused: its address, its client; as they are sent: Content-Type, Accept, timeout.
+Asked = tuple[bytes, str, bytes, bytes, bytes]
 Refused = tuple[ServiceError, Sequence[Predictor]]
 
 
@@ -144,8 +130,10 @@ class LoadShedding:
             return None
         if self._keys is not None and refusal_for(target.path, headers, self._keys):
             return None  # the application answers 401 or 403
-        asked = self._asked(target, url, headers, peer)
-        refused = asked and (self._refused.get(asked) or self._ask(target, asked))
+        first = dict(reversed(headers))  # of several with one name, as the application reads them
+        sent = first.get(b"content-type", b""), first.get(b"accept", b""), first.get(_TIMEOUT_HEADER, b"")
+        asked = (url, client_of(headers, peer, self._keys), *sent)
+        refused = self._refused.get(asked) or self._ask(target, asked)
         if not refused:
             return None
         refusal, candidates = refused
@@ -158,40 +146,29 @@ class LoadShedding:
         self._observer.ended(record, method.decode(), target.path)
         return Refusal(refusal.status, own, head, body, lifecycle.closes_connections)
 
-    def _asked(
-        self, target: Target, url: bytes, headers: list[tuple[bytes, bytes]], peer: tuple[str, int] | None
-    ) -> Asked | None:
-        """What the decision depends on; None if the application refuses the request for another reason."""
-        first = dict(reversed(headers))  # of several with one name, as the application reads them
-        slow = target.endpoint == EXPLAIN or self._state.lifecycle.usage.is_slow(client_of(headers, peer, self._keys))
-        if target.endpoint == DETECT:
-            try:
-                slow = slow or is_drawn(first.get(b"accept", b"").decode("latin-1"))
-            except NotAcceptable:
-                return None
-        fields = target.fields and has_fields(first.get(b"content-type", b"").decode("latin-1"))
-        return Asked(url, fields, self._timeout_ms(first.get(_TIMEOUT_HEADER, b"")) / 1000, slow)
-
     def _ask(self, target: Target, asked: Asked) -> Refused | None:
         """Why the models that may be meant take no row now, and these models; None if one of them does."""
+        _, client, content_type, accept, timeout_ms = asked
         self._forget_soon()
         candidates: Sequence[Predictor] = ()
         try:
+            slow = target.endpoint == EXPLAIN or self._state.lifecycle.usage.is_slow(client)
+            slow = slow or (target.endpoint == DETECT and is_drawn(accept.decode("latin-1")))
             repository: ModelRepository = self._state.lifecycle.repository
             default = None
-            if asked.fields:
+            if target.fields and has_fields(content_type.decode("latin-1")):
                 candidates = repository.candidates(target.model, target.version, target.task)
                 default = target.model or repository.default_for(target.task)
             else:
                 candidates = [repository.predictor(target.model, target.version, target.task)]
             if all(target.task not in (None, each.manifest.task) for each in candidates):
                 return None  # the application answers 422
-            require_room(candidates, asked.timeout, slow=asked.slow, behind_arriving=True)
+            require_room(candidates, self._timeout(timeout_ms), slow=slow, behind_arriving=True)
         except (QueueFull, NotReady, Draining) as error:
             refused = self._refused[asked] = (error.without_origin(), candidates)
             return refused
-        except ModelNotFound:
-            return None  # the application answers 404
+        except (ModelNotFound, NotAcceptable):
+            return None  # the application answers 404 or 406
         for admission in expected(candidates, default):
             admission.arriving += 1
             self._let_in.append(admission)
@@ -233,10 +210,10 @@ class LoadShedding:
         self._refused.clear()
         self._forgetting = False
 
-    def _timeout_ms(self, wanted: bytes) -> int:
-        """Milliseconds that the request has; if its header makes no sense, the route will say so."""
+    def _timeout(self, milliseconds: bytes) -> float:
+        """Seconds that the request has; if its header makes no sense, the route will say so."""
         longest = self._settings.request_timeout_ms
-        return min(longest, int(wanted[:9])) or longest if wanted.isdigit() else longest
+        return (min(longest, int(milliseconds[:9])) or longest if milliseconds.isdigit() else longest) / 1000
 
 
 def _encoded(refusal: ServiceError, request_id: str, endpoint: str) -> tuple[bytes, bytes]:
