@@ -9,8 +9,9 @@ taken from the answers (decisions 0026 and 0034).
 """
 
 import asyncio
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from urllib.parse import unquote
 
@@ -64,7 +65,25 @@ class Target:
 
 # What decides whether a request is refused: its address, its client; as they are sent: Content-Type, Accept, timeout.
 Asked = tuple[bytes, str, bytes, bytes, bytes]
-Refused = tuple[ServiceError, Sequence[Predictor]]
+
+
+@dataclass(slots=True)
+class Alike:
+    """Requests that are refused for the same reason in the same turn of the event loop.
+
+    Args:
+        model: that is meant, if it is certain.
+        head: the header lines of their answers, but for those that differ.
+        body: of their answers, with a request id that is to be replaced.
+        seconds: how long each of them took.
+    """
+
+    refusal: ServiceError
+    endpoint: str
+    model: str
+    head: bytes
+    body: bytes
+    seconds: list[float] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -108,7 +127,7 @@ class LoadShedding:
         # In this turn of the event loop: heads that come together must not all see the same room, and where there was
         # none a moment ago there is none now. Under overload many heads come in a turn.
         self._let_in: list[Admission] = []
-        self._refused: dict[Asked, Refused] = {}
+        self._refused: dict[Asked, Alike] = {}
         self._forgetting = False
 
     def answer(
@@ -133,21 +152,21 @@ class LoadShedding:
         first = dict(reversed(headers))  # of several with one name, as the application reads them
         sent = first.get(b"content-type", b""), first.get(b"accept", b""), first.get(_TIMEOUT_HEADER, b"")
         asked = (url, client_of(headers, peer, self._keys), *sent)
-        refused = self._refused.get(asked) or self._ask(target, asked)
-        if not refused:
+        alike = self._refused.get(asked) or self._ask(target, asked)
+        if alike is None:
             return None
-        refusal, candidates = refused
         lifecycle: Lifecycle = self._state.lifecycle
-        record = Record(request_id(headers), endpoint=target.endpoint, status=refusal.status, error=refusal)
-        if len(candidates) == 1:
-            record.asks(candidates[0].manifest)
-        head, body = self._answer(refusal, record.request_id, target.endpoint)
+        record = Record(request_id(headers))
+        if len(record.request_id) == len(_SOME_ID) and record.request_id.isalnum():
+            head, body = alike.head, alike.body.replace(_SOME_ID.encode(), record.request_id.encode())
+        else:  # the body has another length
+            head, body = _encoded(alike.refusal, record.request_id, alike.endpoint)
         own = [*answer_headers(record, lifecycle), *cors_headers(headers, self._settings)]
-        self._observer.ended(record, method.decode(), target.path)
-        return Refusal(refusal.status, own, head, body, lifecycle.closes_connections)
+        alike.seconds.append(time.perf_counter() - record.started)
+        return Refusal(alike.refusal.status, own, head, body, lifecycle.closes_connections)
 
-    def _ask(self, target: Target, asked: Asked) -> Refused | None:
-        """Why the models that may be meant take no row now, and these models; None if one of them does."""
+    def _ask(self, target: Target, asked: Asked) -> Alike | None:
+        """Those that are refused because the models that may be meant take no row now; None if one of them does."""
         _, client, content_type, accept, timeout_ms = asked
         self._forget_soon()
         candidates: Sequence[Predictor] = ()
@@ -165,8 +184,8 @@ class LoadShedding:
                 return None  # the application answers 422
             require_room(candidates, self._timeout(timeout_ms), slow=slow, behind_arriving=True)
         except (QueueFull, NotReady, Draining) as error:
-            refused = self._refused[asked] = (error.without_origin(), candidates)
-            return refused
+            alike = self._refused[asked] = self._alike(target, error.without_origin(), candidates)
+            return alike
         except (ModelNotFound, NotAcceptable):
             return None  # the application answers 404 or 406
         for admission in expected(candidates, default):
@@ -174,16 +193,14 @@ class LoadShedding:
             self._let_in.append(admission)
         return None
 
-    def _answer(self, refusal: ServiceError, request_id: str, endpoint: str) -> tuple[bytes, bytes]:
-        """Headers and body of `error_response`; two refusals that say the same differ by the id only."""
-        if len(request_id) != len(_SOME_ID) or not request_id.isalnum():  # else the body has another length
-            return _encoded(refusal, request_id, endpoint)
-        said = (refusal.code, str(refusal), refusal.retry_after, endpoint)
+    def _alike(self, target: Target, refusal: ServiceError, candidates: Sequence[Predictor]) -> Alike:
+        assert target.endpoint is not None
+        model = candidates[0].manifest.name if len(candidates) == 1 else ""
+        said = (refusal.code, str(refusal), refusal.retry_after, target.endpoint)
         prepared = self._prepared.get(said)
         if prepared is None:
-            prepared = self._prepared[said] = _encoded(refusal, _SOME_ID, endpoint)
-        head, body = prepared
-        return head, body.replace(_SOME_ID.encode(), request_id.encode())
+            prepared = self._prepared[said] = _encoded(refusal, _SOME_ID, target.endpoint)
+        return Alike(refusal, target.endpoint, model, *prepared)
 
     def _find(self, url: bytes) -> Target:
         parsed = httptools.parse_url(url)
@@ -207,6 +224,8 @@ class LoadShedding:
         for admission in self._let_in:
             admission.arriving -= 1
         self._let_in.clear()
+        for alike in self._refused.values():
+            self._observer.refused(alike.refusal, alike.endpoint, alike.model, alike.seconds)
         self._refused.clear()
         self._forgetting = False
 

@@ -103,7 +103,8 @@ class ModelLookup:
 
     def _serving(self, task: str | None) -> list[str]:
         """The models that are served and, if one is given, have this task."""
-        return [model.name for model in self if model.serving and task in (None, model.default.manifest.task)]
+        served = [model for model in self._models.values() if model.serving]
+        return [model.name for model in served if task is None or model.default.manifest.task == task]
 
     @property
     def _served(self) -> str:
