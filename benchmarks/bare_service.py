@@ -5,6 +5,7 @@ answers the best label, in the event loop, one picture at a time. No metrics, lo
 errors. One process per port.
 """
 
+import argparse
 import json
 import os
 import signal
@@ -97,15 +98,19 @@ def serve(folder: Path, port: int) -> None:
 
 
 def main() -> None:
-    folder, first, *others = sys.argv[1:]
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.bare_service", description=__doc__.partition("\n\n")[2])
+    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder of a version of a model")
+    parser.add_argument("ports", type=int, nargs="+", metavar="PORT")
+    arguments = parser.parse_args()
+    first, *others = arguments.ports
     children = []
     for port in others:
         if not (child := os.fork()):
-            serve(Path(folder), int(port))
+            serve(arguments.bundle, port)
             return
         children.append(child)
     try:
-        serve(Path(folder), int(first))
+        serve(arguments.bundle, first)
     finally:
         for child in children:
             os.kill(child, signal.SIGTERM)

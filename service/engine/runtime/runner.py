@@ -124,9 +124,7 @@ class ModelRunner:
         """The session, warm and compared with the bundle's answers, for calls of up to `max_rows`."""
         if self.max_rows == 1:
             session.only_one_row()
-        session.warm_up()
-        if self.on_cpu:
-            session.warm_up((self.max_rows,))
+        session.warm_up(sorted({*session.warm_sizes, self.max_rows}) if self.on_cpu else None)
         if exact := session.in_fp32():
             exact.warm_up()
             self._compare(exact)
