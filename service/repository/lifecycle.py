@@ -23,7 +23,6 @@ from aaserve.service.errors import (
     ModelHung,
     ModelLost,
     NotReady,
-    ServiceError,
     StartFailed,
     ThreadEnded,
 )
@@ -38,6 +37,7 @@ from aaserve.service.settings import Settings
 if TYPE_CHECKING:
     from aaserve.service.observability.tracing import Tracing
 
+_FAILED = "failed: a model stopped working or could not be loaded"
 log = logging.getLogger("aaserve")
 
 
@@ -160,8 +160,13 @@ class Lifecycle:
         Raises:
             NotReady, Draining: no request is answered at the moment.
         """
-        if closed := self._closed(self._state):
-            raise closed
+        match self._state:
+            case State.STARTING:
+                raise NotReady
+            case State.FAILED:
+                raise NotReady(_FAILED)
+            case State.DRAINING if not self._started.is_set():
+                raise Draining
         assert self._repository is not None
         return self._repository
 
@@ -177,13 +182,13 @@ class Lifecycle:
 
     def require_ready(self) -> None:
         """Raise NotReady or Draining unless requests should come here."""
-        state = self.state
-        if state is State.DRAINING:
-            raise Draining
-        if state is State.RECOVERING:
-            raise NotReady(RECOVERING)
-        if closed := self._closed(state):
-            raise closed
+        match self.state:
+            case State.DRAINING:
+                raise Draining
+            case State.RECOVERING:
+                raise NotReady(RECOVERING)
+            case State.FAILED:
+                raise NotReady(_FAILED)
         if missing := self.repository.required_and_missing:
             raise NotReady(f"required_models or default_model: not served: {', '.join(sorted(missing))}")
 
@@ -193,18 +198,6 @@ class Lifecycle:
                 "not ready: required_models or default_model names models that are not served: %s",
                 ", ".join(sorted(missing)),
             )
-
-    def _closed(self, state: State) -> ServiceError | None:
-        """Why no request is answered at all; who drains still answers, and who recovers, for the other models."""
-        match state:
-            case State.READY | State.RECOVERING:
-                return None
-            case State.DRAINING:
-                return None if self._started.is_set() else Draining()
-            case State.FAILED:
-                return NotReady("failed: a model stopped working or could not be loaded")
-            case _:
-                return NotReady()
 
     async def _live(self) -> None:
         settings = self._settings
