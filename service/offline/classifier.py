@@ -22,7 +22,7 @@ from aaserve.service.engine.predictor import Predictor
 from aaserve.service.engine.queueing.client_usage import ClientUsage
 from aaserve.service.errors import BodyTooLarge, InferenceFailed, LoadFailed, ModelLost, ServiceError
 from aaserve.service.observability.metrics import Metrics
-from aaserve.service.repository.default_model import read_default_model
+from aaserve.service.repository.default_model import only_model
 from aaserve.service.repository.loader import VersionLoader
 from aaserve.service.repository.repository import ModelRepository
 from aaserve.service.repository.trials import Trials
@@ -140,7 +140,7 @@ async def open_classifier(
         for classifier in opened:
             classifier.lost = error
 
-    name = model or _default(settings)
+    name = model or only_model(settings, scan_repository(settings.repository))
     with closing(CpuPool(settings.decode_threads, ClientUsage())) as pool:
         trials = Trials(settings.model_load_timeout_ms / 1000)
         loader = VersionLoader(settings, pool, Metrics(None, settings.gpu_device_id), trials, on_lost=lost)
@@ -157,15 +157,6 @@ async def open_classifier(
             yield opened[0]
         finally:
             await repository.close()
-
-
-def _default(settings: Settings) -> str:
-    found = scan_repository(settings.repository)
-    if name := read_default_model(settings, found):
-        return name
-    if len(found) > 1:
-        raise LoadFailed(f"several models are in {settings.repository}; add --model with one of {', '.join(found)}")
-    return next(iter(found))
 
 
 def _too_large(max_bytes: int) -> BodyTooLarge:

@@ -19,7 +19,7 @@ from aaserve.bundle.bundle import scan_repository
 from aaserve.bundle.errors import BundleError
 from aaserve.bundle.pictures.picture_files import find_pictures
 from aaserve.service.errors import LoadFailed
-from aaserve.service.repository.default_model import read_default_model
+from aaserve.service.repository.default_model import only_model
 from aaserve.service.repository.model_settings import read_model_settings
 from aaserve.service.resources import own_path, own_python
 from aaserve.service.setting_names import first_problem
@@ -73,9 +73,7 @@ def main(argv: Sequence[str], prog: str = "aaserve tune") -> int:
 def _model(settings: Settings, name: str | None) -> tuple[Path, Path, Settings]:
     """The folder of the model and of the version that is served, and the settings that hold for it."""
     found = scan_repository(settings.repository)
-    name = name or read_default_model(settings, found) or (next(iter(found)) if len(found) == 1 else None)
-    if name is None:
-        raise LoadFailed(f"several models are in {settings.repository}; add --model with one of {', '.join(found)}")
+    name = name or only_model(settings, found)
     versions = found.get(name)
     if versions is None:
         raise LoadFailed(f"--model: expected one of {', '.join(found)}, found {name}")
