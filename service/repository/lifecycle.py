@@ -171,9 +171,9 @@ class Lifecycle:
         return self._repository
 
     @property
-    def models(self) -> list[ServedModel]:
-        """Every model known so far, in any state."""
-        return list(self._repository or ())
+    def models(self) -> dict[str, ServedModel]:
+        """Every model known so far, in any state, by name."""
+        return {model.name: model for model in self._repository or ()}
 
     @property
     def default_model(self) -> str | None:

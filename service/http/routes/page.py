@@ -53,7 +53,7 @@ def example(name: str) -> Response:
 @router.get("/page/models/{name}/{version}/{picture}")
 async def reference_picture(request: Request, name: str, version: str, picture: str) -> Response:
     """One of a model's reference pictures, which the page offers; for those who may see the model's card."""
-    model = next((model for model in state_of(request).lifecycle.models if model.name == name), None)
+    model = state_of(request).lifecycle.models.get(name)
     loaded = model.serving.get(version) if model else None
     if loaded is None or picture not in reference_picture_names(loaded.bundle.manifest):
         raise HTTPException(404)
