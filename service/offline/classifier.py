@@ -12,7 +12,7 @@ import os
 import stat
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager, closing
+from contextlib import aclosing, asynccontextmanager, closing
 from dataclasses import dataclass
 
 from aaserve.bundle.bundle import scan_repository
@@ -140,8 +140,7 @@ async def open_classifier(
     with closing(CpuPool(settings.decode_threads, ClientUsage())) as pool:
         trials = Trials(settings.model_load_timeout_ms / 1000)
         loader = VersionLoader(settings, pool, Metrics(None, settings.gpu_device_id), trials, on_lost=lost.append)
-        repository = ModelRepository(loader)
-        try:
+        async with aclosing(ModelRepository(loader)) as repository:
             await repository.load(name)
             predictor = repository.predictor(name, version)
             if (task := predictor.manifest.task) != "classification":
@@ -150,8 +149,6 @@ async def open_classifier(
                     "name another one with --model, or send the images to POST /detect"
                 )
             yield OfflineClassifier(predictor, labels_wanted(top_k, predictor.manifest), lost)
-        finally:
-            await repository.close()
 
 
 def _too_large(max_bytes: int) -> BodyTooLarge:

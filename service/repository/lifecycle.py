@@ -8,7 +8,7 @@ looks alive.
 import asyncio
 import logging
 from collections.abc import Callable
-from contextlib import closing, suppress
+from contextlib import aclosing, closing, suppress
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -29,7 +29,7 @@ from aaserve.service.errors import (
 from aaserve.service.observability.metrics import Metrics
 from aaserve.service.repository.loader import VersionLoader
 from aaserve.service.repository.lookup import RECOVERING
-from aaserve.service.repository.repository import ModelRepository, open_repository
+from aaserve.service.repository.repository import ModelRepository
 from aaserve.service.repository.served_model import ServedModel
 from aaserve.service.repository.trials import Trials
 from aaserve.service.settings import Settings
@@ -204,13 +204,15 @@ class Lifecycle:
         try:
             with closing(CpuPool(settings.decode_threads, self.usage, partial(self.thread_ended, "decode"))) as pool:
                 loader = VersionLoader(settings, pool, self._metrics, self._trials, self._tracing, self._lose)
-                async with open_repository(loader) as self._repository:
+                async with aclosing(ModelRepository(loader)) as repository:
+                    await repository.open()
+                    self._repository = repository
                     if self._state is State.STARTING:
                         self._state = State.READY
                         self._warn_of_missing()
-                        if len([model for model in self._repository if model.serving]) > 1:
-                            log.info("a request that names no model: %s", _answered_by(self._repository))
-                        if not self._repository.required_and_missing:
+                        if len([model for model in repository if model.serving]) > 1:
+                            log.info("a request that names no model: %s", _answered_by(repository))
+                        if not repository.required_and_missing:
                             log.info("ready")
                     self._started.set()
                     await self._stopping_or_lost.wait()
