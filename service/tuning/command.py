@@ -108,8 +108,10 @@ def _measure(bundle: Path, settings: Settings, pictures: Sequence[Path], argumen
             _say(f"{candidate.words} …", end=" ")
             measured = _try(bundle, settings, candidate, pictures, seconds, arguments.load_timeout)
             results[candidate] = measured
-            rate = measured if isinstance(measured, str) else f"{measured.load[JUDGED_AT].images_per_second:.1f}"
-            _say(f"not possible: {rate}" if isinstance(measured, str) else f"{rate} images/s at {JUDGED_AT} clients")
+            if isinstance(measured, str):
+                _say(f"not possible: {measured}")
+            else:
+                _say(f"{measured.load[JUDGED_AT].images_per_second:.1f} images/s at {JUDGED_AT} clients")
         best = recommended(results, arguments.agreement)
         waiting = [*further(best)] if best else []
     return results
@@ -126,6 +128,7 @@ def _try(
         "seconds": seconds,
         "clients": CLIENTS,
     }
+    limit = patience + len(CLIENTS) * seconds
     try:
         done = subprocess.run(
             own_python(measurement.__name__),
@@ -133,10 +136,10 @@ def _try(
             env={**os.environ, **own_path()},
             capture_output=True,
             text=True,
-            timeout=patience + len(CLIENTS) * seconds,
+            timeout=limit,
         )
     except subprocess.TimeoutExpired:
-        return f"no figures within {patience + len(CLIENTS) * seconds:.0f} s"
+        return f"no figures within {limit:.0f} s"
     try:
         answer: dict[str, Any] = json.loads(done.stdout)
     except ValueError:
