@@ -217,7 +217,7 @@ class Metrics:
             self._reported[gauge] = value
             gauge.set(value())
         else:
-            gauge.set_function(value)
+            gauge.set_function(value)  # for every reader of the registry: Ray has its own metrics port
 
     def _forget(self, gauge: Gauge, labels: tuple[str, ...]) -> None:
         if self._is_worker:  # whose files keep what they once had
