@@ -22,7 +22,7 @@ from aaserve.service.errors import LoadFailed
 from aaserve.service.repository.default_model import only_model
 from aaserve.service.repository.model_settings import read_model_settings
 from aaserve.service.resources import own_path, own_python
-from aaserve.service.setting_names import first_problem
+from aaserve.service.setting_names import first_problem, number_option
 from aaserve.service.settings import Settings
 from aaserve.service.tuning import measurement
 from aaserve.service.tuning.candidates import (
@@ -160,27 +160,6 @@ def _failed(message: str) -> int:
     return 1
 
 
-def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not 1 <= seconds <= 86_400:
-        raise argparse.ArgumentTypeError(f"expected 1 to 86400 seconds, found {text}")
-    return seconds
-
-
-def _share(text: str) -> float:
-    share = float(text)
-    if not 0 <= share <= 1:
-        raise argparse.ArgumentTypeError(f"expected a share from 0 to 1, found {text}")
-    return share
-
-
-def _count(text: str) -> int:
-    count = int(text)
-    if count < 1:
-        raise argparse.ArgumentTypeError(f"expected 1 or more, found {text}")
-    return count
-
-
 def _parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=prog,
@@ -188,18 +167,25 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         "recommend the fastest whose best classes are those of fp32. Nothing else should run on the machine meanwhile.",
     )
     add = parser.add_argument
+    seconds = number_option(float, "1 to 86400 seconds", least=1, most=86_400)
     add("pictures", type=Path, metavar="PICTURES", help="folder of pictures such as the service will get")
     add("--repository", type=Path, metavar="DIR", help="folder of bundles (default: as for the service)")
     add("--model", metavar="NAME", help="model to tune (default: the default model)")
-    add("--seconds", type=_seconds, default=120.0, help="to take, about (default: %(default)g)")
-    add("--limit", type=_count, default=100, metavar="N", help="pictures to use, at most (default: %(default)s)")
+    add("--seconds", type=seconds, default=120.0, help="to take, about (default: %(default)g)")
+    add(
+        "--limit",
+        type=number_option(int, "1 or more", least=1),
+        default=100,
+        metavar="N",
+        help="pictures to use, at most (default: %(default)s)",
+    )
     add(
         "--agreement",
-        type=_share,
+        type=number_option(float, "a share from 0 to 1", least=0, most=1),
         default=0.99,
         metavar="SHARE",
         help="of the pictures that must have the best class of fp32 in what is recommended (default: %(default)s)",
     )
     add("--write", action="store_true", help="write what is recommended into NAME/serving.toml")
-    add("--load-timeout", type=_seconds, default=120.0, metavar="SECONDS", help="for one candidate to be opened")
+    add("--load-timeout", type=seconds, default=120.0, metavar="SECONDS", help="for one candidate to be opened")
     return parser

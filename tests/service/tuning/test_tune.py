@@ -145,6 +145,23 @@ def test_what_cannot_be_tuned_is_said_in_one_line(
     assert message in line
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "expected"),
+    [
+        ("--seconds", "0.5", "1 to 86400 seconds"),
+        ("--load-timeout", "nan", "1 to 86400 seconds"),
+        ("--limit", "1.5", "1 or more"),
+        ("--agreement", "two", "a share from 0 to 1"),
+    ],
+)
+def test_a_wrong_number_is_refused_with_what_was_expected(
+    capsys: pytest.CaptureFixture[str], option: str, value: str, expected: str
+) -> None:
+    with pytest.raises(SystemExit):
+        main([".", option, value])
+    assert capsys.readouterr().err.endswith(f"error: argument {option}: expected {expected}, found {value!r}\n")
+
+
 def test_a_candidate_that_cannot_be_opened_is_told_and_nothing_is_written(
     repository: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
