@@ -21,6 +21,7 @@ from aaserve.bundle.pictures.picture_files import find_pictures
 from aaserve.service.errors import LoadFailed
 from aaserve.service.repository.default_model import only_model
 from aaserve.service.repository.model_settings import read_model_settings
+from aaserve.service.repository.rollback import choose
 from aaserve.service.resources import own_path, own_python
 from aaserve.service.setting_names import first_problem, number_option
 from aaserve.service.settings import Settings
@@ -81,7 +82,7 @@ def _model(settings: Settings, name: str | None) -> tuple[Path, Path, Settings]:
         raise versions
     folder = settings.repository.resolve() / name
     own, settings = read_model_settings(folder, settings)
-    return folder, folder / own.select(versions)[-1], settings
+    return folder, folder / choose(folder, own, versions, undo=False).versions[-1], settings
 
 
 def _pictures(folder: Path, limit: int) -> list[Path]:
