@@ -210,7 +210,7 @@ class Lifecycle:
                     if self._state is State.STARTING:
                         self._state = State.READY
                         self._warn_of_missing()
-                        if len([model for model in repository if model.serving]) > 1:
+                        if len(repository.served()) > 1:
                             log.info("a request that names no model: %s", _answered_by(repository))
                         if not repository.required_and_missing:
                             log.info("ready")

@@ -43,7 +43,7 @@ class ModelRepository(ModelLookup):
         A default model that was named is one of them: without it, requests that name no model get 404.
         """
         required = self._required | {self._default} if self._default else self._required
-        return {name for name in required if name not in self._models or not self._models[name].serving}
+        return set(required).difference(self.served())
 
     async def open(self) -> None:
         """Load what is on disk.
@@ -230,7 +230,7 @@ class ModelRepository(ModelLookup):
     @property
     def _missing(self) -> set[str]:
         """Models of the repository, or required ones, of which nothing is served."""
-        return {model.name for model in self if not model.serving} | self.required_and_missing
+        return self._models.keys() - self.served() | self.required_and_missing
 
     def _report(self, model: ServedModel) -> None:
         predictors = [loaded.predictor for loaded in model.serving.values()]
