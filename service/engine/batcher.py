@@ -73,6 +73,7 @@ class DynamicBatcher:
         self._lost: Exception | None = None
         self._abandoned = False
         self._accepting = False
+        self.alive = True  # somebody answers what is queued
         self._ended = asyncio.Event()
 
     async def __aenter__(self) -> Self:
@@ -97,11 +98,6 @@ class DynamicBatcher:
             batch.fail(cause)
         self._in_flight.clear()
         self._dispatch_soon()
-
-    @property
-    def alive(self) -> bool:
-        """Whether anybody answers what is queued."""
-        return not self._ended.is_set()
 
     def computing(self, slow: bool) -> int:
         """Rows in the running batches that are slow, or in the other ones."""
@@ -188,10 +184,14 @@ class DynamicBatcher:
                 request.fail(inference_failed(self._lost))
         if not self._in_flight and not self._recovering and self.alive:
             if self._lost:
-                self._ended.set()
+                self._end()
                 self.on_lost(self._lost)
             elif not self._accepting and not self._queue.rows:
-                self._ended.set()
+                self._end()
+
+    def _end(self) -> None:
+        self.alive = False
+        self._ended.set()
 
     def _room(self) -> int:
         """Rows of the batch that can go now; 0 if none can."""

@@ -96,7 +96,7 @@ class Predictor:
     @property
     def ready(self) -> bool:
         """Whether the model works now; it does not while its session is being opened again."""
-        return self.alive and self.runner.ready
+        return self.batcher.alive and self.runner.ready
 
     async def infer_picture(self, picture: bytes, *, client: str, deadline: float) -> Inference:
         """Return the task's outputs for one picture.

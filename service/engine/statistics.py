@@ -1,4 +1,4 @@
-"""What one model has done since it was loaded: counts and nanoseconds. Knows nothing of HTTP or of Prometheus.
+"""What one model has done since it was loaded: counts and seconds. Knows nothing of HTTP or of Prometheus.
 
 Requests are counted where they enter the model's queue, for all addresses together. What is refused before that
 has cost the model nothing and is counted by `aaserve_rejected_total` alone.
@@ -17,11 +17,11 @@ class Duration:
     """How often, and how long in all."""
 
     count: int = 0
-    ns: int = 0
+    seconds: float = 0.0
 
     def add(self, seconds: float) -> None:
         self.count += 1
-        self.ns += round(seconds * 1e9)
+        self.seconds += seconds
 
 
 @dataclass(slots=True)

@@ -105,9 +105,10 @@ async def take_in(
         ServiceError: refused.
         ClientDisconnect: the client left.
     """
-    state, settings = state_of(request), state_of(request).settings
+    state = state_of(request)
     record: Record = request.state.record
-    timeout = min(timeout_ms or settings.request_timeout_ms, settings.request_timeout_ms) / 1000
+    longest = state.settings.request_timeout_ms
+    timeout = min(timeout_ms or longest, longest) / 1000
     deadline = asyncio.get_running_loop().time() + timeout
     client = client_of(request.scope["headers"], request.scope["client"], state.keys)
     slow = slow or state.lifecycle.usage.is_slow(client)

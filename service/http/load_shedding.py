@@ -9,10 +9,10 @@ taken from the answers (decisions 0026 and 0034).
 """
 
 import asyncio
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import NamedTuple
 from urllib.parse import unquote
 
 import httptools
@@ -63,22 +63,27 @@ class Target:
     fields: bool = False
 
 
-class Asked(NamedTuple):
-    """What decides whether a request is refused.
+# What decides whether a request is refused: its address, its client; as they are sent: Content-Type, Accept, timeout.
+Asked = tuple[bytes, str, bytes, bytes, bytes]
+
+
+@dataclass(slots=True)
+class Alike:
+    """Requests that are refused for the same reason in the same turn of the event loop.
 
     Args:
-        fields: whether its body may name the model.
-        timeout: seconds that it has.
-        slow: whether it is a slow row, as `Admission` has it.
+        model: that is meant, if it is certain.
+        head: the header lines of their answers, but for those that differ.
+        body: of their answers, with a request id that is to be replaced.
+        seconds: how long each of them took.
     """
 
-    url: bytes
-    fields: bool
-    timeout: float
-    slow: bool
-
-
-Refused = tuple[ServiceError, Sequence[Predictor]]
+    refusal: ServiceError
+    endpoint: str
+    model: str
+    head: bytes
+    body: bytes
+    seconds: list[float] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -86,11 +91,13 @@ class Refusal:
     """The answer to a request that was refused by its head.
 
     Args:
-        head: its headers, as they are sent.
-        closes: whether they say that the connection ends.
+        headers: its own.
+        head: header lines that are ready, beside them.
+        closes: whether the headers say that the connection ends.
     """
 
     status: int
+    headers: list[tuple[bytes, bytes]]
     head: bytes
     body: bytes
     closes: bool
@@ -120,7 +127,7 @@ class LoadShedding:
         # In this turn of the event loop: heads that come together must not all see the same room, and where there was
         # none a moment ago there is none now. Under overload many heads come in a turn.
         self._let_in: list[Admission] = []
-        self._refused: dict[Asked, Refused] = {}
+        self._refused: dict[Asked, Alike] = {}
         self._forgetting = False
 
     def answer(
@@ -142,66 +149,58 @@ class LoadShedding:
             return None
         if self._keys is not None and refusal_for(target.path, headers, self._keys):
             return None  # the application answers 401 or 403
-        asked = self._asked(target, url, headers, peer)
-        refused = asked and (self._refused.get(asked) or self._ask(target, asked))
-        if not refused:
+        first = dict(reversed(headers))  # of several with one name, as the application reads them
+        sent = first.get(b"content-type", b""), first.get(b"accept", b""), first.get(_TIMEOUT_HEADER, b"")
+        asked = (url, client_of(headers, peer, self._keys), *sent)
+        alike = self._refused.get(asked) or self._ask(target, asked)
+        if alike is None:
             return None
-        refusal, candidates = refused
         lifecycle: Lifecycle = self._state.lifecycle
-        record = Record(request_id(headers), endpoint=target.endpoint, status=refusal.status, error=refusal)
-        if len(candidates) == 1:
-            record.asks(candidates[0].manifest)
-        head, body = self._answer(refusal, record.request_id, target.endpoint)
-        added = [*answer_headers(record, lifecycle), *cors_headers(headers, self._settings)]
-        self._observer.ended(record, method.decode(), target.path)
-        return Refusal(refusal.status, head + header_lines(added), body, lifecycle.closes_connections)
+        record = Record(request_id(headers))
+        if len(record.request_id) == len(_SOME_ID) and record.request_id.isalnum():
+            head, body = alike.head, alike.body.replace(_SOME_ID.encode(), record.request_id.encode())
+        else:  # the body has another length
+            head, body = _encoded(alike.refusal, record.request_id, alike.endpoint)
+        own = [*answer_headers(record, lifecycle), *cors_headers(headers, self._settings)]
+        alike.seconds.append(time.perf_counter() - record.started)
+        return Refusal(alike.refusal.status, own, head, body, lifecycle.closes_connections)
 
-    def _asked(
-        self, target: Target, url: bytes, headers: list[tuple[bytes, bytes]], peer: tuple[str, int] | None
-    ) -> Asked | None:
-        """What the decision depends on; None if the application refuses the request for another reason."""
-        slow = target.endpoint == EXPLAIN or self._state.lifecycle.usage.is_slow(client_of(headers, peer, self._keys))
-        if target.endpoint == DETECT:
-            try:
-                slow = slow or is_drawn(_header(headers, b"accept"))
-            except NotAcceptable:
-                return None
-        fields = target.fields and has_fields(_header(headers, b"content-type"))
-        return Asked(url, fields, self._timeout_ms(headers) / 1000, slow)
-
-    def _ask(self, target: Target, asked: Asked) -> Refused | None:
-        """Why the models that may be meant take no row now, and these models; None if one of them does."""
+    def _ask(self, target: Target, asked: Asked) -> Alike | None:
+        """Those that are refused because the models that may be meant take no row now; None if one of them does."""
+        _, client, content_type, accept, timeout_ms = asked
         self._forget_soon()
         candidates: Sequence[Predictor] = ()
         try:
+            slow = target.endpoint == EXPLAIN or self._state.lifecycle.usage.is_slow(client)
+            slow = slow or (target.endpoint == DETECT and is_drawn(accept.decode("latin-1")))
             repository: ModelRepository = self._state.lifecycle.repository
-            if asked.fields:
+            default = None
+            if target.fields and has_fields(content_type.decode("latin-1")):
                 candidates = repository.candidates(target.model, target.version, target.task)
+                default = target.model or repository.default_for(target.task)
             else:
                 candidates = [repository.predictor(target.model, target.version, target.task)]
             if all(target.task not in (None, each.manifest.task) for each in candidates):
                 return None  # the application answers 422
-            require_room(candidates, asked.timeout, slow=asked.slow, behind_arriving=True)
+            require_room(candidates, self._timeout(timeout_ms), slow=slow, behind_arriving=True)
         except (QueueFull, NotReady, Draining) as error:
-            refused = self._refused[asked] = (error.without_origin(), candidates)
-            return refused
-        except ModelNotFound:
-            return None  # the application answers 404
-        for admission in expected(candidates, target.model or repository.default_for(target.task)):
+            alike = self._refused[asked] = self._alike(target, error.without_origin(), candidates)
+            return alike
+        except (ModelNotFound, NotAcceptable):
+            return None  # the application answers 404 or 406
+        for admission in expected(candidates, default):
             admission.arriving += 1
             self._let_in.append(admission)
         return None
 
-    def _answer(self, refusal: ServiceError, request_id: str, endpoint: str) -> tuple[bytes, bytes]:
-        """Headers and body of `error_response`; two refusals that say the same differ by the id only."""
-        if len(request_id) != len(_SOME_ID) or not request_id.isalnum():  # else the body has another length
-            return _encoded(refusal, request_id, endpoint)
-        said = (refusal.code, str(refusal), refusal.retry_after, endpoint)
+    def _alike(self, target: Target, refusal: ServiceError, candidates: Sequence[Predictor]) -> Alike:
+        assert target.endpoint is not None
+        model = candidates[0].manifest.name if len(candidates) == 1 else ""
+        said = (refusal.code, str(refusal), refusal.retry_after, target.endpoint)
         prepared = self._prepared.get(said)
         if prepared is None:
-            prepared = self._prepared[said] = _encoded(refusal, _SOME_ID, endpoint)
-        head, body = prepared
-        return head, body.replace(_SOME_ID.encode(), request_id.encode())
+            prepared = self._prepared[said] = _encoded(refusal, _SOME_ID, target.endpoint)
+        return Alike(refusal, target.endpoint, model, *prepared)
 
     def _find(self, url: bytes) -> Target:
         parsed = httptools.parse_url(url)
@@ -225,25 +224,20 @@ class LoadShedding:
         for admission in self._let_in:
             admission.arriving -= 1
         self._let_in.clear()
+        for alike in self._refused.values():
+            self._observer.refused(alike.refusal, alike.endpoint, alike.model, alike.seconds)
         self._refused.clear()
         self._forgetting = False
 
-    def _timeout_ms(self, headers: list[tuple[bytes, bytes]]) -> int:
-        """Milliseconds that the request has; if its header makes no sense, the route will say so."""
+    def _timeout(self, milliseconds: bytes) -> float:
+        """Seconds that the request has; if its header makes no sense, the route will say so."""
         longest = self._settings.request_timeout_ms
-        for name, value in headers:
-            if name == _TIMEOUT_HEADER and value.isdigit():
-                return min(longest, int(value[:9])) or longest
-        return longest
+        return (min(longest, int(milliseconds[:9])) or longest if milliseconds.isdigit() else longest) / 1000
 
 
 def _encoded(refusal: ServiceError, request_id: str, endpoint: str) -> tuple[bytes, bytes]:
     answer = error_response(refusal, request_id, endpoint)
     return header_lines(answer.raw_headers), bytes(answer.body)
-
-
-def _header(headers: list[tuple[bytes, bytes]], wanted: bytes) -> str:
-    return next((value.decode("latin-1") for name, value in headers if name == wanted), "")
 
 
 def _task(endpoint: str) -> str | None:

@@ -6,7 +6,7 @@ request --> Record in request.state --> routes --> X-Request-ID, Server-Timing -
 import logging
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from random import getrandbits
 from typing import TYPE_CHECKING, Any
@@ -64,6 +64,15 @@ class Observer:
             self._rejected(record.error.code).inc()
             if record.error.status == 500:
                 log.error("request %s: %s", record.request_id, record.error.code, exc_info=record.error)
+
+    def refused(self, refusal: ServiceError, endpoint: str, model: str, seconds: Sequence[float]) -> None:
+        """Note requests that were refused by their heads for one reason, in so many seconds each."""
+        self._requests(endpoint, model, refusal.status).inc(len(seconds))
+        duration = self._duration(endpoint, model)
+        for each in seconds:
+            duration.observe(each)
+        self._refusals.add(refusal.code, len(seconds))
+        self._rejected(refusal.code).inc(len(seconds))
 
     def close(self) -> None:
         """Log what is to be logged of requests that have ended."""

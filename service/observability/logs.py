@@ -51,9 +51,9 @@ class RefusalLog:
         self._since: float | None = None
         self._timer: asyncio.TimerHandle | None = None
 
-    def add(self, code: str) -> None:
-        """Count a refusal, which is logged within a second."""
-        self._counts[code] += 1
+    def add(self, code: str, number: int = 1) -> None:
+        """Count refusals, which are logged within a second."""
+        self._counts[code] += number
         if self._timer is None:
             loop = asyncio.get_running_loop()
             if self._since is None:

@@ -23,9 +23,9 @@ def last_answer(
     answer.headers["X-Request-ID"] = request_id
     answer.headers["Connection"] = "close"
     answer.raw_headers += cors_headers(request, settings)
-    return encoded(answer.status_code, header_lines(answer.raw_headers), bytes(answer.body), default_headers)
+    return encoded(answer.status_code, [*default_headers, *answer.raw_headers], b"", bytes(answer.body))
 
 
-def encoded(status: int, head: bytes, body: bytes, default_headers: Headers) -> bytes:
-    """An answer as it is sent; `head` are its own header lines."""
-    return b"".join([STATUS_LINE[status], header_lines(default_headers), head, b"\r\n", body])
+def encoded(status: int, headers: Headers, head: bytes, body: bytes) -> bytes:
+    """An answer as it is sent; `head` are header lines that are ready."""
+    return b"".join([STATUS_LINE[status], header_lines(headers), head, b"\r\n", body])

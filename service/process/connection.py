@@ -16,12 +16,11 @@ from uvicorn.protocols.http.flow_control import CLOSE_HEADER, HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from aaserve.service.errors import HeadTimeout, HeadTooLarge, InvalidRequest, ServiceError, TooManyConnections
-from aaserve.service.http.answers import header_lines
 from aaserve.service.http.observation import UNLOGGED
 from aaserve.service.process.answers import encoded, last_answer
 from aaserve.service.process.head import check_head, declared_length, without_upgrade
 from aaserve.service.process.lingering import LingeringTransport
-from aaserve.service.process.message_limits import MessageLimits
+from aaserve.service.process.message_limits import MAX_HEADERS, MessageLimits
 from aaserve.service.process.received import Received
 
 if TYPE_CHECKING:
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
     from aaserve.service.settings import Settings
 
 GOODBYE = 0.2  # seconds
-CLOSE_LINE = header_lines([CLOSE_HEADER])
 PROBES = frozenset(path.encode() for path in UNLOGGED)
 
 
@@ -121,13 +119,16 @@ class Connection(HttpToolsProtocol):
         self._limits.begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._limits.header()
-        if self._in_head:  # a trailer is no header: what checked the head has not seen it
+        if not self._in_head:  # a trailer is no header: what checked the head has not seen it
+            self._limits.trailer(len(self.headers))
+        elif len(self.headers) == MAX_HEADERS:
+            raise HeadTooLarge
+        else:
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         self._limits.check_bytes()
-        self._limits.progress()
+        self._limits.unproductive = 0
         version, probes_only = self.parser.get_http_version(), self._room.is_spare(self)
         if self.parser.should_upgrade():  # the head is parsed again
             method = self.parser.get_method()
@@ -150,7 +151,7 @@ class Connection(HttpToolsProtocol):
         self._limits.chunk()
 
     def on_body(self, body: bytes) -> None:
-        self._limits.progress()
+        self._limits.unproductive = 0
         if not self.awaits_request():  # else the request has its answer
             self.cycle.body += body
             self.cycle.message_event.set()
@@ -233,10 +234,11 @@ class Connection(HttpToolsProtocol):
                 self._expect_head()
 
     def _feed(self, piece: bytes | memoryview) -> None:
-        self._limits.received(len(piece))
+        self._limits.unproductive += len(piece)
         try:
             self.parser.feed_data(piece)
-            self._limits.check_bytes()
+            if self._limits.unproductive:
+                self._limits.check_bytes()
             return
         except httptools.HttpParserUpgrade as upgrade:
             rest = piece[upgrade.args[0] :]
@@ -259,8 +261,10 @@ class Connection(HttpToolsProtocol):
         if answer is None:
             return False
         last = self._stopping or self.parser.get_http_version() == "1.0" or not self.parser.should_keep_alive()
-        head = answer.head + CLOSE_LINE if last and not answer.closes else answer.head
-        self.transport.write(encoded(answer.status, head, answer.body, self.server_state.default_headers))
+        headers = [*self.server_state.default_headers, *answer.headers]
+        if last and not answer.closes:
+            headers.append(CLOSE_HEADER)
+        self.transport.write(encoded(answer.status, headers, answer.head, answer.body))
         self._room.waits(self)
         self._answered_last = last or answer.closes
         return True

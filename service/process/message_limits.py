@@ -12,33 +12,30 @@ MAX_CHUNKS = 65_536  # of one body; as Triton has it
 
 
 class MessageLimits:
-    """Counts what comes, and raises where it is too much."""
+    """Counts what comes, and raises where it is too much.
+
+    Args:
+        unproductive: bytes that the parser has seen since a whole head or a piece of a body came. A caller counts them,
+            as it knows what comes.
+    """
 
     def __init__(self) -> None:
-        self._bytes = 0
+        self.unproductive = 0
         self.begin()
 
     def begin(self) -> None:
-        """Start to count the headers and chunks of a message."""
-        self._headers_left, self._chunks_left = MAX_HEADERS, MAX_CHUNKS
-
-    def received(self, size: int) -> None:
-        """Count bytes that the parser is about to see."""
-        self._bytes += size
+        """Start to count the chunks and trailers of a message."""
+        self._trailers, self._chunks_left = 0, MAX_CHUNKS
 
     def check_bytes(self) -> None:
-        """Raise HeadTooLarge after too many bytes without progress."""
-        if self._bytes > MAX_HEAD_BYTES:
+        """Raise HeadTooLarge after too many unproductive bytes."""
+        if self.unproductive > MAX_HEAD_BYTES:
             raise HeadTooLarge
 
-    def progress(self) -> None:
-        """Forget the bytes so far: they were a whole head, or a piece of a body."""
-        self._bytes = 0
-
-    def header(self) -> None:
-        """Count a header or trailer; raise HeadTooLarge if there are too many."""
-        self._headers_left -= 1
-        if self._headers_left < 0:
+    def trailer(self, headers: int) -> None:
+        """Count a trailer of a message with so many headers; raise HeadTooLarge if together they are too many."""
+        self._trailers += 1
+        if headers + self._trailers > MAX_HEADERS:
             raise HeadTooLarge
 
     def chunk(self) -> None:

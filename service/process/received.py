@@ -33,11 +33,13 @@ class Received:
             self.body_left -= end - start
             self._last = b""
         else:
-            torn = (self._last + self._bytes[start : start + 3]).find(_BLANK_LINE)
-            if torn >= 0:
+            if self._last and (torn := (self._last + self._bytes[start : start + 3]).find(_BLANK_LINE)) >= 0:
                 end = start + torn + len(_BLANK_LINE) - len(self._last)
+                self._last = b""
             elif (found := self._bytes.find(_BLANK_LINE, start)) >= 0:
                 end = found + len(_BLANK_LINE)
-            self._last = (self._last + self._bytes[max(start, end - 3) : end])[-3:]
+                self._last = b""
+            else:
+                self._last = (self._last + self._bytes[max(start, end - 3) :])[-3:]
         self.left -= end - start
         return memoryview(self._bytes)[start:end]

@@ -99,11 +99,12 @@ class ModelLookup:
 
     def versions(self, name: str) -> list[str]:
         """Those of a model that answer, ascending."""
-        return sorted(self._models[name].serving, key=int)
+        return list(self._models[name].serving)
 
     def served(self, task: str | None = None) -> list[str]:
         """The names of the models that answer and, if one is given, have this task."""
-        return [model.name for model in self if model.serving and task in (None, model.default.manifest.task)]
+        served = [model for model in self._models.values() if model.serving]
+        return [model.name for model in served if task is None or model.default.manifest.task == task]
 
     @property
     def _listed(self) -> str:

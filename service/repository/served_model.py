@@ -6,6 +6,7 @@ load --> serving: {version: Predictor} <--rollback--> standby
 import logging
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from aaserve.bundle.bundle import Bundle
@@ -34,16 +35,23 @@ class LoadedVersion:
 
 @dataclass(eq=False)
 class ServedModel:
-    """What is known of one name. Replaced versions stay in `standby` until the next change."""
+    """What is known of one name. Replaced versions stay in `standby` until the next change.
+
+    Args:
+        serving: the versions that answer, ascending.
+        failures: version --> reason; "" for the model as a whole.
+        rolled_back: what to say of a rollback that holds.
+        holding: what is on standby is not to come back by itself, and only this process knows.
+    """
 
     folder: Path
     serving: dict[str, LoadedVersion] = field(default_factory=dict)
     standby: dict[str, LoadedVersion] = field(default_factory=dict)
-    failures: dict[str, str] = field(default_factory=dict)  # version --> reason; "" for the model as a whole
-    rolled_back: str | None = None  # what to say of a rollback that holds
-    holding: bool = False  # what is on standby is not to come back by itself, and only this process knows
+    failures: dict[str, str] = field(default_factory=dict)
+    rolled_back: str | None = None
+    holding: bool = False
 
-    @property
+    @cached_property
     def name(self) -> str:
         return self.folder.name
 
@@ -75,7 +83,7 @@ class ServedModel:
         """
         if not self.serving:
             raise ModelNotFound(f"{self.name} is not loaded")
-        return self.serving[max(self.serving, key=int)].predictor
+        return next(reversed(self.serving.values())).predictor
 
     def version(self, version: str | None) -> Predictor:
         """The predictor of a version, or of the default.
@@ -92,7 +100,7 @@ class ServedModel:
     def switch(self, serving: dict[str, LoadedVersion]) -> set[LoadedVersion]:
         """Serve these from now on; return those that are needed no more, to be retired."""
         before = self.loaded
-        self.standby, self.serving = self.serving, serving
+        self.standby, self.serving = self.serving, {version: serving[version] for version in sorted(serving, key=int)}
         return before - self.loaded
 
     def clear(self) -> set[LoadedVersion]:

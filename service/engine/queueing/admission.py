@@ -93,7 +93,8 @@ class Admission:
         return self._shortage(timeout, 1, self.arriving if behind_arriving else 0, slow) is None
 
     def _shortage(self, timeout: float, rows: int, arriving: int, slow: bool) -> str | None:
-        self._find_slow()
+        if self._long_decodes != self.usage.long_decodes:
+            self._find_slow()
         arriving = min(arriving, self._rows)  # bodies that never come must not keep a model idle
         excess = self._rows + arriving + rows - self.max_rows
         if excess > 0 and excess > self.computing(False) + self.computing(True):
@@ -156,8 +157,6 @@ class Admission:
 
     def _find_slow(self) -> None:
         """Count the rows of clients as slow that have become so since."""
-        if self._long_decodes == self.usage.long_decodes:
-            return
         self._long_decodes = self.usage.long_decodes
         for client in [client for client in self._permits if self.usage.is_slow(client)]:
             for permit in self._permits.pop(client):

@@ -110,11 +110,10 @@ async def _held(content: AsyncIterator[bytes], receipt: Receipt) -> AsyncGenerat
 
 async def _received(request: Request, max_bytes: int, receipt: Receipt, *, hold: bool) -> AsyncGenerator[bytes, None]:
     """The pieces as the client sends them; with `hold`, they stay in memory."""
-    too_large = BodyTooLarge(f"the body has more than {max_bytes} bytes")
     declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared[:20]) > max_bytes:
-        raise too_large
     received, more = 0, True
+    if declared.isdecimal() and int(declared[:20]) > max_bytes:
+        raise _too_large(max_bytes)
     while more:
         message = await request.receive()
         if message["type"] == "http.disconnect":
@@ -123,7 +122,11 @@ async def _received(request: Request, max_bytes: int, receipt: Receipt, *, hold:
         received += len(piece)
         receipt.arrived(len(piece))
         if received > max_bytes:
-            raise too_large
+            raise _too_large(max_bytes)
         if hold:
             receipt.hold(len(piece))
         yield piece
+
+
+def _too_large(max_bytes: int) -> BodyTooLarge:
+    return BodyTooLarge(f"the body has more than {max_bytes} bytes")

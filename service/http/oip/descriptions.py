@@ -95,4 +95,4 @@ def _config(spec: TensorSpec) -> Json:
 
 
 def _duration(duration: Duration) -> Json:
-    return {"count": duration.count, "ns": duration.ns}
+    return {"count": duration.count, "ns": round(duration.seconds * 1e9)}

@@ -122,7 +122,7 @@ def model_summary(model: ServedModel) -> ModelSummary:
 
 
 def _in_memory(model: ServedModel) -> Iterator[tuple[LoadedVersion, str]]:
-    for version in sorted(model.serving, key=int, reverse=True):
+    for version in reversed(model.serving):
         loaded = model.serving[version]
         state = "ready" if loaded.predictor.ready else "recovering" if loaded.predictor.alive else "failed"
         yield loaded, state
