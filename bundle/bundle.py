@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from aaserve.bundle.errors import BundleError
 from aaserve.bundle.files.graph import check_graph
-from aaserve.bundle.files.text import NotText, decode_text
+from aaserve.bundle.files.text import NotText, decode_text, replace_text
 from aaserve.bundle.manifest import NAME, Manifest
 
 MANIFEST_FILE = "manifest.json"
@@ -163,14 +163,8 @@ def replace_manifest(folder: Path, manifest: Manifest) -> None:
         BundleError: it cannot be written.
     """
     path = folder / MANIFEST_FILE
-    partial = path.with_name(f".{MANIFEST_FILE}-{os.getpid()}")
     try:
-        try:
-            partial.write_text(_manifest_text(manifest), encoding="utf-8")
-            partial.replace(path)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
+        replace_text(path, _manifest_text(manifest))
     except OSError as error:
         raise BundleError(f"{path}: expected to write it, found: {error.strerror or error}") from error
 

@@ -157,10 +157,8 @@ def _serve(
 
 
 def _open_tracing() -> "Tracing":
-    try:
-        from aaserve.service.observability.tracing import (
-            Tracing,  # here, so that it is loaded only where it was asked for
-        )
+    try:  # here, so that it is loaded only where it was asked for
+        from aaserve.service.observability.tracing import Tracing
     except ImportError as error:
         install = "pip install --constraint constraints.txt '.[cpu,otel]'"
         raise StartFailed(f"tracing: expected the extra otel ({install}), found no module {error.name}") from error

@@ -1,14 +1,19 @@
 """What users call a setting: an option, a variable of the environment; what they misspelt or set wrong."""
 
+import argparse
 import difflib
+import math
 import os
 import re
 import sys
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from contextlib import suppress
+from typing import TypeVar
 
 from pydantic import ValidationError
 
 PREFIX = "AASERVE_"
+Number = TypeVar("Number", int, float)
 # Kubernetes sets these in every pod of a namespace that has a Service called aaserve or, say, aaserve-canary.
 _SERVICE_LINK = re.compile(r"(\w+_)?(SERVICE_(HOST|PORT)|PORT_\d+_(TCP|UDP|SCTP))(_\w+)?")
 _SERVICE_ADDRESS = re.compile(r"(tcp|udp|sctp)://.*")  # the value of AASERVE_CANARY_PORT
@@ -43,3 +48,21 @@ def unknown_variables(settings: Collection[str]) -> list[str]:
             near = difflib.get_close_matches(name, known, n=1)
             lines.append(f"{variable} is no setting" + (f"; did you mean {PREFIX}{near[0]}?" if near else ""))
     return lines
+
+
+def number_option(
+    kind: Callable[[str], Number], expected: str, *, least: float, most: float = math.inf
+) -> Callable[[str], Number]:
+    """The type of an option for argparse, whose own words about a wrong value would name the function that reads it.
+
+    Args:
+        expected: the number, in words.
+    """
+
+    def read(text: str) -> Number:
+        with suppress(ValueError):
+            if least <= (value := kind(text)) <= most:
+                return value
+        raise argparse.ArgumentTypeError(f"expected {expected}, found {text!r}")
+
+    return read

@@ -113,7 +113,7 @@ class Settings(BaseSettings):
     )
     intra_op_spinning: bool = Field(
         True,
-        description=("Spin instead of sleeping between operators. Applies only to the session for single requests."),
+        description="Spin instead of sleeping between operators. Applies only to the session for single requests.",
     )
     gpu_device_id: int = Field(0, ge=0, description="Number of the GPU, for cuda and tensorrt.")
     gpu_lanes: int = Field(
@@ -127,7 +127,7 @@ class Settings(BaseSettings):
     gpu_memory_bytes: int = Field(
         0,
         ge=0,
-        description=("Bytes that CUDA may take for the tensors of one batch size, weights included. 0 for no limit."),
+        description="Bytes that CUDA may take for the tensors of one batch size, weights included. 0 for no limit.",
     )
     tf32: bool = Field(
         False,
@@ -143,7 +143,7 @@ class Settings(BaseSettings):
         8,
         ge=1,
         le=1024,
-        description=("Maximum rows in one model call. On CPUs usually fewer, see cpu_batch_ms. The GPU image sets 64."),
+        description="Maximum rows in one model call. On CPUs usually fewer, see cpu_batch_ms. The GPU image sets 64.",
     )
     cpu_batch_ms: float = Field(
         20,
@@ -166,9 +166,7 @@ class Settings(BaseSettings):
         128,
         ge=1,
         le=100_000,
-        description=(
-            "Maximum rows that wait for decoding or for one model. Beyond that, 429. The GPU image sets 1024."
-        ),
+        description="Maximum rows that wait for decoding or for one model. Beyond that, 429. The GPU image sets 1024.",
     )
     max_queue_bytes: int = Field(
         2**30,
@@ -235,7 +233,7 @@ class Settings(BaseSettings):
         60_000,
         ge=100,
         le=3_600_000,
-        description=("Maximum milliseconds for the trial of a version in its own process, before it is served."),
+        description="Maximum milliseconds for the trial of a version in its own process, before it is served.",
     )
     max_body_bytes: int = Field(
         10 * 2**20,
@@ -257,7 +255,7 @@ class Settings(BaseSettings):
     )
     api_keys_file: Path | None = Field(
         None,
-        description=("File of hashed API keys. Without it, everyone may use the models and no one may change them."),
+        description="File of hashed API keys. Without it, everyone may use the models and no one may change them.",
     )
     tls_certificate: Path | None = Field(
         None,

@@ -1,5 +1,7 @@
-"""Read text files in UTF-8, with or without a byte-order mark, with LF, CRLF or CR."""
+"""Text files: read in UTF-8, with or without a byte-order mark, with LF, CRLF or CR; written whole or not at all."""
 
+import os
+import tempfile
 import unicodedata
 from pathlib import Path
 
@@ -47,6 +49,26 @@ def decode_text(content: bytes) -> str:
             f"expected UTF-8 text, found the byte 0x{content[error.start]:02x} in line {line}; save it as UTF-8"
         ) from error
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a text file completely or not at all. A file that is already there gives its permissions to the new one.
+
+    Raises:
+        OSError: it cannot be written; what was there stays.
+    """
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    partial = Path(name)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(descriptor)
+        partial.chmod(path.stat().st_mode & 0o777 if path.exists() else 0o644)  # mkstemp makes it private
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def check_regular(path: Path) -> None:

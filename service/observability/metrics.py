@@ -217,14 +217,13 @@ class Metrics:
             self._reported[gauge] = value
             gauge.set(value())
         else:
-            gauge.set_function(value)
+            gauge.set_function(value)  # for every reader of the registry: Ray has its own metrics port
 
     def _forget(self, gauge: Gauge, labels: tuple[str, ...]) -> None:
         if self._is_worker:  # whose files keep what they once had
             series = gauge.labels(*labels)
             self._reported.pop(series, None)
-            series.set(
-                nan if gauge in (self.model_ready, self.lower_precision_agreement) else 0
-            )  # where 0 means: does not answer
+            zero_says_something = (self.model_ready, self.lower_precision_agreement)
+            series.set(nan if gauge in zero_says_something else 0)
         else:
             gauge.remove(*labels)

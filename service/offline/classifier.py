@@ -11,8 +11,8 @@ import math
 import os
 import stat
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable
-from contextlib import asynccontextmanager, closing
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
+from contextlib import aclosing, asynccontextmanager, closing
 from dataclasses import dataclass
 
 from aaserve.bundle.bundle import scan_repository
@@ -22,7 +22,7 @@ from aaserve.service.engine.predictor import Predictor
 from aaserve.service.engine.queueing.client_usage import ClientUsage
 from aaserve.service.errors import BodyTooLarge, InferenceFailed, LoadFailed, ModelLost, ServiceError
 from aaserve.service.observability.metrics import Metrics
-from aaserve.service.repository.default_model import read_default_model
+from aaserve.service.repository.default_model import only_model
 from aaserve.service.repository.loader import VersionLoader
 from aaserve.service.repository.repository import ModelRepository
 from aaserve.service.repository.trials import Trials
@@ -54,14 +54,15 @@ class OfflineClassifier:
     Args:
         predictor: of the model.
         top_k: labels of each answer.
+        lost: gets what the model died of.
     """
 
-    def __init__(self, predictor: Predictor, top_k: int) -> None:
+    def __init__(self, predictor: Predictor, top_k: int, lost: Sequence[Exception]) -> None:
         self.manifest: Manifest = predictor.manifest
         self.top_k = top_k
         self.max_bytes = predictor.settings.max_body_bytes  # of a file
-        self.lost: Exception | None = None  # what the model died of
         self._predictor = predictor
+        self._lost = lost
         runner, settings = predictor.runner, predictor.settings
         # Every thread has a batch, one more is prepared, and as many are on their way.
         rows = 2 * (runner.lanes + 1) * runner.max_rows
@@ -107,9 +108,9 @@ class OfflineClassifier:
         try:
             inference = await self._predictor.infer_picture(picture, client="", deadline=math.inf)
         except ServiceError as error:
-            lost = error.__cause__ if isinstance(error.__cause__, ModelLost) else self.lost
+            lost = [error.__cause__] if isinstance(error.__cause__, ModelLost) else self._lost
             if lost:
-                raise lost from None
+                raise lost[0] from None
             if isinstance(error, InferenceFailed):
                 log.error("the model failed on a picture", exc_info=error)
                 return InferenceFailed("the model failed on this picture; the log says why")
@@ -134,18 +135,12 @@ async def open_classifier(
         BundleError, LoadFailed, ModelNotFound, ProviderMissing, StartFailed: it cannot be opened.
         InvalidParameter: `top_k` is more than the model has classes.
     """
-    opened: list[OfflineClassifier] = []
-
-    def lost(error: Exception) -> None:
-        for classifier in opened:
-            classifier.lost = error
-
-    name = model or _default(settings)
+    lost: list[Exception] = []
+    name = model or only_model(settings, scan_repository(settings.repository))
     with closing(CpuPool(settings.decode_threads, ClientUsage())) as pool:
         trials = Trials(settings.model_load_timeout_ms / 1000)
-        loader = VersionLoader(settings, pool, Metrics(None, settings.gpu_device_id), trials, on_lost=lost)
-        repository = ModelRepository(loader)
-        try:
+        loader = VersionLoader(settings, pool, Metrics(None, settings.gpu_device_id), trials, on_lost=lost.append)
+        async with aclosing(ModelRepository(loader)) as repository:
             await repository.load(name)
             predictor = repository.predictor(name, version)
             if (task := predictor.manifest.task) != "classification":
@@ -153,19 +148,7 @@ async def open_classifier(
                     f"{name}: expected a model of classification, found one of {task}; "
                     "name another one with --model, or send the images to POST /detect"
                 )
-            opened.append(OfflineClassifier(predictor, labels_wanted(top_k, predictor.manifest)))
-            yield opened[0]
-        finally:
-            await repository.close()
-
-
-def _default(settings: Settings) -> str:
-    found = scan_repository(settings.repository)
-    if name := read_default_model(settings, found):
-        return name
-    if len(found) > 1:
-        raise LoadFailed(f"several models are in {settings.repository}; add --model with one of {', '.join(found)}")
-    return next(iter(found))
+            yield OfflineClassifier(predictor, labels_wanted(top_k, predictor.manifest), lost)
 
 
 def _too_large(max_bytes: int) -> BodyTooLarge:

@@ -24,7 +24,7 @@ from aaserve.service.offline.classifier import open_classifier
 from aaserve.service.offline.files import STDIN, find_files
 from aaserve.service.offline.progress import Progress
 from aaserve.service.offline.results import FORMATS, Results
-from aaserve.service.setting_names import first_problem
+from aaserve.service.setting_names import first_problem, number_option
 from aaserve.service.settings import ProviderName, Settings
 
 SOME_FAILED = 3
@@ -117,7 +117,12 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     add("--output", type=_output, metavar="FILE", help="file to write or to go on with, .csv or .jsonl")
     add("--model", metavar="NAME", help="model of the repository (default: the default model)")
     add("--version", metavar="V", help="version of the model (default: the highest)")
-    add("--top-k", type=_positive, metavar="N", help="labels of each picture (default: 5)")
+    add(
+        "--top-k",
+        type=number_option(int, "a whole number above 0", least=1),
+        metavar="N",
+        help="labels of each picture (default: 5)",
+    )
     add("--repository", type=Path, metavar="DIR", help=f"{fields['repository'].description} (default: what ships)")
     add("--provider", choices=get_args(ProviderName), help=fields["provider"].description)
     return parser
@@ -128,13 +133,6 @@ def _output(text: str) -> Path:
     if path.suffix not in FORMATS:
         raise argparse.ArgumentTypeError(f"expected a name that ends in {' or '.join(FORMATS)}, found {text!r}")
     return path
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number above 0, found {text!r}")
-    return value
 
 
 def _failed(message: str) -> int:

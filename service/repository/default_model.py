@@ -41,3 +41,16 @@ def read_default_model(settings: Settings, found: Collection[str]) -> str | None
     if name not in found:
         raise LoadFailed(f"{source}: expected a model of the repository ({', '.join(sorted(found))}), found {name!r}")
     return name
+
+
+def only_model(settings: Settings, found: Collection[str]) -> str:
+    """As `read_default_model`; where nothing gives a name, the only model of the repository.
+
+    Raises:
+        LoadFailed: there are several, or as `read_default_model`.
+    """
+    if name := read_default_model(settings, found):
+        return name
+    if len(found) > 1:
+        raise LoadFailed(f"several models are in {settings.repository}; add --model with one of {', '.join(found)}")
+    return next(iter(found))

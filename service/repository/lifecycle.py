@@ -8,7 +8,7 @@ looks alive.
 import asyncio
 import logging
 from collections.abc import Callable
-from contextlib import closing, suppress
+from contextlib import aclosing, closing, suppress
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -23,14 +23,13 @@ from aaserve.service.errors import (
     ModelHung,
     ModelLost,
     NotReady,
-    ServiceError,
     StartFailed,
     ThreadEnded,
 )
 from aaserve.service.observability.metrics import Metrics
 from aaserve.service.repository.loader import VersionLoader
 from aaserve.service.repository.lookup import RECOVERING
-from aaserve.service.repository.repository import ModelRepository, open_repository
+from aaserve.service.repository.repository import ModelRepository
 from aaserve.service.repository.served_model import ServedModel
 from aaserve.service.repository.trials import Trials
 from aaserve.service.settings import Settings
@@ -38,6 +37,7 @@ from aaserve.service.settings import Settings
 if TYPE_CHECKING:
     from aaserve.service.observability.tracing import Tracing
 
+_FAILED = "failed: a model stopped working or could not be loaded"
 log = logging.getLogger("aaserve")
 
 
@@ -160,15 +160,20 @@ class Lifecycle:
         Raises:
             NotReady, Draining: no request is answered at the moment.
         """
-        if closed := self._closed(self._state):
-            raise closed
+        match self._state:
+            case State.STARTING:
+                raise NotReady
+            case State.FAILED:
+                raise NotReady(_FAILED)
+            case State.DRAINING if not self._started.is_set():
+                raise Draining
         assert self._repository is not None
         return self._repository
 
     @property
-    def models(self) -> list[ServedModel]:
-        """Every model known so far, in any state."""
-        return list(self._repository or ())
+    def models(self) -> dict[str, ServedModel]:
+        """Every model known so far, in any state, by name."""
+        return {model.name: model for model in self._repository or ()}
 
     @property
     def default_model(self) -> str | None:
@@ -177,13 +182,13 @@ class Lifecycle:
 
     def require_ready(self) -> None:
         """Raise NotReady or Draining unless requests should come here."""
-        state = self.state
-        if state is State.DRAINING:
-            raise Draining
-        if state is State.RECOVERING:
-            raise NotReady(RECOVERING)
-        if closed := self._closed(state):
-            raise closed
+        match self.state:
+            case State.DRAINING:
+                raise Draining
+            case State.RECOVERING:
+                raise NotReady(RECOVERING)
+            case State.FAILED:
+                raise NotReady(_FAILED)
         if missing := self.repository.required_and_missing:
             raise NotReady(f"required_models or default_model: not served: {', '.join(sorted(missing))}")
 
@@ -194,30 +199,20 @@ class Lifecycle:
                 ", ".join(sorted(missing)),
             )
 
-    def _closed(self, state: State) -> ServiceError | None:
-        """Why no request is answered at all; who drains still answers, and who recovers, for the other models."""
-        match state:
-            case State.READY | State.RECOVERING:
-                return None
-            case State.DRAINING:
-                return None if self._started.is_set() else Draining()
-            case State.FAILED:
-                return NotReady("failed: a model stopped working or could not be loaded")
-            case _:
-                return NotReady()
-
     async def _live(self) -> None:
         settings = self._settings
         try:
             with closing(CpuPool(settings.decode_threads, self.usage, partial(self.thread_ended, "decode"))) as pool:
                 loader = VersionLoader(settings, pool, self._metrics, self._trials, self._tracing, self._lose)
-                async with open_repository(loader) as self._repository:
+                async with aclosing(ModelRepository(loader)) as repository:
+                    await repository.open()
+                    self._repository = repository
                     if self._state is State.STARTING:
                         self._state = State.READY
                         self._warn_of_missing()
-                        if len([model for model in self._repository if model.serving]) > 1:
-                            log.info("a request that names no model: %s", _answered_by(self._repository))
-                        if not self._repository.required_and_missing:
+                        if len(repository.served()) > 1:
+                            log.info("a request that names no model: %s", _answered_by(repository))
+                        if not repository.required_and_missing:
                             log.info("ready")
                     self._started.set()
                     await self._stopping_or_lost.wait()

@@ -77,11 +77,10 @@ class VersionLoader:
                         if isinstance(error, ProviderMissing) or model.serving or settings.broken_version == "fail":
                             raise
                         broken.append(error)
-            raised = None if serving else broken.pop()  # which the caller logs
-            for passed_over in broken:
+            for passed_over in broken if serving else broken[:-1]:
                 log.error("%s", passed_over)
-            if raised:
-                raise raised
+            if not serving:
+                raise broken[-1]  # which the caller logs
             opened.pop_all()
         return serving, choice.notice
 

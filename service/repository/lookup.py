@@ -32,7 +32,7 @@ class ModelLookup:
         """The model that answers a request that names none; None if such a request is refused."""
         if self._default is not None:
             return self._default
-        served = self._serving(None)
+        served = self.served()
         return served[0] if len(served) == 1 else None
 
     @property
@@ -51,7 +51,7 @@ class ModelLookup:
         default = self._models.get(name) if name else None
         if name and not (default and default.serving and default.default.manifest.task != task):
             return name
-        of_task = self._serving(task)
+        of_task = self.served(task)
         return name if not of_task else of_task[0] if len(of_task) == 1 else None
 
     def predictor(self, name: str | None, version: str | None, task: str | None = None) -> Predictor:
@@ -66,13 +66,13 @@ class ModelLookup:
         """
         if name is None:
             name = self.default_for(task)
-            if name is None and (possible := self._serving(task)):
+            if name is None and (possible := self.served(task)):
                 raise ModelNotFound(f"several models are served; add ?model= with one of {', '.join(possible)}")
             if name is not None and not ((model := self._models.get(name)) and model.serving):
-                raise ModelNotFound(f"the default model, {name}, is not loaded; served: {self._served or 'none'}")
+                raise ModelNotFound(f"the default model, {name}, is not loaded; served: {self._listed}")
         if name is None or name not in self._models:
             what = "such model" if name or not task else f"model for {task}"
-            raise ModelNotFound(f"no {what}; served: {self._served or 'none'}")
+            raise ModelNotFound(f"no {what}; served: {self._listed}")
         predictor = self._models[name].version(version)
         if not predictor.ready:
             raise NotReady(RECOVERING)
@@ -101,11 +101,11 @@ class ModelLookup:
         """Those of a model that answer, ascending."""
         return list(self._models[name].serving)
 
-    def _serving(self, task: str | None) -> list[str]:
-        """The models that are served and, if one is given, have this task."""
+    def served(self, task: str | None = None) -> list[str]:
+        """The names of the models that answer and, if one is given, have this task."""
         served = [model for model in self._models.values() if model.serving]
         return [model.name for model in served if task is None or model.default.manifest.task == task]
 
     @property
-    def _served(self) -> str:
-        return ", ".join(self._serving(None))
+    def _listed(self) -> str:
+        return ", ".join(self.served()) or "none"

@@ -8,8 +8,6 @@ nothing was served before, an older version may take the place of one that fails
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 from aaserve.bundle.bundle import scan_repository
 from aaserve.bundle.errors import BundleError
@@ -45,7 +43,7 @@ class ModelRepository(ModelLookup):
         A default model that was named is one of them: without it, requests that name no model get 404.
         """
         required = self._required | {self._default} if self._default else self._required
-        return {name for name in required if name not in self._models or not self._models[name].serving}
+        return set(required).difference(self.served())
 
     async def open(self) -> None:
         """Load what is on disk.
@@ -143,18 +141,16 @@ class ModelRepository(ModelLookup):
         """
         async with self._changing:
             model = self._models.get(name)
-            if model is None:
-                raise ModelNotFound(f"{name} has nothing to roll back to")
-            if model.standby:
+            if model and model.standby:
                 self._retire(model.switch(model.standby))
                 self._report(model)
                 self._rolled_back(model)
                 return model
-            if not model.rolled_back:
-                raise ModelNotFound(f"{name} has nothing to roll back to")
-            return await self._load(name, undo=True)  # what an earlier process did
+            if model and model.rolled_back:
+                return await self._load(name, undo=True)  # what an earlier process did
+            raise ModelNotFound(f"{name} has nothing to roll back to")
 
-    async def close(self) -> None:
+    async def aclose(self) -> None:
         """Answer what is queued, then let go of everything."""
         async with self._changing:
             for model in self:
@@ -234,7 +230,7 @@ class ModelRepository(ModelLookup):
     @property
     def _missing(self) -> set[str]:
         """Models of the repository, or required ones, of which nothing is served."""
-        return {model.name for model in self if not model.serving} | self.required_and_missing
+        return self._models.keys() - self.served() | self.required_and_missing
 
     def _report(self, model: ServedModel) -> None:
         predictors = [loaded.predictor for loaded in model.serving.values()]
@@ -247,18 +243,3 @@ class ModelRepository(ModelLookup):
             retiring = asyncio.create_task(version.retire())
             self._retiring.add(retiring)
             retiring.add_done_callback(self._retiring.discard)
-
-
-@asynccontextmanager
-async def open_repository(loader: VersionLoader) -> AsyncIterator[ModelRepository]:
-    """All models of the settings' repository; on leaving, what is queued is answered first.
-
-    Raises:
-        As `ModelRepository.open`.
-    """
-    repository = ModelRepository(loader)
-    try:
-        await repository.open()
-        yield repository
-    finally:
-        await repository.close()

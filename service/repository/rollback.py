@@ -3,9 +3,6 @@
 A version is known by its number and the sha256 of its manifest, so that one which is exported anew is served again.
 """
 
-import os
-import tempfile
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from aaserve.bundle.bundle import MANIFEST_FILE, scan_repository, sha256_of
 from aaserve.bundle.errors import BundleError
+from aaserve.bundle.files.text import replace_text
 from aaserve.bundle.manifest import Version
 from aaserve.bundle.sections import Sha256
 from aaserve.service.errors import LoadFailed
@@ -66,19 +64,8 @@ def write_rollback(folder: Path, rollback: Rollback | None) -> None:
     path = folder / ROLLBACK_FILE
     if rollback is None:
         path.unlink(missing_ok=True)
-        return
-    descriptor, partial = tempfile.mkstemp(prefix=f".{ROLLBACK_FILE}-", dir=folder)
-    try:
-        with open(descriptor, "w", encoding="utf-8") as file:  # noqa: PTH123 (a descriptor)
-            file.write(rollback.model_dump_json(indent=1) + "\n")
-            file.flush()
-            os.fchmod(descriptor, 0o644)  # mkstemp makes it private; the next server may run as another user
-            os.fsync(descriptor)
-        Path(partial).replace(path)
-    except BaseException:
-        with suppress(OSError):
-            Path(partial).unlink()
-        raise
+    else:
+        replace_text(path, rollback.model_dump_json(indent=1) + "\n")
 
 
 def manifest_sha256(folder: Path) -> str | None:

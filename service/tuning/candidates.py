@@ -78,7 +78,9 @@ def first(settings: Settings) -> list[Candidate]:
     except ImportError:
         pass
     else:
-        pairs += [("openvino", "fp32"), *([("openvino", "bf16")] if openvino_runtime.has_bf16() else [])]  # type: ignore[list-item]
+        pairs.append(("openvino", "fp32"))
+        if openvino_runtime.has_bf16():
+            pairs.append(("openvino", "bf16"))
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pairs.append(("cuda", "fp32"))
     return [Candidate(*pair, settings.intra_op_num_threads, settings.cpu_batch_ms) for pair in pairs]

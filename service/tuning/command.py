@@ -19,10 +19,11 @@ from aaserve.bundle.bundle import scan_repository
 from aaserve.bundle.errors import BundleError
 from aaserve.bundle.pictures.picture_files import find_pictures
 from aaserve.service.errors import LoadFailed
-from aaserve.service.repository.default_model import read_default_model
+from aaserve.service.repository.default_model import only_model
 from aaserve.service.repository.model_settings import read_model_settings
+from aaserve.service.repository.rollback import choose
 from aaserve.service.resources import own_path, own_python
-from aaserve.service.setting_names import first_problem
+from aaserve.service.setting_names import first_problem, number_option
 from aaserve.service.settings import Settings
 from aaserve.service.tuning import measurement
 from aaserve.service.tuning.candidates import (
@@ -73,9 +74,7 @@ def main(argv: Sequence[str], prog: str = "aaserve tune") -> int:
 def _model(settings: Settings, name: str | None) -> tuple[Path, Path, Settings]:
     """The folder of the model and of the version that is served, and the settings that hold for it."""
     found = scan_repository(settings.repository)
-    name = name or read_default_model(settings, found) or (next(iter(found)) if len(found) == 1 else None)
-    if name is None:
-        raise LoadFailed(f"several models are in {settings.repository}; add --model with one of {', '.join(found)}")
+    name = name or only_model(settings, found)
     versions = found.get(name)
     if versions is None:
         raise LoadFailed(f"--model: expected one of {', '.join(found)}, found {name}")
@@ -83,7 +82,7 @@ def _model(settings: Settings, name: str | None) -> tuple[Path, Path, Settings]:
         raise versions
     folder = settings.repository.resolve() / name
     own, settings = read_model_settings(folder, settings)
-    return folder, folder / own.select(versions)[-1], settings
+    return folder, folder / choose(folder, own, versions, undo=False).versions[-1], settings
 
 
 def _pictures(folder: Path, limit: int) -> list[Path]:
@@ -110,8 +109,10 @@ def _measure(bundle: Path, settings: Settings, pictures: Sequence[Path], argumen
             _say(f"{candidate.words} …", end=" ")
             measured = _try(bundle, settings, candidate, pictures, seconds, arguments.load_timeout)
             results[candidate] = measured
-            rate = measured if isinstance(measured, str) else f"{measured.load[JUDGED_AT].images_per_second:.1f}"
-            _say(f"not possible: {rate}" if isinstance(measured, str) else f"{rate} images/s at {JUDGED_AT} clients")
+            if isinstance(measured, str):
+                _say(f"not possible: {measured}")
+            else:
+                _say(f"{measured.load[JUDGED_AT].images_per_second:.1f} images/s at {JUDGED_AT} clients")
         best = recommended(results, arguments.agreement)
         waiting = [*further(best)] if best else []
     return results
@@ -128,6 +129,7 @@ def _try(
         "seconds": seconds,
         "clients": CLIENTS,
     }
+    limit = patience + len(CLIENTS) * seconds
     try:
         done = subprocess.run(
             own_python(measurement.__name__),
@@ -135,10 +137,10 @@ def _try(
             env={**os.environ, **own_path()},
             capture_output=True,
             text=True,
-            timeout=patience + len(CLIENTS) * seconds,
+            timeout=limit,
         )
     except subprocess.TimeoutExpired:
-        return f"no figures within {patience + len(CLIENTS) * seconds:.0f} s"
+        return f"no figures within {limit:.0f} s"
     try:
         answer: dict[str, Any] = json.loads(done.stdout)
     except ValueError:
@@ -159,27 +161,6 @@ def _failed(message: str) -> int:
     return 1
 
 
-def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not 1 <= seconds <= 86_400:
-        raise argparse.ArgumentTypeError(f"expected 1 to 86400 seconds, found {text}")
-    return seconds
-
-
-def _share(text: str) -> float:
-    share = float(text)
-    if not 0 <= share <= 1:
-        raise argparse.ArgumentTypeError(f"expected a share from 0 to 1, found {text}")
-    return share
-
-
-def _count(text: str) -> int:
-    count = int(text)
-    if count < 1:
-        raise argparse.ArgumentTypeError(f"expected 1 or more, found {text}")
-    return count
-
-
 def _parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=prog,
@@ -187,18 +168,25 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         "recommend the fastest whose best classes are those of fp32. Nothing else should run on the machine meanwhile.",
     )
     add = parser.add_argument
+    seconds = number_option(float, "1 to 86400 seconds", least=1, most=86_400)
     add("pictures", type=Path, metavar="PICTURES", help="folder of pictures such as the service will get")
     add("--repository", type=Path, metavar="DIR", help="folder of bundles (default: as for the service)")
     add("--model", metavar="NAME", help="model to tune (default: the default model)")
-    add("--seconds", type=_seconds, default=120.0, help="to take, about (default: %(default)g)")
-    add("--limit", type=_count, default=100, metavar="N", help="pictures to use, at most (default: %(default)s)")
+    add("--seconds", type=seconds, default=120.0, help="to take, about (default: %(default)g)")
+    add(
+        "--limit",
+        type=number_option(int, "1 or more", least=1),
+        default=100,
+        metavar="N",
+        help="pictures to use, at most (default: %(default)s)",
+    )
     add(
         "--agreement",
-        type=_share,
+        type=number_option(float, "a share from 0 to 1", least=0, most=1),
         default=0.99,
         metavar="SHARE",
         help="of the pictures that must have the best class of fp32 in what is recommended (default: %(default)s)",
     )
     add("--write", action="store_true", help="write what is recommended into NAME/serving.toml")
-    add("--load-timeout", type=_seconds, default=120.0, metavar="SECONDS", help="for one candidate to be opened")
+    add("--load-timeout", type=seconds, default=120.0, metavar="SECONDS", help="for one candidate to be opened")
     return parser

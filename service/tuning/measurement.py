@@ -55,7 +55,8 @@ async def measure(order: dict[str, Any]) -> dict[str, Any]:
 async def _classes(predictor: Predictor, pictures: list[bytes]) -> list[list[int]]:
     """The best class of each picture, or those of its objects; a few at once, as queues are bounded."""
     found: list[list[int]] = []
-    for some in _batches(pictures):
+    for start in range(0, len(pictures), 8):
+        some = pictures[start : start + 8]
         answers = await asyncio.gather(*(_answer(predictor, picture, "tune") for picture in some))
         found += [_classes_in(answer, predictor.manifest) for answer in answers]
     return found
@@ -90,10 +91,6 @@ async def _answer(predictor: Predictor, picture: bytes, client: str) -> Inferenc
     return await predictor.infer_picture(picture, client=client, deadline=deadline)
 
 
-def _batches(pictures: list[bytes]) -> list[list[bytes]]:
-    return [pictures[first : first + 8] for first in range(0, len(pictures), 8)]
-
-
 def _memory_mib() -> float:
     """What the process has in memory now (Linux), or 0."""
     try:
@@ -103,7 +100,7 @@ def _memory_mib() -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
 
 
-def main() -> int:
+def main() -> None:
     warnings.filterwarnings("ignore", module="PIL")
     order = json.loads(sys.stdin.readline())
     try:
@@ -111,8 +108,7 @@ def main() -> int:
     except (BundleError, StartFailed, ServiceError, OSError, ValueError) as error:
         answer = {"failure": " ".join(str(error).split())}
     sys.stdout.write(json.dumps(answer) + "\n")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

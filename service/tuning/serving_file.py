@@ -1,13 +1,12 @@
 """Settings --> a model's serving.toml, whose comments and other keys stay. Written whole or not at all."""
 
 import json
-import os
 import re
-import tempfile
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 
+from aaserve.bundle.files.text import replace_text
 from aaserve.service.errors import LoadFailed
 from aaserve.service.repository.model_settings import SERVING_FILE, read_if_there
 
@@ -28,7 +27,7 @@ def write_settings(folder: Path, settings: Mapping[str, str | int | float]) -> P
     except tomllib.TOMLDecodeError as error:
         raise LoadFailed(f"{path}: expected TOML, found: {error}") from error
     try:
-        _replace(path, new)
+        replace_text(path, new)
     except OSError as error:
         raise LoadFailed(f"{path}: expected to write it, found: {error.strerror or error}") from error
     return path
@@ -46,16 +45,3 @@ def changed(text: str, settings: Mapping[str, str | int | float]) -> str:
 
 def _text(settings: Mapping[str, str | int | float]) -> str:
     return ", ".join(f"{key} = {json.dumps(value)}" for key, value in settings.items())
-
-
-def _replace(path: Path, text: str) -> None:
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    partial = Path(name)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-        partial.chmod(path.stat().st_mode & 0o777 if path.exists() else 0o644)  # mkstemp makes it private
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise

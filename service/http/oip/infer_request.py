@@ -125,8 +125,7 @@ def _rows(tensor: dict[str, Any], tail: memoryview, spec: TensorSpec, *, max_row
         return from_json(tensor["data"], spec, shape)
     if not len(tail) and "binary_data_size" not in parameters:
         raise InvalidRequest(f"the input {spec.name!r} has no data")
-    size = _whole(parameters, "binary_data_size") if "binary_data_size" in parameters else len(tail)
-    if size != len(tail):
+    if (size := _whole(parameters, "binary_data_size", default=len(tail))) != len(tail):
         raise InvalidRequest(f"binary_data_size says {size} bytes, and {len(tail)} follow the JSON")
     return from_bytes(tail, spec, shape)
 
@@ -162,7 +161,7 @@ def _outputs(wanted: object, view: View, *, binary: bool) -> tuple[RequestedOutp
             raise InvalidRequest(f"classification is for outputs with a number for each label, which {name!r} has not")
         outputs[name] = RequestedOutput(
             specs[name],
-            binary=_flag(parameters, "binary_data") if "binary_data" in parameters else binary,
+            binary=_flag(parameters, "binary_data", default=binary),
             classes=min(classes, len(view.manifest.labels)),
         )
     return tuple(outputs.values())
@@ -184,15 +183,15 @@ def _parameters(owner: dict[str, Any]) -> dict[str, Any]:
     return parameters
 
 
-def _flag(parameters: dict[str, Any], name: str) -> bool:
-    value = parameters.get(name, False)
+def _flag(parameters: dict[str, Any], name: str, *, default: bool = False) -> bool:
+    value = parameters.get(name, default)
     if not isinstance(value, bool):
         raise InvalidRequest(f"expected the parameter {name} to be true or false")
     return value
 
 
-def _whole(parameters: dict[str, Any], name: str) -> int:
-    value = parameters.get(name, 0)
+def _whole(parameters: dict[str, Any], name: str, *, default: int = 0) -> int:
+    value = parameters.get(name, default)
     if type(value) is not int or not 0 <= value < 2**63:
         raise InvalidRequest(f"expected the parameter {name} to be a whole number, 0 or more")
     return value

@@ -75,8 +75,8 @@ async def ready(request: Request) -> Response:
 @router.get("/v2/models", response_model=Json)
 async def models(request: Request) -> Response:
     """The names of all models."""
-    served = [model for model in state_of(request).lifecycle.repository if model.serving]
-    return JSONResponse({"models": [name for model in served for name in names(model.name)]})
+    served = state_of(request).lifecycle.repository.served()
+    return JSONResponse({"models": [name for model in served for name in names(model)]})
 
 
 @router.get("/v2/models/stats", response_model=Json)

@@ -111,22 +111,14 @@ def model_card(model: ServedModel) -> ModelCard:
     return ModelCard(
         name=model.name,
         versions=[_version_card(loaded, state) for loaded, state in _in_memory(model)],
-        failures=_failures(model),
+        failures=[Failure(version=version or None, reason=reason) for version, reason in model.failures.items()],
         notice=model.notice,
     )
 
 
 def model_summary(model: ServedModel) -> ModelSummary:
-    """The model in a line."""
-    return ModelSummary(
-        name=model.name,
-        versions=[
-            VersionState(version=loaded.bundle.manifest.version, task=loaded.bundle.manifest.task, state=state)
-            for loaded, state in _in_memory(model)
-        ],
-        failures=_failures(model),
-        notice=model.notice,
-    )
+    """The model in a line: its card in short."""
+    return ModelSummary.model_validate(model_card(model), from_attributes=True)
 
 
 def _in_memory(model: ServedModel) -> Iterator[tuple[LoadedVersion, str]]:
@@ -137,10 +129,6 @@ def _in_memory(model: ServedModel) -> Iterator[tuple[LoadedVersion, str]]:
     for loaded in model.standby.values():
         if loaded not in model.serving.values():
             yield loaded, "standby"
-
-
-def _failures(model: ServedModel) -> list[Failure]:
-    return [Failure(version=version or None, reason=reason) for version, reason in model.failures.items()]
 
 
 def _version_card(loaded: LoadedVersion, state: str) -> VersionCard:

@@ -14,14 +14,13 @@ router = APIRouter()
 async def list_models(request: Request) -> ModelList:
     """The models known here, their versions and states, and which of them answers where none is named."""
     lifecycle = state_of(request).lifecycle
-    models = [model_summary(model) for model in lifecycle.models]
+    models = [model_summary(model) for model in lifecycle.models.values()]
     return ModelList(default_model=lifecycle.default_model, models=models)
 
 
 @router.get("/models/{name}", responses=errors(404))
 async def describe_model(request: Request, name: str) -> ModelCard:
     """One model: labels, preprocessing, accuracy, parity with PyTorch, provenance, provider, and what failed."""
-    for model in state_of(request).lifecycle.models:
-        if model.name == name:
-            return model_card(model)
+    if model := state_of(request).lifecycle.models.get(name):
+        return model_card(model)
     raise ModelNotFound("no such model; GET /models lists what is served")

@@ -9,7 +9,6 @@ import asyncio
 import base64
 import hashlib
 import re
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -33,23 +32,13 @@ _HEADERS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Page:
-    """The bytes of the page, and what a browser may do with them."""
-
-    html: bytes
-    etag: str
-    policy: str
-
-
 @router.get("/")
 def page(request: Request) -> Response:
     """The page."""
-    found = _page()
-    headers = {**_HEADERS, "Content-Security-Policy": found.policy, "Cache-Control": "no-cache", "ETag": found.etag}
-    if request.headers.get("if-none-match") == found.etag:
+    html, headers = _page()
+    if request.headers.get("if-none-match") == headers["ETag"]:
         return Response(status_code=304, headers=headers)
-    return Response(found.html, media_type="text/html; charset=utf-8", headers=headers)
+    return Response(html, media_type="text/html; charset=utf-8", headers=headers)
 
 
 @router.get("/page/examples/{name}")
@@ -64,7 +53,7 @@ def example(name: str) -> Response:
 @router.get("/page/models/{name}/{version}/{picture}")
 async def reference_picture(request: Request, name: str, version: str, picture: str) -> Response:
     """One of a model's reference pictures, which the page offers; for those who may see the model's card."""
-    model = next((model for model in state_of(request).lifecycle.models if model.name == name), None)
+    model = state_of(request).lifecycle.models.get(name)
     loaded = model.serving.get(version) if model else None
     if loaded is None or picture not in reference_picture_names(loaded.bundle.manifest):
         raise HTTPException(404)
@@ -76,9 +65,12 @@ async def reference_picture(request: Request, name: str, version: str, picture: 
 
 
 @cache
-def _page() -> Page:
+def _page() -> tuple[bytes, dict[str, str]]:
+    """The page and its headers, which say what a browser may do with it."""
     text = (_FOLDER / "index.html").read_text("utf-8")
-    return Page(text.encode(), f'"{hashlib.sha256(text.encode()).hexdigest()[:32]}"', _policy(text))
+    html, policy = text.encode(), _policy(text)
+    tag = f'"{hashlib.sha256(html).hexdigest()[:32]}"'
+    return html, {**_HEADERS, "Content-Security-Policy": policy, "Cache-Control": "no-cache", "ETag": tag}
 
 
 @cache

@@ -1,5 +1,6 @@
 """Text files as other programs save them: with a byte-order mark, CRLF, in UTF-16. Every reader of text is here."""
 
+import errno
 import json
 import os
 import shutil
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from aaserve.bundle.bundle import open_bundle
-from aaserve.bundle.files.text import NotText, decode_text, is_one_line
+from aaserve.bundle.files.text import NotText, decode_text, is_one_line, replace_text
 from aaserve.bundle.references.references import read_references
 from aaserve.export.command import _measurement
 from aaserve.export.errors import ExportError
@@ -141,3 +142,27 @@ def test_letters_that_languages_need_are_part_of_a_line(text: str) -> None:
 @pytest.mark.parametrize("text", ["a\nb", "a\x0cb", "a\u2028b", "a\x1b[31m", "a\ud800"])
 def test_line_breaks_and_control_characters_are_not(text: str) -> None:
     assert not is_one_line(text)
+
+
+def test_a_text_file_is_replaced_with_its_permissions_and_a_new_one_is_for_all_to_read(tmp_path: Path) -> None:
+    path = tmp_path / "file.txt"
+    replace_text(path, "first\n")
+    assert path.stat().st_mode & 0o777 == 0o644
+    path.chmod(0o660)
+    replace_text(path, "second\n")
+    assert path.stat().st_mode & 0o777 == 0o660
+    assert path.read_text() == "second\n"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_text_file_that_cannot_be_written_stays_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    path = tmp_path / "file.txt"
+    replace_text(path, "first\n")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        replace_text(path, "second\n")
+    assert path.read_text() == "first\n"
+    assert list(tmp_path.iterdir()) == [path]

@@ -179,6 +179,16 @@ def test_what_cannot_begin_is_one_line(
     assert "Traceback" not in found.err
 
 
+@pytest.mark.parametrize("value", ["0", "many"])
+def test_a_wrong_number_of_labels_is_refused_with_what_was_expected(
+    value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main([".", "--top-k", value])
+    said = f"error: argument --top-k: expected a whole number above 0, found {value!r}\n"
+    assert capsys.readouterr().err.endswith(said)
+
+
 def test_globs_are_resolved_and_a_reader_may_leave(tmp_path: Path) -> None:
     command = arguments("examples/**/r*t.jpg")
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:

@@ -10,7 +10,7 @@ import pytest
 
 from aaserve.service.errors import LoadFailed
 from aaserve.service.healthcheck import main as healthcheck
-from aaserve.service.repository.default_model import read_default_model
+from aaserve.service.repository.default_model import only_model, read_default_model
 from aaserve.service.settings import Settings
 from tests.helpers import RunningService, running_service, start_that_fails, wait_until
 from tests.looking_bundle import looking_picture, write_looking_bundle
@@ -93,6 +93,15 @@ def test_without_a_default_a_request_must_name_one_of_several_models(repository:
         }
         assert answering(ask_in_every_way(client, version="2")) == {"404"}
         assert client.get("/models").json()["default_model"] is None
+
+
+def test_commands_take_the_default_model_or_the_only_one(repository: Path) -> None:
+    settings = Settings(repository=repository)
+    assert only_model(settings, ["small"]) == "small"
+    with pytest.raises(LoadFailed, match=r"several models are in .*; add --model with one of big, small"):
+        only_model(settings, ["big", "small"])
+    (repository / SERVING_FILE).write_text('default_model = "small"\n')
+    assert only_model(settings, ["big", "small"]) == "small"
 
 
 def test_a_single_model_needs_no_default(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import concurrent.futures
 import shutil
 import socket
-from contextlib import closing
+from contextlib import aclosing, closing
 from pathlib import Path
 
 import httpx
@@ -15,7 +15,7 @@ from aaserve.service.engine.queueing.client_usage import ClientUsage
 from aaserve.service.errors import LoadFailed
 from aaserve.service.observability.metrics import Metrics
 from aaserve.service.repository.loader import VersionLoader
-from aaserve.service.repository.repository import open_repository
+from aaserve.service.repository.repository import ModelRepository
 from aaserve.service.repository.trials import Trials
 from aaserve.service.settings import Settings
 from tests.helpers import RunningService, running_service, slow_body_service, wait_until
@@ -194,7 +194,8 @@ def test_a_process_that_has_nothing_left_for_a_new_version_keeps_the_old_one(
         settings = Settings(repository=repository, provider="cpu")
         with closing(CpuPool(1, ClientUsage())) as pool:
             loader = VersionLoader(settings, pool, Metrics(), Trials(60))
-            async with open_repository(loader) as models:
+            async with aclosing(ModelRepository(loader)) as models:
+                await models.open()
                 before = models.predictor("fragile", None)
 
                 def open_bundle(_: Path) -> None:

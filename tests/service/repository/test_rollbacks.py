@@ -130,7 +130,7 @@ def test_a_rollback_in_a_repository_that_cannot_be_written_says_that_a_restart_u
     with serving(repository) as service:
         write_fragile_bundle(repository, version="4")
         service.change("load")
-        monkeypatch.setattr("aaserve.service.repository.rollback.tempfile.mkstemp", refuse)
+        monkeypatch.setattr("aaserve.bundle.files.text.tempfile.mkstemp", refuse)
         assert words in service.change("rollback")["notice"]
         assert words in service.card()["notice"]
         assert words in caplog.text

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from aaserve.bundle.bundle import sha256_of
 from aaserve.service.errors import LoadFailed
 from aaserve.service.repository.model_settings import read_model_settings
+from aaserve.service.repository.rollback import Rollback, write_rollback
 from aaserve.service.settings import Settings
 from aaserve.service.tuning.candidates import Candidate, Load, Measured, first, further, recommended, table
 from aaserve.service.tuning.command import main
@@ -145,6 +147,23 @@ def test_what_cannot_be_tuned_is_said_in_one_line(
     assert message in line
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "expected"),
+    [
+        ("--seconds", "0.5", "1 to 86400 seconds"),
+        ("--load-timeout", "nan", "1 to 86400 seconds"),
+        ("--limit", "1.5", "1 or more"),
+        ("--agreement", "two", "a share from 0 to 1"),
+    ],
+)
+def test_a_wrong_number_is_refused_with_what_was_expected(
+    capsys: pytest.CaptureFixture[str], option: str, value: str, expected: str
+) -> None:
+    with pytest.raises(SystemExit):
+        main([".", option, value])
+    assert capsys.readouterr().err.endswith(f"error: argument {option}: expected {expected}, found {value!r}\n")
+
+
 def test_a_candidate_that_cannot_be_opened_is_told_and_nothing_is_written(
     repository: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -156,6 +175,22 @@ def test_a_candidate_that_cannot_be_opened_is_told_and_nothing_is_written(
     assert "expected sha256" in out
     assert err.splitlines()[-1] == "error: nothing to recommend: no candidate could be measured"
     assert (repository / "aa-cifar100" / "serving.toml").read_text() == OWNERS
+
+
+def test_the_version_that_is_served_is_tuned(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Not one that was rolled back from; and where none is served, that is said."""
+    folder = repository / "aa-cifar100"
+    shutil.copytree(folder / "1", folder / "2")
+    manifest = (folder / "2" / "manifest.json").read_text().replace('"version": "1"', '"version": "2"')
+    (folder / "2" / "manifest.json").write_text(manifest)
+    (folder / "1" / "model.onnx").write_bytes(b"broken")
+    write_rollback(folder, Rollback(set_aside={"2": sha256_of(manifest.encode())}, serve=("1",)))
+    options = [str(EXAMPLES), "--repository", str(repository), "--seconds", "1"]
+    assert main(options) == 1
+    assert "1/model.onnx: expected sha256" in capsys.readouterr().out
+    (folder / "serving.toml").write_text("versions = []\n")
+    assert main(options) == 1
+    assert "expected at least one version to serve, found none" in capsys.readouterr().err
 
 
 def test_an_interrupted_run_writes_nothing(repository: Path) -> None:
