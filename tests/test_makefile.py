@@ -4,7 +4,6 @@ import ast
 import re
 import subprocess
 import sys
-import tomllib
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, packages_distributions, requires
 from pathlib import Path
@@ -13,12 +12,11 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from tests.extras import requirements_of
 from tests.helpers import ROOT
 
 MAKEFILE = (ROOT / "Makefile").read_text()
 TARGETS = re.findall(r"^([a-z-]+):.*## ", MAKEFILE, re.MULTILINE)
-EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-DEPENDENCIES = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
 MODULES = [  # (environment, module) of each `$(ENVIRONMENT)/bin/python -m MODULE`
     (environment, module)
     for environment, module in re.findall(r"\$\((\w+)\)/bin/python -m ([\w.]+)", MAKEFILE)
@@ -66,15 +64,13 @@ def installed_in(environment: str) -> set[str]:
 def closure(extras: set[str] | list[str]) -> set[str]:
     """What these extras install, what that needs in turn included."""
     found: set[str] = set()
-    waiting = [*DEPENDENCIES, *(text for extra in extras for text in EXTRAS[extra])]
+    waiting = requirements_of(extras)
     while waiting:
         requirement = Requirement(waiting.pop())
         name = canonicalize_name(requirement.name)
         if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
             continue
-        if name == "aaserve":
-            waiting += [text for extra in requirement.extras for text in EXTRAS[extra]]
-        elif name not in found:
+        if name not in found:
             found.add(name)
             with suppress(PackageNotFoundError):  # one of another environment
                 waiting += requires(name) or []
