@@ -31,7 +31,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(ROOT / "aaserve", sources / "aaserve", symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
     for file in ("pyproject.toml", "LICENSE", "NOTICE"):
         shutil.copy(ROOT / file, sources)
-    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]  # torch has setuptools
+    # No isolation: setuptools is here, because torch requires it.
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
     subprocess.run([*build, "--wheel-dir", sources / "dist", sources], check=True)
     [built] = (sources / "dist").iterdir()
     return built
