@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from benchmarks.harness.environments import make_environment
+from benchmarks.harness.environments import is_made, make_environment
 from tests.deploy.manifests import COMBINATIONS, KUBERNETES, Resource, built, composed
 from tests.deploy.ray_cluster import RAYSERVICE, Cluster
 from tests.extras import requirements_of
@@ -25,13 +25,15 @@ def ray_programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of programs of an environment that has what the service needs, and Ray."""
     requirements = tmp_path_factory.mktemp("ray") / "requirements.txt"
     requirements.write_text("".join(f"{line}\n" for line in requirements_of(["cpu", "ray"])))
+    wanted = ROOT / ".venv-ray", requirements, ROOT / "constraints.txt"
+    compiled = is_made(*wanted)
     try:
-        python = make_environment(ROOT / ".venv-ray", requirements, ROOT / "constraints.txt")
+        python = make_environment(*wanted)
     except subprocess.CalledProcessError as error:
         pytest.skip(f"Ray could not be installed: {error}")
-    # Many processes would otherwise compile the same modules at once.
-    imports = "import deploy.ray.classify, deploy.ray.replica, ray.dashboard.dashboard, ray.scripts.scripts"
-    subprocess.run([python, "-c", imports], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
+    if not compiled:  # else many processes would compile the same modules at once
+        imports = "import deploy.ray.classify, deploy.ray.replica, ray.dashboard.dashboard, ray.scripts.scripts"
+        subprocess.run([python, "-c", imports], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
     return python.parent
 
 

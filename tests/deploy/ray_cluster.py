@@ -80,16 +80,19 @@ class Cluster:
             "RAY_AUTH_MODE": "token",  # Ray's own default as soon as its dashboard is not on localhost
             "RAY_AUTH_TOKEN": self._token,
             "RAY_ADDRESS": address,  # where `ray.init()` goes
+            "RAY_idle_worker_killing_time_threshold_ms": "60000",  # else each task would start an interpreter
             "RAY_SERVE_HAPROXY_STATS_PORT": str(ports["stats"]),
             "RAY_SERVE_HAPROXY_METRICS_PORT": str(ports["metrics"]),
             **environment,
         }
         start = [str(ray), "start", "--block", "--disable-usage-stats", f"--object-store-memory={OBJECT_STORE}"]
+        start += ["--include-log-monitor=False"]  # drivers do not show the logs of workers
         head = [
             "--head",
             f"--port={ports['gcs']}",
             f"--ray-client-server-port={ports['client']}",
             f"--temp-dir={folder}",
+            "--no-monitor",  # nothing scales here
         ]
         head += [f"--dashboard-host={ADDRESS}", f"--dashboard-port={ports['dashboard']}", "--num-cpus=1"]
         join = [f"--address={address}", "--num-cpus=1"]
@@ -127,7 +130,7 @@ class Cluster:
         while not condition():
             if time.monotonic() - started > seconds:
                 raise TimeoutError(f"waited {seconds:.0f} s in vain for {words}")
-            time.sleep(0.2)
+            time.sleep(0.5)
         return time.monotonic() - started
 
     def _deployed(self, wanted: int | None) -> bool:
