@@ -130,7 +130,7 @@ async def soak(service: Service, repository: Path, seconds: float, record: Recor
             for number in range(kind.clients):
                 group.create_task(client(kind, number))
         for pause, action in ((0.1, sources.leave), (0.2, sources.wander), (5, sources.scrape), (7, sources.change)):
-            group.create_task(every(pause, action))
+            group.create_task(every(min(pause, seconds / 6), action))  # several times in the shortest run
         group.create_task(every(1, measure))
         with Progress(
             TextColumn("soaking"), BarColumn(), TimeElapsedColumn(), TextColumn("{task.fields[word]}")
