@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from contextlib import suppress
+from functools import cache
 from importlib.metadata import PackageNotFoundError, packages_distributions, requires
 from pathlib import Path
 
@@ -79,7 +80,7 @@ def closure(extras: set[str] | list[str]) -> set[str]:
 
 def distributions_of(module: str) -> set[str]:
     """The packages that importing a module of ours loads, directly or by others of ours."""
-    owners = packages_distributions()
+    owners = _owners()
     found: set[str] = set()
     seen: set[Path] = set()
     waiting = [file_of(module)]
@@ -95,6 +96,9 @@ def distributions_of(module: str) -> set[str]:
             elif top not in sys.stdlib_module_names:
                 found |= {canonicalize_name(owner) for owner in owners[top][:1]}
     return found
+
+
+_owners = cache(packages_distributions)
 
 
 def imported(tree: ast.Module) -> list[str]:

@@ -64,7 +64,7 @@ class Cluster:
     Args:
         folder: logs and sockets of all nodes; a short name, because the length of a socket's name is limited.
         environment: of every process.
-        ports: gcs, dashboard and client of Ray, stats and metrics of HAProxy.
+        ports: gcs and dashboard of Ray, stats and metrics of HAProxy.
         ray: the command.
     """
 
@@ -87,13 +87,8 @@ class Cluster:
         }
         start = [str(ray), "start", "--block", "--disable-usage-stats", f"--object-store-memory={OBJECT_STORE}"]
         start += ["--include-log-monitor=False"]  # drivers do not show the logs of workers
-        head = [
-            "--head",
-            f"--port={ports['gcs']}",
-            f"--ray-client-server-port={ports['client']}",
-            f"--temp-dir={folder}",
-            "--no-monitor",  # nothing scales here
-        ]
+        head = ["--head", f"--port={ports['gcs']}", f"--temp-dir={folder}"]
+        head += ["--no-monitor", "--ray-client-server-port=0"]  # nothing scales here, and no client is remote
         head += [f"--dashboard-host={ADDRESS}", f"--dashboard-port={ports['dashboard']}", "--num-cpus=1"]
         join = [f"--address={address}", "--num-cpus=1"]
         self.nodes = [Node("head", [*start, *head], self.environment)]
