@@ -58,7 +58,7 @@ def free_ports(*names: str) -> dict[str, int]:
 def cluster(ray_programs: Path) -> Iterator[Cluster]:
     """A head and a worker with one replica each, which `url` asks. The core of each node is for actors of Ray Data."""
     folder = Path(tempfile.mkdtemp(prefix="ray-"))  # pytest's own folders are too long for the names of Ray's sockets
-    ports = free_ports("gcs", "dashboard", "stats", "metrics", "http")
+    ports = free_ports("gcs", "dashboard", "client", "stats", "metrics", "http")
     config = yaml.safe_load(RAYSERVICE["serveConfigV2"])
     config["proxy_location"] = "HeadOnly"  # both nodes have the same address
     config["http_options"] |= {"host": "127.0.0.1", "port": ports["http"]}

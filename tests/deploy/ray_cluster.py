@@ -6,6 +6,7 @@ node = `ray start --block` and all that comes of it: a raylet, its agents, its p
 import json
 import os
 import secrets
+import shlex
 import signal
 import subprocess
 import time
@@ -40,6 +41,12 @@ class Node:
             self._command, cwd=ROOT, env=self._environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
 
+    def runs(self) -> bool:
+        """True, or an error: it ends by itself only when something is wrong."""
+        if (status := self._process.poll()) is not None:
+            raise RuntimeError(f"`{shlex.join(self._command)}` ended with status {status}")
+        return True
+
     def kill(self) -> None:
         """Kill all of its processes at once, as when a machine fails."""
         while processes := self._processes():  # some start others
@@ -64,7 +71,7 @@ class Cluster:
     Args:
         folder: logs and sockets of all nodes; a short name, because the length of a socket's name is limited.
         environment: of every process.
-        ports: gcs and dashboard of Ray, stats and metrics of HAProxy.
+        ports: gcs, dashboard and client of Ray, stats and metrics of HAProxy.
         ray: the command.
     """
 
@@ -87,8 +94,13 @@ class Cluster:
         }
         start = [str(ray), "start", "--block", "--disable-usage-stats", f"--object-store-memory={OBJECT_STORE}"]
         start += ["--include-log-monitor=False"]  # drivers do not show the logs of workers
-        head = ["--head", f"--port={ports['gcs']}", f"--temp-dir={folder}"]
-        head += ["--no-monitor", "--ray-client-server-port=0"]  # nothing scales here, and no client is remote
+        head = [
+            "--head",
+            f"--port={ports['gcs']}",
+            f"--ray-client-server-port={ports['client']}",
+            f"--temp-dir={folder}",
+            "--no-monitor",  # nothing scales here
+        ]
         head += [f"--dashboard-host={ADDRESS}", f"--dashboard-port={ports['dashboard']}", "--num-cpus=1"]
         join = [f"--address={address}", "--num-cpus=1"]
         self.nodes = [Node("head", [*start, *head], self.environment)]
@@ -100,7 +112,9 @@ class Cluster:
                 node.start()
                 stack.callback(node.kill)
                 # Nodes that start at the same time on one machine take each other's ports.
-                self.wait_for(lambda number=number: self._nodes() == number, f"node {number}")
+                self.wait_for(
+                    lambda node=node, number=number: node.runs() and self._nodes() == number, f"node {number}"
+                )
             self._end = stack.pop_all()
         return self
 
