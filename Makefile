@@ -5,7 +5,6 @@ MINUTES ?= 10
 TARGET ?= cpu
 SERVE_VENV := .venv-serve
 VENV := .venv
-RAY_VENV := .venv-ray
 PIP_INSTALL = pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
@@ -66,19 +65,12 @@ up:  ## the service in a container, with Prometheus and Grafana
 	docker compose up --build
 
 clean:  ## remove the environments and what they left
-	rm -rf $(VENV) $(SERVE_VENV) $(RAY_VENV) .venv-peers .venv-tritonclient .venv-kserve .venv-schemathesis .venv-manifests .venv-crds .venv-audit build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(SERVE_VENV) .venv-ray .venv-peers .venv-tritonclient .venv-kserve .venv-schemathesis .venv-manifests .venv-crds .venv-audit build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 
 $(SERVE_VENV)/.installed: pyproject.toml constraints.txt
 	@$(call create-venv,$(SERVE_VENV))
 	@echo "installing what serving needs into $(SERVE_VENV) …"
 	@$(SERVE_VENV)/bin/$(PIP_INSTALL) --editable '.[cpu]'
-	@touch $@
-
-$(RAY_VENV)/.installed: pyproject.toml constraints.txt
-	@$(call create-venv,$(RAY_VENV))
-	@echo "installing the service with Ray into $(RAY_VENV) …"
-	@$(RAY_VENV)/bin/$(PIP_INSTALL) --upgrade pip  # that of an old Python takes twice as long for so many packages
-	@$(RAY_VENV)/bin/$(PIP_INSTALL) --editable '.[cpu,ray]'
 	@touch $@
 
 $(VENV)/.installed: pyproject.toml constraints.txt

@@ -31,16 +31,23 @@ class ForkedService:
 
     Args:
         environment: variables besides those of this process. A sitecustomize on PYTHONPATH runs.
+        stderr: a file descriptor instead of the pipe.
+        patch: Python that runs first in the service, to break something.
     """
 
-    def __init__(self, *options: str, environment: Mapping[str, str]) -> None:
-        reader, writer = _SERVER.Pipe(duplex=False)
-        self._process = _SERVER.Process(target=_run, args=(options, {**os.environ, **environment}, writer))
+    def __init__(
+        self, *options: str, environment: Mapping[str, str], stderr: int | None = None, patch: str = ""
+    ) -> None:
+        if stderr is None:
+            reader, writer = _SERVER.Pipe(duplex=False)
+            self.stderr = os.fdopen(os.dup(reader.fileno()), errors="replace")
+            reader.close()
+        else:
+            writer = Connection(os.dup(stderr))
+        self._process = _SERVER.Process(target=_run, args=(options, {**os.environ, **environment}, writer, patch))
         with chdir(ROOT):  # where the fork server finds the packages, and the service its examples
             self._process.start()
         writer.close()
-        self.stderr = os.fdopen(os.dup(reader.fileno()), errors="replace")
-        reader.close()
 
     @property
     def pid(self) -> int:
@@ -67,7 +74,7 @@ class ForkedService:
         self.send_signal(signal.SIGKILL)
 
 
-def _run(options: tuple[str, ...], environment: dict[str, str], stderr: Connection) -> None:
+def _run(options: tuple[str, ...], environment: dict[str, str], stderr: Connection, patch: str) -> None:
     os.dup2(stderr.fileno(), 2)
     stderr.close()
     os.environ.clear()
@@ -78,6 +85,7 @@ def _run(options: tuple[str, ...], environment: dict[str, str], stderr: Connecti
             import_module("sitecustomize")
     if folder := environment.get(tried_models.FOLDER):
         Trials.check = tried_models.remembered(Path(folder))  # type: ignore[method-assign]
+    exec(patch, {})
     sys.argv = ["service", *options]
     try:
         runpy.run_module("service", run_name="__main__", alter_sys=True)

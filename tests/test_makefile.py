@@ -4,8 +4,8 @@ import ast
 import re
 import subprocess
 import sys
-import tomllib
 from contextlib import suppress
+from functools import cache
 from importlib.metadata import PackageNotFoundError, packages_distributions, requires
 from pathlib import Path
 
@@ -13,12 +13,11 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from tests.extras import requirements_of
 from tests.helpers import ROOT
 
 MAKEFILE = (ROOT / "Makefile").read_text()
 TARGETS = re.findall(r"^([a-z-]+):.*## ", MAKEFILE, re.MULTILINE)
-EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-DEPENDENCIES = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
 MODULES = [  # (environment, module) of each `$(ENVIRONMENT)/bin/python -m MODULE`
     (environment, module)
     for environment, module in re.findall(r"\$\((\w+)\)/bin/python -m ([\w.]+)", MAKEFILE)
@@ -66,15 +65,13 @@ def installed_in(environment: str) -> set[str]:
 def closure(extras: set[str] | list[str]) -> set[str]:
     """What these extras install, what that needs in turn included."""
     found: set[str] = set()
-    waiting = [*DEPENDENCIES, *(text for extra in extras for text in EXTRAS[extra])]
+    waiting = requirements_of(extras)
     while waiting:
         requirement = Requirement(waiting.pop())
         name = canonicalize_name(requirement.name)
         if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
             continue
-        if name == "aaserve":
-            waiting += [text for extra in requirement.extras for text in EXTRAS[extra]]
-        elif name not in found:
+        if name not in found:
             found.add(name)
             with suppress(PackageNotFoundError):  # one of another environment
                 waiting += requires(name) or []
@@ -83,7 +80,7 @@ def closure(extras: set[str] | list[str]) -> set[str]:
 
 def distributions_of(module: str) -> set[str]:
     """The packages that importing a module of ours loads, directly or by others of ours."""
-    owners = packages_distributions()
+    owners = _owners()
     found: set[str] = set()
     seen: set[Path] = set()
     waiting = [file_of(module)]
@@ -99,6 +96,9 @@ def distributions_of(module: str) -> set[str]:
             elif top not in sys.stdlib_module_names:
                 found |= {canonicalize_name(owner) for owner in owners[top][:1]}
     return found
+
+
+_owners = cache(packages_distributions)
 
 
 def imported(tree: ast.Module) -> list[str]:

@@ -34,7 +34,7 @@ def serving(plan: Plan, results: Results) -> None:
 def served(plan: Plan, workers: int, lanes: int) -> Row:
     """Measurements by number of clients."""
     options = [*_options(plan, _repository(plan)), "--workers", str(workers), "--gpu-lanes", str(lanes)]
-    with running(*options) as service:
+    with running(*options, fork=False) as service:
         wait_until(lambda: service.lines("is loaded and warmed up") == workers)
         return {f"{clients} clients": load(service, plan, clients) for clients in plan.clients}
 
@@ -92,7 +92,7 @@ def unloaded(plan: Plan) -> Row:
         other = random_bundle("tiny" if name != "tiny" else "wide_resnet10_1").parent
         shutil.copytree(other, repository / other.name)
         started = time.monotonic()
-        with running(*_options(plan, repository), "--api-keys-file", str(keys)) as service:
+        with running(*_options(plan, repository), "--api-keys-file", str(keys), fork=False) as service:
             found: Row = {"seconds_to_ready": time.monotonic() - started}
             headers = {"Authorization": f"Bearer {KEY}"}
             with httpx.Client(base_url=f"http://{HOST}:{service.port}", headers=headers, timeout=60) as client:

@@ -83,15 +83,14 @@ def _columns(outcome: Any) -> dict[str, object]:
     return {column: [one[name] for one in outcome] for column, name in names.items()}
 
 
-def classify(
-    paths: Sequence[str], options: dict[str, Any], *, actors: int, cpus: int, actor: type = Classify
-) -> Dataset:
+def classify(paths: Sequence[str], options: dict[str, Any], *, actors: int, cpus: int, actor: type) -> Dataset:
     """The answers for all pictures in `paths`, computed when consumed.
 
     Args:
         options: `model`, `version` and `top_k` for `open_classifier`.
         actors: copies of the model.
         cpus: cores of each.
+        actor: Classify, or a subclass.
     """
     # Reading mostly waits. The cores are for the models; on a small cluster none would be left.
     read = ray.data.read_binary_files(
@@ -106,7 +105,7 @@ def classify(
     )
 
 
-def main(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str], actor: type = Classify) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m deploy.ray.classify", description="Classify pictures on a cluster."
     )
@@ -123,7 +122,7 @@ def main(argv: Sequence[str]) -> int:
     ray.init(ignore_reinit_error=True)
     actors = arguments.actors or max(1, int(ray.cluster_resources().get("CPU", 1)) // arguments.cpus)
     options = {name: getattr(arguments, name) for name in ("model", "version", "top_k")}
-    answers = classify(arguments.paths, options, actors=actors, cpus=arguments.cpus)
+    answers = classify(arguments.paths, options, actors=actors, cpus=arguments.cpus, actor=actor)
     write = answers.write_parquet if arguments.format == "parquet" else answers.write_json
     write(arguments.output, ray_remote_args={"num_cpus": 0})
     return 0

@@ -1,10 +1,9 @@
 """Fixtures for deployment tests."""
 
-import fcntl
+import os
 import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,24 +11,30 @@ from pathlib import Path
 import pytest
 import yaml
 
+from benchmarks.harness.environments import is_made, make_environment
 from tests.deploy.manifests import COMBINATIONS, KUBERNETES, Resource, built, composed
 from tests.deploy.ray_cluster import RAYSERVICE, Cluster
+from tests.extras import requirements_of
 from tests.helpers import REPOSITORY, ROOT
 
 HEAD = RAYSERVICE["rayClusterConfig"]["headGroupSpec"]["template"]["spec"]["containers"][0]
 
 
 @pytest.fixture(scope="session")
-def ray_programs() -> Path:
-    """The folder of programs of an environment that has Ray and the service."""
-    with (ROOT / ".venv-ray.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # another process of the same test run may be making it
-        made = subprocess.run(
-            ["make", f"PYTHON={sys.executable}", ".venv-ray/.installed"], cwd=ROOT, capture_output=True, text=True
-        )
-    if made.returncode:
-        pytest.skip(f"Ray could not be installed: {made.stderr.strip().splitlines()[-1:]}")
-    return ROOT / ".venv-ray" / "bin"
+def ray_programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of programs of an environment that has what the service needs, and Ray."""
+    requirements = tmp_path_factory.mktemp("ray") / "requirements.txt"
+    requirements.write_text("".join(f"{line}\n" for line in requirements_of(["cpu", "ray"])))
+    wanted = ROOT / ".venv-ray", requirements, ROOT / "constraints.txt"
+    compiled = is_made(*wanted)
+    try:
+        python = make_environment(*wanted)
+    except subprocess.CalledProcessError as error:
+        pytest.skip(f"Ray could not be installed: {error}")
+    if not compiled:  # else many processes would compile the same modules at once
+        imports = "import deploy.ray.classify, deploy.ray.replica, ray.dashboard.dashboard, ray.scripts.scripts"
+        subprocess.run([python, "-c", imports], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
+    return python.parent
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def built(folder: Path) -> list[Resource]:
         pytest.skip("no kubectl here, which resolves kustomizations")
     done = subprocess.run(["kubectl", "kustomize", folder], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    return list(yaml.safe_load_all(done.stdout))
+    return list(yaml.load_all(done.stdout, yaml.CSafeLoader))  # C: the text is long
 
 
 def composed(folder: Path, overlay: str, *components: str) -> list[Resource]:
@@ -58,8 +59,13 @@ def composed(folder: Path, overlay: str, *components: str) -> list[Resource]:
 
 def plain(*kinds: str) -> list[Resource]:
     """The manifests as they are written, before any kustomization."""
-    found = [yaml.safe_load(path.read_text()) for path in sorted(KUBERNETES.rglob("*.yaml"))]
-    return [resource for resource in found if resource.get("kind") in kinds]
+    return [resource for resource in _written() if resource.get("kind") in kinds]
+
+
+@cache
+def _written() -> list[Resource]:
+    """All files; not to be changed."""
+    return [yaml.safe_load(path.read_text()) for path in sorted(KUBERNETES.rglob("*.yaml"))]
 
 
 def container_of(resource: Resource) -> Resource:

@@ -6,6 +6,7 @@ node = `ray start --block` and all that comes of it: a raylet, its agents, its p
 import json
 import os
 import secrets
+import shlex
 import signal
 import subprocess
 import time
@@ -39,6 +40,12 @@ class Node:
         self._process = subprocess.Popen(
             self._command, cwd=ROOT, env=self._environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
+
+    def runs(self) -> bool:
+        """True, or an error: it ends by itself only when something is wrong."""
+        if (status := self._process.poll()) is not None:
+            raise RuntimeError(f"`{shlex.join(self._command)}` ended with status {status}")
+        return True
 
     def kill(self) -> None:
         """Kill all of its processes at once, as when a machine fails."""
@@ -80,16 +87,19 @@ class Cluster:
             "RAY_AUTH_MODE": "token",  # Ray's own default as soon as its dashboard is not on localhost
             "RAY_AUTH_TOKEN": self._token,
             "RAY_ADDRESS": address,  # where `ray.init()` goes
+            "RAY_idle_worker_killing_time_threshold_ms": "60000",  # else each task would start an interpreter
             "RAY_SERVE_HAPROXY_STATS_PORT": str(ports["stats"]),
             "RAY_SERVE_HAPROXY_METRICS_PORT": str(ports["metrics"]),
             **environment,
         }
         start = [str(ray), "start", "--block", "--disable-usage-stats", f"--object-store-memory={OBJECT_STORE}"]
+        start += ["--include-log-monitor=False"]  # drivers do not show the logs of workers
         head = [
             "--head",
             f"--port={ports['gcs']}",
             f"--ray-client-server-port={ports['client']}",
             f"--temp-dir={folder}",
+            "--no-monitor",  # nothing scales here
         ]
         head += [f"--dashboard-host={ADDRESS}", f"--dashboard-port={ports['dashboard']}", "--num-cpus=1"]
         join = [f"--address={address}", "--num-cpus=1"]
@@ -102,7 +112,9 @@ class Cluster:
                 node.start()
                 stack.callback(node.kill)
                 # Nodes that start at the same time on one machine take each other's ports.
-                self.wait_for(lambda number=number: self._nodes() == number, f"node {number}")
+                self.wait_for(
+                    lambda node=node, number=number: node.runs() and self._nodes() == number, f"node {number}"
+                )
             self._end = stack.pop_all()
         return self
 
@@ -127,7 +139,7 @@ class Cluster:
         while not condition():
             if time.monotonic() - started > seconds:
                 raise TimeoutError(f"waited {seconds:.0f} s in vain for {words}")
-            time.sleep(0.2)
+            time.sleep(0.5)
         return time.monotonic() - started
 
     def _deployed(self, wanted: int | None) -> bool:

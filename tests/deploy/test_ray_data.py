@@ -12,11 +12,11 @@ from tests.deploy.ray_cluster import Cluster
 from tests.helpers import EXAMPLES, RunningService
 
 SCRIPT = """
-import json, sys
+import sys
 import pyarrow as pa
 import ray
 import ray.data
-from deploy.ray.classify import Classify, classify, main
+from deploy.ray.classify import Classify, main
 
 class Located(Classify):
     def __call__(self, batch):
@@ -26,11 +26,10 @@ class Located(Classify):
 
 pictures, output = sys.argv[1:]
 ray.init(log_to_driver=False)
-ray.data.DataContext.get_current().wait_for_min_actors_s = 300  # else the first one may have done it all
-options = {"model": None, "version": None, "top_k": 3}
-rows = classify([pictures], options, actors=2, cpus=1, actor=Located).take_all()
-assert main([pictures, "--output", output, "--format", "json", "--top-k", "1"]) == 0
-print(json.dumps(rows))
+context = ray.data.DataContext.get_current()
+context.wait_for_min_actors_s = 300  # else the first one may have done it all
+context.read_op_min_num_blocks = 2  # a process reads each, and another writes it
+sys.exit(main([pictures, "--output", output, "--format", "json", "--top-k", "3"], actor=Located))
 """
 
 
@@ -52,7 +51,7 @@ def test_actors_on_two_nodes_answer_as_the_service(
         timeout=600,
     )
     assert done.returncode == 0, done.stderr
-    rows = json.loads(done.stdout.splitlines()[-1])
+    rows = [json.loads(line) for file in output.iterdir() for line in file.read_text().splitlines()]
     assert len({row["node"] for row in rows}) == 2
     answers = {Path(row["path"]).name: row for row in rows}
     assert len(answers) == len(rows) == 4 * 80 + 1
@@ -67,10 +66,6 @@ def test_actors_on_two_nodes_answer_as_the_service(
         expected = service.classify(example.read_bytes(), top_k=3).json()
         for number in (0, 79):
             assert predictions(answers[f"{example.stem}-{number}.jpg"]) == expected["predictions"]
-    written = [json.loads(line) for file in output.iterdir() for line in file.read_text().splitlines()]
-    assert {Path(row["path"]).name: row["labels"][:1] for row in written if row["labels"]} == {
-        name: row["labels"][:1] for name, row in answers.items()
-    }
 
 
 def predictions(row: dict[str, Any]) -> list[dict[str, Any]]:

@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 
 from aaserve.command import SUBCOMMANDS
+from benchmarks.harness.environments import link_packages
+from tests.extras import requirements_of
 from tests.helpers import EXAMPLES, ROOT
 
 FOLDERS = ("bundle", "examples", "export", "model_repository", "models", "service", "training")
@@ -29,17 +31,19 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(ROOT / "aaserve", sources / "aaserve", symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
     for file in ("pyproject.toml", "LICENSE", "NOTICE"):
         shutil.copy(ROOT / file, sources)
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", sources / "dist", sources]
-    subprocess.run(command, check=True)
+    # No isolation: setuptools is here, because torch requires it.
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*build, "--wheel-dir", sources / "dist", sources], check=True)
     [built] = (sources / "dist").iterdir()
     return built
 
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The command, in an environment that has the extra cpu and nothing else; it takes a package registry."""
+    """The command, in an environment that has the extra cpu and nothing else."""
     folder = tmp_path_factory.mktemp("environment")
     venv.create(folder, with_pip=False)
+    link_packages(requirements_of(["cpu"]), folder, (ROOT / "constraints.txt").read_text().splitlines())
     pip = [sys.executable, "-m", "pip", "--python", folder / "bin" / "python", "--quiet", "--disable-pip-version-check"]
     pinned = ["--no-compile", "--constraint", ROOT / "constraints.txt"]
     subprocess.run([*pip, "install", *pinned, f"{wheel}[cpu]"], check=True)

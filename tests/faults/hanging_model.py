@@ -1,13 +1,12 @@
 """A model call that never returns, in one of two workers."""
 
-import asyncio
 import tempfile
 import time
 from pathlib import Path
 
 from tests.faults.findings import Findings, nothing_left, tally
 from tests.faults.running import later, running, wait_until
-from tests.faults.traffic import FOREIGN, PATH, SILENT, Traffic, ask
+from tests.faults.traffic import ENOUGH, FOREIGN, PATH, SILENT, Traffic, ask
 from tests.toy_bundles import HANGS, picture, write_fragile_bundle
 
 
@@ -19,11 +18,11 @@ async def hanging_model(seconds: float) -> Findings:
             wait_until(lambda: service.lines('"message":"ready"') == 2)
             before = set(service.workers())
             async with Traffic(service, bodies=[picture(red) for red in range(100)]) as traffic:
-                await asyncio.sleep(0.5)
+                await later(lambda: len(traffic.ended) >= ENOUGH)
                 hung = await ask(service.port, picture(HANGS, side=100), timeout_ms=500, path=PATH)
                 recovery = await later(lambda: service.lines('"message":"ready"') == 3)
                 recovered = time.monotonic()
-                await asyncio.sleep(1)
+                await later(lambda: len(traffic.since(recovered)) >= ENOUGH)
             after = set(service.workers())
             return {
                 **tally(traffic, service.counted()),

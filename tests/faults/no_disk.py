@@ -6,15 +6,16 @@ import resource
 
 from tests.faults.findings import Findings, tally
 from tests.faults.running import later, running
-from tests.faults.traffic import Traffic
+from tests.faults.traffic import ENOUGH, Traffic
 
 
 async def no_disk_for_logs(seconds: float) -> Findings:
     with running() as service:
         async with Traffic(service) as traffic:
-            await asyncio.sleep(0.5)
+            await later(lambda: len(traffic.ended) >= ENOUGH)
             service.limit(resource.RLIMIT_FSIZE, service.log.stat().st_size + 1000)
             await asyncio.sleep(seconds)
+            await later(lambda: service.metric("aaserve_log_lines_dropped_total"))
             dropped, ready = service.metric("aaserve_log_lines_dropped_total"), service.is_ready()
             service.limit(resource.RLIMIT_FSIZE, resource.RLIM_INFINITY)
             recovery = await later(lambda: service.lines("log lines were dropped before this one"))

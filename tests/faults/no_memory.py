@@ -19,7 +19,7 @@ async def no_memory_for_a_second_model(seconds: float) -> Findings:
         repository = Path(folder)
         write_fragile_bundle(repository, name="first")
         with running("--repository", folder) as service:
-            write_fragile_bundle(repository, name="large", ballast_bytes=200 * MIB)
+            write_fragile_bundle(repository, name="large", ballast_bytes=100 * MIB)
             path = f"{PATH}&model=first"
             async with Traffic(service, bodies=[picture(red) for red in range(100)], path=path) as traffic:
                 await asyncio.sleep(seconds / 2)

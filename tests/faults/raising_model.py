@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.faults.findings import Findings, nothing_left, tally
 from tests.faults.running import later, running
-from tests.faults.traffic import Traffic
+from tests.faults.traffic import ENOUGH, Traffic
 
 _EVERY_THIRD = """
 import weakref
@@ -31,7 +31,7 @@ async def raising_model(seconds: float) -> Findings:
         flag = Path(folder) / "raise"
         with running(patch=_EVERY_THIRD.format(flag=str(flag))) as service:
             async with Traffic(service) as traffic:
-                await asyncio.sleep(0.5)
+                await later(lambda: len(traffic.ended) >= ENOUGH)
                 flag.touch()
                 await asyncio.sleep(seconds)
                 await later(lambda: traffic.outcomes.get("500", 0) > 0)
@@ -39,8 +39,8 @@ async def raising_model(seconds: float) -> Findings:
                 healed = time.monotonic()
                 await later(lambda: any(ended.outcome == "200" for ended in traffic.since(healed)))
                 recovery = await later(service.is_ready)
-                after = healed + recovery
-                await asyncio.sleep(1)
+                after = time.monotonic()
+                await later(lambda: len(traffic.since(after)) >= ENOUGH)
             counted = service.counted()
             reopened = service.metric("aaserve_model_reopened_total")
             return {

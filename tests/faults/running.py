@@ -16,6 +16,7 @@ from pathlib import Path
 
 import httpx
 
+from tests.forked_service import ForkedService
 from tests.helpers import REPOSITORY, ROOT
 
 HOST = "127.0.0.1"
@@ -26,7 +27,7 @@ PATIENCE = 60.0  # seconds until something that must happen has not happened
 class Service:
     """A service that was ready; `log` is the file that its stderr goes to."""
 
-    process: subprocess.Popen[str]
+    process: subprocess.Popen[str] | ForkedService
     port: int
     log: Path
 
@@ -86,26 +87,25 @@ class Service:
 
 
 @contextmanager
-def running(*options: str, patch: str = "", stderr: int | None = None) -> Iterator[Service]:
+def running(*options: str, fork: bool = True, patch: str = "", stderr: int | None = None) -> Iterator[Service]:
     """Start the service and wait until it is ready; it serves aa-cifar100, if `options` name no repository.
 
     Args:
-        patch: Python that runs first in its process, to break something.
+        fork: or start a new interpreter, as users do.
+        patch: Python that runs first in the fork, to break something.
         stderr: a file descriptor; by default the log goes to a file.
     """
-    start = (
-        ["-c", f"{patch}\nimport sys\nfrom aaserve.service.__main__ import main\nsys.exit(main())"] if patch else None
-    )
     port = _free_port()
     if "--repository" not in options:
         options = ("--repository", str(REPOSITORY), *options)
+    options = ("--port", str(port), "--log-format", "json", *options)
     with tempfile.NamedTemporaryFile("a+", prefix="aaserve-", suffix=".log") as log:
-        process = subprocess.Popen(
-            [sys.executable, *(start or ["-m", "service"]), "--port", str(port), "--log-format", "json", *options],
-            cwd=ROOT,
-            stderr=log if stderr is None else stderr,
-            text=True,
-        )
+        to = log.fileno() if stderr is None else stderr
+        process: subprocess.Popen[str] | ForkedService
+        if fork:
+            process = ForkedService(*options, environment={}, stderr=to, patch=patch)
+        else:
+            process = subprocess.Popen([sys.executable, "-m", "service", *options], cwd=ROOT, stderr=to, text=True)
         service = Service(process, port, Path(log.name))
         try:
             wait_until(lambda: process.poll() is not None or service.is_ready())

@@ -6,7 +6,7 @@ import time
 
 from tests.faults.findings import Findings, nothing_left, tally
 from tests.faults.running import later, running
-from tests.faults.traffic import Traffic
+from tests.faults.traffic import ENOUGH, Traffic
 
 
 async def stopped_process(seconds: float) -> Findings:
@@ -15,14 +15,15 @@ async def stopped_process(seconds: float) -> Findings:
     with running(*limit) as service:
         # Few enough that a slow machine, too, refuses nobody who is not taken for slower than it is.
         async with Traffic(service, clients=3, timeout_ms=timeout_ms, pause=0) as traffic:
-            await asyncio.sleep(1.5)  # long enough to know how much the service can do
+            await later(lambda: len(traffic.ended) >= ENOUGH)  # the service knows how much it can do
             stopped = time.monotonic()
             service.process.send_signal(signal.SIGSTOP)
             await asyncio.sleep(seconds)
             service.process.send_signal(signal.SIGCONT)
             going = time.monotonic()
             recovery = await later(lambda: any(ended.outcome == "200" for ended in traffic.since(going)))
-            await asyncio.sleep(1.5)
+            recovered = time.monotonic()
+            await later(lambda: len(traffic.since(recovered)) >= ENOUGH)
         counted = service.counted()
         caught = [ended.outcome for ended in traffic.ended if ended.began < stopped < going <= ended.at]
         return {

@@ -11,12 +11,13 @@ from tests.helpers import ROOT
 
 def test_mixed_traffic_meets_no_error(tmp_path: Path) -> None:
     output = tmp_path / "soak.json"
-    command = [sys.executable, "-m", "tests.faults.soak", "--minutes", "0.15", "--output", output]
+    command = [sys.executable, "-m", "tests.faults.soak", "--minutes", "0.1", "--output", output]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     found = json.loads(output.read_text()) if output.is_file() else done.stderr
     assert (found["errors"], found["contract"]) == ({}, {"no errors": True})
     assert (done.returncode, "threads and files are not judged: expected 1.5 minutes" in done.stdout) == (0, True)
     assert {kind.split()[0] for kind in found["by_kind"]} >= {"tiny", "real", "batch", "v2", "bad", "leaving"}
+    assert sum(found["changes"].values()) > 1
 
 
 def threads_over_time(seconds: int) -> Record:

@@ -17,6 +17,7 @@ from tests.helpers import ROOT
 
 PICTURES = [path.read_bytes() for path in sorted((ROOT / "examples").glob("*.jpg"))]
 PATH = "/classify?top_k=1"
+ENOUGH = 50  # requests that show how the service does
 SILENCE = 20.0  # seconds beyond its deadline without an answer
 BROKEN, SILENT, FOREIGN = "broken", "silent", "foreign"  # not a status; FOREIGN: the answer to another request
 _ids = itertools.count()
@@ -48,7 +49,7 @@ class Traffic:
         clients: int = 8,
         timeout_ms: int = 10_000,
         path: str = PATH,
-        pause: float = 0.01,
+        pause: float = 0.04,
     ) -> None:
         self._port = service.port
         self._bodies = bodies
