@@ -189,6 +189,10 @@ def test_a_supervisor_that_can_start_no_process_says_so_keeps_its_workers_and_tr
         shutil.copy(configuration, tmp_path)
         (tmp_path / "lib").symlink_to(Path(sys.prefix) / "lib")
     monkeypatch.setattr(sys, "executable", str(python))
+    (tmp_path / "sitecustomize.py").write_text(
+        "from aaserve.service.process import supervisor\nsupervisor.RETRY_PAUSE = 0.5\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(ROOT)]))
     with running_service("--workers", "2", run=COMMAND) as service:
         wait_until(lambda: all_ready(service))
         [first, second] = children(service.process.pid)
