@@ -19,6 +19,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from multiprocessing.connection import Connection
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 
 from aaserve.service.process import supervisor
@@ -71,9 +72,40 @@ class ForkedService:
         self.send_signal(signal.SIGKILL)
 
 
+def forked_command(
+    *arguments: str, environment: Mapping[str, str], given: str = ""
+) -> subprocess.CompletedProcess[str]:
+    """`python -m aaserve` with these arguments, likewise; `given` is its stdin."""
+    with TemporaryDirectory() as folder, chdir(ROOT):
+        streams = stdin, stdout, stderr = [Path(folder) / str(number) for number in range(3)]
+        stdin.write_text(given)
+        process = _SERVER.Process(target=_run_command, args=(arguments, {**os.environ, **environment}, streams))
+        process.start()
+        process.join()
+        return subprocess.CompletedProcess(arguments, process.exitcode or 0, stdout.read_text(), stderr.read_text())
+
+
+def _run_command(arguments: tuple[str, ...], environment: dict[str, str], streams: list[Path]) -> None:
+    for number, path in enumerate(streams):
+        file = os.open(path, os.O_RDWR | os.O_CREAT)
+        os.dup2(file, number)
+        os.close(file)
+    sys.stdin = open(0)  # noqa: SIM115  (multiprocessing has closed it)
+    _take(environment)
+    sys.argv = ["aaserve", *arguments]
+    _run_main("aaserve")
+
+
 def _run(options: tuple[str, ...], environment: dict[str, str], stderr: Connection) -> None:
     os.dup2(stderr.fileno(), 2)
     stderr.close()
+    _take(environment)
+    supervisor.subprocess = SimpleNamespace(Popen=_ForkedWorker)  # type: ignore[assignment]
+    sys.argv = ["service", *options]
+    _run_main("service")
+
+
+def _take(environment: dict[str, str]) -> None:
     os.environ.clear()
     os.environ.update(environment)
     if path := environment.get("PYTHONPATH"):
@@ -82,14 +114,11 @@ def _run(options: tuple[str, ...], environment: dict[str, str], stderr: Connecti
             import_module("sitecustomize")
     if folder := environment.get(tried_models.FOLDER):
         Trials.check = tried_models.remembered(Path(folder))  # type: ignore[method-assign]
-    supervisor.subprocess = SimpleNamespace(Popen=_ForkedWorker)  # type: ignore[assignment]
-    sys.argv = ["service", *options]
-    _serve()
 
 
-def _serve() -> None:
+def _run_main(module: str) -> None:
     try:
-        runpy.run_module("service", run_name="__main__", alter_sys=True)
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
     finally:
         logging.shutdown()  # a fork ends without what atexit would run
 
@@ -110,7 +139,7 @@ class _ForkedWorker:
             _forget_the_supervisor(pass_fds)
             os.environ.clear()
             os.environ.update(env)
-            _serve()
+            _run_main("service")
         except SystemExit as end:
             status = end.code if isinstance(end.code, int) else 0
         except BaseException:
