@@ -1,11 +1,15 @@
 """Fixtures for many tests."""
 
 import fcntl
+import gc
 import os
+import ssl
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
+import certifi
 import pytest
 
 from aaserve.service.repository.trials import Trials
@@ -29,6 +33,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.name not in LONG)
 
 
+def pytest_collection_finish() -> None:
+    """Let the garbage collector leave out what is there now, which stays: it takes longer than most tests."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True, scope="session")
 def models_are_tried_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """See tests/tried_models.py."""
@@ -38,6 +48,19 @@ def models_are_tried_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(tried_models.FOLDER, str(folder))
         patch.setattr(Trials, "check", tried_models.remembered(folder))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def authorities_are_read_once() -> Iterator[None]:
+    """Each new client of httpx reads the certificates of all authorities, which takes longer than most tests."""
+    create = ssl.create_default_context
+    authorities = {certifi.where(), os.environ.get("SSL_CERT_FILE")}
+    once = cache(create)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            ssl, "create_default_context", lambda *a, **b: (once if b.get("cafile") in authorities else create)(*a, **b)
+        )
         yield
 
 

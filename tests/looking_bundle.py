@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ from aaserve.export.graph.convert import convert
 from aaserve.export.graph.normalisation import PixelInput
 from aaserve.models.attention import AttentionAugmentedConv2d
 from tests.helpers import REPOSITORY, encode
+from tests.traces import Traces
 
 GRID = ROWS, COLUMNS = 4, 6
 LAYER = "looking"
@@ -63,6 +65,12 @@ def looking_picture(*red: tuple[int, int]) -> bytes:
 @cache
 def _graph(form: str) -> bytes:
     network = Looking().eval()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.onnx, "export", Traces().export)
+        return _converted(network, form)
+
+
+def _converted(network: nn.Module, form: str) -> bytes:
     layers = {LAYER: network.get_submodule(LAYER)}
     if form == "float32":
         return convert(network, torch.zeros(2, 3, *GRID), {}, layers)

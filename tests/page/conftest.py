@@ -2,6 +2,8 @@
 
 import shutil
 from collections.abc import Iterator
+from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -10,18 +12,33 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_play
 from tests.helpers import RunningService
 
 CHROMIUM = shutil.which("chromium")
+HERE = Path(__file__).parent
+_running = ExitStack()
 
 
-@pytest.fixture(scope="module")  # not longer: while it lives, no other event loop runs in this thread
-def browser() -> Iterator[Browser]:
-    """Debian's Chromium without a window."""
+@pytest.fixture(scope="module")
+def browser() -> Browser:
+    """Debian's Chromium without a window; one for all tests of this folder that follow each other."""
     if CHROMIUM is None:
         pytest.skip("no Chromium here: apt-get install chromium")
     expect.set_options(timeout=60_000)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage"])
-        yield browser
-        browser.close()
+    return _chromium()
+
+
+@cache
+def _chromium() -> Browser:
+    playwright = _running.enter_context(sync_playwright())
+    return _running.enter_context(
+        playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage"])
+    )
+
+
+@pytest.hookimpl(trylast=True)  # after the teardown of fixtures
+def pytest_runtest_teardown(nextitem: pytest.Item | None) -> None:
+    """Close the browser before other tests begin: while it lives, no other event loop runs in this thread."""
+    if nextitem is None or not nextitem.path.is_relative_to(HERE):
+        _chromium.cache_clear()
+        _running.close()
 
 
 @pytest.fixture
@@ -54,9 +71,9 @@ def tab(context: BrowserContext, shown: RunningService) -> Iterator[Page]:
     assert [text for text in complaints if not text.startswith("Failed to load resource")] == []
 
 
-@pytest.fixture
-def broken(tmp_path: Path) -> Path:
+@pytest.fixture(scope="session")
+def broken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The first half of a photograph."""
-    path = tmp_path / "holiday.jpg"
+    path = tmp_path_factory.mktemp("broken") / "holiday.jpg"
     path.write_bytes((Path(__file__).parents[2] / "examples" / "rocket.jpg").read_bytes()[:6000])
     return path

@@ -1,8 +1,9 @@
 """What all users can see and reach: names, contrast, small and large screens, light and dark, still pictures."""
 
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
@@ -45,25 +46,34 @@ CONTRASTS = """() => {
 }"""
 
 
-def with_answers(browser: Browser, service: RunningService, broken: Path, **how: Any) -> Page:
-    """The page after a few pictures, everything unfolded."""
-    context = browser.new_context(base_url=str(service.client.base_url), reduced_motion="reduce", **how)
+@pytest.fixture(scope="module")
+def tab(browser: Browser, service: RunningService, broken: Path) -> Iterator[Page]:
+    """The page after a few pictures, everything unfolded. Screens and colours are a matter of style sheets alone."""
+    context = browser.new_context(base_url=str(service.client.base_url), reduced_motion="reduce")
     tab = context.new_page()
     tab.goto("/")
     tab.locator("#about .name").wait_for()
     tab.set_input_files("#files", [broken, EXAMPLES / "cup.jpg", EXAMPLES / "rocket.jpg"])
     expect(tab.locator('.card[data-state="waiting"]')).to_have_count(0)
+    for summary in tab.locator("summary").all():
+        summary.click()
+    yield tab
+    context.close()
+
+
+def displayed(tab: Page, *, width: int = 1280, scheme: Literal["light", "dark"] = "light", height: int = 900) -> Page:
+    """On a screen of this size, in these colours."""
+    tab.set_viewport_size({"width": width, "height": height})
+    tab.emulate_media(color_scheme=scheme)
     return tab
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [360, 768, 1440])
-def test_it_fits_every_screen(browser: Browser, service: RunningService, broken: Path, width: int, scheme: str) -> None:
-    tab = with_answers(browser, service, broken, viewport={"width": width, "height": 900}, color_scheme=scheme)
+def test_it_fits_every_screen(tab: Page, width: int, scheme: Literal["light", "dark"]) -> None:
+    displayed(tab, width=width, scheme=scheme)
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     tab.screenshot(path=SCREENSHOTS / f"page-{width}-{scheme}.png", full_page=True)
-    for summary in tab.locator("summary").all():
-        summary.click()
     assert tab.evaluate("document.documentElement.scrollWidth") == width
     outside = tab.evaluate(
         """() => [...document.querySelectorAll("body *:not(.unseen):not(.skip):not(.skip *)")]
@@ -72,43 +82,27 @@ def test_it_fits_every_screen(browser: Browser, service: RunningService, broken:
             .map((e) => e.outerHTML.slice(0, 80))"""
     )
     assert outside == []
-    tab.context.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_every_text_has_the_contrast_that_wcag_aa_asks_for(
-    browser: Browser, service: RunningService, broken: Path, scheme: str
-) -> None:
-    tab = with_answers(browser, service, broken, color_scheme=scheme)
-    for summary in tab.locator("summary").all():
-        summary.click()
-    found = tab.evaluate(CONTRASTS)
+def test_every_text_has_the_contrast_that_wcag_aa_asks_for(tab: Page, scheme: Literal["light", "dark"]) -> None:
+    found = displayed(tab, scheme=scheme).evaluate(CONTRASTS)
     texts = {text["text"] for text in found}
     assert {"rocket", "No answer", "Choose pictures", "Right now", "picture"} <= texts
     assert [text for text in found if text["ratio"] < text["needed"]] == []
-    tab.context.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [360, 1440])
-def test_axe_finds_no_violation_of_wcag_aa(
-    browser: Browser, service: RunningService, broken: Path, width: int, scheme: str
-) -> None:
+def test_axe_finds_no_violation_of_wcag_aa(tab: Page, width: int, scheme: Literal["light", "dark"]) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
-    tab = with_answers(browser, service, broken, viewport={"width": width, "height": 900}, color_scheme=scheme)
-    for summary in tab.locator("summary").all():
-        summary.click()
+    displayed(tab, width=width, scheme=scheme)
     found = axe.Axe().run(tab, options={"runOnly": AXE_TAGS, "resultTypes": ["violations"]}).response["violations"]
     assert [(rule["id"], node["target"], node["failureSummary"]) for rule in found for node in rule["nodes"]] == []
-    tab.context.close()
 
 
-def test_everything_that_can_be_used_has_a_name_and_room_for_a_finger(
-    browser: Browser, service: RunningService, broken: Path
-) -> None:
-    tab = with_answers(browser, service, broken, viewport={"width": 360, "height": 800})
-    for summary in tab.locator("summary").all():
-        summary.click()
+def test_everything_that_can_be_used_has_a_name_and_room_for_a_finger(tab: Page) -> None:
+    displayed(tab, width=360, height=800)
     session = tab.context.new_cdp_session(tab)
     nodes = session.send("Accessibility.getFullAXTree")["nodes"]
     roles = {"button", "link", "textbox", "searchbox", "combobox", "img", "image", "list", "heading", "region"}
@@ -127,16 +121,13 @@ def test_everything_that_can_be_used_has_a_name_and_room_for_a_finger(
             .filter(([, height]) => height < 24)"""
     )
     assert small == []
-    tab.context.close()
 
 
-def test_headings_leave_out_no_level(browser: Browser, service: RunningService, broken: Path) -> None:
-    tab = with_answers(browser, service, broken)
+def test_headings_leave_out_no_level(tab: Page) -> None:
     levels = tab.evaluate("[...document.querySelectorAll('h1,h2,h3,h4')].map((h) => Number(h.tagName[1]))")
     assert levels[0] == 1
     assert levels.count(1) == 1
     assert all(later <= earlier + 1 for earlier, later in pairwise(levels))
-    tab.context.close()
 
 
 @pytest.mark.parametrize(("motion", "moves"), [("reduce", False), ("no-preference", True)])

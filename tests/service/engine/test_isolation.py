@@ -212,26 +212,6 @@ def test_no_dead_worker_behind_green_health(dying: DyingService) -> None:
     assert "model.onnx: expected sha256" in errors[0]
 
 
-def test_a_queue_is_bounded_and_an_overload_is_refused_before_its_body_is_read() -> None:
-    """Only the head is sent by the one refused: an answer shows that nothing was waited for."""
-    jpeg = (EXAMPLES / "rocket.jpg").read_bytes()
-    with (
-        held_service("--max-queue-size", "1", seconds=4) as held,
-        concurrent.futures.ThreadPoolExecutor() as threads,
-    ):
-        waiting = threads.submit(held.classify, jpeg)
-        wait_until(lambda: held.metric("aaserve_queue_depth") == 1)
-        with socket.create_connection((held.client.base_url.host, held.client.base_url.port), timeout=60) as refused:
-            refused.sendall(
-                b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: 9\r\n\r\n"
-            )
-            answer = refused.recv(10_000).decode()
-        assert answer.startswith("HTTP/1.1 429 ")
-        assert "retry-after: 1\r\n" in answer.lower()
-        assert held.metric("aaserve_requests_total", endpoint="/classify", code="429") == 1
-        assert waiting.result().status_code == 200
-
-
 def test_there_is_no_fixed_wait() -> None:
     """Greedy by default: a lonely row goes at once, so that the model has computed before any window could end."""
     from aaserve.service.settings import Settings

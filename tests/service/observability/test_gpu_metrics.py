@@ -216,12 +216,11 @@ def test_workers_do_not_add_up_the_card_they_share(tmp_path: Path, monkeypatch: 
         "def nvmlDeviceGetUtilizationRates(handle): return SimpleNamespace(gpu=50)\n"
     )
     (tmp_path / "sitecustomize.py").write_text(
-        "import os, uuid\n"
-        "if '_AASERVE_WORKER' in os.environ:\n"
-        "    from aaserve.service.engine.predictor import Predictor\n"
-        "    from aaserve.service.observability import gpu_metrics\n"
-        "    gpu_metrics.cuda_uuid = lambda number: uuid.UUID(int=number)\n"
-        "    Predictor.on_cpu = False\n"
+        "import uuid\n"
+        "from aaserve.service.engine.predictor import Predictor\n"
+        "from aaserve.service.observability import gpu_metrics\n"
+        "gpu_metrics.cuda_uuid = lambda number: uuid.UUID(int=number)\n"
+        "Predictor.on_cpu = False\n"
     )
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(ROOT)]))
     with running_service("--workers", "2", "--gpu-device-id", "7") as service:

@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from aaserve.service.offline.classifier import Answer, open_classifier
 from aaserve.service.offline.command import main
 from aaserve.service.settings import Settings
 from tests.detector_bundle import write_detector
+from tests.forked_service import forked_command
 from tests.helpers import EXAMPLES, REPOSITORY, ROOT, RunningService
 from tests.toy_bundles import HANGS, LABELS, OUT_OF_RANGE, label_of, picture, write_fragile_bundle
 
@@ -47,10 +48,10 @@ def arguments(*given: str | Path, repository: Path = REPOSITORY) -> list[str]:
     return [sys.executable, "-m", "aaserve", "classify", "--repository", str(repository), *map(str, given)]
 
 
-def classify(*given: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
-    command = arguments(*given, repository=options.pop("repository", REPOSITORY))
-    environment = {**os.environ, **options.pop("environment", {})}
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, **options)
+def classify(
+    *given: str | Path, repository: Path = REPOSITORY, listed: str = "", environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    return forked_command(*arguments(*given, repository=repository)[3:], given=listed, environment=environment or {})
 
 
 def lines(text: str) -> list[dict[str, Any]]:
@@ -81,7 +82,7 @@ def test_every_file_has_its_own_error_as_the_service_gives_it(service: RunningSe
     (tmp_path / "large.jpg").write_bytes((EXAMPLES / "cat.jpg").read_bytes() + bytes(40_000))
     listed = f"{tmp_path}/gone.png\n\n{tmp_path}/good.png\n{tmp_path}\n"
     limit = {"AASERVE_MAX_BODY_BYTES": "40000"}
-    done = classify(tmp_path, "-", "--top-k", "1", input=listed, environment=limit)
+    done = classify(tmp_path, "-", "--top-k", "1", listed=listed, environment=limit)
     assert done.returncode == 3, done.stderr
     assert done.stderr.splitlines()[-1].endswith("; 5 without an answer")
     answers = {Path(answer["path"]).name: answer for answer in lines(done.stdout)}

@@ -11,8 +11,8 @@ import pytest
 
 from aaserve.service.process.accept import Acceptor
 from aaserve.service.process.connection_counts import ConnectionCounts
-from aaserve.service.process.supervisor import METRICS_FOLDER
 from tests.helpers import running_service, wait_until
+from tests.service.process.shared_files import connection_counts
 
 
 @pytest.fixture
@@ -156,7 +156,5 @@ def test_no_worker_has_all_the_connections() -> None:
         before = sockets()
         wait_until(even)
         stack.close()
-        environment = Path(f"/proc/{workers[0]}/environ").read_bytes().split(b"\0")
-        folder = next(each for each in environment if each.startswith(METRICS_FOLDER.encode())).partition(b"=")[2]
-        numbers = Path(folder.decode()) / "connections"
+        numbers = connection_counts(workers[0])
         wait_until(lambda: numbers.read_bytes() == bytes(8))  # said as they close, not when the next one comes

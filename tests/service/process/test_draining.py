@@ -18,7 +18,7 @@ JPEG = (EXAMPLES / "rocket.jpg").read_bytes()
 
 
 def test_during_the_grace_readiness_is_off_and_requests_are_answered_until_a_second_sigterm() -> None:
-    with running_service("--drain-grace-ms", "600000", run=COMMAND) as service:
+    with running_service("--drain-grace-ms", "600000") as service:
         service.process.send_signal(signal.SIGTERM)
         wait_until(lambda: service.client.get("/health/ready").status_code == 503)
         ready = service.client.get("/health/ready")

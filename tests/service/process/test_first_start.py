@@ -17,19 +17,19 @@ JPEG = (EXAMPLES / "rocket.jpg").read_bytes()
 HOLD = """
 import json, os, pathlib
 
-if worker := json.loads(os.environ.get("_AASERVE_WORKER", "null")):
-    from aaserve.service.engine.runtime.session import OnnxSession
+from aaserve.service.engine.runtime.session import OnnxSession
 
+warm_up = OnnxSession.warm_up
+
+def hold(*arguments):
+    worker = json.loads(os.environ["_AASERVE_WORKER"])
     pipe = pathlib.Path(__file__).parent / f"slot-{worker['slot']}"
-    warm_up = OnnxSession.warm_up
+    if pipe.exists():
+        pipe.read_bytes()
+        pipe.unlink()
+    return warm_up(*arguments)
 
-    def hold(*arguments):
-        if pipe.exists():
-            pipe.read_bytes()
-            pipe.unlink()
-        return warm_up(*arguments)
-
-    OnnxSession.warm_up = hold
+OnnxSession.warm_up = hold
 """
 pytestmark = pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs Linux's /proc")
 

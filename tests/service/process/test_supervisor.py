@@ -14,7 +14,6 @@ from pathlib import Path
 import httpx
 import pytest
 
-from aaserve.service.process.supervisor import METRICS_FOLDER
 from aaserve.service.settings import Settings
 from tests.helpers import (
     COMMAND,
@@ -26,6 +25,7 @@ from tests.helpers import (
     running_service,
     wait_until,
 )
+from tests.service.process.shared_files import connection_counts
 from tests.toy_bundles import write_fragile_bundle
 
 JPEG = (EXAMPLES / "rocket.jpg").read_bytes()
@@ -43,7 +43,7 @@ def all_ready(service: RunningService) -> bool:
 
 
 def test_every_worker_reports_the_metrics_of_all() -> None:
-    with running_service("--workers", "2", run=COMMAND) as service:
+    with running_service("--workers", "2") as service:
         wait_until(lambda: all_ready(service))
         with concurrent.futures.ThreadPoolExecutor(8) as threads:
             answers = list(threads.map(lambda _: classify_on_its_own(service), range(40)))
@@ -189,6 +189,10 @@ def test_a_supervisor_that_can_start_no_process_says_so_keeps_its_workers_and_tr
         shutil.copy(configuration, tmp_path)
         (tmp_path / "lib").symlink_to(Path(sys.prefix) / "lib")
     monkeypatch.setattr(sys, "executable", str(python))
+    (tmp_path / "sitecustomize.py").write_text(
+        "from aaserve.service.process import supervisor\nsupervisor.RETRY_PAUSE = 0.5\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(ROOT)]))
     with running_service("--workers", "2", run=COMMAND) as service:
         wait_until(lambda: all_ready(service))
         [first, second] = children(service.process.pid)
@@ -212,9 +216,7 @@ def test_a_worker_that_is_stopped_counts_no_more_until_it_goes_on_and_holds_up_n
 
         wait_until(lambda: all_ready(service))
         stopped = children(service.process.pid)[1]
-        environment = Path(f"/proc/{stopped}/environ").read_bytes().decode().split("\0")
-        [folder] = [entry.partition("=")[2] for entry in environment if entry.startswith(METRICS_FOLDER)]
-        counts = Path(folder) / "connections"
+        counts = connection_counts(stopped)
         wait_until(lambda: classify_on_its_own(service).status_code == 200 and takes_connections())
         os.kill(stopped, signal.SIGSTOP)
         wait_until(lambda: any("worker 1 is stopped" in line for line in service.log))

@@ -170,14 +170,22 @@ def test_a_deadline_that_passes_gets_504() -> None:
         assert held.metric("aaserve_queue_depth") == 0
 
 
-def test_a_full_queue_refuses_with_429_and_retry_after() -> None:
+def test_a_full_queue_refuses_with_429_and_retry_after_before_a_body_is_read() -> None:
     with held_service("--max-queue-size", "1", seconds=4) as held, concurrent.futures.ThreadPoolExecutor() as threads:
         waiting = threads.submit(held.classify, JPEG)
         wait_until(lambda: held.metric("aaserve_queue_depth") == 1)
         refused = held.classify(JPEG)
         assert (refused.status_code, refused.json()["code"]) == (429, "queue_full")
         assert int(refused.headers["retry-after"]) >= 1
-        assert held.metric("aaserve_rejected_total", reason="queue_full") == 1
+        with socket.create_connection((held.client.base_url.host, held.client.base_url.port), timeout=60) as another:
+            another.sendall(
+                b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: 9\r\n\r\n"
+            )
+            answer = another.recv(10_000).decode()  # though only the head was sent
+        assert answer.startswith("HTTP/1.1 429 ")
+        assert "retry-after: 1\r\n" in answer.lower()
+        assert held.metric("aaserve_rejected_total", reason="queue_full") == 2
+        assert held.metric("aaserve_requests_total", endpoint="/classify", code="429") == 2
         assert waiting.result().status_code == 200
 
 

@@ -87,19 +87,19 @@ def test_a_model_whose_folder_vanished_is_unloaded(repository: Path) -> None:
 
 def test_fifty_reloads_under_load_lose_nothing_and_mix_nothing(repository: Path) -> None:
     """Version and labels always belong together; every answer is one of the two that were ever served."""
-    stop = False
+    stop, content = False, picture(3)
     answers: list[tuple[str, str]] = []
 
     def send(service: RunningService) -> None:
         with httpx.Client(base_url=service.client.base_url, timeout=60) as client:
             while not stop:
                 answer = client.post(
-                    "/classify?model=fragile&top_k=1", content=picture(3), headers={"Content-Type": "image/png"}
+                    "/classify?model=fragile&top_k=1", content=content, headers={"Content-Type": "image/png"}
                 )
                 answers.append(said(answer))
 
-    with running_service(repository=repository) as service, concurrent.futures.ThreadPoolExecutor(32) as threads:
-        clients = [threads.submit(send, service) for _ in range(32)]
+    with running_service(repository=repository) as service, concurrent.futures.ThreadPoolExecutor(8) as threads:
+        clients = [threads.submit(send, service) for _ in range(8)]
         memory = []
         try:
             for round_ in range(50):

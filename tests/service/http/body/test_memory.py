@@ -178,14 +178,6 @@ def detector(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         yield Service(app, client.base_url.port)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def collector_looks_at_new_objects_only() -> Iterator[None]:
-    """With those of all modules that pytest has imported, each `gc.collect` takes most of a test."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
-
-
 @contextmanager
 def collector_off() -> Iterator[Callable[[], int]]:
     """Memory in bytes, as a function, while no garbage collector runs; only what Python and NumPy allocate now."""
