@@ -78,7 +78,7 @@ def shortened(name: str, **overrides: str) -> nn.Module:
     The first block of a stage changes resolution and channels, the second one is like all later ones.
     """
     torch.manual_seed(0)
-    size = (16, 32) if "wide" in name else (32, 64)
+    size = (8, 16) if "wide" in name else (32, 64)
     network = create_model(name, num_classes=7, image_size=size, **overrides)
     found = stages(network)
     last = [path for path, stage in found.items() if len(stage) > 1][-1:]
