@@ -39,12 +39,17 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def folder_of_all_workers(tmp_path_factory: pytest.TempPathFactory, name: str) -> Path:
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
 @pytest.fixture(autouse=True, scope="session")
 def models_are_tried_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """See tests/tried_models.py."""
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "trials"  # of all workers of pytest
-    folder.mkdir(exist_ok=True)
+    folder = folder_of_all_workers(tmp_path_factory, "trials")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(tried_models.FOLDER, str(folder))
         patch.setattr(Trials, "check", tried_models.remembered(folder))
@@ -55,7 +60,7 @@ def models_are_tried_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 def authorities_are_read_once() -> Iterator[None]:
     """Each new client of httpx reads the certificates of all authorities, which takes longer than most tests."""
     create = ssl.create_default_context
-    authorities = {certifi.where(), os.environ.get("SSL_CERT_FILE")}
+    authorities = {certifi.where(), os.environ.get("SSL_CERT_FILE", certifi.where())}
     once = cache(create)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
@@ -76,6 +81,19 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """An interpreter for commands that import PyTorch: see tests/forked_python.py."""
     with forked_python(tmp_path_factory.mktemp("python")) as path:
         yield path
+
+
+@pytest.fixture(scope="session")
+def trained_detector(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """See tests/training/detection/squares.py; trained once for the tests of training and of the exporter."""
+    from tests.training.detection.squares import train_detector  # imports PyTorch
+
+    folder = folder_of_all_workers(tmp_path_factory, "trained_detector")
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "score.json").exists():
+            train_detector(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

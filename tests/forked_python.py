@@ -1,15 +1,17 @@
-"""`python` for commands that import PyTorch, without a new interpreter: forked from one that has imported it already.
+"""`python` for our commands, without a new interpreter: forked from one that has imported PyTorch and more already.
 
     python -m export … --arguments, open files--> server --fork--> handler --fork--> the module, in the caller's folder
                        <------------- exit status -----------------
 
 The imports take most of the processor time of such a command. Only other people's packages are imported before the
 fork, never ours, which the command imports from its own folder. Networks are traced once for all of them, and for the
-tests of the exporter: see tests/traces.py. Run as a script: the server.
+tests of the exporter: see tests/traces.py. Models are tried once too: see tests/tried_models.py. Run as a script: the
+server.
 """
 
 import importlib.util
 import json
+import logging
 import multiprocessing
 import os
 import runpy
@@ -25,7 +27,10 @@ from pathlib import Path
 from typing import Any
 
 # Not onnxruntime: what of ours imports it sets its telemetry first.
-PRELOADED = ("torch.export", "torch.onnx._internal.exporter._core", "onnxscript", "pydantic", "rich.progress")
+PRELOADED = (
+    *("torch.export", "torch.onnx._internal.exporter._core", "onnxscript", "pydantic", "rich.progress"),
+    *("fastapi", "PIL.Image", "prometheus_client", "pydantic_settings", "uvicorn", "uvicorn.loops.auto"),
+)
 LARGEST_REQUEST = 1_000_000  # bytes
 CLIENT = """\
 #!{python} -IS
@@ -49,10 +54,12 @@ status = int(answers.readline())
 sys.exit(status if status >= 0 else 128 - status)
 """
 MODULES = (
+    "aaserve",
     "benchmarks.gpu",
     "benchmarks.harness.random_bundles",
     "export",
     "models",
+    "service",
     "torch.distributed.run",
     "training",
 )
@@ -95,11 +102,22 @@ def _serve(listening: socket.socket) -> None:
 
 
 def _share_traces() -> None:
-    """Not as `tests.traces`: a command has the packages of its own folder."""
-    spec = importlib.util.spec_from_file_location("traces", Path(__file__).with_name("traces.py"))
-    traces = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
-    spec.loader.exec_module(traces)  # type: ignore[union-attr]
+    traces = _beside("traces")
     traces.torch.onnx.export = traces.Traces().export
+
+
+def _share_verdicts() -> None:
+    tried_models = _beside("tried_models")
+    if folder := os.environ.get(tried_models.FOLDER):
+        tried_models.Trials.check = tried_models.remembered(Path(folder))
+
+
+def _beside(name: str) -> Any:
+    """Not as `tests.name`: a command has the packages of its own folder."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    module = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
+    spec.loader.exec_module(module)  # type: ignore[union-attr]
+    return module
 
 
 def _handle(connection: socket.socket) -> None:
@@ -127,8 +145,13 @@ def _run(request: dict[str, Any], files: list[int]) -> None:
     sys.path[:0] = [request["folder"], *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     first, *arguments = request["arguments"]
     if first == "-m":
+        if arguments[0] == "service" or arguments[:2] == ["aaserve", "serve"]:
+            _share_verdicts()
         sys.argv = arguments
-        runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
+        try:
+            runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
+        finally:
+            logging.shutdown()  # a fork ends without what atexit would run
     else:
         sys.argv = [first, *arguments]
         script = sys.modules["__main__"] = types.ModuleType("__main__")

@@ -13,7 +13,7 @@ How to write one:
   service on a port fails.
 - The runbook is for those who have the image, so it is run with the folders of the image only: IMAGE.
 - The test environment has everything installed, so installing is skipped: SUBSTITUTES.
-- What imports PyTorch is forked from a process that has it: tests/forked_python.py.
+- Our commands are forked from a process that has imported what they need: tests/forked_python.py.
 """
 
 import os
@@ -39,7 +39,8 @@ SUBSTITUTES = {
     r"pip install '\.\[.*\]'": "true",
     r"aaserve (.*)": r"python -m aaserve \1",  # of the copy of the tree, and not of what is installed
 }
-LEFT_OUT = shutil.ignore_patterns(".git", ".venv*", "runs", "build", "*_cache", "__pycache__", ".hypothesis")
+# Not __pycache__: each document would compile our sources anew.
+LEFT_OUT = shutil.ignore_patterns(".git", ".venv*", "runs", "build", "*_cache", ".hypothesis")
 STARTS_SERVICE = re.compile(
     r"^((?:\w+=\S* )*python -m (?:aaserve serve|service)\b(?:.*\\\n)*.*?) *(?:&|# .*)? *$", re.MULTILINE
 )

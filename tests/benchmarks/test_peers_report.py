@@ -82,7 +82,8 @@ def small_workload() -> Workload:
 
 
 @pytest.mark.parametrize("server", [OURS[0], BareService()], ids=lambda server: server.name)
-def test_a_turn_of_a_real_server(server: Server) -> None:
+def test_a_turn_of_a_real_server(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.peers.turn.WARM_UP", 0.1)  # the figures may be inexact here
     found = take_turn(server, small_workload(), [11, 11], Plan(seconds=0.4, open_loops=True), seed=0)
     assert found["top_1_agreement"] == 1
     assert [found[f"{clients} clients"]["codes"].keys() for clients in (1, 8, 32)] == [{"200"}] * 3

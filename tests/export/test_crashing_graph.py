@@ -16,7 +16,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.stem = nn.Conv2d(3, 64, 8, 8)
         layer = nn.TransformerEncoderLayer(64, 4, 128, batch_first=True, norm_first=True, activation="gelu")
-        self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        self.encoder = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
         self.fc = nn.Linear(64, 3)
 
     def forward(self, x):

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from aaserve.bundle.bundle import Bundle, open_bundle, sha256_of, write_bundle
-from aaserve.bundle.coco.average_precision import DetectionScore, in_picture
+from aaserve.bundle.coco.average_precision import in_picture
 from aaserve.bundle.coco.instances import read_split
 from aaserve.bundle.detections import Detections, detections_of_batch, difference, intersection_over_union
 from aaserve.bundle.model_input import read_input
@@ -24,33 +24,18 @@ from aaserve.models.networks.retinanet.network import RetinaNet
 from aaserve.training.detection.evaluate import evaluate as evaluate_network
 from aaserve.training.detection.task import open_coco
 from tests.helpers import running_service
-from tests.training.detection.squares import detector, write_instances, write_pictures
-from tests.training.tiny import CPU, run
+from tests.training.detection.squares import LEARNING, write_instances, write_pictures
+from tests.training.tiny import CPU
 
 pytestmark = pytest.mark.usefixtures("speed_in_one_round")
 
-RECIPE = detector(
-    epochs=20,
-    max_learning_rate=5e-3,
-    evaluate_every=20,
-    ema_decay=0.9,
-    augmentation={"mosaic": 0.0, "colour": 0.0, "scale": (0.9, 1.1)},
-    preprocessing={"crop": (64, 96)},
-)
 LABELS = ("green", "red")
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(trained_detector: Path) -> Path:
     """A folder with `run/model.safetensors` and the data set that the detector learned from, `squares`."""
-    folder = tmp_path_factory.mktemp("trained")
-    write_pictures(folder / "squares", "train", 32)
-    write_pictures(folder / "squares", "val", 8, seed=1)
-    write_pictures(folder / "squares", "test", 4, seed=2)
-    score = run(RECIPE, folder / "squares", folder / "run")
-    assert isinstance(score, DetectionScore)
-    assert score.ap_50 > 0.5
-    return folder
+    return trained_detector
 
 
 def export(trained: Path, repository: Path, *options: object) -> int:
@@ -72,7 +57,7 @@ def bundle(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 def network(trained: Path) -> RetinaNet:
-    made = create_model("retinanet_small", num_classes=2, image_size=(64, 96), **RECIPE.network.options)
+    made = create_model("retinanet_small", num_classes=2, image_size=(64, 96), **LEARNING.network.options)
     made.load_state_dict(load_file(trained / "run" / "model.safetensors"))
     return made.eval()
 
@@ -80,7 +65,7 @@ def network(trained: Path) -> RetinaNet:
 def test_the_bundle_says_what_it_is_and_answers_as_the_network(trained: Path, bundle: Bundle) -> None:
     manifest = bundle.manifest
     assert (manifest.task, manifest.architecture, manifest.labels) == ("detection", "retinanet_small", LABELS)
-    assert manifest.preprocessing == RECIPE.preprocessing
+    assert manifest.preprocessing == LEARNING.preprocessing
     assert [(output.name, output.shape) for output in manifest.outputs] == [
         ("boxes", (100, 4)),
         ("scores", (100,)),
@@ -167,8 +152,8 @@ def test_the_bundle_is_served(trained: Path, bundle: Bundle) -> None:
 def test_its_average_precision_is_that_of_the_network(
     trained: Path, bundle: Bundle, capsys: pytest.CaptureFixture
 ) -> None:
-    data = open_coco(trained / "squares", RECIPE, "test")
-    expected = evaluate_network(network(trained), data.test, RECIPE.preprocessing, CPU, 2)
+    data = open_coco(trained / "squares", LEARNING, "test")
+    expected = evaluate_network(network(trained), data.test, LEARNING.preprocessing, CPU, 2)
     found = score_boxes(on_the_cpu(bundle), bundle.manifest, in_batches(data.test.pictures, bundle.manifest))
     assert found.ap == pytest.approx(expected.ap, abs=1e-4)
     assert (found.images, found.of_classes[0]) == (4, pytest.approx(expected.of_classes[0], abs=1e-4))

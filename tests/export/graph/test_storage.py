@@ -22,14 +22,14 @@ from aaserve.export.judgement.pictures import read_picture
 from aaserve.models import create_model
 from tests.helpers import EXAMPLES
 
-SIZE, LABELS = 16, tuple(f"class {number}" for number in range(10))
+SIZE, LABELS = 16, tuple(f"class {number}" for number in range(20))
 LARGE = 1024
 SMALLER = pytest.mark.parametrize("stored", ["float16", "int8"])
 
 
 def network() -> nn.Module:
     torch.manual_seed(0)
-    made = create_model("aa_wide_resnet16_2", num_classes=len(LABELS), image_size=SIZE)
+    made = create_model("aa_wide_resnet10_1", num_classes=len(LABELS), image_size=SIZE)
     with torch.no_grad():
         made(torch.randn(8, 3, SIZE, SIZE))  # gives the normalisations other statistics than zero and one
         for module in made.modules():
@@ -52,7 +52,7 @@ def rounded(network: nn.Module, stored: str) -> nn.Module:
 def run(folder: Path, weights: dict[str, torch.Tensor], name: str, *options: str) -> int:
     (folder / "labels.txt").write_text("\n".join(LABELS))
     save_file(weights, folder / f"{name}.safetensors")
-    described = ["--arch", "aa_wide_resnet16_2", "--labels", str(folder / "labels.txt"), "--preprocessing", "imagenet"]
+    described = ["--arch", "aa_wide_resnet10_1", "--labels", str(folder / "labels.txt"), "--preprocessing", "imagenet"]
     sized = ["--resize", str(SIZE), "--crop", str(SIZE), "--max-batch-size", "2"]
     where = ["--name", name, "--version", "1", "--repository", str(folder), "--parity-images", str(EXAMPLES)]
     return main([str(folder / f"{name}.safetensors"), *described, *sized, *where, *options])

@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from aaserve.bundle.coco.average_precision import DetectionScore
 from aaserve.training.recipe import DetectorRecipe, read_recipe
 from tests.helpers import ROOT
+from tests.training.tiny import run
 
 SHIPPED_RECIPE = ROOT / "training" / "recipes" / "retinanet_aa_small_bccd.toml"
 # Numbers with gaps, and not in the order of the names: the labels are green, red.
@@ -69,3 +71,23 @@ def detector(
     content["boxes"] |= boxes or {}
     content["preprocessing"] |= {"crop": (64, 64), **(preprocessing or {})}
     return DetectorRecipe.model_validate(content)
+
+
+LEARNING = detector(
+    epochs=20,
+    max_learning_rate=5e-3,
+    evaluate_every=10,
+    ema_decay=0.9,
+    augmentation={"mosaic": 0.0, "colour": 0.0, "scale": (0.9, 1.1)},
+    preprocessing={"crop": (64, 96)},
+)
+
+
+def train_detector(folder: Path) -> None:
+    """Write the pictures `squares`, what training on them leaves in `run`, and the score it gives, `score.json`."""
+    write_pictures(folder / "squares", "train", 32)
+    write_pictures(folder / "squares", "val", 8, seed=1)
+    score = run(LEARNING, folder / "squares", folder / "run")
+    assert isinstance(score, DetectionScore)
+    write_pictures(folder / "squares", "test", 4, seed=2)
+    (folder / "score.json").write_text(json.dumps({"ap": score.ap, "ap_50": score.ap_50, "ap_75": score.ap_75}))
