@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / ".pytest_cache" / "traces"  # git ignores it, and `make clean` removes it
-SOURCES = ("export/graph", "models")  # what runs while a network is traced
+SOURCES = ("bundle", "export", "models")
 LIBRARIES = ("torch", "onnx", "onnx-ir", "onnxscript")
 LARGEST = 8_000_000  # bytes; larger networks are exported once a run anyway, and would fill the disk
 

@@ -32,7 +32,12 @@ def make_environment(folder: Path, requirements: Path, constraints: Path | None 
             pip = [sys.executable, "-m", "pip", "--python", python, "--quiet", "--disable-pip-version-check"]
             bounds = ["--constraint", constraints] if constraints else []
             # Most installed files are never imported, and compiling them takes as long as the rest.
-            subprocess.run([*pip, "install", "--no-compile", "--requirement", requirements, *bounds], check=True)
+            install = [*pip, "install", "--no-compile", "--requirement", requirements, *bounds]
+            try:
+                subprocess.run(install, check=True, stderr=subprocess.PIPE, text=True)
+            except subprocess.CalledProcessError as error:
+                error.add_note(error.stderr)
+                raise
             (folder / ".installed").write_bytes(_made_from(requirements, constraints))
     return python
 

@@ -1,5 +1,6 @@
 """Fixtures for deployment tests."""
 
+import fcntl
 import os
 import shutil
 import socket
@@ -12,6 +13,7 @@ import pytest
 import yaml
 
 from benchmarks.harness.environments import is_made, make_environment
+from tests.conftest import folder_of_all_workers
 from tests.deploy.manifests import COMBINATIONS, KUBERNETES, Resource, built, composed
 from tests.deploy.ray_cluster import RAYSERVICE, Cluster
 from tests.extras import requirements_of
@@ -30,7 +32,7 @@ def ray_programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     try:
         python = make_environment(*wanted)
     except subprocess.CalledProcessError as error:
-        pytest.skip(f"Ray could not be installed: {error}")
+        pytest.skip(f"Ray could not be installed: {(error.stderr or str(error)).strip().splitlines()[-1]}")
     if not compiled:  # else many processes would compile the same modules at once
         imports = "import deploy.ray.classify, deploy.ray.replica, ray.dashboard.dashboard, ray.scripts.scripts"
         subprocess.run([python, "-c", imports], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
@@ -55,7 +57,15 @@ def free_ports(*names: str) -> dict[str, int]:
 
 
 @pytest.fixture(scope="package")
-def cluster(ray_programs: Path) -> Iterator[Cluster]:
+def the_only_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """While two start at the same time on one machine, they take each other's ports."""
+    with (folder_of_all_workers(tmp_path_factory, "ray") / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@pytest.fixture(scope="package")
+def cluster(ray_programs: Path, the_only_cluster: None) -> Iterator[Cluster]:
     """A head and a worker with one replica each, which `url` asks. The core of each node is for actors of Ray Data."""
     folder = Path(tempfile.mkdtemp(prefix="ray-"))  # pytest's own folders are too long for the names of Ray's sockets
     ports = free_ports("gcs", "dashboard", "client", "stats", "metrics", "http")
