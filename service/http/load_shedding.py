@@ -63,8 +63,8 @@ class Target:
     fields: bool = False
 
 
-# What decides whether a request is refused: its address, its client; as they are sent: Content-Type, Accept, timeout.
-Asked = tuple[bytes, str, bytes, bytes, bytes]
+# What decides whether a request is refused: its address; whether its client is slow; Content-Type, Accept and timeout.
+Asked = tuple[bytes, bool, bytes, bytes, bytes]
 
 
 @dataclass(slots=True)
@@ -149,13 +149,14 @@ class LoadShedding:
             return None
         if self._keys is not None and refusal_for(target.path, headers, self._keys):
             return None  # the application answers 401 or 403
+        lifecycle: Lifecycle = self._state.lifecycle
+        slow = lifecycle.usage.is_slow(client_of(headers, peer, self._keys))
         first = dict(reversed(headers))  # of several with one name, as the application reads them
         sent = first.get(b"content-type", b""), first.get(b"accept", b""), first.get(_TIMEOUT_HEADER, b"")
-        asked = (url, client_of(headers, peer, self._keys), *sent)
+        asked = (url, slow, *sent)
         alike = self._refused.get(asked) or self._ask(target, asked)
         if alike is None:
             return None
-        lifecycle: Lifecycle = self._state.lifecycle
         record = Record(request_id(headers))
         if len(record.request_id) == len(_SOME_ID) and record.request_id.isalnum():
             head, body = alike.head, alike.body.replace(_SOME_ID.encode(), record.request_id.encode())
@@ -167,11 +168,11 @@ class LoadShedding:
 
     def _ask(self, target: Target, asked: Asked) -> Alike | None:
         """Those that are refused because the models that may be meant take no row now; None if one of them does."""
-        _, client, content_type, accept, timeout_ms = asked
+        _, slow, content_type, accept, timeout_ms = asked
         self._forget_soon()
         candidates: Sequence[Predictor] = ()
         try:
-            slow = target.endpoint == EXPLAIN or self._state.lifecycle.usage.is_slow(client)
+            slow = slow or target.endpoint == EXPLAIN
             slow = slow or (target.endpoint == DETECT and is_drawn(accept.decode("latin-1")))
             repository: ModelRepository = self._state.lifecycle.repository
             default = None
