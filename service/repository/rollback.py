@@ -133,12 +133,13 @@ def _remember(model: ServedModel, *, undone: bool) -> str | None:
     if replaced := [version for version, digest in now.items() if manifest_sha256(model.folder / version) != digest]:
         return f"version {', '.join(replaced)} has been replaced on disk"
     try:
-        if not away:  # but for its settings, all is as before
+        earlier = read_rollback(model.folder)
+        before = earlier.set_aside if earlier else {}
+        if not away and not before.keys() & now.keys():  # but for its settings, all is as before
             serving_file = read_serving_file(model.folder)
             same = all(loaded.serving_file == serving_file for loaded in model.serving.values())
             return None if same else f"{SERVING_FILE} has been changed"
-        earlier = read_rollback(model.folder)
-        set_aside = {**(earlier.set_aside if earlier else {}), **({} if undone else away)}
+        set_aside = {**before, **({} if undone else away)}
         set_aside = {version: digest for version, digest in set_aside.items() if version not in now}
         write_rollback(model.folder, Rollback(set_aside=set_aside, serve=tuple(now)) if set_aside else None)
     except OSError as error:

@@ -109,6 +109,22 @@ def test_where_all_versions_are_served_the_one_rolled_back_from_stays_away(repos
         assert [version["version"] for version in service.change("load")["versions"]][:2] == ["5", "3"]
 
 
+def test_where_all_versions_are_served_a_rollback_is_undone_after_a_restart_too(repository: Path) -> None:
+    (repository / "fragile" / "serving.toml").write_text('versions = "all"')
+    with serving(repository) as service:
+        write_fragile_bundle(repository, version="4")
+        service.change("load")
+        service.change("rollback")
+    with serving(repository) as service:
+        service.change("rollback")
+        assert not (repository / "fragile" / "rollback.json").exists()
+        answer = service.change("load")
+        assert [(version["version"], version["state"]) for version in answer["versions"]] == [
+            ("4", "ready"),
+            ("3", "ready"),
+        ]
+
+
 def test_a_rollback_of_a_version_named_in_serving_toml_holds_too(repository: Path) -> None:
     (repository / "fragile" / "serving.toml").write_text("versions = [3]")
     with serving(repository) as service:
