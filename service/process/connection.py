@@ -237,8 +237,7 @@ class Connection(HttpToolsProtocol):
         self._limits.unproductive += len(piece)
         try:
             self.parser.feed_data(piece)
-            if self._limits.unproductive:
-                self._limits.check_bytes()
+            self._limits.check_bytes()
             return
         except httptools.HttpParserUpgrade as upgrade:
             rest = piece[upgrade.args[0] :]

@@ -111,9 +111,9 @@ async def _held(content: AsyncIterator[bytes], receipt: Receipt) -> AsyncGenerat
 async def _received(request: Request, max_bytes: int, receipt: Receipt, *, hold: bool) -> AsyncGenerator[bytes, None]:
     """The pieces as the client sends them; with `hold`, they stay in memory."""
     declared = request.headers.get("content-length", "")
-    received, more = 0, True
     if declared.isdecimal() and int(declared[:20]) > max_bytes:
         raise _too_large(max_bytes)
+    received, more = 0, True
     while more:
         message = await request.receive()
         if message["type"] == "http.disconnect":

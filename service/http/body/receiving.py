@@ -61,7 +61,9 @@ class Receipt:
             async with asyncio.timeout_at(min(deadline, self._started + GRACE)) as self._timeout:
                 return await read(self)
         except TimeoutError:
-            raise (DeadlineExceeded if loop.time() >= deadline else BodyTimeout) from None
+            # Not by the clock: a timer may be a millisecond early.
+            was_deadline = self._timeout is not None and self._timeout.when() == deadline
+            raise (DeadlineExceeded if was_deadline else BodyTimeout) from None
         finally:
             self._stage.bodies -= 1
             if self._is_arriving:

@@ -125,6 +125,16 @@ def test_where_all_versions_are_served_a_rollback_is_undone_after_a_restart_too(
         ]
 
 
+def test_versions_are_numbers_also_after_a_rollback(repository: Path) -> None:
+    (repository / "fragile" / "serving.toml").write_text('versions = "all"')
+    write_fragile_bundle(repository, version="9")
+    with serving(repository) as service:
+        write_fragile_bundle(repository, version="10")
+        for change, highest in (("load", "10"), ("rollback", "9"), ("rollback", "10")):
+            assert service.change(change)["versions"][0]["version"] == highest
+            assert service.version == highest
+
+
 def test_a_rollback_of_a_version_named_in_serving_toml_holds_too(repository: Path) -> None:
     (repository / "fragile" / "serving.toml").write_text("versions = [3]")
     with serving(repository) as service:

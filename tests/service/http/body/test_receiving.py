@@ -54,6 +54,19 @@ def test_a_body_that_comes_at_the_rate_asked_for_is_received() -> None:
     assert given_up(100, MIN_BYTES_PER_SECOND, 1) == (100, None)
 
 
+def test_a_timer_that_is_early_does_not_make_a_slow_body_of_a_deadline() -> None:
+    async def scenario(loop: VirtualLoop) -> None:
+        with ReceiveStage(10**9).receipt(10**9) as receipt:
+
+            async def read(_: object) -> None:
+                raise TimeoutError  # as the event loop's timer does, here before the clock has reached the deadline
+
+            with pytest.raises(DeadlineExceeded):
+                await receipt.received(read, loop.time() + GRACE / 2)
+
+    run_in_virtual_time(scenario)
+
+
 def test_the_deadline_holds_for_a_body_that_is_fast_enough() -> None:
     assert given_up(100, MIN_BYTES_PER_SECOND, 1, deadline=7.5) == (7.5, DeadlineExceeded)
 
